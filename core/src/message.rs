@@ -1,0 +1,169 @@
+//! What messages carry: the payloads of requests and of their answers.
+
+use crate::id::Id;
+use crate::wire::{Malformed, Op};
+
+/// The longest life that an ADD may ask for: 7 days in milliseconds.
+pub const TTL_MAX: u32 = 604_800_000;
+/// The bytes of an ADD before its id: the timeout and the length of the id.
+pub const ADD_FIXED_LEN: usize = 8;
+/// A response to GET that is shorter than this is taken for a status: no real session is so short.
+pub const SESSION_MIN: usize = 5;
+
+/// The one byte with which most requests are answered.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Status(pub u8);
+
+impl Status {
+    /// Done; or: the session is there.
+    pub const OK: Self = Self(0);
+    /// No such session.
+    pub const NOT_OK: Self = Self(1);
+    /// A proxy's word: the server is away.
+    pub const DISCONNECTED: Self = Self(2);
+    /// ADD: the id's length leaves no room for a session.
+    pub const ADD_CORRUPT: Self = Self(100);
+    /// ADD: a session is stored under this id; it stays.
+    pub const ADD_EXISTS: Self = Self(101);
+    /// ADD: the timeout is over [`TTL_MAX`].
+    pub const ADD_TIMEOUT: Self = Self(102);
+    /// ADD: the id is empty or longer than 64 bytes.
+    pub const ADD_ID: Self = Self(103);
+    /// ADD: the session is longer than what the cache can hold.
+    pub const ADD_DATA: Self = Self(104);
+
+    /// The status in a few words; `None` for a code that the protocol does not name.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::OK => Some("ok"),
+            Self::NOT_OK => Some("not there"),
+            Self::DISCONNECTED => Some("server away"),
+            Self::ADD_CORRUPT => Some("corrupt"),
+            Self::ADD_EXISTS => Some("already there"),
+            Self::ADD_TIMEOUT => Some("timeout out of range"),
+            Self::ADD_ID => Some("id out of range"),
+            Self::ADD_DATA => Some("session out of range"),
+            _ => None,
+        }
+    }
+}
+
+/// A session to be stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Add<'a> {
+    /// How long it is to live from its arrival: 0 to [`TTL_MAX`] milliseconds.
+    pub ttl: u32,
+    /// Under which id.
+    pub id: Id<'a>,
+    /// What is to be stored: 1 byte or more.
+    pub session: &'a [u8],
+}
+
+impl<'a> Add<'a> {
+    /// Reads the payload of an ADD.
+    ///
+    /// # Errors
+    /// [`Malformed::Payload`] where it is shorter than its fixed fields. The inner error is the
+    /// status that refuses it; the checks run in the protocol's order.
+    pub fn parse(payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        let fixed = payload.split_first_chunk::<4>();
+        let fixed = fixed.and_then(|(ttl, rest)| Some((ttl, rest.split_first_chunk::<4>()?)));
+        let Some((ttl, (id_len, rest))) = fixed else {
+            return Err(Malformed::Payload);
+        };
+        let ttl = u32::from_be_bytes(*ttl);
+        if ttl > TTL_MAX {
+            return Ok(Err(Status::ADD_TIMEOUT));
+        }
+        let id_len = usize::try_from(u32::from_be_bytes(*id_len)).unwrap_or(usize::MAX);
+        let Some((id, session @ [_, ..])) = rest.split_at_checked(id_len) else {
+            return Ok(Err(Status::ADD_CORRUPT));
+        };
+        let Some(id) = Id::new(id) else {
+            return Ok(Err(Status::ADD_ID));
+        };
+        Ok(Ok(Self { ttl, id, session }))
+    }
+}
+
+/// A request that a client makes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request<'a> {
+    /// Store a session.
+    Add(Add<'a>),
+    /// Fetch the session of this id.
+    Get(Id<'a>),
+    /// Forget the session of this id.
+    Remove(Id<'a>),
+    /// Ask for this id.
+    Have(Id<'a>),
+}
+
+impl<'a> Request<'a> {
+    /// What is asked for.
+    pub const fn op(&self) -> Op {
+        match self {
+            Self::Add(_) => Op::Add,
+            Self::Get(_) => Op::Get,
+            Self::Remove(_) => Op::Remove,
+            Self::Have(_) => Op::Have,
+        }
+    }
+
+    /// The id that the request is about.
+    pub const fn id(&self) -> Id<'a> {
+        match self {
+            Self::Add(add) => add.id,
+            Self::Get(id) | Self::Remove(id) | Self::Have(id) => *id,
+        }
+    }
+
+    /// Writes the payload to the front of `out` and says how long it is; `None` where there is no
+    /// room for it.
+    pub fn write(&self, out: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::Add(add) => {
+                let id = add.id.bytes();
+                let id_len = u32::try_from(id.len()).ok()?.to_be_bytes();
+                gather(&[&add.ttl.to_be_bytes(), &id_len, id, add.session], out)
+            }
+            Self::Get(id) | Self::Remove(id) | Self::Have(id) => gather(&[id.bytes()], out),
+        }
+    }
+}
+
+fn gather(parts: &[&[u8]], out: &mut [u8]) -> Option<usize> {
+    let mut len = 0_usize;
+    for part in parts {
+        let end = len.checked_add(part.len())?;
+        out.get_mut(len..end)?.copy_from_slice(part);
+        len = end;
+    }
+    Some(len)
+}
+
+/// What a server said to a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reply<'a> {
+    /// The session that a GET asked for.
+    Session(&'a [u8]),
+    /// Everything else. An answer without payload, which the C proxy gives while its server is
+    /// away, counts as [`Status::DISCONNECTED`].
+    Status(Status),
+}
+
+impl<'a> Reply<'a> {
+    /// Reads the payload of a response to `op`.
+    ///
+    /// # Errors
+    /// [`Malformed::Payload`] where an answer that must be a status is longer than one byte.
+    pub const fn parse(op: Op, payload: &'a [u8]) -> Result<Self, Malformed> {
+        match (op, payload) {
+            (_, []) => Ok(Self::Status(Status::DISCONNECTED)),
+            (_, [code]) => Ok(Self::Status(Status(*code))),
+            (Op::Get, session) if session.len() >= SESSION_MIN => Ok(Self::Session(session)),
+            (Op::Get, _) => Ok(Self::Status(Status::NOT_OK)),
+            (Op::Add | Op::Remove | Op::Have, _) => Err(Malformed::Payload),
+        }
+    }
+}

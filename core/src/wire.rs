@@ -1,0 +1,376 @@
+//! Frames and messages on the wire.
+//!
+//! All integers are big-endian. A frame is a header of 14 bytes and up to 2048 bytes of data; a
+//! message is 1 to 16 frames that agree in uid, operation and direction, of which all but the last
+//! are full:
+//!
+//! ```text
+//!  0       2       4   5               9   10  11  12      14
+//! +-------+-------+---+---------------+---+---+---+-------+----------------+
+//! |version| patch |dir|      uid      |cls|op |end|  len  | len bytes      |
+//! +-------+-------+---+---------------+---+---+---+-------+----------------+
+//!   0x0011   any   0/1       any        0  0-3 0/1 0-2048   (2048 if end=0)
+//! ```
+//!
+//! Each byte of a header is judged as soon as it is there: what can no longer become a lawful
+//! message is [`Malformed`] at once, and what still can is waited for.
+
+/// The protocol version: the high half of a header's first field.
+pub const VERSION: u16 = 0x0011;
+/// Bytes of a frame's header.
+pub const HEADER_LEN: usize = 14;
+/// The most data that one frame carries, and exactly what every frame but a message's last carries.
+pub const FRAME_DATA_MAX: usize = 2048;
+/// The most frames that one message has.
+pub const FRAMES_MAX: usize = 16;
+/// The most payload that one message carries.
+pub const PAYLOAD_MAX: usize = FRAMES_MAX * FRAME_DATA_MAX;
+/// The most bytes that one message takes on the wire.
+pub const MESSAGE_MAX: usize = FRAMES_MAX * FRAME_MAX;
+
+/// Where a header says whether its frame is the last one.
+const COMPLETE_AT: usize = 11;
+const FRAME_MAX: usize = HEADER_LEN + FRAME_DATA_MAX;
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From a client to a server.
+    Request = 0,
+    /// From a server to a client.
+    Response = 1,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub enum Op {
+    /// Store a session under an id that is not taken.
+    Add = 0,
+    /// Fetch a session.
+    Get = 1,
+    /// Forget a session.
+    Remove = 2,
+    /// Ask whether a session is there.
+    Have = 3,
+}
+
+impl Op {
+    /// All operations, in the order of their codes.
+    pub const ALL: [Self; 4] = [Self::Add, Self::Get, Self::Remove, Self::Have];
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Add),
+            1 => Some(Self::Get),
+            2 => Some(Self::Remove),
+            3 => Some(Self::Have),
+            _ => None,
+        }
+    }
+
+    /// The operation's name in capitals, as the protocol's documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Get => "GET",
+            Self::Remove => "REMOVE",
+            Self::Have => "HAVE",
+        }
+    }
+}
+
+/// What the peer sent is not, and cannot become, a lawful message: its connection is to be closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Malformed {
+    /// The frames of one message disagree in uid or operation.
+    Fragments,
+    /// The message has more than [`FRAMES_MAX`] frames.
+    Frames,
+    /// `op_class` is not 0.
+    Class,
+    /// `complete` is neither 0 nor 1.
+    Complete,
+    /// `is_response` is not what this direction carries.
+    Direction,
+    /// `data_len` is over 2048, or not 2048 in a frame that is not the last.
+    Length,
+    /// `operation` is none of the four.
+    Operation,
+    /// An ADD is too short for its fixed fields, or a response answers another operation than asked.
+    Payload,
+    /// The protocol version is not ours.
+    Version,
+}
+
+impl Malformed {
+    /// Why, in a few words for a log line.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Fragments => "frames of one message disagree",
+            Self::Frames => "a message of more than 16 frames",
+            Self::Class => "unknown operation class",
+            Self::Complete => "unlawful completion flag",
+            Self::Direction => "wrong direction",
+            Self::Length => "unlawful data length",
+            Self::Operation => "unknown operation",
+            Self::Payload => "payload does not fit the operation",
+            Self::Version => "foreign protocol version",
+        }
+    }
+}
+
+/// The header of one frame, checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// The sender's patch level; any value is lawful.
+    pub patch: u16,
+    /// Which way the frame goes.
+    pub direction: Direction,
+    /// The requester's mark, echoed in the response.
+    pub uid: u32,
+    /// What is asked for.
+    pub op: Op,
+    /// Whether this is the last frame of its message.
+    pub complete: bool,
+    /// Bytes of data that follow: 0 to 2048, exactly 2048 where `complete` is false.
+    pub len: u16,
+}
+
+impl Header {
+    /// Reads the header that `bytes` begin with, from a peer that may only send `direction`.
+    ///
+    /// `None` where fewer than 14 bytes are there and those are lawful.
+    ///
+    /// # Errors
+    /// [`Malformed`] as soon as one byte that is there is unlawful.
+    #[inline]
+    pub fn parse(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
+        match bytes.first_chunk() {
+            Some(whole) => Self::judge(whole, direction).map(Some),
+            None => {
+                // Any uid, and ADD as the operation: lawful whatever the other bytes say.
+                let lenient = Self::message(direction, 0, Op::Add, 0).encode();
+                Self::judge(&completed(bytes, lenient), direction).map(|_| None)
+            }
+        }
+    }
+
+    /// Reads the header of a message's second or later frame, of which `self` is the first.
+    pub(crate) fn parse_next(&self, bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let (whole, all) = match bytes.first_chunk() {
+            Some(whole) => (*whole, true),
+            None => {
+                let lenient = Self::message(self.direction, self.uid, self.op, 0).encode();
+                (completed(bytes, lenient), false)
+            }
+        };
+        let next = Self::judge(&whole, self.direction)?;
+        if (next.uid, next.op) != (self.uid, self.op) {
+            return Err(Malformed::Fragments);
+        }
+        Ok(all.then_some(next))
+    }
+
+    #[inline]
+    fn judge(bytes: &[u8; HEADER_LEN], direction: Direction) -> Result<Self, Malformed> {
+        let [v0, v1, p0, p1, response, u0, u1, u2, u3, class, op, complete, l0, l1] = *bytes;
+        if u16::from_be_bytes([v0, v1]) != VERSION {
+            return Err(Malformed::Version);
+        }
+        if response != direction as u8 {
+            return Err(Malformed::Direction);
+        }
+        if class != 0 {
+            return Err(Malformed::Class);
+        }
+        let op = Op::from_code(op).ok_or(Malformed::Operation)?;
+        if complete > 1 {
+            return Err(Malformed::Complete);
+        }
+        let (complete, len) = (complete == 1, u16::from_be_bytes([l0, l1]));
+        let full = usize::from(len) == FRAME_DATA_MAX;
+        if usize::from(len) > FRAME_DATA_MAX || (!complete && !full) {
+            return Err(Malformed::Length);
+        }
+        Ok(Self {
+            patch: u16::from_be_bytes([p0, p1]),
+            direction,
+            uid: u32::from_be_bytes([u0, u1, u2, u3]),
+            op,
+            complete,
+            len,
+        })
+    }
+
+    /// The header of a message's only frame.
+    pub(crate) const fn message(direction: Direction, uid: u32, op: Op, len: u16) -> Self {
+        Self { patch: 0, direction, uid, op, complete: true, len }
+    }
+
+    /// The header as its 14 bytes.
+    #[inline]
+    pub const fn encode(&self) -> [u8; HEADER_LEN] {
+        let [v0, v1] = VERSION.to_be_bytes();
+        let [p0, p1] = self.patch.to_be_bytes();
+        let [u0, u1, u2, u3] = self.uid.to_be_bytes();
+        let [l0, l1] = self.len.to_be_bytes();
+        let (op, complete) = (self.op as u8, self.complete as u8);
+        [v0, v1, p0, p1, self.direction as u8, u0, u1, u2, u3, 0, op, complete, l0, l1]
+    }
+}
+
+/// The header that `bytes` are the beginning of, if all that is still missing turns out lawful.
+fn completed(bytes: &[u8], lenient: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
+    let mut whole = lenient;
+    for (to, from) in whole.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    // A frame that is not the last must be full: 2048, of which the low byte is 0 either way.
+    if let ([.., 0, high, _], ..=12) = (&mut whole, bytes.len()) {
+        *high = 8;
+    }
+    whole
+}
+
+/// One whole message at the front of a run of bytes: where it ends and what it carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Message {
+    /// The header of the first frame.
+    pub header: Header,
+    /// Bytes that the message takes on the wire: 14 to [`MESSAGE_MAX`].
+    pub wire_len: usize,
+    /// Bytes of payload, all frames together: 0 to [`PAYLOAD_MAX`].
+    pub payload_len: usize,
+}
+
+impl Message {
+    /// Measures the message that `bytes` begin with; `None` where it is lawful so far, but not whole.
+    ///
+    /// Looks at no more than 16 headers, however often it is called for a message that grows.
+    ///
+    /// # Errors
+    /// [`Malformed`] as soon as one byte that is there is unlawful.
+    #[inline]
+    pub fn measure(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
+        let Some(header) = Header::parse(bytes, direction)? else {
+            return Ok(None);
+        };
+        if !header.complete {
+            return Self::measure_frames(bytes, header);
+        }
+        let payload_len = usize::from(header.len);
+        let wire_len = HEADER_LEN.saturating_add(payload_len);
+        Ok((bytes.len() >= wire_len).then_some(Self { header, wire_len, payload_len }))
+    }
+
+    fn measure_frames(bytes: &[u8], first: Header) -> Result<Option<Self>, Malformed> {
+        let mut rest = bytes;
+        let (mut wire_len, mut payload_len) = (0_usize, 0_usize);
+        for number in 1..=FRAMES_MAX {
+            if number == FRAMES_MAX && rest.get(COMPLETE_AT) == Some(&0) {
+                return Err(Malformed::Frames);
+            }
+            let Some(header) = first.parse_next(rest)? else {
+                return Ok(None);
+            };
+            let len = usize::from(header.len);
+            let Some((_, behind)) = rest.split_at_checked(HEADER_LEN.saturating_add(len)) else {
+                return Ok(None);
+            };
+            rest = behind;
+            payload_len = payload_len.saturating_add(len);
+            wire_len = wire_len.saturating_add(HEADER_LEN.saturating_add(len));
+            if header.complete {
+                let message = Self { header: first, wire_len, payload_len };
+                return Ok(Some(message));
+            }
+        }
+        Err(Malformed::Frames)
+    }
+
+    /// The payload as one run of bytes, where `wire` is the whole message as it was measured.
+    ///
+    /// Closes the gaps that the inner headers make by moving data over them: `wire` is not a
+    /// message any more afterwards, unless it was a single frame.
+    #[inline]
+    pub fn payload<'a>(&self, wire: &'a mut [u8]) -> &'a mut [u8] {
+        if !self.header.complete {
+            let (mut from, mut to) = (FRAME_MAX, FRAME_MAX);
+            while from < self.wire_len {
+                from = from.saturating_add(HEADER_LEN);
+                let len = self.wire_len.saturating_sub(from).min(FRAME_DATA_MAX);
+                shift(wire, from, to, len);
+                from = from.saturating_add(len);
+                to = to.saturating_add(len);
+            }
+        }
+        let end = HEADER_LEN.saturating_add(self.payload_len);
+        wire.get_mut(HEADER_LEN..end).unwrap_or_default()
+    }
+
+    /// Copies the whole message `wire` to the front of `out` under another uid and at our own patch
+    /// level, and says how long it is; `None` where `out` has no room for it.
+    pub fn relabel(&self, wire: &[u8], uid: u32, out: &mut [u8]) -> Option<usize> {
+        let wire = wire.get(..self.wire_len)?;
+        let out = out.get_mut(..self.wire_len)?;
+        for (from, to) in wire.chunks(FRAME_MAX).zip(out.chunks_mut(FRAME_MAX)) {
+            let header = Header::parse(from, self.header.direction).ok()??;
+            let header = Header { patch: 0, uid, ..header };
+            to.copy_from_slice(from);
+            *to.first_chunk_mut()? = header.encode();
+        }
+        Some(self.wire_len)
+    }
+}
+
+/// Bytes on the wire of a message with `payload_len` bytes of payload.
+pub const fn wire_len(payload_len: usize) -> usize {
+    let frames = payload_len.div_ceil(FRAME_DATA_MAX);
+    let frames = if frames == 0 { 1 } else { frames };
+    payload_len.saturating_add(frames.saturating_mul(HEADER_LEN))
+}
+
+/// Makes a message of the payload that lies at `out[14..14 + payload_len]`, in place, and says how
+/// long it is; `None`, and nothing changed, where `out` is too short or the payload too long.
+#[inline]
+pub fn frame(
+    out: &mut [u8],
+    direction: Direction,
+    uid: u32,
+    op: Op,
+    payload_len: usize,
+) -> Option<usize> {
+    let total = wire_len(payload_len);
+    if payload_len > PAYLOAD_MAX || out.len() < total {
+        return None;
+    }
+    if let (Some(header), ..=FRAME_DATA_MAX) = (out.first_chunk_mut(), payload_len) {
+        *header = Header::message(direction, uid, op, u16::try_from(payload_len).ok()?).encode();
+        return Some(total);
+    }
+    // From the last frame to the first, so that no data is overwritten before it has moved.
+    let frames = payload_len.div_ceil(FRAME_DATA_MAX);
+    for number in (0..frames).rev() {
+        let at = number.saturating_mul(FRAME_DATA_MAX);
+        let len = payload_len.saturating_sub(at).min(FRAME_DATA_MAX);
+        let start = number.saturating_mul(FRAME_MAX);
+        let from = HEADER_LEN.saturating_add(at);
+        shift(out, from, start.saturating_add(HEADER_LEN), len);
+        let header = Header {
+            complete: number.saturating_add(1) == frames,
+            ..Header::message(direction, uid, op, u16::try_from(len).ok()?)
+        };
+        *out.get_mut(start..)?.first_chunk_mut()? = header.encode();
+    }
+    Some(total)
+}
+
+/// Moves `len` bytes within `bytes`; does nothing where either end lies outside.
+fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize) {
+    let end = from.max(to).saturating_add(len);
+    if from != to && end <= bytes.len() {
+        bytes.copy_within(from..from.saturating_add(len), to);
+    }
+}
