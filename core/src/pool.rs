@@ -1,0 +1,305 @@
+//! Equal buffers lent to whoever has bytes to hold.
+//!
+//! A connection that is idle has no buffer at all. It takes one when its peer's bytes are about to
+//! arrive and gives it back when they are used up; the buffer given back last is lent out first, so
+//! a busy loop keeps working in the same few that are in the processor's cache:
+//!
+//! ```text
+//! memory   | lent | free | lent | free | never used yet ...
+//! free list:         1 <---------- 3          fresh = 4
+//! ```
+//!
+//! A buffer that was never lent is never touched, so a pool may be made far larger than what is
+//! ever used of it: untouched pages cost nothing.
+
+const NIL: u32 = u32::MAX;
+
+/// Equal buffers cut from one slice of the caller's.
+#[derive(Debug)]
+pub struct Pool<'m> {
+    memory: &'m mut [u8],
+    buffer_len: usize,
+    /// How many buffers there are: `free <= count`.
+    count: u32,
+    free: u32,
+    /// The buffer given back last; each free one holds the number of the next in its first bytes.
+    head: u32,
+    /// The first buffer that was never lent: `fresh <= count`.
+    fresh: u32,
+}
+
+/// The right to one buffer of a pool: whoever holds it gives it back to that pool.
+#[derive(Debug)]
+struct Buffer(u32);
+
+impl<'m> Pool<'m> {
+    /// Cuts `memory` into buffers of `buffer_len` bytes; what is left over stays unused. A
+    /// `buffer_len` of under 4 makes an empty pool.
+    pub fn new(memory: &'m mut [u8], buffer_len: usize) -> Self {
+        let count = match buffer_len {
+            ..4 => 0,
+            _ => memory.len().checked_div(buffer_len).unwrap_or(0),
+        };
+        let count = u32::try_from(count).unwrap_or(NIL).min(NIL - 1);
+        Self { memory, buffer_len, count, free: count, head: NIL, fresh: 0 }
+    }
+
+    /// Bytes of each buffer.
+    pub const fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    /// How many buffers are not lent.
+    pub const fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// How many buffers there are.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    fn take(&mut self) -> Option<Buffer> {
+        let taken = match self.head {
+            NIL if self.fresh == self.count => return None,
+            NIL => {
+                let fresh = self.fresh;
+                self.fresh = fresh.saturating_add(1);
+                fresh
+            }
+            head => {
+                let next = self.bytes(&Buffer(head)).first_chunk();
+                self.head = next.map_or(NIL, |next| u32::from_le_bytes(*next));
+                head
+            }
+        };
+        self.free = self.free.saturating_sub(1);
+        Some(Buffer(taken))
+    }
+
+    fn give(&mut self, buffer: Buffer) {
+        let head = self.head.to_le_bytes();
+        if let Some(first) = self.bytes_mut(&buffer).first_chunk_mut() {
+            *first = head;
+        }
+        self.head = buffer.0;
+        self.free = self.free.saturating_add(1);
+    }
+
+    #[inline]
+    fn bytes(&self, buffer: &Buffer) -> &[u8] {
+        let start = (buffer.0 as usize).saturating_mul(self.buffer_len);
+        let end = start.saturating_add(self.buffer_len);
+        self.memory.get(start..end).unwrap_or_default()
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self, buffer: &Buffer) -> &mut [u8] {
+        let start = (buffer.0 as usize).saturating_mul(self.buffer_len);
+        let end = start.saturating_add(self.buffer_len);
+        self.memory.get_mut(start..end).unwrap_or_default()
+    }
+
+    /// What `from` holds and the room behind what `to` holds, for work from the one to the other;
+    /// `None` where either has no buffer.
+    #[inline]
+    pub fn between(&mut self, from: &Fifo, to: &Fifo) -> Option<(&mut [u8], &mut [u8])> {
+        let (held, room) = (from.buffer.as_ref()?, to.buffer.as_ref()?);
+        let held = (held.0 as usize).saturating_mul(self.buffer_len);
+        let room = (room.0 as usize).saturating_mul(self.buffer_len);
+        let held = held.saturating_add(from.start)..held.saturating_add(from.end);
+        let room = room.saturating_add(to.end)..room.saturating_add(self.buffer_len);
+        let [held, room] = self.memory.get_disjoint_mut([held, room]).ok()?;
+        Some((held, room))
+    }
+}
+
+/// A run of bytes, first in first out, that has a pooled buffer only while it needs one.
+///
+/// `start <= end <= buffer_len`; without a buffer both are 0. It belongs to one pool: all calls
+/// take that one.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    buffer: Option<Buffer>,
+    kept: bool,
+    start: usize,
+    end: usize,
+}
+
+impl Fifo {
+    /// A run without bytes and without a buffer.
+    pub const fn new() -> Self {
+        Self { buffer: None, kept: false, start: 0, end: 0 }
+    }
+
+    /// Whether no bytes are held.
+    pub const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// How many bytes are held.
+    pub const fn len(&self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// The bytes held, oldest first.
+    #[inline]
+    pub fn bytes<'a>(&self, pool: &'a Pool<'_>) -> &'a [u8] {
+        let bytes = self.buffer.as_ref().map(|buffer| pool.bytes(buffer));
+        bytes.and_then(|bytes| bytes.get(self.start..self.end)).unwrap_or_default()
+    }
+
+    /// The bytes held, oldest first.
+    #[inline]
+    pub fn bytes_mut<'a>(&self, pool: &'a mut Pool<'_>) -> &'a mut [u8] {
+        let bytes = self.buffer.as_ref().map(|buffer| pool.bytes_mut(buffer));
+        bytes.and_then(|bytes| bytes.get_mut(self.start..self.end)).unwrap_or_default()
+    }
+
+    /// Whether it has a buffer, empty or not.
+    pub const fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Makes sure of a buffer, empty or not; false where the pool has none left.
+    pub fn reserve(&mut self, pool: &mut Pool<'_>) -> bool {
+        if self.buffer.is_none() {
+            self.buffer = pool.take();
+        }
+        self.buffer.is_some()
+    }
+
+    /// Takes a buffer for good: it stays here, bytes or not. False where the pool has none left.
+    pub fn keep(&mut self, pool: &mut Pool<'_>) -> bool {
+        self.kept = self.reserve(pool);
+        self.kept
+    }
+
+    /// The room behind what is held, with all that is held moved to the front of the buffer first.
+    /// Empty where the buffer is full, or where the pool has none left.
+    #[inline]
+    pub fn space<'a>(&mut self, pool: &'a mut Pool<'_>) -> &'a mut [u8] {
+        if !self.reserve(pool) {
+            return Default::default();
+        }
+        let Some(buffer) = &self.buffer else {
+            return Default::default();
+        };
+        let bytes = pool.bytes_mut(buffer);
+        if self.start > 0 && self.end <= bytes.len() && self.start <= self.end {
+            bytes.copy_within(self.start..self.end, 0);
+            self.end = self.len();
+            self.start = 0;
+        }
+        bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Takes in the first `len` bytes that were written to the room that is there. Without any, a
+    /// buffer that holds nothing goes back to the pool.
+    pub fn filled(&mut self, pool: &mut Pool<'_>, len: usize) {
+        if self.buffer.is_some() {
+            self.end = self.end.saturating_add(len).min(pool.buffer_len);
+        }
+        self.release(pool);
+    }
+
+    /// Drops the `len` oldest bytes; the buffer goes back to the pool with the last of them.
+    pub fn consume(&mut self, pool: &mut Pool<'_>, len: usize) {
+        self.start = self.start.saturating_add(len).min(self.end);
+        self.release(pool);
+    }
+
+    /// Drops all bytes.
+    pub fn clear(&mut self, pool: &mut Pool<'_>) {
+        self.start = self.end;
+        self.release(pool);
+    }
+
+    fn release(&mut self, pool: &mut Pool<'_>) {
+        if !self.is_empty() {
+            return;
+        }
+        (self.start, self.end) = (0, 0);
+        if let Some(buffer) = self.buffer.take_if(|_| !self.kept) {
+            pool.give(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(fifo: &mut Fifo, pool: &mut Pool<'_>, bytes: &[u8]) {
+        fifo.space(pool)[..bytes.len()].copy_from_slice(bytes);
+        fifo.filled(pool, bytes.len());
+    }
+
+    #[test]
+    fn a_run_without_bytes_has_no_buffer() {
+        let mut memory = [0; 16];
+        let mut pool = Pool::new(&mut memory, 8);
+        let mut fifo = Fifo::new();
+        assert_eq!(fifo.space(&mut pool).len(), 8);
+        assert_eq!(pool.free(), 1);
+        fifo.filled(&mut pool, 0);
+        assert_eq!(pool.free(), 2);
+        put(&mut fifo, &mut pool, b"abc");
+        fifo.consume(&mut pool, 2);
+        assert_eq!((fifo.bytes(&pool), pool.free()), (&b"c"[..], 1));
+        fifo.consume(&mut pool, 1);
+        assert_eq!(pool.free(), 2);
+    }
+
+    #[test]
+    fn what_is_held_moves_to_the_front_when_room_is_asked_for() {
+        let mut memory = [0; 8];
+        let mut pool = Pool::new(&mut memory, 8);
+        let mut fifo = Fifo::new();
+        put(&mut fifo, &mut pool, b"abcdefgh");
+        assert!(fifo.space(&mut pool).is_empty());
+        fifo.consume(&mut pool, 5);
+        assert_eq!(fifo.space(&mut pool).len(), 5);
+        put(&mut fifo, &mut pool, b"ijklm");
+        assert_eq!(fifo.bytes(&pool), b"fghijklm");
+    }
+
+    #[test]
+    fn a_buffer_that_is_kept_stays_without_bytes() {
+        let mut memory = [0; 8];
+        let mut pool = Pool::new(&mut memory, 8);
+        let mut fifo = Fifo::new();
+        assert!(fifo.keep(&mut pool));
+        put(&mut fifo, &mut pool, b"abc");
+        fifo.clear(&mut pool);
+        assert_eq!((fifo.len(), pool.free()), (0, 0));
+        assert!(!Fifo::new().keep(&mut pool));
+    }
+
+    #[test]
+    fn a_pool_that_is_dry_lends_nothing_and_takes_back_everything() {
+        let mut memory = [0; 17];
+        let mut pool = Pool::new(&mut memory, 8);
+        let (mut a, mut b, mut c) = (Fifo::new(), Fifo::new(), Fifo::new());
+        put(&mut a, &mut pool, b"a");
+        put(&mut b, &mut pool, b"b");
+        assert!(c.space(&mut pool).is_empty() && !c.reserve(&mut pool));
+        a.clear(&mut pool);
+        b.clear(&mut pool);
+        assert_eq!(pool.free(), 2);
+        assert!(c.reserve(&mut pool) && a.reserve(&mut pool) && !b.reserve(&mut pool));
+    }
+
+    #[test]
+    fn work_goes_from_one_run_to_another_but_never_within_one() {
+        let mut memory = [0; 16];
+        let mut pool = Pool::new(&mut memory, 8);
+        let (mut a, mut b) = (Fifo::new(), Fifo::new());
+        put(&mut a, &mut pool, b"abc");
+        assert!(pool.between(&a, &b).is_none());
+        assert!(b.reserve(&mut pool));
+        let (held, room) = pool.between(&a, &b).expect("both have buffers");
+        assert_eq!((&*held, room.len()), (&b"abc"[..], 8));
+        assert!(pool.between(&a, &a).is_some(), "the room behind is disjoint");
+    }
+}

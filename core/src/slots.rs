@@ -1,0 +1,342 @@
+//! A store of fixed size whose keys go stale, with queues threaded through it.
+//!
+//! What is stored is found by a [`Key`]: the slot's index and the era in which the slot was filled.
+//! Each removal begins a new era, so the key of something that is gone finds nothing, even where
+//! its slot has been taken again. Everything here takes the same time however much is stored.
+
+const NIL: u32 = u32::MAX;
+
+/// How many queues one item can stand in at once: one in each lane.
+const LANES: usize = 2;
+
+/// Names one item in one [`Slots`], for as long as the item is there.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Key {
+    index: u32,
+    era: u32,
+}
+
+impl Key {
+    /// The slot's number: below the capacity, and no two items have the same at the same time.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// Memory for one item.
+#[derive(Clone, Debug)]
+pub struct Slot<T> {
+    item: Option<T>,
+    era: u32,
+    next_free: u32,
+    links: [Link; LANES],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    queue: Option<Tag>,
+    prev: u32,
+    next: u32,
+}
+
+impl<T> Slot<T> {
+    /// A slot that holds nothing.
+    pub const EMPTY: Self =
+        Self { item: None, era: 0, next_free: NIL, links: [Link::LOOSE; LANES] };
+}
+
+impl Link {
+    const LOOSE: Self = Self { queue: None, prev: NIL, next: NIL };
+}
+
+/// A store of as many items as the caller gave slots.
+#[derive(Debug)]
+pub struct Slots<'m, T> {
+    slots: &'m mut [Slot<T>],
+    len: u32,
+    free: u32,
+    /// The first slot that was never filled: `len <= fresh <= slots.len()`.
+    fresh: u32,
+}
+
+impl<'m, T> Slots<'m, T> {
+    /// A store in `slots`, which are emptied. At most `u32::MAX` of them are used.
+    pub fn new(slots: &'m mut [Slot<T>]) -> Self {
+        for slot in &mut *slots {
+            *slot = Slot::EMPTY;
+        }
+        Self { slots, len: 0, free: NIL, fresh: 0 }
+    }
+
+    /// How many items are stored.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether nothing is stored.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many items can be stored.
+    pub fn capacity(&self) -> usize {
+        self.slots.len().min(NIL as usize)
+    }
+
+    /// Stores an item; gives it back where there is no room.
+    ///
+    /// # Errors
+    /// The item itself, with nothing changed.
+    pub fn insert(&mut self, item: T) -> Result<Key, T> {
+        let index = match self.free {
+            NIL if (self.fresh as usize) < self.capacity() => self.fresh,
+            NIL => return Err(item),
+            free => free,
+        };
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return Err(item);
+        };
+        if self.free == NIL {
+            self.fresh = self.fresh.saturating_add(1);
+        }
+        self.free = slot.next_free;
+        slot.next_free = NIL;
+        slot.item = Some(item);
+        self.len = self.len.saturating_add(1);
+        Ok(Key { index, era: slot.era })
+    }
+
+    /// Takes an item out, which must have left every queue by [`Slots::unlink`] before.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let free = self.free;
+        let slot = self.slot_mut(key)?;
+        debug_assert!(slot.links.iter().all(|link| link.queue.is_none()));
+        let item = slot.item.take()?;
+        slot.era = slot.era.wrapping_add(1);
+        slot.next_free = free;
+        self.free = key.index;
+        self.len = self.len.saturating_sub(1);
+        Some(item)
+    }
+
+    /// The item of this key, if it is still there.
+    #[inline]
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index as usize)?;
+        slot.item.as_ref().filter(|_| slot.era == key.era)
+    }
+
+    /// The item of this key, if it is still there.
+    #[inline]
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.slot_mut(key)?.item.as_mut()
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, key: Key) -> Option<&mut Slot<T>> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        (slot.era == key.era).then_some(slot)
+    }
+
+    /// The key as one number, with as much of the era as fits beside the index.
+    pub fn tag(&self, key: Key) -> u32 {
+        key.era.checked_shl(self.index_bits()).unwrap_or(0) | key.index
+    }
+
+    /// The key whose [`Slots::tag`] this is, if its item is still there.
+    ///
+    /// Wrong only for the tag of an item whose slot has since been emptied an exact multiple of
+    /// 2^(32 - index bits) times.
+    pub fn tagged(&self, tag: u32) -> Option<Key> {
+        let mask = 1_u32.checked_shl(self.index_bits()).map_or(NIL, |bit| bit.wrapping_sub(1));
+        let index = tag & mask;
+        let slot = self.slots.get(index as usize)?;
+        let key = Key { index, era: slot.era };
+        (slot.item.is_some() && self.tag(key) == tag).then_some(key)
+    }
+
+    fn index_bits(&self) -> u32 {
+        let last = self.slots.len().saturating_sub(1);
+        usize::BITS.saturating_sub(last.leading_zeros())
+    }
+
+    fn link_mut(&mut self, index: u32, lane: Lane) -> Option<&mut Link> {
+        self.slots.get_mut(index as usize)?.links.get_mut(lane as usize)
+    }
+
+    fn link(&self, index: u32, lane: Lane) -> Option<Link> {
+        self.slots.get(index as usize)?.links.get(lane as usize).copied()
+    }
+
+    /// Whether the item stands in this queue.
+    pub fn is_queued(&self, queue: &Queue, key: Key) -> bool {
+        self.get(key).is_some()
+            && self.link(key.index, queue.lane).and_then(|link| link.queue) == Some(queue.tag)
+    }
+
+    /// Puts an item at the end of a queue. Does nothing where it stands in a queue of that lane
+    /// already, or is not there.
+    pub fn enqueue(&mut self, queue: &mut Queue, key: Key) {
+        let (tail, tag) = (queue.tail, queue.tag);
+        let Some(slot) = self.slot_mut(key) else {
+            return;
+        };
+        let Some(link) = slot.links.get_mut(queue.lane as usize) else {
+            return;
+        };
+        if slot.item.is_none() || link.queue.is_some() {
+            return;
+        }
+        *link = Link { queue: Some(tag), prev: tail, next: NIL };
+        match self.link_mut(tail, queue.lane) {
+            Some(last) => last.next = key.index,
+            None => queue.head = key.index,
+        }
+        queue.tail = key.index;
+        queue.len = queue.len.saturating_add(1);
+    }
+
+    /// Takes an item out of a queue, wherever in it it stands. Does nothing where it is not in it.
+    pub fn unlink(&mut self, queue: &mut Queue, key: Key) {
+        if !self.is_queued(queue, key) {
+            return;
+        }
+        let Some(link) = self.link_mut(key.index, queue.lane) else {
+            return;
+        };
+        let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
+        match self.link_mut(prev, queue.lane) {
+            Some(before) => before.next = next,
+            None => queue.head = next,
+        }
+        match self.link_mut(next, queue.lane) {
+            Some(after) => after.prev = prev,
+            None => queue.tail = prev,
+        }
+        queue.len = queue.len.saturating_sub(1);
+    }
+
+    /// The item that has stood in the queue longest.
+    pub fn front(&self, queue: &Queue) -> Option<Key> {
+        let slot = self.slots.get(queue.head as usize)?;
+        Some(Key { index: queue.head, era: slot.era })
+    }
+
+    /// Takes out the item that has stood in the queue longest.
+    pub fn dequeue(&mut self, queue: &mut Queue) -> Option<Key> {
+        let key = self.front(queue)?;
+        self.unlink(queue, key);
+        Some(key)
+    }
+}
+
+/// Which of an item's links a queue runs through; an item stands in one queue of each at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lane {
+    /// What is to be done.
+    Work = 0,
+    /// What is to happen if nothing is done.
+    Time = 1,
+}
+
+/// Tells the queues of one lane apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tag(pub u8);
+
+/// A queue of items of one [`Slots`].
+#[derive(Debug)]
+pub struct Queue {
+    lane: Lane,
+    tag: Tag,
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl Queue {
+    /// An empty queue; no two queues of one store may have both lane and tag in common.
+    pub const fn new(lane: Lane, tag: Tag) -> Self {
+        Self { lane, tag, head: NIL, tail: NIL, len: 0 }
+    }
+
+    /// How many items stand in it.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether no item stands in it.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_stale_key_finds_nothing_and_harms_nothing() {
+        let mut memory = [Slot::EMPTY; 1];
+        let mut slots = Slots::new(&mut memory);
+        let old = slots.insert('a').unwrap();
+        let old_tag = slots.tag(old);
+        assert_eq!(slots.insert('b'), Err('b'));
+        assert_eq!(slots.remove(old), Some('a'));
+        let new = slots.insert('c').unwrap();
+        assert_eq!(old.index(), new.index());
+        assert_eq!(slots.get(old), None);
+        assert_eq!(slots.remove(old), None);
+        assert_eq!((slots.tagged(old_tag), slots.tagged(slots.tag(new))), (None, Some(new)));
+        assert_eq!((slots.get(new), slots.len()), (Some(&'c'), 1));
+    }
+
+    #[test]
+    fn a_tag_is_found_whatever_the_capacity() {
+        for capacity in [1_usize, 2, 3, 4, 5, 8, 9] {
+            let mut memory: Vec<Slot<usize>> = (0..capacity).map(|_| Slot::EMPTY).collect();
+            let mut slots = Slots::new(&mut memory);
+            for round in 0..5 {
+                let keys: Vec<Key> = (0..capacity).map(|n| slots.insert(n).unwrap()).collect();
+                for &key in &keys {
+                    assert_eq!(slots.tagged(slots.tag(key)), Some(key), "round {round}");
+                    slots.remove(key);
+                    assert_eq!(slots.tagged(slots.tag(key)), None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_keeps_its_order_through_removals_anywhere() {
+        let mut memory = [Slot::EMPTY; 6];
+        let mut slots = Slots::new(&mut memory);
+        let mut queue = Queue::new(Lane::Work, Tag(1));
+        let mut other = Queue::new(Lane::Time, Tag(1));
+        let mut model = VecDeque::new();
+        let keys: Vec<Key> = (0..6).map(|n| slots.insert(n).unwrap()).collect();
+        let mut random = 7_u32;
+        for _ in 0..2000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = keys[(random >> 16) as usize % 6];
+            match random >> 30 {
+                0 => {
+                    slots.unlink(&mut queue, key);
+                    model.retain(|queued| *queued != key);
+                }
+                1 => assert_eq!(slots.dequeue(&mut queue), model.pop_front()),
+                _ => {
+                    slots.enqueue(&mut queue, key);
+                    slots.enqueue(&mut other, key);
+                    if !model.contains(&key) {
+                        model.push_back(key);
+                    }
+                }
+            }
+            assert_eq!(queue.len(), model.len());
+            assert_eq!(slots.front(&queue), model.front().copied());
+            assert!(keys.iter().all(|k| slots.is_queued(&queue, *k) == model.contains(k)));
+        }
+    }
+}
