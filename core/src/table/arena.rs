@@ -1,0 +1,258 @@
+//! Blocks: where ids and sessions lie.
+//!
+//! ```text
+//! head block   next u32 | session bytes u16 | id bytes u8 | 0 | id .. session ..
+//! other block  session ..
+//! ```
+//!
+//! A session is named by the number of its head block. Every block has a link, kept in an array of
+//! its own: of a head block it is the session's place in the expiry heap, of another block of a
+//! session the next one or `NIL`, of a free block the next free one. Blocks never used lie at and
+//! above `fresh`; they are on no list and nothing has touched them.
+
+/// The bytes of a block.
+pub(super) const BLOCK: usize = 256;
+
+/// No block: above every block's number.
+pub(super) const NIL: u32 = u32::MAX;
+
+const HEADER: usize = 8;
+const ROOM: usize = BLOCK - HEADER;
+
+// The longest id lies whole in the head block, so that finding a session reads no second one.
+const _: () =
+    assert!(BLOCK >= 128 && BLOCK.is_multiple_of(super::LINE) && ROOM >= crate::id::ID_MAX);
+
+/// How many blocks an id and a session take, given their bytes.
+pub(super) const fn blocks_for(id: usize, session: usize) -> u32 {
+    let beyond = id.saturating_add(session).saturating_sub(ROOM);
+    (beyond.div_ceil(BLOCK) as u32).saturating_add(1)
+}
+
+/// The links of all blocks. Out of range, reading gives `NIL` and writing does nothing.
+pub(super) struct Links<'m>(&'m mut [[u8; 4]]);
+
+impl Links<'_> {
+    pub(super) fn get(&self, block: u32) -> u32 {
+        self.0.get(block as usize).map_or(NIL, |link| u32::from_le_bytes(*link))
+    }
+
+    pub(super) fn set(&mut self, block: u32, value: u32) {
+        if let Some(link) = self.0.get_mut(block as usize) {
+            *link = value.to_le_bytes();
+        }
+    }
+}
+
+/// All blocks, and which of them are free.
+pub(super) struct Arena<'m> {
+    pub(super) links: Links<'m>,
+    blocks: &'m mut [[u8; BLOCK]],
+    /// The first block of the free list; meaningless while `listed` is 0.
+    free_head: u32,
+    /// Blocks on the free list.
+    listed: u32,
+    /// Blocks at and above this number were never used.
+    fresh: u32,
+}
+
+impl<'m> Arena<'m> {
+    /// An arena with every block free; `links` and `blocks` are equally many, fewer than `NIL`.
+    pub(super) const fn new(links: &'m mut [[u8; 4]], blocks: &'m mut [[u8; BLOCK]]) -> Self {
+        Self { links: Links(links), blocks, free_head: NIL, listed: 0, fresh: 0 }
+    }
+
+    /// Free blocks.
+    pub(super) fn free(&self) -> u32 {
+        let unused = (self.blocks.len() as u32).saturating_sub(self.fresh);
+        self.listed.saturating_add(unused)
+    }
+
+    /// Writes a session down and gives its head block; [`blocks_for`] blocks must be free.
+    pub(super) fn store(&mut self, id: &[u8], session: &[u8]) -> u32 {
+        let head = self.take();
+        let (start, rest) =
+            session.split_at_checked(ROOM.saturating_sub(id.len())).unwrap_or((session, &[]));
+        let (mut second, mut last) = (NIL, NIL);
+        for part in rest.chunks(BLOCK) {
+            let block = self.take();
+            if let Some(to) = self.blocks.get_mut(block as usize) {
+                put(to, part);
+            }
+            if last == NIL {
+                second = block;
+            } else {
+                self.links.set(last, block);
+            }
+            last = block;
+        }
+        self.links.set(last, NIL);
+        if let Some((header, room)) = self
+            .blocks
+            .get_mut(head as usize)
+            .and_then(|block| block.split_first_chunk_mut::<HEADER>())
+        {
+            let lengths = (session.len() as u64) | (id.len() as u64) << 16;
+            *header = (u64::from(second) | lengths << 32).to_le_bytes();
+            put(put(room, id), start);
+        }
+        head
+    }
+
+    /// The id of the session at `head`; empty where there is no such block.
+    pub(super) fn id(&self, head: u32) -> &[u8] {
+        self.head(head).map_or(&[], |head| head.id)
+    }
+
+    /// Copies as much of the session at `head` as fits to the front of `out`; gives its bytes.
+    pub(super) fn copy(&self, head: u32, out: &mut [u8]) -> Option<usize> {
+        let head = self.head(head)?;
+        let mut room = put(out, head.start);
+        let mut left = head.session.saturating_sub(head.start.len());
+        let mut block = head.next;
+        while left > 0 && !room.is_empty() {
+            let part = self.blocks.get(block as usize)?;
+            let part = part.get(..left).unwrap_or(part);
+            room = put(room, part);
+            left = left.saturating_sub(part.len());
+            block = self.links.get(block);
+        }
+        Some(head.session)
+    }
+
+    /// Frees the blocks of the session at `head`.
+    pub(super) fn release(&mut self, head: u32) {
+        let Some(Head { next, id, session, .. }) = self.head(head) else {
+            return;
+        };
+        let count = blocks_for(id.len(), session);
+        self.links.set(head, next);
+        let mut last = head;
+        for _ in 1..count {
+            last = self.links.get(last);
+        }
+        self.links.set(last, self.free_head);
+        self.free_head = head;
+        self.listed = self.listed.saturating_add(count);
+    }
+
+    /// Reads a byte of every cache line of the block `head`.
+    pub(super) fn touch(&self, head: u32) -> u8 {
+        self.blocks.get(head as usize).map_or(0, |block| {
+            let lines = block.as_chunks::<{ super::LINE }>().0;
+            lines.iter().fold(0, |sum, [byte, ..]| sum ^ byte)
+        })
+    }
+
+    /// Takes a block off the free list; from the never used ones where the list is empty.
+    fn take(&mut self) -> u32 {
+        if self.listed == 0 {
+            let block = self.fresh;
+            self.fresh = self.fresh.saturating_add(1);
+            return block;
+        }
+        let block = self.free_head;
+        self.free_head = self.links.get(block);
+        self.listed = self.listed.saturating_sub(1);
+        block
+    }
+
+    fn head(&self, head: u32) -> Option<Head<'_>> {
+        let (header, room) = self.blocks.get(head as usize)?.split_first_chunk::<HEADER>()?;
+        let header = u64::from_le_bytes(*header);
+        let session = usize::from((header >> 32) as u16);
+        let (id, room) = room.split_at_checked(usize::from((header >> 48) as u8))?;
+        Some(Head { next: header as u32, session, id, start: room.get(..session).unwrap_or(room) })
+    }
+}
+
+/// What a head block says.
+struct Head<'a> {
+    /// The second block, or `NIL`.
+    next: u32,
+    /// Bytes of the whole session.
+    session: usize,
+    id: &'a [u8],
+    /// The session's bytes that lie in the head block.
+    start: &'a [u8],
+}
+
+/// Copies as much of `from` as fits to the front of `to`; gives what is left of `to`.
+fn put<'a>(to: &'a mut [u8], from: &[u8]) -> &'a mut [u8] {
+    let len = to.len().min(from.len());
+    let Some((front, rest)) = to.split_at_mut_checked(len) else {
+        return &mut [];
+    };
+    if let Some(from) = from.get(..len) {
+        front.copy_from_slice(from);
+    }
+    rest
+}
+
+#[cfg(test)]
+impl Arena<'_> {
+    /// Marks every block of the session at `head` in `seen`; they were unmarked, and linked right.
+    pub(super) fn check(&self, head: u32, seen: &mut [bool]) {
+        let Head { next, id, session, .. } = self.head(head).unwrap();
+        assert!((1..=crate::id::ID_MAX).contains(&id.len()));
+        assert!((1..=super::SESSION_MAX).contains(&session));
+        let (mut block, mut following) = (head, next);
+        for left in (0..blocks_for(id.len(), session)).rev() {
+            assert!(block < self.fresh);
+            assert!(!core::mem::replace(&mut seen[block as usize], true));
+            assert_eq!(following == NIL, left == 0);
+            (block, following) = (following, self.links.get(following));
+        }
+    }
+
+    /// Marks every free block in `seen`; all are marked then, none twice.
+    pub(super) fn check_free(&self, seen: &mut [bool]) {
+        assert_eq!(self.blocks.len(), seen.len());
+        let mut block = self.free_head;
+        for _ in 0..self.listed {
+            assert!(block < self.fresh);
+            assert!(!core::mem::replace(&mut seen[block as usize], true));
+            block = self.links.get(block);
+        }
+        let (used, unused) = seen.split_at(self.fresh as usize);
+        assert!(used.iter().all(|seen| *seen));
+        assert!(unused.iter().all(|seen| !*seen));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{vec, vec::Vec};
+
+    #[test]
+    fn a_session_comes_back_whole_at_every_length_around_a_block_edge() {
+        let (mut links, mut blocks) = (vec![[0; 4]; 160], vec![[0; BLOCK]; 160]);
+        let mut arena = Arena::new(&mut links, &mut blocks);
+        let bytes: Vec<u8> = (0..super::super::SESSION_MAX).map(|i| (i % 251) as u8).collect();
+        let id = [9; 40];
+        let edges = [ROOM - id.len(), ROOM - id.len() + BLOCK, ROOM - id.len() + 2 * BLOCK];
+        let around = edges.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]);
+        for len in around.chain([1, bytes.len()]) {
+            let before = arena.free();
+            let head = arena.store(&id, &bytes[..len]);
+            assert_eq!(arena.free(), before - blocks_for(id.len(), len));
+            assert_eq!(arena.id(head), id);
+            let mut out = vec![0; len];
+            assert_eq!(arena.copy(head, &mut out), Some(len));
+            assert_eq!(out, bytes[..len], "{len} bytes");
+            arena.release(head);
+            assert_eq!(arena.free(), before);
+        }
+    }
+
+    #[test]
+    fn the_largest_session_takes_129_blocks() {
+        assert_eq!(
+            blocks_for(crate::id::ID_MAX, super::super::SESSION_MAX),
+            super::super::BLOCKS_MAX
+        );
+        assert_eq!(blocks_for(32, 216), 1);
+        assert_eq!(blocks_for(32, 217), 2);
+    }
+}

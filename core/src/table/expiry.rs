@@ -1,0 +1,231 @@
+//! What expires soonest: a 5-ary heap in which every five siblings fill one cache line.
+//!
+//! ```text
+//! line     five due times u64, all bits flipped | five heads u32 | 0 u32
+//! places   line 0: . . . . 4 (the root)   line 1: 5 6 7 8 9 (its children)   line 2: 10 .. (those of 5)
+//! ```
+//!
+//! The children of the place `p` fill the line `p - 3`, so that a step down reads one line. The
+//! place of every session is kept in the link of its head block, which makes removing from the
+//! middle as cheap as from the top. Due times are whole 64-bit [`Instant`]s: nothing wraps, however
+//! long the silence. Their bits are flipped so that a free place, all zero, reads as due at the end
+//! of time, and the step down need not ask where the heap ends.
+
+use super::LINE;
+use super::arena::{Links, NIL};
+use crate::time::Instant;
+
+const ARITY: u32 = 5;
+const ROOT: u32 = ARITY - 1;
+/// Words of a line before its heads.
+const HEADS: usize = 10;
+
+/// How many lines a heap of `sessions` has.
+pub(super) const fn lines(sessions: u32) -> u32 {
+    sessions.saturating_add(ROOT).div_ceil(ARITY)
+}
+
+/// The heap of all stored sessions.
+pub(super) struct Expiry<'m> {
+    lines: &'m mut [[u8; LINE]],
+    len: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    due: u64,
+    head: u32,
+}
+
+/// What a free place holds.
+const FREE: Entry = Entry { due: u64::MAX, head: 0 };
+
+impl<'m> Expiry<'m> {
+    /// An empty heap.
+    pub(super) const fn new(lines: &'m mut [[u8; LINE]]) -> Self {
+        Self { lines, len: 0 }
+    }
+
+    /// Sessions in the heap.
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The session that expires soonest: when, and its head block.
+    pub(super) fn soonest(&self) -> Option<(Instant, u32)> {
+        if self.len == 0 {
+            return None;
+        }
+        let Entry { due, head } = self.entry(ROOT)?;
+        Some((Instant::from_millis(due), head))
+    }
+
+    /// When the session at `head` expires.
+    pub(super) fn due(&self, links: &Links<'_>, head: u32) -> Option<Instant> {
+        let entry = self.entry(links.get(head))?;
+        Some(Instant::from_millis(entry.due))
+    }
+
+    /// Takes in the session at `head`; there must be a place for it.
+    pub(super) fn push(&mut self, links: &mut Links<'_>, due: Instant, head: u32) {
+        let place = self.end();
+        self.len = self.len.saturating_add(1);
+        let due = due.as_millis();
+        self.rise(links, place, Entry { due, head });
+    }
+
+    /// Takes out the session at `head`, which is in the heap.
+    pub(super) fn remove(&mut self, links: &mut Links<'_>, head: u32) {
+        let place = links.get(head);
+        self.len = self.len.saturating_sub(1);
+        let end = self.end();
+        let Some(last) = self.entry(end) else { return };
+        self.write(end, FREE);
+        if place >= end {
+            return;
+        }
+        // It comes from another branch: it may be due before the parent here.
+        let above = (place > ROOT).then(|| self.entry(parent(place))).flatten();
+        if above.is_some_and(|above| last.due < above.due) {
+            self.rise(links, place, last);
+        } else {
+            self.sink(links, place, last);
+        }
+    }
+
+    /// Puts `entry` at `place` or, while it is due before the parent, above.
+    fn rise(&mut self, links: &mut Links<'_>, mut place: u32, entry: Entry) {
+        while place > ROOT {
+            let above = parent(place);
+            let Some(later) = self.entry(above).filter(|above| entry.due < above.due) else {
+                break;
+            };
+            self.set(links, place, later);
+            place = above;
+        }
+        self.set(links, place, entry);
+    }
+
+    /// Puts `entry` at `place` or, while a child is due before it, below.
+    fn sink(&mut self, links: &mut Links<'_>, mut place: u32, entry: Entry) {
+        while let Some((below, sooner)) = self.soonest_child(place) {
+            if sooner.due >= entry.due {
+                break;
+            }
+            self.set(links, place, sooner);
+            place = below;
+        }
+        self.set(links, place, entry);
+    }
+
+    /// The child of `place` that is due first, and where it is.
+    fn soonest_child(&self, place: u32) -> Option<(u32, Entry)> {
+        let line = place.saturating_sub(ROOT - 1);
+        let cells = self.lines.get(line as usize)?;
+        let (mut sooner, mut due) = (0, u64::MAX);
+        for slot in 0..ARITY {
+            let other = due_at(cells, slot as usize);
+            if other < due {
+                (sooner, due) = (slot, other);
+            }
+        }
+        let head = head_at(cells, sooner as usize);
+        let place = line.saturating_mul(ARITY).saturating_add(sooner);
+        Some((place, Entry { due, head }))
+    }
+
+    /// The place after the last one.
+    const fn end(&self) -> u32 {
+        self.len.saturating_add(ROOT)
+    }
+
+    fn entry(&self, place: u32) -> Option<Entry> {
+        let line = self.lines.get((place / ARITY) as usize)?;
+        let slot = (place % ARITY) as usize;
+        Some(Entry { due: due_at(line, slot), head: head_at(line, slot) })
+    }
+
+    fn set(&mut self, links: &mut Links<'_>, place: u32, entry: Entry) {
+        self.write(place, entry);
+        links.set(entry.head, place);
+    }
+
+    fn write(&mut self, place: u32, entry: Entry) {
+        let slot = (place % ARITY) as usize;
+        let Some(line) = self.lines.get_mut((place / ARITY) as usize) else {
+            return;
+        };
+        if let Some(due) = line.as_chunks_mut().0.get_mut(slot) {
+            *due = (!entry.due).to_le_bytes();
+        }
+        if let Some(head) = line.as_chunks_mut().0.get_mut(slot.saturating_add(HEADS)) {
+            *head = entry.head.to_le_bytes();
+        }
+    }
+}
+
+const fn parent(place: u32) -> u32 {
+    (place / ARITY).saturating_add(ROOT - 1)
+}
+
+fn due_at(line: &[u8; LINE], slot: usize) -> u64 {
+    let due = line.as_chunks().0.get(slot);
+    due.map_or(u64::MAX, |due| !u64::from_le_bytes(*due))
+}
+
+fn head_at(line: &[u8; LINE], slot: usize) -> u32 {
+    let head = line.as_chunks().0.get(slot.saturating_add(HEADS));
+    head.map_or(NIL, |head| u32::from_le_bytes(*head))
+}
+
+#[cfg(test)]
+impl Expiry<'_> {
+    /// The heads of all sessions; each knows its place and none is due before its parent.
+    pub(super) fn check(&self, links: &Links<'_>) -> std::vec::Vec<u32> {
+        let entry = |place| self.entry(place).unwrap();
+        let places = self.lines.len() as u32 * ARITY;
+        assert!((self.end()..places).all(|place| entry(place).due == u64::MAX));
+        (ROOT..self.end())
+            .map(|place| {
+                assert_eq!(links.get(entry(place).head), place);
+                assert!(place == ROOT || entry(parent(place)).due <= entry(place).due);
+                entry(place).head
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::arena::{Arena, BLOCK};
+    use std::vec;
+
+    #[test]
+    fn sessions_leave_in_the_order_of_their_due_times_whatever_was_removed_between() {
+        for sessions in 1..=64_u32 {
+            let (mut links, mut blocks) = (vec![[0; 4]; 64], vec![[0; BLOCK]; 64]);
+            let links = &mut Arena::new(&mut links, &mut blocks).links;
+            let mut memory = vec![[0; LINE]; lines(sessions) as usize];
+            let mut heap = Expiry::new(&mut memory);
+            let due =
+                |head: u32| Instant::from_millis(u64::from(head.wrapping_mul(0x9E37_79B9) >> 20));
+            for head in 0..sessions {
+                heap.push(links, due(head), head);
+                assert_eq!(heap.check(links).len() as u32, head + 1);
+            }
+            for head in (0..sessions).step_by(3) {
+                assert_eq!(heap.due(links, head), Some(due(head)));
+                heap.remove(links, head);
+                heap.check(links);
+            }
+            let mut last = Instant::ORIGIN;
+            while let Some((soonest, head)) = heap.soonest() {
+                assert!(soonest >= last && soonest == due(head) && head % 3 != 0);
+                last = soonest;
+                heap.remove(links, head);
+                heap.check(links);
+            }
+        }
+    }
+}
