@@ -1,0 +1,367 @@
+//! The clients' connections, of a server or of a proxy: bytes held, room, time.
+//!
+//! A connection without bytes holds no buffer. What stands in whose queue:
+//!
+//! ```text
+//!  work lane   work      bytes came, or room for answers: `advance` looks at it
+//!              dry_out   has a whole request, but the pool has no buffer for the answer
+//!              dry_in    has something to say, but the pool has no buffer to read it into
+//!  time lane   idle      owes nothing and is owed nothing         since the last request or answer
+//!              stalled   in the middle of a request or an answer  since that last moved on
+//! ```
+//!
+//! All waits in one time queue are equally long, so each queue is in the order of its deadlines.
+//! The last buffer of the pool is only lent for answers: with it, requests that are already here
+//! can be answered, and then their buffers come back.
+
+use crate::machine::Wants;
+use crate::pool::{Fifo, Pool};
+use crate::slots::{Key, Lane, Queue, Slot, Slots, Tag};
+use crate::time::Instant;
+use crate::wire::MESSAGE_MAX;
+
+/// How long a client may keep its connection without using it as it should; 0 is for ever.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Milliseconds that a client may be silent between requests.
+    pub idle: u64,
+    /// Milliseconds that a client may take for the rest of a request, or to read from its answers.
+    pub patience: u64,
+}
+
+/// What happened to connections, counted from the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Clients taken.
+    pub accepted: u64,
+    /// Clients refused because all places were taken.
+    pub refused: u64,
+    /// Clients closed for what they sent.
+    pub malformed: u64,
+    /// Clients closed after `idle`.
+    pub idle: u64,
+    /// Clients closed after `patience`.
+    pub stalled: u64,
+}
+
+/// Why the memory given will not do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TooSmall {
+    /// Each buffer needs at least [`MESSAGE_MAX`] bytes.
+    BufferLen,
+    /// The pool needs at least this many buffers.
+    Buffers(u32),
+    /// There is no slot for a connection, or for a request in flight.
+    Slots,
+}
+
+/// One client's connection.
+#[derive(Debug)]
+pub struct Conn {
+    pub(crate) inbox: Fifo,
+    pub(crate) outbox: Fifo,
+    /// The request that is being answered elsewhere.
+    pub(crate) flight: Option<Key>,
+    input_over: bool,
+    doomed: bool,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Conns<'m> {
+    pub(crate) pool: Pool<'m>,
+    pub(crate) counters: Counters,
+    slots: Slots<'m, Conn>,
+    limits: Limits,
+    /// The time at which nobody was overdue.
+    judged_at: Instant,
+    work: Queue,
+    dry_out: Queue,
+    dry_in: Queue,
+    idle: Queue,
+    stalled: Queue,
+}
+
+impl<'m> Conns<'m> {
+    pub(crate) fn new(
+        slots: &'m mut [Slot<Conn>],
+        pool: Pool<'m>,
+        buffers: u32,
+        limits: Limits,
+    ) -> Result<Self, TooSmall> {
+        if pool.buffer_len() < MESSAGE_MAX {
+            return Err(TooSmall::BufferLen);
+        }
+        if pool.count() < buffers {
+            return Err(TooSmall::Buffers(buffers));
+        }
+        if slots.is_empty() {
+            return Err(TooSmall::Slots);
+        }
+        Ok(Self {
+            pool,
+            counters: Counters::default(),
+            slots: Slots::new(slots),
+            limits,
+            judged_at: Instant::ORIGIN,
+            work: Queue::new(Lane::Work, Tag(0)),
+            dry_out: Queue::new(Lane::Work, Tag(1)),
+            dry_in: Queue::new(Lane::Work, Tag(2)),
+            idle: Queue::new(Lane::Time, Tag(0)),
+            stalled: Queue::new(Lane::Time, Tag(1)),
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn open(&mut self, now: Instant) -> Option<Key> {
+        let conn = Conn {
+            inbox: Fifo::new(),
+            outbox: Fifo::new(),
+            flight: None,
+            input_over: false,
+            doomed: false,
+            since: now,
+        };
+        let Ok(key) = self.slots.insert(conn) else {
+            self.counters.refused = self.counters.refused.saturating_add(1);
+            return None;
+        };
+        self.counters.accepted = self.counters.accepted.saturating_add(1);
+        self.slots.enqueue(&mut self.idle, key);
+        Some(key)
+    }
+
+    /// The connection and the pool that its bytes lie in.
+    #[inline]
+    pub(crate) fn get(&mut self, key: Key) -> Option<(&mut Conn, &mut Pool<'m>)> {
+        Some((self.slots.get_mut(key)?, &mut self.pool))
+    }
+
+    pub(crate) fn space(&mut self, key: Key) -> &mut [u8] {
+        if !self.wants(key).read {
+            return Default::default();
+        }
+        let Some(conn) = self.slots.get_mut(key) else {
+            return Default::default();
+        };
+        if !conn.inbox.has_buffer() && self.pool.free() < 2 {
+            self.slots.enqueue(&mut self.dry_in, key);
+            return Default::default();
+        }
+        conn.inbox.space(&mut self.pool)
+    }
+
+    pub(crate) fn filled(&mut self, now: Instant, key: Key, len: usize) {
+        let Some(conn) = self.slots.get_mut(key) else {
+            return;
+        };
+        conn.inbox.filled(&mut self.pool, len);
+        if len > 0 {
+            self.slots.enqueue(&mut self.work, key);
+            self.retime(now, key, false);
+        }
+    }
+
+    pub(crate) fn ended(&mut self, key: Key) {
+        if let Some(conn) = self.slots.get_mut(key) {
+            conn.input_over = true;
+            self.rework(key);
+        }
+    }
+
+    pub(crate) fn pending(&self, key: Key) -> &[u8] {
+        let conn = self.slots.get(key).filter(|conn| !conn.doomed);
+        conn.map_or(&[], |conn| conn.outbox.bytes(&self.pool))
+    }
+
+    pub(crate) fn sent(&mut self, now: Instant, key: Key, len: usize) {
+        let Some(conn) = self.slots.get_mut(key) else {
+            return;
+        };
+        if len == 0 || conn.outbox.is_empty() {
+            return;
+        }
+        conn.outbox.consume(&mut self.pool, len);
+        if conn.outbox.is_empty() && !conn.inbox.is_empty() {
+            self.slots.enqueue(&mut self.work, key);
+        }
+        self.retime(now, key, true);
+    }
+
+    pub(crate) fn closed(&mut self, key: Key) -> Option<Conn> {
+        for queue in
+            [&mut self.work, &mut self.dry_out, &mut self.dry_in, &mut self.idle, &mut self.stalled]
+        {
+            self.slots.unlink(queue, key);
+        }
+        let mut conn = self.slots.remove(key)?;
+        conn.inbox.clear(&mut self.pool);
+        conn.outbox.clear(&mut self.pool);
+        Some(conn)
+    }
+
+    pub(crate) fn wants(&self, key: Key) -> Wants {
+        let Some(conn) = self.slots.get(key) else {
+            return Wants::CLOSE;
+        };
+        if conn.doomed {
+            return Wants::CLOSE;
+        }
+        let waits = [&self.work, &self.dry_out, &self.dry_in];
+        let waits = waits.iter().any(|queue| self.slots.is_queued(queue, key));
+        let write = !conn.outbox.is_empty();
+        Wants {
+            // A slow reader is not read from while its answers wait.
+            read: !conn.input_over && !write && !waits && conn.inbox.len() < self.pool.buffer_len(),
+            write,
+            close: conn.input_over && !write && !waits && conn.flight.is_none(),
+        }
+    }
+
+    /// The client's fault: nothing more is read from it, and once it has its answers it is closed.
+    pub(crate) fn malformed(&mut self, key: Key) {
+        let Some(conn) = self.slots.get_mut(key) else {
+            return;
+        };
+        conn.inbox.clear(&mut self.pool);
+        conn.input_over = true;
+        self.counters.malformed = self.counters.malformed.saturating_add(1);
+    }
+
+    /// The client whose turn it is, first come, first served; it stays first until it is taken.
+    pub(crate) fn first(&self) -> Option<Key> {
+        self.slots.front(&self.work)
+    }
+
+    /// Takes the client out of the work queue.
+    pub(crate) fn take(&mut self, key: Key) {
+        self.slots.unlink(&mut self.work, key);
+    }
+
+    /// Puts the client at the end of the work queue.
+    pub(crate) fn rework(&mut self, key: Key) {
+        self.slots.unlink(&mut self.dry_in, key);
+        self.slots.unlink(&mut self.dry_out, key);
+        self.slots.enqueue(&mut self.work, key);
+    }
+
+    /// Sets a client aside until the pool has a buffer for its answers.
+    pub(crate) fn wait_for_room(&mut self, key: Key) {
+        self.slots.unlink(&mut self.work, key);
+        self.slots.enqueue(&mut self.dry_out, key);
+    }
+
+    /// A client that waited for a buffer that is there now.
+    pub(crate) fn refreshed(&mut self) -> Option<Key> {
+        let queue = self.refreshable()?;
+        let key = match queue {
+            Dry::Out => self.slots.dequeue(&mut self.dry_out)?,
+            Dry::In => self.slots.dequeue(&mut self.dry_in)?,
+        };
+        if let Dry::Out = queue {
+            self.slots.enqueue(&mut self.work, key);
+        }
+        Some(key)
+    }
+
+    fn refreshable(&self) -> Option<Dry> {
+        if !self.dry_out.is_empty() && self.pool.free() >= 1 {
+            return Some(Dry::Out);
+        }
+        (!self.dry_in.is_empty() && self.pool.free() >= 2).then_some(Dry::In)
+    }
+
+    /// A client whose time is over: it is to be closed at once, unless it is for us that it waits.
+    /// With `blocked`, that is so for all in the work queue.
+    #[inline]
+    pub(crate) fn overdue(&mut self, now: Instant, blocked: bool) -> Option<Key> {
+        if now == self.judged_at {
+            return None;
+        }
+        let key = self.overdue_first(now, blocked);
+        if key.is_none() {
+            self.judged_at = now;
+        }
+        key
+    }
+
+    fn overdue_first(&mut self, now: Instant, blocked: bool) -> Option<Key> {
+        let stalled = self.expiry(&self.stalled, self.limits.patience);
+        let idle = self.expiry(&self.idle, self.limits.idle);
+        let key = if stalled.is_some_and(|due| due <= now) {
+            let key = self.slots.front(&self.stalled)?;
+            let in_work = self.slots.is_queued(&self.work, key);
+            if (in_work && blocked) || self.slots.is_queued(&self.dry_out, key) {
+                self.retime(now, key, true);
+                return Some(key);
+            }
+            self.counters.stalled = self.counters.stalled.saturating_add(1);
+            self.slots.dequeue(&mut self.stalled)?
+        } else if idle.is_some_and(|due| due <= now) {
+            self.counters.idle = self.counters.idle.saturating_add(1);
+            self.slots.dequeue(&mut self.idle)?
+        } else {
+            return None;
+        };
+        self.slots.get_mut(key)?.doomed = true;
+        Some(key)
+    }
+
+    /// When a client is next overdue, or at once where a buffer has come back for one that waits.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.refreshable().is_some() {
+            return Some(Instant::ORIGIN);
+        }
+        let stalled = self.expiry(&self.stalled, self.limits.patience);
+        let idle = self.expiry(&self.idle, self.limits.idle);
+        earlier(stalled, idle)
+    }
+
+    fn expiry(&self, queue: &Queue, limit: u64) -> Option<Instant> {
+        let first = self.slots.get(self.slots.front(queue)?)?;
+        (limit > 0).then(|| first.since.after(limit))
+    }
+
+    /// Puts the client into the time queue where it belongs now. With `moved_on`, or where that is
+    /// another than before, its wait begins anew.
+    pub(crate) fn retime(&mut self, now: Instant, key: Key, moved_on: bool) {
+        let Some(conn) = self.slots.get_mut(key) else {
+            return;
+        };
+        let quiet = conn.inbox.is_empty() && conn.outbox.is_empty();
+        let (right, wrong) = match quiet {
+            true => (&mut self.idle, &mut self.stalled),
+            false => (&mut self.stalled, &mut self.idle),
+        };
+        if conn.flight.is_some() || conn.doomed {
+            self.slots.unlink(right, key);
+            self.slots.unlink(wrong, key);
+            return;
+        }
+        self.slots.unlink(wrong, key);
+        if moved_on || !self.slots.is_queued(right, key) {
+            self.slots.unlink(right, key);
+            self.slots.enqueue(right, key);
+            if let Some(conn) = self.slots.get_mut(key) {
+                conn.since = now;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Dry {
+    In,
+    Out,
+}
+
+/// The earlier of two deadlines.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

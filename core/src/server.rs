@@ -1,0 +1,445 @@
+//! The server: many clients and one store.
+//!
+//! ```text
+//!            space/filled                                     pending/sent
+//!  client ──────────────► inbox ──► measure, answer ──► outbox ──────────► client
+//!                                        │  ▲
+//!                                        ▼  │
+//!                                        Store
+//! ```
+//!
+//! `advance` answers as many whole requests of one client as there are, as there is room for and as
+//! the budget allows, in their order, and puts all answers into one buffer for one send. Nobody's
+//! second helping comes before everybody else's first.
+
+use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
+use crate::id::{ID_MAX, Id};
+use crate::machine::{Machine, Peer, Wants};
+use crate::message::{Add, Status};
+use crate::pool::Pool;
+use crate::slots::{Key, Slot};
+use crate::table::{AddError, Table};
+use crate::time::Instant;
+use crate::wire::{self, Direction, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
+
+/// Requests of one client that are answered before the next one's turn.
+pub const BUDGET: u32 = 128;
+/// How many requests of a batch have their sessions fetched into the processor's cache at a time.
+const LOOKAHEAD: usize = 16;
+/// How many expired sessions one call of `advance` drops.
+const EXPIRE_BUDGET: usize = 64;
+/// Milliseconds between two rounds of dropping what has expired.
+const EXPIRE_EVERY: u64 = 1000;
+
+/// Where sessions are kept: the seam for a store other than [`crate::table::Table`].
+pub trait Store {
+    /// Stores a session for `ttl` milliseconds (0 to [`crate::message::TTL_MAX`]) from `now`.
+    ///
+    /// # Errors
+    /// The status that refuses it; then nothing has changed.
+    fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status>;
+
+    /// Copies as much of the session as fits to the front of `out`, and says how long it is; `None`
+    /// where there is none.
+    fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize>;
+
+    /// Whether there is a session of this id.
+    fn have(&mut self, now: Instant, id: Id<'_>) -> bool;
+
+    /// Forgets the session of this id; false where there is none.
+    fn remove(&mut self, now: Instant, id: Id<'_>) -> bool;
+
+    /// Drops up to `budget` sessions that have expired, and says how many it dropped.
+    fn expire(&mut self, now: Instant, budget: usize) -> usize;
+
+    /// How many sessions are stored, expired ones that were not dropped yet among them.
+    fn len(&self) -> usize;
+
+    /// Whether nothing is stored.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Says that these ids are about to be asked for, so that a store whose memory is far away can
+    /// send for all of them at once.
+    fn touch(&self, _ids: &[Id<'_>]) {}
+}
+
+impl Store for Table<'_> {
+    fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        Table::add(self, now, ttl, id, session).map_err(|error| match error {
+            AddError::Exists => Status::ADD_EXISTS,
+            AddError::Full => Status::NOT_OK,
+            AddError::TooLarge => Status::ADD_DATA,
+        })
+    }
+
+    fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
+        Table::get(self, now, id, out)
+    }
+
+    fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
+        self.has(now, id)
+    }
+
+    fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
+        Table::remove(self, now, id)
+    }
+
+    fn expire(&mut self, now: Instant, budget: usize) -> usize {
+        Table::expire(self, now, budget)
+    }
+
+    fn len(&self) -> usize {
+        Table::len(self) as usize
+    }
+
+    fn touch(&self, ids: &[Id<'_>]) {
+        core::hint::black_box(Table::touch(self, ids));
+    }
+}
+
+/// How many requests were answered, by operation, and how.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Operations {
+    /// All requests answered.
+    pub total: u64,
+    /// Requests to fetch a session.
+    pub gets: u64,
+    /// Those of `gets` that were answered with a session.
+    pub hits: u64,
+    /// Requests to store a session.
+    pub adds: u64,
+    /// Those of `adds` that were refused.
+    pub refused: u64,
+}
+
+/// A cache server without its sockets.
+#[derive(Debug)]
+pub struct Server<'m, S> {
+    conns: Conns<'m>,
+    store: S,
+    operations: Operations,
+    budget: u32,
+    /// When to look for expired sessions next; not at all while nothing is stored.
+    expire_at: Instant,
+}
+
+impl<'m, S: Store> Server<'m, S> {
+    /// A server for as many clients as there are `slots`. Two buffers a client are enough for every
+    /// case; with fewer (2 at least, of [`wire::MESSAGE_MAX`] bytes or more) clients may have to
+    /// wait for each other.
+    ///
+    /// # Errors
+    /// [`TooSmall`] says which memory will not do.
+    pub fn new(
+        slots: &'m mut [Slot<Conn>],
+        pool: Pool<'m>,
+        limits: Limits,
+        store: S,
+    ) -> Result<Self, TooSmall> {
+        Ok(Self {
+            conns: Conns::new(slots, pool, 2, limits)?,
+            store,
+            operations: Operations::default(),
+            budget: BUDGET,
+            expire_at: Instant::ORIGIN,
+        })
+    }
+
+    /// Changes how many requests of one client `advance` answers at most: 1 or more, [`BUDGET`] if
+    /// it is never called.
+    pub fn set_budget(&mut self, requests: u32) {
+        self.budget = requests.max(1);
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// What was answered so far.
+    pub const fn operations(&self) -> Operations {
+        self.operations
+    }
+
+    /// What happened to connections so far.
+    pub const fn counters(&self) -> Counters {
+        self.conns.counters
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.conns.len()
+    }
+
+    fn serve(&mut self, now: Instant, key: Key) {
+        let Some((conn, pool)) = self.conns.get(key) else {
+            return;
+        };
+        if !conn.outbox.is_empty() || conn.inbox.is_empty() {
+            return;
+        }
+        if !conn.outbox.reserve(pool) {
+            self.conns.wait_for_room(key);
+            return;
+        }
+        let Some((input, output)) = pool.between(&conn.inbox, &conn.outbox) else {
+            return;
+        };
+        let mut batch = Batch {
+            now,
+            store: &mut self.store,
+            operations: &mut self.operations,
+            used: 0,
+            written: 0,
+        };
+        let end = batch.run(input, output, self.budget);
+        let (used, written) = (batch.used, batch.written);
+        conn.outbox.filled(pool, written);
+        conn.inbox.consume(pool, used);
+        match end {
+            End::Malformed => self.conns.malformed(key),
+            End::Budget => self.conns.rework(key),
+            End::NeedsMore | End::NoRoom => (),
+        }
+        self.conns.retime(now, key, used > 0);
+    }
+
+    /// Drops some of what has expired, where it is time to.
+    fn expire(&mut self, now: Instant) {
+        if now >= self.expire_at {
+            let all = self.store.expire(now, EXPIRE_BUDGET) < EXPIRE_BUDGET;
+            self.expire_at = now.after(if all { EXPIRE_EVERY } else { 1 });
+        }
+    }
+}
+
+impl<S: Store> Machine for Server<'_, S> {
+    fn open(&mut self, now: Instant) -> Option<Key> {
+        self.conns.open(now)
+    }
+
+    fn space(&mut self, peer: Peer) -> &mut [u8] {
+        match peer {
+            Peer::Client(key) => self.conns.space(key),
+            Peer::Server => Default::default(),
+        }
+    }
+
+    fn filled(&mut self, now: Instant, peer: Peer, len: usize) {
+        if let Peer::Client(key) = peer {
+            self.conns.filled(now, key, len);
+        }
+    }
+
+    fn ended(&mut self, _now: Instant, peer: Peer) {
+        if let Peer::Client(key) = peer {
+            self.conns.ended(key);
+        }
+    }
+
+    fn advance(&mut self, now: Instant) -> Option<Peer> {
+        if let Some(key) = self.conns.overdue(now, false) {
+            return Some(Peer::Client(key));
+        }
+        self.expire(now);
+        let key = match self.conns.first() {
+            Some(key) => {
+                self.conns.take(key);
+                self.serve(now, key);
+                key
+            }
+            None => self.conns.refreshed()?,
+        };
+        Some(Peer::Client(key))
+    }
+
+    fn pending(&self, peer: Peer) -> &[u8] {
+        match peer {
+            Peer::Client(key) => self.conns.pending(key),
+            Peer::Server => &[],
+        }
+    }
+
+    fn sent(&mut self, now: Instant, peer: Peer, len: usize) {
+        if let Peer::Client(key) = peer {
+            self.conns.sent(now, key, len);
+        }
+    }
+
+    fn wants(&self, peer: Peer) -> Wants {
+        match peer {
+            Peer::Client(key) => self.conns.wants(key),
+            Peer::Server => Wants::CLOSE,
+        }
+    }
+
+    fn closed(&mut self, _now: Instant, peer: Peer) {
+        if let Peer::Client(key) = peer {
+            self.conns.closed(key);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.conns.first().is_some() {
+            return Some(Instant::ORIGIN);
+        }
+        let expire = (!self.store.is_empty()).then_some(self.expire_at);
+        earlier(self.conns.deadline(), expire)
+    }
+}
+
+/// The requests of one client that are answered in one go.
+struct Batch<'a, S> {
+    now: Instant,
+    store: &'a mut S,
+    operations: &'a mut Operations,
+    /// Bytes of requests answered.
+    used: usize,
+    /// Bytes of answers.
+    written: usize,
+}
+
+/// Why a batch ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// More requests may be there, but it is somebody else's turn.
+    Budget,
+    /// The bytes behind the last request can't become one.
+    Malformed,
+    /// What is left is the beginning of a request, or nothing.
+    NeedsMore,
+    /// The next answer has no room before some of the others are sent.
+    NoRoom,
+}
+
+impl<S: Store> Batch<'_, S> {
+    fn run(&mut self, input: &mut [u8], output: &mut [u8], budget: u32) -> End {
+        let mut touched = 0_usize;
+        for _ in 0..budget {
+            let rest = input.get_mut(self.used..).unwrap_or_default();
+            let message = match Message::measure(rest, Direction::Request) {
+                Ok(Some(message)) => message,
+                Ok(None) => return End::NeedsMore,
+                Err(_) => return End::Malformed,
+            };
+            if rest.len() > message.wire_len {
+                if touched == 0 {
+                    self.touch(rest);
+                    touched = LOOKAHEAD;
+                }
+                touched = touched.saturating_sub(1);
+            }
+            let wire = rest.get_mut(..message.wire_len).unwrap_or_default();
+            let room = output.get_mut(self.written..).unwrap_or_default();
+            match answer(self.now, self.store, &message, wire, room) {
+                Ok(Some(answered)) => {
+                    self.used = self.used.saturating_add(message.wire_len);
+                    self.written = self.written.saturating_add(answered.len);
+                    self.operations.count(message.header.op, answered.done);
+                }
+                Ok(None) => return End::NoRoom,
+                Err(_) => return End::Malformed,
+            }
+        }
+        End::Budget
+    }
+
+    /// Sends for the sessions that the next requests ask for.
+    fn touch(&self, requests: &[u8]) {
+        let mut rest = requests;
+        let mut ids = heapless::Vec::<Id<'_>, LOOKAHEAD>::new();
+        for _ in 0..LOOKAHEAD {
+            let Ok(Some(message)) = Message::measure(rest, Direction::Request) else {
+                break;
+            };
+            let Some((wire, behind)) = rest.split_at_checked(message.wire_len) else {
+                break;
+            };
+            let id = wire.get(HEADER_LEN..).and_then(Id::new);
+            if let (Some(id), Op::Get | Op::Have | Op::Remove) = (id, message.header.op) {
+                // As many as the loop has rounds.
+                let _ = ids.push(id);
+            }
+            rest = behind;
+        }
+        self.store.touch(&ids);
+    }
+}
+
+impl Operations {
+    fn count(&mut self, op: Op, done: bool) {
+        let add = |counter: &mut u64, one: bool| *counter = counter.saturating_add(one.into());
+        add(&mut self.total, true);
+        match op {
+            Op::Add => {
+                add(&mut self.adds, true);
+                add(&mut self.refused, !done);
+            }
+            Op::Get => {
+                add(&mut self.gets, true);
+                add(&mut self.hits, done);
+            }
+            Op::Remove | Op::Have => (),
+        }
+    }
+}
+
+/// One request's answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Answered {
+    /// Bytes of the answer on the wire.
+    pub len: usize,
+    /// Whether what was asked for was there, or was done.
+    pub done: bool,
+}
+
+/// Answers one whole request to the front of `out`; `None`, with nothing changed, where `out` has no
+/// room for the answer. [`wire::MESSAGE_MAX`] bytes are always enough.
+///
+/// `wire` is the request as it was measured; its bytes are of no use afterwards.
+///
+/// # Errors
+/// [`Malformed`] where the payload is none for this operation.
+pub fn answer(
+    now: Instant,
+    store: &mut impl Store,
+    message: &Message,
+    wire: &mut [u8],
+    out: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    let op = message.header.op;
+    let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
+        return Ok(None);
+    };
+    // Such a long id is not there, whatever it says.
+    let id = match message.payload_len {
+        ..=ID_MAX if op != Op::Add => Id::new(message.payload(wire)),
+        _ => None,
+    };
+    let status = match (op, id) {
+        (Op::Add, _) => match Add::parse(message.payload(wire))? {
+            Ok(add) => store.add(now, add.ttl, add.id, add.session).err(),
+            Err(status) => Some(status),
+        }
+        .unwrap_or(Status::OK),
+        (Op::Get, Some(id)) => match store.get(now, id, room) {
+            Some(len @ 0..=PAYLOAD_MAX) => return Ok(reply(message, out, len, true)),
+            _ => Status::NOT_OK,
+        },
+        (Op::Remove, Some(id)) if store.remove(now, id) => Status::OK,
+        (Op::Have, Some(id)) if store.have(now, id) => Status::OK,
+        (Op::Get | Op::Remove | Op::Have, _) => Status::NOT_OK,
+    };
+    if let Some(first) = room.first_mut() {
+        *first = status.0;
+    }
+    Ok(reply(message, out, 1, status == Status::OK))
+}
+
+fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> Option<Answered> {
+    let (uid, op) = (message.header.uid, message.header.op);
+    let len = wire::frame(out, Direction::Response, uid, op, payload_len)?;
+    Some(Answered { len, done })
+}
