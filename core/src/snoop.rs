@@ -1,0 +1,293 @@
+//! Passive reading of what goes by, one direction at a time.
+//!
+//! A [`Reader`] is shown each piece of one direction's bytes and tells the messages in it; it holds
+//! none of them: of a message it keeps the first frame's header, a few numbers and the beginning of
+//! the payload, where everything lies that is worth a line. [`Pairs`] finds the request that a
+//! response answers.
+
+use heapless::Deque;
+
+use crate::id::{ID_MAX, Id};
+use crate::message::ADD_FIXED_LEN;
+use crate::wire::{Direction, FRAMES_MAX, HEADER_LEN, Header, Malformed};
+
+/// How much of a message's payload is kept: an ADD's fixed fields and the longest id.
+pub const PEEK_MAX: usize = ADD_FIXED_LEN + ID_MAX;
+/// How many requests a connection may have open before the oldest is forgotten.
+pub const PAIRS_MAX: usize = 64;
+
+/// A message that went by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Seen {
+    /// The header of its first frame.
+    pub header: Header,
+    /// How many frames it had: 1 to 16.
+    pub frames: u8,
+    /// Bytes of payload, all frames together.
+    pub payload_len: usize,
+    peek: heapless::Vec<u8, PEEK_MAX>,
+}
+
+impl Seen {
+    /// The beginning of the payload: up to [`PEEK_MAX`] bytes.
+    pub fn peek(&self) -> &[u8] {
+        &self.peek
+    }
+}
+
+/// What the next bytes are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event<'a> {
+    /// Payload of the message that is going by.
+    Payload(&'a [u8]),
+    /// The message is over.
+    Message(Seen),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum State {
+    /// Between two frames, or in the middle of a header.
+    Header(heapless::Vec<u8, HEADER_LEN>),
+    /// So many bytes of the frame's data are still to come.
+    Data(usize),
+    /// What comes is not the protocol.
+    Lost(Malformed),
+}
+
+/// Reads one direction of one connection.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    direction: Direction,
+    state: State,
+    /// The message that is going by; `None` between two.
+    message: Option<Seen>,
+    /// Whether the frame that is going by is the last of its message.
+    last: bool,
+}
+
+impl Reader {
+    /// A reader of bytes that go in this direction.
+    pub const fn new(direction: Direction) -> Self {
+        Self { direction, state: State::Header(heapless::Vec::new()), message: None, last: false }
+    }
+
+    /// Reads from the front of `bytes` until something is to be told, drops what it has read from
+    /// them, and tells it; `None` where all of them are read.
+    ///
+    /// # Errors
+    /// [`Malformed`] once what goes by is not the protocol, and for ever after, with all bytes read.
+    pub fn read<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Malformed> {
+        loop {
+            match &mut self.state {
+                State::Lost(malformed) => {
+                    *bytes = &[];
+                    return Err(*malformed);
+                }
+                State::Data(0) => {
+                    self.state = State::Header(heapless::Vec::new());
+                    if let Some(message) = self.message.take_if(|_| self.last) {
+                        return Ok(Some(Event::Message(message)));
+                    }
+                }
+                State::Data(left) => {
+                    let (now, behind) = bytes.split_at_checked(*left).unwrap_or((bytes, &[]));
+                    if now.is_empty() {
+                        return Ok(None);
+                    }
+                    *bytes = behind;
+                    *left = left.saturating_sub(now.len());
+                    if let Some(message) = &mut self.message {
+                        message.payload_len = message.payload_len.saturating_add(now.len());
+                        message.peek.extend(now.iter().copied().take(room(&message.peek)));
+                    }
+                    return Ok(Some(Event::Payload(now)));
+                }
+                State::Header(header) => {
+                    let Some((byte, behind)) = bytes.split_first() else {
+                        return Ok(None);
+                    };
+                    *bytes = behind;
+                    // A whole header is taken out at once, so there is always room for a byte.
+                    let _ = header.push(*byte);
+                    match judge(header, self.direction, self.message.as_ref()) {
+                        Ok(None) => (),
+                        Ok(Some(header)) => self.begin(header),
+                        Err(malformed) => self.state = State::Lost(malformed),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether what went by last is not the protocol.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self.state, State::Lost(_))
+    }
+
+    fn begin(&mut self, header: Header) {
+        self.state = State::Data(header.len.into());
+        self.last = header.complete;
+        let message = self.message.get_or_insert(Seen {
+            header,
+            frames: 0,
+            payload_len: 0,
+            peek: heapless::Vec::new(),
+        });
+        message.frames = message.frames.saturating_add(1);
+    }
+}
+
+/// Judges what is there of the next frame's header, `message` being what came before it.
+fn judge(
+    bytes: &[u8],
+    direction: Direction,
+    message: Option<&Seen>,
+) -> Result<Option<Header>, Malformed> {
+    let Some(message) = message else {
+        return Header::parse(bytes, direction);
+    };
+    let header = message.header.parse_next(bytes)?;
+    let sixteenth = usize::from(message.frames).saturating_add(1) >= FRAMES_MAX;
+    match header {
+        Some(header) if sixteenth && !header.complete => Err(Malformed::Frames),
+        header => Ok(header),
+    }
+}
+
+fn room(peek: &heapless::Vec<u8, PEEK_MAX>) -> usize {
+    PEEK_MAX.saturating_sub(peek.len())
+}
+
+/// What is remembered of a request until it is answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Asked<T> {
+    /// The request's header.
+    pub header: Header,
+    /// What the caller had remembered with it: the time, say, at the resolution of its clock.
+    pub mark: T,
+    id: heapless::Vec<u8, ID_MAX>,
+}
+
+impl<T> Asked<T> {
+    /// The id that was asked for, as far as it is lawful; else empty.
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+}
+
+/// The requests of one connection that are not answered yet, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Pairs<T>(Deque<Asked<T>, PAIRS_MAX>);
+
+impl<T> Pairs<T> {
+    /// No requests.
+    pub const fn new() -> Self {
+        Self(Deque::new())
+    }
+
+    /// Remembers a request; where there are [`PAIRS_MAX`] already, the oldest is forgotten.
+    pub fn asked(&mut self, mark: T, request: &Seen, id: Option<Id<'_>>) {
+        if self.0.is_full() {
+            self.0.pop_front();
+        }
+        let id = id.map_or(&[][..], Id::bytes);
+        let asked = Asked {
+            header: request.header,
+            mark,
+            id: heapless::Vec::from_slice(id).unwrap_or_default(),
+        };
+        // There is room: see above.
+        let _ = self.0.push_back(asked);
+    }
+
+    /// The request that a response answers, which is forgotten with all that were asked before it;
+    /// `None`, and nothing forgotten, where there is none of its uid and operation.
+    pub fn answered(&mut self, response: &Header) -> Option<Asked<T>> {
+        let key = |header: &Header| (header.uid, header.op);
+        let before = self.0.iter();
+        let before = before.take_while(|asked| key(&asked.header) != key(response)).count();
+        if before == self.0.len() {
+            return None;
+        }
+        for _ in 0..before {
+            self.0.pop_front();
+        }
+        self.0.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{self, Op};
+    use std::vec::Vec;
+
+    fn message(uid: u32, op: Op, payload: &[u8]) -> Vec<u8> {
+        let mut out = std::vec![0; wire::wire_len(payload.len())];
+        out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        wire::frame(&mut out, Direction::Request, uid, op, payload.len()).unwrap();
+        out
+    }
+
+    /// What a reader tells of `bytes` shown in pieces of `piece`.
+    fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, Vec<u8>, Option<Malformed>) {
+        let mut reader = Reader::new(Direction::Request);
+        let (mut seen, mut payload) = (Vec::new(), Vec::new());
+        for mut piece in bytes.chunks(piece) {
+            loop {
+                match reader.read(&mut piece) {
+                    Ok(None) => break,
+                    Ok(Some(Event::Message(message))) => seen.push(message),
+                    Ok(Some(Event::Payload(bytes))) => payload.extend_from_slice(bytes),
+                    Err(malformed) => return (seen, payload, Some(malformed)),
+                }
+            }
+        }
+        (seen, payload, None)
+    }
+
+    #[test]
+    fn each_message_is_told_once_however_its_bytes_arrive() {
+        let long: Vec<u8> = (0..5000_u32).map(|n| (n % 251) as u8).collect();
+        let bytes =
+            [message(1, Op::Get, b"id"), message(2, Op::Add, &long), message(3, Op::Have, b"")]
+                .concat();
+        for piece in [1, 2, 13, 14, 15, 2062, 2063, 10_000] {
+            let (seen, payload, malformed) = read(&bytes, piece);
+            let told: Vec<_> = seen
+                .iter()
+                .map(|seen| (seen.header.uid, seen.frames, seen.payload_len, seen.peek().len()))
+                .collect();
+            assert_eq!(told, [(1, 1, 2, 2), (2, 3, 5000, PEEK_MAX), (3, 1, 0, 0)]);
+            assert_eq!(payload, [b"id", &long[..]].concat());
+            assert_eq!(malformed, None);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_not_the_protocol_is_told_and_read_no_further() {
+        let bytes = [&message(1, Op::Get, b"id")[..], b"GET / HTTP/1.1\r\n"].concat();
+        for piece in [1, 7, 100] {
+            let (seen, _, malformed) = read(&bytes, piece);
+            assert_eq!((seen.len(), malformed), (1, Some(Malformed::Version)));
+        }
+        let mut frames = message(1, Op::Get, &[0; 32_768]);
+        frames[15 * 2062 + 11] = 0;
+        assert_eq!(read(&frames, 1).2, Some(Malformed::Frames));
+    }
+
+    #[test]
+    fn a_response_finds_its_request_and_forgets_the_ones_before_it() {
+        let mut pairs = Pairs::new();
+        let (seen, ..) = read(&[1, 2, 3].map(|uid| message(uid, Op::Get, b"id")).concat(), 9);
+        for (at, seen) in (0..).zip(&seen) {
+            pairs.asked(at, seen, Id::new(seen.peek()));
+        }
+        let foreign = Header { uid: 9, ..seen[0].header };
+        assert_eq!(pairs.answered(&foreign), None);
+        let second = pairs.answered(&seen[1].header).unwrap();
+        assert_eq!((second.mark, second.id()), (1, &b"id"[..]));
+        assert_eq!(pairs.answered(&seen[0].header), None);
+        assert!(pairs.answered(&seen[2].header).is_some());
+    }
+}
