@@ -1,0 +1,100 @@
+//! Users and groups by name or number.
+
+use std::fmt;
+use std::io;
+
+use crate::sys;
+
+/// A user as the system's database has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    /// The primary group.
+    pub(crate) gid: u32,
+}
+
+/// The user called `name`, or else numbered so. A number without an entry is unknown: it has no group.
+pub(crate) fn user(name: &str) -> Result<User, LookupError> {
+    let found = sys::user_by_name(name).and_then(|found| match (found, number(name)) {
+        (None, Some(uid)) => sys::user_by_id(uid),
+        _ => Ok(found),
+    });
+    let (uid, gid) = known("user", name, found)?;
+    Ok(User { uid, gid })
+}
+
+/// The id of the user called `name`, or any number, which needs no entry to own a file.
+pub(crate) fn owner(name: &str) -> Result<u32, LookupError> {
+    match number(name) {
+        Some(uid) => Ok(uid),
+        None => user(name).map(|user| user.uid),
+    }
+}
+
+/// The id of the group called `name`, or any number.
+pub(crate) fn group(name: &str) -> Result<u32, LookupError> {
+    match number(name) {
+        Some(gid) => Ok(gid),
+        None => known("group", name, sys::group_by_name(name)),
+    }
+}
+
+/// The last number is nobody's: to chown it means "leave as it is".
+fn number(name: &str) -> Option<u32> {
+    name.parse().ok().filter(|&id| id != u32::MAX)
+}
+
+fn known<T>(
+    kind: &'static str,
+    name: &str,
+    found: io::Result<Option<T>>,
+) -> Result<T, LookupError> {
+    let error = match found {
+        Ok(Some(found)) => return Ok(found),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    Err(LookupError { kind, name: name.to_owned(), error })
+}
+
+/// No such user or group, or the database cannot be asked.
+#[derive(Debug)]
+pub struct LookupError {
+    kind: &'static str,
+    name: String,
+    error: Option<io::Error>,
+}
+
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, error } = self;
+        match error {
+            None => write!(f, "there is no {kind} '{name}'"),
+            Some(error) => write!(f, "cannot look up {kind} '{name}': {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_and_by_number() {
+        let root = user("root").unwrap();
+        assert_eq!(root, User { uid: 0, gid: user("0").unwrap().gid });
+        assert_eq!(owner("root").unwrap(), 0);
+        assert_eq!(owner("12345").unwrap(), 12345);
+        assert_eq!(group("12345").unwrap(), 12345);
+    }
+
+    #[test]
+    fn the_unknown_is_named() {
+        for name in ["no-such-user-here", "4294967290", "a\0b", ""] {
+            let error = user(name).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(owner("4294967295").is_err() && group("4294967295").is_err());
+        assert!(group("no-such-group-here").unwrap_err().to_string().contains("group 'no-such"));
+    }
+}

@@ -1,0 +1,509 @@
+//! Addresses as people write them, and the concrete places they lead to.
+//!
+//! | written                                   | means                                            |
+//! |-------------------------------------------|--------------------------------------------------|
+//! | `UNIX:/path`, `UNIX:@name`                | a UNIX socket; `@`: Linux's abstract namespace    |
+//! | `IP:port`, `IP::port`, `IPv4:port`        | listen on every IPv4 interface                   |
+//! | `IPv6:port`                               | listen on every IPv6 interface                   |
+//! | `IP:host:port`, `IP:[::1]:port`           | a host of either family                          |
+//! | `IPv4:host:port`, `IPv6:host:port`        | a host of that family only                       |
+//! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 stands for none        |
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::str::FromStr;
+
+use arrayvec::ArrayVec;
+
+/// The most bytes in the name of a UNIX socket: `sun_path` less one for a final NUL or the leading one.
+pub const UNIX_NAME_MAX: usize = 107;
+
+/// The most places that one address leads to; a name server's further ones are left out.
+pub const TARGETS_MAX: usize = 8;
+
+/// The places that an address leads to, in the order in which to try them. Owns no heap memory.
+pub type Targets = ArrayVec<Target, TARGETS_MAX>;
+
+/// An address as written on a command line; see the table above.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// A UNIX socket.
+    Unix(UnixName),
+    /// A TCP port, of a host or of every interface.
+    Ip {
+        /// Which addresses of the host count.
+        family: Family,
+        /// A name or a numeric address, without brackets; `None` for every interface.
+        host: Option<String>,
+        /// 0 lets the system choose, for listening only.
+        port: u16,
+    },
+    /// Descriptors that the process was started with; the two are often the same.
+    Fd {
+        /// Where to read; `None` for a stream that only writes.
+        read: Option<RawFd>,
+        /// Where to write; `None` for a stream that only reads.
+        write: Option<RawFd>,
+    },
+}
+
+/// A version of the internet protocol, or either.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// Whatever the host has, in the resolver's order. Every interface means IPv4, as it always did.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// One concrete place to connect to or listen on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A UNIX socket.
+    Unix(UnixName),
+    /// A TCP port of one host.
+    Ip(SocketAddr),
+    /// Inherited descriptors, as in [`Address::Fd`].
+    Fd {
+        /// Where to read.
+        read: Option<RawFd>,
+        /// Where to write.
+        write: Option<RawFd>,
+    },
+}
+
+impl Address {
+    /// Whether it leads somewhere without asking a name server.
+    pub fn is_numeric(&self) -> bool {
+        match self {
+            Self::Ip { host: Some(host), .. } => host.parse::<IpAddr>().is_ok(),
+            _ => true,
+        }
+    }
+
+    /// Whether one can connect to it: a port of every interface, or port 0, is only to listen on.
+    pub fn connectable(&self) -> Result<(), AddressError> {
+        match self {
+            Self::Ip { host: None, .. } => {
+                Err(AddressError::new(&self.to_string(), "it names no host to connect to"))
+            }
+            Self::Ip { port: 0, .. } => {
+                Err(AddressError::new(&self.to_string(), "port 0 is only to listen on"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same address independent of the working directory, which a daemon leaves.
+    pub fn absolute(self) -> Result<Self, AddressError> {
+        let Self::Unix(name) = &self else { return Ok(self) };
+        let Some(path) = name.path() else { return Ok(self) };
+        let absolute = std::path::absolute(path)
+            .map_err(|_| AddressError::new(&self.to_string(), "the working directory is gone"))?;
+        UnixName::new(absolute.as_os_str().as_bytes(), false)
+            .map(Self::Unix)
+            .map_err(|why| AddressError::new(&format!("UNIX:{}", absolute.display()), why))
+    }
+
+    /// Finds the places it leads to: 1 to [`TARGETS_MAX`], those of a name in the resolver's order.
+    ///
+    /// Waits for a name server where [`is_numeric`](Self::is_numeric) says that one is needed: not
+    /// for use in a loop, which has [`Resolver`](crate::resolver::Resolver).
+    pub fn resolve(&self) -> Result<Targets, ResolveError> {
+        let mut targets = Targets::new();
+        match self {
+            Self::Unix(name) => targets.push(Target::Unix(*name)),
+            Self::Fd { read, write } => targets.push(Target::Fd { read: *read, write: *write }),
+            Self::Ip { family, host: None, port } => {
+                let ip: IpAddr = match family {
+                    Family::Any | Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                    Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                targets.push(Target::Ip(SocketAddr::new(ip, *port)));
+            }
+            Self::Ip { family, host: Some(host), port } => {
+                let found = (host.as_str(), *port)
+                    .to_socket_addrs()
+                    .map_err(|error| ResolveError { host: host.clone(), why: error.to_string() })?;
+                let fitting = found.filter(|address| family.has(address.ip())).map(Target::Ip);
+                targets.extend(fitting.take(TARGETS_MAX));
+            }
+        }
+        if targets.is_empty() {
+            let (host, family) = match self {
+                Self::Ip { family, host: Some(host), .. } => (host.clone(), *family),
+                _ => (String::new(), Family::Any),
+            };
+            return Err(ResolveError { host, why: format!("it has no {family} address") });
+        }
+        Ok(targets)
+    }
+}
+
+impl Family {
+    fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let parse = || {
+            let (kind, rest) =
+                text.split_once(':').ok_or("it does not start with UNIX:, IP: or FD:")?;
+            match kind {
+                "UNIX" => parse_unix(rest),
+                "IP" => parse_ip(Family::Any, rest),
+                "IPv4" => parse_ip(Family::V4, rest),
+                "IPv6" => parse_ip(Family::V6, rest),
+                "FD" => parse_fd(rest),
+                _ => Err("it does not start with UNIX:, IP: or FD:"),
+            }
+        };
+        parse().map_err(|why| AddressError::new(text, why))
+    }
+}
+
+fn parse_unix(rest: &str) -> Result<Address, &'static str> {
+    let (name, is_abstract) = match rest.strip_prefix('@') {
+        Some(name) if cfg!(target_os = "linux") => (name, true),
+        Some(_) => return Err("names with @ exist on Linux only"),
+        None => (rest, false),
+    };
+    UnixName::new(name.as_bytes(), is_abstract).map(Address::Unix)
+}
+
+fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
+    let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
+        let (host, port) = bracketed.split_once("]:").ok_or("no ]:port follows the [")?;
+        let (ip, zone) = host.split_once('%').unwrap_or((host, "1"));
+        if ip.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
+            return Err("what stands in [] is not an IPv6 address");
+        }
+        (host, port)
+    } else {
+        rest.rsplit_once(':').unwrap_or(("", rest))
+    };
+    if host.contains(':') && !rest.starts_with('[') {
+        return Err("an IPv6 host belongs in [], and ports are numbers");
+    }
+    if host.contains(|c: char| c.is_whitespace() || c == '/' || c == '\0') {
+        return Err("its host has characters that no host has");
+    }
+    if host.parse::<IpAddr>().is_ok_and(|ip| !family.has(ip)) {
+        return Err("its host is of the other IP version");
+    }
+    if !rest.contains(':') && port.parse::<IpAddr>().is_ok() {
+        return Err("it has a host but no port");
+    }
+    let host = (!host.is_empty()).then(|| host.to_owned());
+    Ok(Address::Ip { family, host, port: parse_port(port)? })
+}
+
+fn parse_port(text: &str) -> Result<u16, &'static str> {
+    if text.is_empty() {
+        return Err("its port is missing");
+    }
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("its port is not a number");
+    }
+    text.parse().map_err(|_| "its port is above 65535")
+}
+
+fn parse_fd(rest: &str) -> Result<Address, &'static str> {
+    let number = |text: &str| match text {
+        "-1" => Ok(None),
+        _ if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) => {
+            Err("a descriptor is a number, or -1 for none")
+        }
+        _ => text.parse::<RawFd>().map(Some).map_err(|_| "no descriptor has a number that large"),
+    };
+    let (read, write) = match rest.split_once(':') {
+        Some((read, write)) => (number(read)?, number(write)?),
+        None => (number(rest)?, number(rest)?),
+    };
+    if read.is_none() && write.is_none() {
+        return Err("it names no descriptor at all");
+    }
+    Ok(Address::Fd { read, write })
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(name) => write!(f, "UNIX:{name}"),
+            Self::Ip { family, host, port } => {
+                write!(f, "{family}:")?;
+                match host {
+                    Some(host) if host.contains(':') => write!(f, "[{host}]:{port}"),
+                    Some(host) => write!(f, "{host}:{port}"),
+                    None => write!(f, "{port}"),
+                }
+            }
+            Self::Fd { read, write } => write_fds(f, *read, *write),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(name) => write!(f, "UNIX:{name}"),
+            Self::Ip(address) => write!(f, "IP:{address}"),
+            Self::Fd { read, write } => write_fds(f, *read, *write),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "IP",
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+fn write_fds(f: &mut fmt::Formatter<'_>, read: Option<RawFd>, write: Option<RawFd>) -> fmt::Result {
+    if read == write {
+        return write!(f, "FD:{}", read.unwrap_or(-1));
+    }
+    write!(f, "FD:{}:{}", read.unwrap_or(-1), write.unwrap_or(-1))
+}
+
+/// The name of a UNIX socket: a path, or a name in Linux's abstract namespace. 1 to
+/// [`UNIX_NAME_MAX`] bytes, none of them NUL.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct UnixName {
+    bytes: [u8; UNIX_NAME_MAX],
+    len: u8,
+    is_abstract: bool,
+}
+
+impl UnixName {
+    fn new(name: &[u8], is_abstract: bool) -> Result<Self, &'static str> {
+        if name.is_empty() {
+            return Err("its name is empty");
+        }
+        if name.contains(&0) {
+            return Err("its name contains a NUL");
+        }
+        let mut bytes = [0; UNIX_NAME_MAX];
+        let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
+        match bytes.get_mut(..name.len()) {
+            Some(room) => room.copy_from_slice(name),
+            None => return Err("its name is longer than the 107 bytes that sockets allow"),
+        }
+        Ok(Self { bytes, len, is_abstract })
+    }
+
+    /// The path; `None` for an abstract name.
+    pub fn path(&self) -> Option<&Path> {
+        (!self.is_abstract).then(|| Path::new(OsStr::from_bytes(self.bytes())))
+    }
+
+    /// The abstract name without its `@`; `None` for a path.
+    pub fn abstract_name(&self) -> Option<&[u8]> {
+        self.is_abstract.then(|| self.bytes())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_abstract {
+            f.write_str("@")?;
+        }
+        write!(f, "{}", OsStr::from_bytes(self.bytes()).display())
+    }
+}
+
+impl fmt::Debug for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What is written is no address, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AddressError {
+    text: String,
+    why: &'static str,
+}
+
+impl AddressError {
+    fn new(text: &str, why: &'static str) -> Self {
+        Self { text: text.to_owned(), why }
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad address '{}': {}", self.text, self.why)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+/// A host could not be found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ResolveError {
+    host: String,
+    why: String,
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot find host '{}': {}", self.host, self.why)
+    }
+}
+
+impl std::error::Error for ResolveError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Address, AddressError> {
+        text.parse()
+    }
+
+    #[test]
+    fn every_form_is_read_and_written_back() {
+        for (text, back) in [
+            ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
+            ("UNIX:relative", "UNIX:relative"),
+            ("UNIX:@abstract", "UNIX:@abstract"),
+            ("IP:9001", "IP:9001"),
+            ("IP::9001", "IP:9001"),
+            ("IP:0", "IP:0"),
+            ("IP:localhost:9001", "IP:localhost:9001"),
+            ("IPv4:127.0.0.1:9001", "IPv4:127.0.0.1:9001"),
+            ("IPv4:9001", "IPv4:9001"),
+            ("IP:[::1]:9001", "IP:[::1]:9001"),
+            ("IPv6:9001", "IPv6:9001"),
+            ("IPv6:[::1]:9001", "IPv6:[::1]:9001"),
+            ("IPv6:[fe80::1%eth0]:9001", "IPv6:[fe80::1%eth0]:9001"),
+            ("IPv6:localhost:9001", "IPv6:localhost:9001"),
+            ("FD:3", "FD:3"),
+            ("FD:3:3", "FD:3"),
+            ("FD:3:4", "FD:3:4"),
+            ("FD:-1:4", "FD:-1:4"),
+            ("FD:3:-1", "FD:3:-1"),
+        ] {
+            let address = parse(text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(address.to_string(), back, "{text}");
+            assert_eq!(parse(back), Ok(address), "{back}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_by_name_and_reason() {
+        let long = format!("UNIX:/{}", "x".repeat(107));
+        for (text, why) in [
+            ("", "does not start"),
+            ("9001", "does not start"),
+            ("TCP:localhost:1", "does not start"),
+            ("unix:/tmp/x", "does not start"),
+            ("UNIX:", "empty"),
+            ("UNIX:@", "empty"),
+            ("UNIX:/a\0b", "NUL"),
+            (long.as_str(), "107 bytes"),
+            ("IP:", "port is missing"),
+            ("IP:host:", "port is missing"),
+            ("IP:host:http", "not a number"),
+            ("IP:host:+1", "not a number"),
+            ("IP:65536", "above 65535"),
+            ("IP:127.0.0.1", "no port"),
+            ("IP:::1:9001", "belongs in []"),
+            ("IP:[::1]9001", "]:port"),
+            ("IP:[::1]", "]:port"),
+            ("IP:[]:9001", "not an IPv6"),
+            ("IP:[::1%]:9001", "not an IPv6"),
+            ("IP:[localhost]:9001", "not an IPv6"),
+            ("IP:a b:9001", "no host has"),
+            ("IPv4:[::1]:9001", "other IP version"),
+            ("IPv6:127.0.0.1:9001", "other IP version"),
+            ("FD:", "descriptor"),
+            ("FD:x", "descriptor"),
+            ("FD:-2", "descriptor"),
+            ("FD:1:2:3", "descriptor"),
+            ("FD:-1", "no descriptor"),
+            ("FD:-1:-1", "no descriptor"),
+            ("FD:99999999999", "that large"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(why) && error.contains(text), "{text:?} gave: {error}");
+        }
+    }
+
+    #[test]
+    fn a_unix_path_of_107_bytes_is_the_longest() {
+        assert!(parse(&format!("UNIX:/{}", "x".repeat(106))).is_ok());
+        assert!(parse(&format!("UNIX:@{}", "x".repeat(107))).is_ok());
+    }
+
+    #[test]
+    fn numeric_addresses_lead_to_one_place_without_a_resolver() {
+        for (text, target) in [
+            ("IP:9001", "IP:0.0.0.0:9001"),
+            ("IPv6:9001", "IP:[::]:9001"),
+            ("IP:127.0.0.1:9001", "IP:127.0.0.1:9001"),
+            ("IPv6:[::1]:9001", "IP:[::1]:9001"),
+            ("UNIX:/tmp/x", "UNIX:/tmp/x"),
+            ("FD:3:-1", "FD:3:-1"),
+        ] {
+            let address = parse(text).unwrap();
+            assert!(address.is_numeric(), "{text}");
+            let targets = address.resolve().unwrap();
+            assert_eq!(targets.len(), 1, "{text}");
+            assert_eq!(targets[0].to_string(), target);
+        }
+        assert!(!parse("IP:localhost:1").unwrap().is_numeric());
+        assert!(!parse("IP:[fe80::1%lo]:1").unwrap().is_numeric());
+    }
+
+    #[test]
+    fn a_name_leads_only_to_addresses_of_the_family_asked_for() {
+        for target in parse("IPv4:localhost:9001").unwrap().resolve().unwrap() {
+            assert!(matches!(target, Target::Ip(SocketAddr::V4(_))), "{target}");
+        }
+        assert!(!parse("IP:localhost:9001").unwrap().resolve().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_connects_only_to_a_host_and_a_port() {
+        for (text, lawful) in [
+            ("IP:9001", false),
+            ("IP:h:0", false),
+            ("IP:h:1", true),
+            ("UNIX:/x", true),
+            ("FD:3", true),
+        ] {
+            assert_eq!(parse(text).unwrap().connectable().is_ok(), lawful, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_relative_path_is_anchored_where_the_program_started() {
+        let address = parse("UNIX:here").unwrap().absolute().unwrap();
+        let Address::Unix(name) = address else { panic!("still a UNIX address") };
+        assert_eq!(name.path().unwrap(), std::env::current_dir().unwrap().join("here"));
+    }
+}

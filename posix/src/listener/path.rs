@@ -1,0 +1,254 @@
+//! How a UNIX socket comes to its path.
+//!
+//! It is bound inside a fresh directory beside the path which only this user can enter, gets its
+//! owner, group and mode there, starts to listen, and only then is renamed to the path. So there is
+//! no moment at which somebody can connect whom its final mode keeps out, nothing that others might
+//! put in the way is ever chowned, and whoever finds a socket at the path finds it listening. That
+//! last point is what lets a second server tell a live socket from a stale one by connecting to it.
+//! A umask would do only the first, for the whole process, and leaves the socket refusing everybody
+//! between bind and listen, when it looks stale.
+//!
+//! Between finding a stale socket and replacing it, others could do the same, and each would think
+//! itself the server. So all that start beside one another take turns, by a lock on the directory.
+//! A lock that somebody keeps is waited for a second, and no longer: any user who can read the
+//! directory could keep it, and shall not keep a server from starting.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily};
+
+use super::{BACKLOG, Ownership, Why};
+use crate::accounts;
+use crate::socket;
+
+/// A socket at its path, and which file that is.
+#[derive(Debug)]
+pub(super) struct Placed {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl Placed {
+    /// Listens at `path`, which becomes absolute: a daemon leaves its working directory, and has to
+    /// find the path again when it ends.
+    pub(super) fn open(
+        path: &Path,
+        ownership: &Ownership,
+        warnings: &mut Vec<String>,
+    ) -> Result<(OwnedFd, Self), Why> {
+        let path = std::path::absolute(path).map_err(|e| Why::System("find it", e))?;
+        let _turn = take_turn(&path);
+        let stale = probe(&path)?;
+        let nursery =
+            Nursery::new(&path).map_err(|e| Why::System("make a directory beside it", e))?;
+        let fd = nursery.bind().map_err(|e| Why::System("bind to it", e))?;
+        nursery.own(ownership, &path, warnings)?;
+        net::listen(&fd, BACKLOG).map_err(|e| Why::System("listen", e.into()))?;
+        let file = nursery.place(&path, stale)?;
+        Ok((fd, Self { path, file }))
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        if fs::lstat(&self.path).is_ok_and(|stat| file_of(&stat) == self.file) {
+            // Without the right to, it stays behind as a stale socket, which the next start replaces.
+            let _ = fs::unlink(&self.path);
+        }
+    }
+}
+
+/// Locks the directory of `path` until what is returned is dropped; `None` where that cannot be had.
+fn take_turn(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = fs::open(path.parent()?, flags, Mode::empty()).ok()?;
+    for _ in 0..100 {
+        match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(dir),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => thread::sleep(Duration::from_millis(10)),
+            Err(_) => break,
+        }
+    }
+    None
+}
+
+/// Finds out whether there is a stale socket at `path`, or nothing. All else is refused.
+fn probe(path: &Path) -> Result<bool, Why> {
+    let mode = match fs::lstat(path) {
+        Ok(stat) => stat.st_mode,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(Why::System("look at it", error.into())),
+    };
+    if FileType::from_raw_mode(mode) != FileType::Socket {
+        return Err(Why::NotASocket);
+    }
+    let tried = socket::new_socket(AddressFamily::UNIX)
+        .and_then(|fd| Ok(net::connect(&fd, &net::SocketAddrUnix::new(path)?)?));
+    match tried.map_err(|error| Errno::from_io_error(&error)) {
+        // A full backlog is somebody's, too.
+        Ok(()) | Err(Some(Errno::AGAIN | Errno::INPROGRESS)) => Err(Why::InUse),
+        Err(Some(Errno::CONNREFUSED)) => Ok(true),
+        Err(Some(Errno::NOENT)) => Ok(false),
+        Err(Some(Errno::PROTOTYPE)) => Err(Why::NotASocket),
+        Err(error) => {
+            let error = error.map_or(io::ErrorKind::Other.into(), io::Error::from);
+            Err(Why::System("find out whether it is in use", error))
+        }
+    }
+}
+
+/// The private directory in which a socket becomes what it shall be. Removed on drop.
+struct Nursery {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// The name of the socket in there.
+const FRESH: &str = "s";
+
+impl Nursery {
+    fn new(beside: &Path) -> io::Result<Self> {
+        let parent = beside.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        for attempt in 0..100 {
+            let path = parent.join(format!(".dc{}.{attempt}", std::process::id()));
+            match fs::mkdir(&path, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let dir = fs::open(&path, flags, Mode::empty())?;
+            // Where the parent is everybody's, somebody may have put another in its place.
+            let stat = fs::fstat(&dir)?;
+            let open = Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
+            if stat.st_uid != rustix::process::geteuid().as_raw() || open {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            return Ok(Self { dir, path });
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// A socket bound in the directory, and not listening yet.
+    fn bind(&self) -> io::Result<OwnedFd> {
+        let fd = socket::new_socket(AddressFamily::UNIX)?;
+        let address = match net::SocketAddrUnix::new(self.path.join(FRESH)) {
+            // The path itself may be shorter than one through here, and fit where this does not.
+            #[cfg(target_os = "linux")]
+            Err(Errno::NAMETOOLONG) => {
+                use std::os::fd::AsRawFd;
+                let number = self.dir.as_raw_fd();
+                net::SocketAddrUnix::new(format!("/proc/self/fd/{number}/{FRESH}"))?
+            }
+            address => address?,
+        };
+        net::bind(&fd, &address)?;
+        Ok(fd)
+    }
+
+    /// Gives the socket its group, mode and owner; the owner last, since it takes more rights to
+    /// change another's. What fails of that is a warning, as long as nobody is let in who was not
+    /// meant to be.
+    fn own(
+        &self,
+        ownership: &Ownership,
+        path: &Path,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Why> {
+        let mut warn = |what: &str, to: &str, why: &dyn fmt::Display| {
+            warnings.push(format!("cannot set the {what} of {} to {to}: {why}", path.display()));
+        };
+        let mut spare = Mode::empty();
+        if let Some(name) = &ownership.group {
+            let done = match accounts::group(name) {
+                Ok(gid) => self.chown(None, Some(gid)).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = done {
+                warn("group", name, &error);
+                // These bits were meant for another group than the one that it has.
+                spare = Mode::RWXG;
+            }
+        }
+        let now = Mode::from_raw_mode(self.stat()?.st_mode);
+        let wanted = ownership.mode.map_or(now, |bits| Mode::from_raw_mode(bits as fs::RawMode));
+        let wanted = wanted - spare;
+        if wanted != now {
+            match fs::chmodat(&self.dir, FRESH, wanted, AtFlags::empty()) {
+                Ok(()) => {}
+                Err(error) if wanted.contains(now) => {
+                    warn("mode", &format!("{:o}", wanted.as_raw_mode()), &error);
+                }
+                Err(error) => return Err(Why::System("restrict its mode", error.into())),
+            }
+        }
+        if let Some(name) = &ownership.owner {
+            match accounts::owner(name) {
+                Ok(uid) => {
+                    if let Err(error) = self.chown(Some(uid), None) {
+                        warn("owner", name, &error);
+                    }
+                }
+                Err(error) => warn("owner", name, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn chown(&self, owner: Option<u32>, group: Option<u32>) -> Result<(), Errno> {
+        let owner = owner.map(fs::Uid::from_raw);
+        let group = group.map(fs::Gid::from_raw);
+        fs::chownat(&self.dir, FRESH, owner, group, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn stat(&self) -> Result<fs::Stat, Why> {
+        fs::statat(&self.dir, FRESH, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| Why::System("look at it", error.into()))
+    }
+
+    /// Moves the socket to `path`, over a `stale` one or where nothing is; says which file it is.
+    fn place(&self, path: &Path, stale: bool) -> Result<(u64, u64), Why> {
+        let file = file_of(&self.stat()?);
+        let moved = if stale {
+            fs::renameat(&self.dir, FRESH, fs::CWD, path)
+        } else {
+            rename_new(&self.dir, FRESH, path)
+        };
+        match moved {
+            Ok(()) => Ok(file),
+            Err(Errno::EXIST) => Err(Why::InUse),
+            Err(error) => Err(Why::System("put it there", error.into())),
+        }
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        let _ = fs::unlinkat(&self.dir, FRESH, AtFlags::empty());
+        let _ = fs::rmdir(&self.path);
+    }
+}
+
+/// Renames `name` in `dir` to `path`, where nothing must be.
+fn rename_new(dir: &OwnedFd, name: &str, path: &Path) -> Result<(), Errno> {
+    #[cfg(target_os = "linux")]
+    match fs::renameat_with(dir, name, fs::CWD, path, fs::RenameFlags::NOREPLACE) {
+        // File systems and kernels that do not know the flag.
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        result => return result,
+    }
+    fs::renameat(dir, name, fs::CWD, path)
+}
+
+/// What tells one file from all others. The types differ between systems.
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+fn file_of(stat: &fs::Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}

@@ -1,0 +1,104 @@
+//! One allocation before the loop, for the core's machines to divide among themselves.
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+#[cfg(target_os = "linux")]
+use crate::sys::Mapping;
+
+/// Zeroed bytes from the system, given back on drop. Derefs to a slice.
+///
+/// On Linux one private mapping that is not reserved: a page takes room once it has been written to,
+/// so a large cache costs what it holds. Elsewhere a zeroed `Vec`.
+pub struct Memory(Mapping);
+
+impl Memory {
+    /// Takes `len` bytes, which may be 0. Fails where the address space or a limit does not allow it.
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        Mapping::zeroed(len).map(Self)
+    }
+
+    /// Asks for huge pages, which spare a large table most of its address translation. They also
+    /// take room in steps of megabytes. `false` where the system has none to give.
+    pub fn advise_huge(&mut self) -> bool {
+        self.0.advise_huge().is_ok()
+    }
+}
+
+/// How much it is, never what is in it: that is sessions.
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({} bytes)", self.len())
+    }
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+struct Mapping(Vec<u8>);
+
+#[cfg(not(target_os = "linux"))]
+impl Mapping {
+    fn zeroed(len: usize) -> io::Result<Self> {
+        if isize::try_from(len).is_err() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(Self(vec![0; len]))
+    }
+
+    fn advise_huge(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zero_and_keeps_what_is_written() {
+        for len in [0, 1, 4096, 1 << 22] {
+            let mut memory = Memory::zeroed(len).unwrap();
+            memory.advise_huge();
+            assert_eq!(memory.len(), len);
+            assert!(memory.iter().all(|&byte| byte == 0));
+            memory.fill(7);
+            assert!(memory.iter().all(|&byte| byte == 7));
+        }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    fn a_terabyte_costs_nothing_until_it_is_used() {
+        let mut memory = Memory::zeroed(1 << 40).unwrap();
+        let last = memory.len() - 1;
+        memory[last] = 1;
+        assert_eq!((memory[0], memory[last / 2], memory[last]), (0, 0, 1));
+    }
+
+    #[test]
+    fn more_than_there_can_be_is_an_error() {
+        assert!(Memory::zeroed(usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! Waiting until something can be read or written.
+//!
+//! A thin wrapper, level-triggered: what is ready and was not attended to is reported again. No type
+//! of the `polling` crate shows, so that another mechanism can take its place.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use polling::PollMode;
+
+use crate::listener::Listener;
+use crate::socket::Stream;
+use crate::sys;
+
+/// The most events that one [`Poller::wait`] reports; the others come with the next.
+pub const EVENTS_MAX: usize = 1024;
+
+/// Watches descriptors, each under a key of the caller's choice below `usize::MAX`.
+///
+/// What is registered must be taken out with [`remove`](Self::remove) before it is dropped: closing
+/// does it too, but not where another process has the same file open.
+#[derive(Clone, Debug)]
+pub struct Poller(Arc<polling::Poller>);
+
+/// What a descriptor is watched for. Hang-ups and errors are reported even for neither.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Interest {
+    /// Bytes to read, or a connection to accept.
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
+}
+
+impl Interest {
+    /// Nothing but hang-ups and errors.
+    pub const NONE: Self = Self { read: false, write: false };
+    /// What can be read.
+    pub const READ: Self = Self { read: true, write: false };
+    /// Room to write.
+    pub const WRITE: Self = Self { read: false, write: true };
+    /// Both.
+    pub const BOTH: Self = Self { read: true, write: true };
+}
+
+/// Something became ready.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// The key given with the descriptor.
+    pub key: usize,
+    /// Reading will not wait: bytes, an end or an error are there.
+    pub readable: bool,
+    /// Writing will not wait: there is room, or an error.
+    pub writable: bool,
+    /// Both directions are over, or the descriptor has failed. Reading still gives what came before.
+    /// It is reported until the descriptor is removed, so whoever does not read then must close.
+    pub hangup: bool,
+}
+
+impl Poller {
+    /// A poller that watches nothing yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(polling::Poller::new()?)))
+    }
+
+    /// Watches `stream`; both descriptors of an `FD:r:w` stream have the one key.
+    pub fn add(&self, stream: &Stream, key: usize, interest: Interest) -> io::Result<()> {
+        if stream.is_split() {
+            return self.modify(stream, key, interest);
+        }
+        stream.read_fd().map_or(Ok(()), |fd| self.add_fd(fd, key, interest))
+    }
+
+    /// Watches `listener` for connections to accept. One that is
+    /// [`ready`](Listener::ready) without waiting has nothing to watch.
+    pub fn add_listener(&self, listener: &Listener, key: usize) -> io::Result<()> {
+        listener.fd().map_or(Ok(()), |fd| self.add_fd(fd, key, Interest::READ))
+    }
+
+    /// Watches any other descriptor.
+    pub fn add_fd(&self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+        sys::poll_add(&self.0, fd, event(key, interest))
+    }
+
+    /// Changes what `stream` is watched for.
+    pub fn modify(&self, stream: &Stream, key: usize, interest: Interest) -> io::Result<()> {
+        if !stream.is_split() {
+            return stream.read_fd().map_or(Ok(()), |fd| self.modify_fd(fd, key, interest));
+        }
+        self.watch(stream.read_fd(), key, Interest { write: false, ..interest })?;
+        self.watch(stream.write_fd(), key, Interest { read: false, ..interest })
+    }
+
+    /// Watches `listener` again, or no longer: not accepting leaves connections in its backlog.
+    pub fn modify_listener(&self, listener: &Listener, key: usize, accept: bool) -> io::Result<()> {
+        let interest = Interest { read: accept, write: false };
+        listener.fd().map_or(Ok(()), |fd| self.modify_fd(fd, key, interest))
+    }
+
+    /// Changes what any other descriptor is watched for.
+    pub fn modify_fd(&self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
+        self.0.modify_with_mode(fd, event(key, interest), PollMode::Level)
+    }
+
+    /// Forgets `stream`. Events already reported may still have its key.
+    pub fn remove(&self, stream: &Stream) -> io::Result<()> {
+        if !stream.is_split() {
+            return stream.read_fd().map_or(Ok(()), |fd| self.remove_fd(fd));
+        }
+        self.watch(stream.read_fd(), 0, Interest::NONE)?;
+        self.watch(stream.write_fd(), 0, Interest::NONE)
+    }
+
+    /// Forgets `listener`.
+    pub fn remove_listener(&self, listener: &Listener) -> io::Result<()> {
+        listener.fd().map_or(Ok(()), |fd| self.remove_fd(fd))
+    }
+
+    /// Forgets any other descriptor.
+    pub fn remove_fd(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.delete(fd)
+    }
+
+    /// Waits until something is ready, `timeout` has passed (`None`: for ever) or somebody wakes it,
+    /// and replaces what `events` holds. No events is an ordinary outcome. Allocates nothing.
+    pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        events.0.clear();
+        match self.0.wait(&mut events.0, timeout) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Something that wakes the current or next [`wait`](Self::wait), from any thread.
+    pub fn waker(&self) -> impl Fn() + Clone + Send + Sync + use<> {
+        let poller = Arc::clone(&self.0);
+        move || {
+            // It fails only where the poller itself is broken, which its own thread will notice.
+            let _ = poller.notify();
+        }
+    }
+
+    /// Watches one end of a split stream only while there is interest: an end of a pipe reports for
+    /// ever that the other is gone, and says nothing about this stream's other end.
+    fn watch(&self, fd: Option<BorrowedFd<'_>>, key: usize, interest: Interest) -> io::Result<()> {
+        let Some(fd) = fd else { return Ok(()) };
+        let result = if interest == Interest::NONE {
+            self.remove_fd(fd)
+        } else {
+            match self.modify_fd(fd, key, interest) {
+                Err(error) if absent(&error) => self.add_fd(fd, key, interest),
+                result => result,
+            }
+        };
+        match result {
+            Err(error) if absent(&error) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn event(key: usize, interest: Interest) -> polling::Event {
+    polling::Event::new(key, interest.read, interest.write)
+}
+
+fn absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Room for what one [`Poller::wait`] reports: [`EVENTS_MAX`].
+#[derive(Debug)]
+pub struct Events(polling::Events);
+
+impl Events {
+    /// Takes the room, once for all waits.
+    pub fn new() -> Self {
+        const CAPACITY: NonZeroUsize = NonZeroUsize::new(EVENTS_MAX).unwrap();
+        Self(polling::Events::with_capacity(CAPACITY))
+    }
+
+    /// What the last wait reported, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = Event> {
+        self.0.iter().map(|event| Event {
+            key: event.key,
+            readable: event.readable,
+            writable: event.writable,
+            hangup: event.is_interrupt() || event.is_err() == Some(true),
+        })
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Received;
+
+    fn wait(poller: &Poller, timeout: Option<Duration>) -> Vec<Event> {
+        let mut events = Events::new();
+        poller.wait(&mut events, timeout).unwrap();
+        events.iter().collect()
+    }
+
+    #[test]
+    fn what_is_not_read_is_reported_again() {
+        let (a, b) = Stream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add(&a, 7, Interest::READ).unwrap();
+        assert_eq!(wait(&poller, Some(Duration::ZERO)), []);
+        b.send(b"x").unwrap();
+        for _ in 0..2 {
+            let events = wait(&poller, None);
+            assert_eq!(events.len(), 1);
+            assert!(events[0].key == 7 && events[0].readable && !events[0].hangup);
+        }
+        assert_eq!(a.recv(&mut [0; 9]).unwrap(), Received::Bytes(1));
+        assert_eq!(wait(&poller, Some(Duration::ZERO)), []);
+    }
+
+    #[test]
+    fn only_what_is_of_interest_is_reported() {
+        let (a, b) = Stream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add(&a, 1, Interest::NONE).unwrap();
+        b.send(b"x").unwrap();
+        assert_eq!(wait(&poller, Some(Duration::ZERO)), []);
+        poller.modify(&a, 1, Interest::WRITE).unwrap();
+        assert!(matches!(wait(&poller, None)[..], [Event { readable: false, writable: true, .. }]));
+        poller.modify(&a, 1, Interest::BOTH).unwrap();
+        assert!(matches!(wait(&poller, None)[..], [Event { readable: true, writable: true, .. }]));
+        poller.remove(&a).unwrap();
+        assert_eq!(wait(&poller, Some(Duration::ZERO)), []);
+    }
+
+    #[test]
+    fn a_hangup_is_told_apart_from_an_end_and_even_without_interest() {
+        let (a, mut b) = Stream::pair().unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add(&a, 1, Interest::READ).unwrap();
+        b.shutdown_write().unwrap();
+        assert!(matches!(wait(&poller, None)[..], [Event { readable: true, hangup: false, .. }]));
+        poller.modify(&a, 1, Interest::NONE).unwrap();
+        drop(b);
+        assert!(matches!(wait(&poller, None)[..], [Event { hangup: true, .. }]));
+    }
+
+    #[test]
+    fn another_thread_wakes_the_wait() {
+        let poller = Poller::new().unwrap();
+        let wake = poller.waker();
+        std::thread::spawn(wake.clone());
+        assert_eq!(wait(&poller, None), []);
+        wake();
+        assert_eq!(wait(&poller, None), []);
+    }
+
+    #[test]
+    fn the_last_key_is_not_for_callers() {
+        let (a, _b) = Stream::pair().unwrap();
+        assert!(Poller::new().unwrap().add(&a, usize::MAX, Interest::READ).is_err());
+    }
+}

@@ -1,0 +1,500 @@
+//! A connected stream of bytes that never blocks and never raises a signal.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{
+    self, AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+
+use crate::address::{Target, UnixName};
+use crate::sys;
+
+/// A connected byte stream: one descriptor for both directions, or one for each.
+///
+/// Non-blocking and closed on exec; TCP has Nagle's delay off. Dropping it closes it: take it from
+/// the [`Poller`](crate::poller::Poller) before.
+#[derive(Debug)]
+pub struct Stream {
+    ends: Ends,
+    /// Whether the end that writes is a socket, which alone takes flags.
+    socket: bool,
+    tcp: bool,
+}
+
+/// What came of asking for bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Received {
+    /// That many bytes, at least 1.
+    Bytes(usize),
+    /// Nothing more will ever come: the peer closed its side.
+    Ended,
+    /// Nothing at present; poll, then ask again.
+    Nothing,
+}
+
+#[derive(Debug)]
+enum Ends {
+    One(OwnedFd),
+    Two { read: Option<OwnedFd>, write: Option<OwnedFd> },
+}
+
+impl Stream {
+    /// Begins to connect to `target`; the flag says that the outcome is still open. Then wait until
+    /// the stream is writable, and ask [`connected`](Self::connected).
+    ///
+    /// A UNIX socket whose backlog is full fails (`WouldBlock`): the system does not tell when room
+    /// comes. An inherited descriptor can be taken once.
+    pub fn connect(target: &Target) -> io::Result<(Self, bool)> {
+        match target {
+            Target::Unix(name) => {
+                let fd = new_socket(AddressFamily::UNIX)?;
+                let open = connect_open(net::connect(&fd, &unix_address(name)?))?;
+                Ok((Self::socket(fd, false), open))
+            }
+            Target::Ip(address) => {
+                let family =
+                    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let stream = Self::socket(new_socket(family)?, true);
+                let open = connect_open(net::connect(stream.one(), address))?;
+                if !open {
+                    stream.connected()?;
+                }
+                Ok((stream, open))
+            }
+            Target::Fd { read, write } => Ok((Self::inherited(*read, *write)?, false)),
+        }
+    }
+
+    /// Makes a stream of a connected descriptor, and makes that non-blocking and closed on exec.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        prepare(&fd)?;
+        let (socket, tcp) = kind(&fd);
+        if tcp {
+            sockopt::set_tcp_nodelay(&fd, true)?;
+        }
+        Ok(Self { ends: Ends::One(fd), socket, tcp })
+    }
+
+    /// Two streams connected to each other.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = std::os::unix::net::UnixStream::pair()?;
+        Ok((Self::adopt(a.into())?, Self::adopt(b.into())?))
+    }
+
+    /// How the attempt to connect ended: to ask once the stream is writable.
+    pub fn connected(&self) -> io::Result<()> {
+        if !self.socket {
+            return Ok(());
+        }
+        let Some(fd) = self.write_fd() else { return Ok(()) };
+        sockopt::socket_error(fd)??;
+        // A port of our own range that nobody listens on can be drawn as our own source port, and
+        // TCP then connects the socket with itself.
+        if self.tcp && net::getpeername(fd)? == Some(net::getsockname(fd)?) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(())
+    }
+
+    /// Reads what has come into `buffer`. `Nothing` also for an empty buffer, or without a read end.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let Some(fd) = self.read_fd() else { return Ok(Received::Nothing) };
+        if buffer.is_empty() {
+            return Ok(Received::Nothing);
+        }
+        loop {
+            return match rustix::io::read(fd, &mut *buffer) {
+                Ok(0) => Ok(Received::Ended),
+                Ok(n) => Ok(Received::Bytes(n)),
+                Err(Errno::AGAIN) => Ok(Received::Nothing),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Writes as many of `bytes` as find room, and says how many; 0 when there is no room at present.
+    ///
+    /// A peer that is gone is `BrokenPipe`, or a reset, and never a signal where sockets are
+    /// concerned; with pipes the process has to ignore SIGPIPE, as
+    /// [`Signals`](crate::signal::Signals) and Rust's start do.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(fd) = self.write_fd() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let sent = if self.socket {
+                net::send(fd, bytes, NO_SIGNAL)
+            } else {
+                rustix::io::write(fd, bytes)
+            };
+            return match sent {
+                Ok(n) => Ok(n),
+                Err(Errno::AGAIN) => Ok(0),
+                Err(Errno::INTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Tells the peer that nothing more will come; reading goes on.
+    ///
+    /// A separate write end is closed, so no interest in writing may be registered for it any more.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        match &mut self.ends {
+            Ends::One(fd) if self.socket => Ok(net::shutdown(fd, net::Shutdown::Write)?),
+            Ends::One(_) => Ok(()),
+            Ends::Two { write, .. } => {
+                if let Some(fd) = write.take().filter(|_| self.socket) {
+                    // Others may hold the socket too: closing alone would tell the peer nothing.
+                    net::shutdown(fd, net::Shutdown::Write)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the system find out that a silent peer is gone: it probes after `idle`, every `interval`,
+    /// and gives up after `count` probes, or when data has gone unacknowledged as long (on Linux).
+    /// Nothing happens on what is not TCP. Times are whole seconds, at least 1.
+    pub fn keepalive(&self, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
+        if !self.tcp {
+            return Ok(());
+        }
+        let fd = self.one();
+        sockopt::set_socket_keepalive(fd, true)?;
+        #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "nto")))]
+        {
+            sockopt::set_tcp_keepidle(fd, idle)?;
+            sockopt::set_tcp_keepintvl(fd, interval)?;
+            sockopt::set_tcp_keepcnt(fd, count)?;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let patience = idle.saturating_add(interval.saturating_mul(count)).as_millis();
+            sockopt::set_tcp_user_timeout(fd, u32::try_from(patience).unwrap_or(u32::MAX))?;
+        }
+        Ok(())
+    }
+
+    /// The descriptor that is read from.
+    pub fn read_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.ends {
+            Ends::One(fd) => Some(fd.as_fd()),
+            Ends::Two { read, .. } => read.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// The descriptor that is written to; the same as [`read_fd`](Self::read_fd) but for `FD:r:w`.
+    pub fn write_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.ends {
+            Ends::One(fd) => Some(fd.as_fd()),
+            Ends::Two { write, .. } => write.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// Whether reading and writing go through descriptors of their own.
+    pub(crate) fn is_split(&self) -> bool {
+        matches!(self.ends, Ends::Two { .. })
+    }
+
+    /// Takes the inherited descriptors `read` and `write`, once and for all.
+    pub(crate) fn inherited(read: Option<i32>, write: Option<i32>) -> io::Result<Self> {
+        if let (Some(one), true) = (read, read == write) {
+            return Self::adopt(sys::inherited(one)?);
+        }
+        let read = read.map(sys::inherited).transpose()?;
+        let write = write.map(sys::inherited).transpose()?;
+        for fd in read.iter().chain(&write) {
+            prepare(fd)?;
+        }
+        let (socket, _) = write.as_ref().map_or((false, false), kind);
+        Ok(Self { ends: Ends::Two { read, write }, socket, tcp: false })
+    }
+
+    /// Wraps a fresh socket that already is non-blocking and closed on exec.
+    pub(crate) fn socket(fd: OwnedFd, tcp: bool) -> Self {
+        if tcp {
+            // A peer that has already reset the connection makes this fail on some systems; the
+            // first read will tell.
+            let _ = sockopt::set_tcp_nodelay(&fd, true);
+        }
+        quiet(&fd);
+        Self { ends: Ends::One(fd), socket: true, tcp }
+    }
+
+    /// The only descriptor of a socket.
+    fn one(&self) -> BorrowedFd<'_> {
+        match &self.ends {
+            Ends::One(fd) => fd.as_fd(),
+            Ends::Two { .. } => unreachable!("sockets of ours have one descriptor"),
+        }
+    }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
+
+/// Keeps a socket from raising SIGPIPE where there is no flag for it on sending.
+#[cfg(not(target_vendor = "apple"))]
+fn quiet(_: &OwnedFd) {}
+#[cfg(target_vendor = "apple")]
+fn quiet(fd: &OwnedFd) {
+    let _ = sockopt::set_socket_nosigpipe(fd, true);
+}
+
+/// A new stream socket, non-blocking and closed on exec.
+pub(crate) fn new_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    #[cfg(not(target_vendor = "apple"))]
+    let fd = {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        net::socket_with(family, SocketType::STREAM, flags, None)?
+    };
+    #[cfg(target_vendor = "apple")]
+    let fd = {
+        let fd = net::socket_with(family, SocketType::STREAM, SocketFlags::empty(), None)?;
+        prepare(&fd)?;
+        fd
+    };
+    Ok(fd)
+}
+
+/// The address of a UNIX socket for the system.
+pub(crate) fn unix_address(name: &UnixName) -> io::Result<SocketAddrUnix> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = name.abstract_name() {
+        return Ok(SocketAddrUnix::new_abstract_name(name)?);
+    }
+    match name.path() {
+        Some(path) => Ok(SocketAddrUnix::new(path)?),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Makes a descriptor non-blocking and closed on exec.
+pub(crate) fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
+    quiet(fd);
+    Ok(())
+}
+
+/// Whether a descriptor is a socket, and whether one of TCP.
+pub(crate) fn kind(fd: &OwnedFd) -> (bool, bool) {
+    match net::getsockname(fd).map(|address| address.address_family()) {
+        Ok(AddressFamily::INET | AddressFamily::INET6) => (true, true),
+        Ok(_) => (true, false),
+        Err(_) => (false, false),
+    }
+}
+
+/// Whether a connect is still under way. An interrupted one goes on by itself.
+fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(false),
+        Err(Errno::INPROGRESS | Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poller::{Events, Interest, Poller};
+    use crate::testing::{Dir, in_child};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    fn wait_writable(stream: &Stream) {
+        let poller = Poller::new().unwrap();
+        poller.add(stream, 1, Interest::WRITE).unwrap();
+        let mut events = Events::new();
+        while !events.iter().any(|event| event.writable) {
+            poller.wait(&mut events, None).unwrap();
+        }
+        poller.remove(stream).unwrap();
+    }
+
+    fn connect(target: &Target) -> io::Result<Stream> {
+        let (stream, open) = Stream::connect(target)?;
+        if open {
+            wait_writable(&stream);
+            stream.connected()?;
+        }
+        Ok(stream)
+    }
+
+    /// As a process finds what it was started with: not to be closed on exec.
+    fn inherit(fd: impl Into<OwnedFd>) -> i32 {
+        let fd = fd.into();
+        rustix::io::fcntl_setfd(&fd, FdFlags::empty()).unwrap();
+        fd.into_raw_fd()
+    }
+
+    #[test]
+    fn a_stream_tells_bytes_nothing_and_the_end_apart() {
+        let (a, mut b) = Stream::pair().unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(a.recv(&mut buffer).unwrap(), Received::Nothing);
+        assert_eq!((b.send(b"").unwrap(), b.send(b"hello").unwrap()), (0, 5));
+        assert_eq!(a.recv(&mut []).unwrap(), Received::Nothing);
+        assert_eq!(a.recv(&mut buffer).unwrap(), Received::Bytes(5));
+        assert_eq!(&buffer[..5], b"hello");
+        b.shutdown_write().unwrap();
+        assert_eq!(a.recv(&mut buffer).unwrap(), Received::Ended);
+        assert_eq!(a.send(b"still").unwrap(), 5, "the other direction goes on");
+        assert_eq!(b.recv(&mut buffer).unwrap(), Received::Bytes(5));
+    }
+
+    #[test]
+    fn sending_stops_where_there_is_no_room_and_goes_on_when_there_is() {
+        let (a, b) = Stream::pair().unwrap();
+        let block = [1; 4096];
+        while a.send(&block).unwrap() > 0 {}
+        let mut buffer = vec![0; 1 << 20];
+        assert!(matches!(b.recv(&mut buffer).unwrap(), Received::Bytes(_)));
+        wait_writable(&a);
+        assert!(a.send(&block).unwrap() > 0);
+    }
+
+    #[test]
+    fn sending_to_who_is_gone_is_an_error_and_no_signal() {
+        in_child("socket::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
+            let (a, b) = Stream::pair().unwrap();
+            drop(b);
+            assert_eq!(a.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        });
+    }
+
+    #[test]
+    fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = connect(&Target::Ip(listener.local_addr().unwrap())).unwrap();
+        let fd = stream.read_fd().unwrap();
+        assert!(sockopt::tcp_nodelay(fd).unwrap());
+        assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+        assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
+        stream.keepalive(Duration::from_secs(30), Duration::from_secs(5), 3).unwrap();
+        assert!(sockopt::socket_keepalive(fd).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(fd).unwrap(), Duration::from_secs(30));
+        let (peer, _) = listener.accept().unwrap();
+        assert_eq!(stream.send(b"hello").unwrap(), 5);
+        drop(peer);
+    }
+
+    #[test]
+    fn connecting_to_a_port_that_nobody_listens_on_is_refused() {
+        in_child("socket::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let target = Target::Ip(listener.local_addr().unwrap());
+            drop(listener);
+            assert_eq!(connect(&target).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        });
+    }
+
+    #[test]
+    fn a_socket_that_met_itself_is_not_connected() {
+        // Bound to the port that it connects to, it is sure to do what else is a matter of chance.
+        let stream = Stream::socket(new_socket(AddressFamily::INET).unwrap(), true);
+        net::bind(stream.one(), &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let own = net::getsockname(stream.one()).unwrap();
+        connect_open(net::connect(stream.one(), &own)).unwrap();
+        wait_writable(&stream);
+        assert_eq!(stream.connected().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn connecting_to_a_missing_unix_socket_fails_at_once() {
+        let dir = Dir::new();
+        let address: crate::address::Address =
+            format!("UNIX:{}", dir.join("none").display()).parse().unwrap();
+        let error = connect(&address.resolve().unwrap()[0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_inherited_descriptor_can_be_taken_once() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own = a.as_raw_fd();
+        let error = connect(&Target::Fd { read: Some(own), write: Some(own) }).unwrap_err();
+        assert!(error.to_string().contains("opened by this process"), "{error}");
+        let number = inherit(a);
+        let target = Target::Fd { read: Some(number), write: Some(number) };
+        let stream = connect(&target).unwrap();
+        assert!(connect(&target).unwrap_err().to_string().contains("taken already"));
+        let peer = Stream::adopt(b.into()).unwrap();
+        stream.send(b"x").unwrap();
+        assert_eq!(peer.recv(&mut [0; 2]).unwrap(), Received::Bytes(1));
+        let closed = Target::Fd { read: Some(1 << 20), write: None };
+        assert!(connect(&closed).unwrap_err().to_string().contains("not open"));
+    }
+
+    #[test]
+    fn two_pipes_make_a_stream_under_one_key() {
+        in_child("socket::tests::two_pipes_make_a_stream_under_one_key", || {
+            let (their_read, our_write) = io::pipe().unwrap();
+            let (our_read, their_write) = io::pipe().unwrap();
+            let (read, write) = (inherit(our_read), inherit(our_write));
+            let mut stream = connect(&Target::Fd { read: Some(read), write: Some(write) }).unwrap();
+            let theirs = Stream::adopt(their_read.into()).unwrap();
+            let poller = Poller::new().unwrap();
+            let mut events = Events::new();
+            poller.add(&stream, 5, Interest::WRITE).unwrap();
+            poller.wait(&mut events, None).unwrap();
+            assert!(events.iter().all(|event| event.key == 5 && event.writable));
+            assert_eq!(stream.send(b"out").unwrap(), 3);
+            assert_eq!(theirs.recv(&mut [0; 9]).unwrap(), Received::Bytes(3));
+            poller.modify(&stream, 5, Interest::READ).unwrap();
+            rustix::io::write(&their_write, b"in").unwrap();
+            poller.wait(&mut events, None).unwrap();
+            assert!(events.iter().all(|event| event.key == 5 && event.readable && !event.writable));
+            assert_eq!(stream.recv(&mut [0; 9]).unwrap(), Received::Bytes(2));
+            stream.shutdown_write().unwrap();
+            assert_eq!(theirs.recv(&mut [0; 9]).unwrap(), Received::Ended);
+            drop(their_write);
+            assert_eq!(stream.recv(&mut [0; 9]).unwrap(), Received::Ended);
+            poller.remove(&stream).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_stream_of_one_direction_has_only_that() {
+        let (reader, writer) = io::pipe().unwrap();
+        let only_writes =
+            connect(&Target::Fd { read: None, write: Some(inherit(writer)) }).unwrap();
+        let only_reads = connect(&Target::Fd { read: Some(inherit(reader)), write: None }).unwrap();
+        assert_eq!(only_writes.recv(&mut [0; 9]).unwrap(), Received::Nothing);
+        assert_eq!(only_reads.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(only_writes.send(b"x").unwrap(), 1);
+        assert_eq!(only_reads.recv(&mut [0; 9]).unwrap(), Received::Bytes(1));
+    }
+
+    #[test]
+    fn standard_descriptors_leave_dev_null_behind() {
+        let name = "socket::tests::standard_descriptors_leave_dev_null_behind";
+        in_child(name, || {
+            let (a, b) = TcpListener::bind("127.0.0.1:0")
+                .and_then(|l| Ok((TcpStream::connect(l.local_addr()?)?, l.accept()?.0)))
+                .unwrap();
+            rustix::stdio::dup2_stdin(&a).unwrap();
+            drop(a);
+            let stream = connect(&Target::Fd { read: Some(0), write: Some(0) }).unwrap();
+            assert!(stream.tcp && stream.read_fd().unwrap().as_raw_fd() > 2);
+            drop(stream);
+            let peer = Stream::adopt(b.into()).unwrap();
+            let poller = Poller::new().unwrap();
+            poller.add(&peer, 0, Interest::READ).unwrap();
+            poller.wait(&mut Events::new(), None).unwrap();
+            assert_eq!(peer.recv(&mut [0]).unwrap(), Received::Ended, "no copy keeps it open");
+            assert_eq!(io::Read::read(&mut io::stdin(), &mut [0]).unwrap(), 0);
+        });
+    }
+}
