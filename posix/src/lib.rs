@@ -40,12 +40,18 @@ pub mod accounts;
 pub mod address;
 pub mod clock;
 pub mod daemon;
+mod hub;
 pub mod limits;
 pub mod listener;
 pub mod memory;
 pub mod options;
 pub mod poller;
+pub mod program;
+pub mod relay;
+pub mod reserve;
 pub mod resolver;
+pub mod serve;
+pub mod service;
 pub mod signal;
 pub mod socket;
 #[allow(unsafe_code)]

@@ -1,0 +1,379 @@
+//! The sockets of a machine, and one turn of the loop.
+//!
+//! A [`Machine`] has the connections' state, the hub their sockets, at the same index. What a turn
+//! does, in this order: look at the clock once, heed signals, write and read where that is possible,
+//! let time do its work, accept, and last send to the server what all of that put together for it.
+//! Each socket gets one receive and one send a turn for as many requests as there are, so nobody who
+//! never stops talking keeps anybody else waiting.
+
+use std::io;
+use std::time::Duration;
+
+use distcache_core::machine::{Machine, Peer, Wants};
+use distcache_core::slots::Key;
+use distcache_core::time::Instant;
+
+use crate::clock::Clock;
+use crate::listener::Listener;
+use crate::poller::{Event, Events, Interest, Poller};
+use crate::reserve::Reserve;
+use crate::signal::{Signal, Signals};
+use crate::socket::{Received, Stream};
+
+/// The most connections that one listener is asked for in a turn.
+const ACCEPTS: usize = 64;
+/// How many pieces of work a turn does for nobody in particular.
+const CHORES: usize = 1024;
+/// How long an orderly end may take, in milliseconds.
+const DRAIN_PATIENCE: u64 = 5000;
+/// How long a listener that failed is left alone, in milliseconds.
+const ACCEPT_PAUSE: u64 = 100;
+
+const SIGNALS_KEY: usize = 0;
+pub(crate) const SERVER_KEY: usize = 1;
+const LISTENERS_KEY: usize = 2;
+
+/// A machine with its sockets.
+pub(crate) struct Hub<M> {
+    pub(crate) machine: M,
+    pub(crate) poller: Poller,
+    clock: Clock,
+    signals: Signals,
+    listeners: Vec<Source>,
+    /// By the index of the client's key.
+    clients: Vec<Option<Client>>,
+    connected: usize,
+    server: Option<Socket>,
+    reserve: Reserve,
+    /// When listeners that failed are asked again.
+    accept_at: Option<Instant>,
+    /// By when the end that a signal asked for must come.
+    end_by: Option<Instant>,
+    /// Where what still comes from a connection that is closed goes.
+    scrap: Box<[u8]>,
+}
+
+struct Source {
+    listener: Listener,
+    watched: bool,
+}
+
+struct Client {
+    key: Key,
+    socket: Socket,
+}
+
+struct Socket {
+    stream: Stream,
+    interest: Interest,
+    /// Whether the peer is known to send no more.
+    ended: bool,
+}
+
+impl<M: Machine> Hub<M> {
+    /// A hub for a machine with as many places as `clients`.
+    pub(crate) fn new(
+        machine: M,
+        clients: usize,
+        listeners: Vec<Listener>,
+        signals: Signals,
+    ) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.add_fd(signals.fd(), SIGNALS_KEY, Interest::READ)?;
+        for (number, listener) in listeners.iter().enumerate() {
+            poller.add_listener(listener, LISTENERS_KEY + number)?;
+        }
+        let source = |listener| Source { listener, watched: true };
+        Ok(Self {
+            machine,
+            poller,
+            clock: Clock::start(),
+            signals,
+            listeners: listeners.into_iter().map(source).collect(),
+            clients: std::iter::repeat_with(|| None).take(clients).collect(),
+            connected: 0,
+            server: None,
+            reserve: Reserve::new()?,
+            accept_at: None,
+            end_by: None,
+            scrap: vec![0; 1 << 14].into(),
+        })
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Waits for something to happen, no longer than until `deadline`, and says what time it is then.
+    pub(crate) fn wait(
+        &mut self,
+        events: &mut Events,
+        deadline: Option<Instant>,
+    ) -> io::Result<Instant> {
+        let ours = [self.machine.deadline(), self.accept_at, self.end_by, deadline];
+        let ready = self.listeners.iter().any(|source| source.listener.ready());
+        let timeout = match ours.into_iter().flatten().min() {
+            _ if ready => Some(Duration::ZERO),
+            Some(Instant::ORIGIN) => Some(Duration::ZERO),
+            deadline => Clock::until(self.clock.now(), deadline),
+        };
+        self.poller.wait(events, timeout)?;
+        Ok(self.clock.now())
+    }
+
+    /// Does what the last [`Hub::wait`] found to be possible. An event of a connection to the server
+    /// that is still being made is handed back.
+    pub(crate) fn turn(&mut self, now: Instant, events: &Events) -> Option<Event> {
+        let mut dialing = None;
+        let mut accept = self.listeners.iter().any(|source| source.listener.ready());
+        if events.iter().any(|event| event.key == SIGNALS_KEY) {
+            self.heed_signals(now);
+        }
+        let base = self.clients_key();
+        for event in events.iter() {
+            match event.key {
+                SIGNALS_KEY => {}
+                SERVER_KEY if self.server.is_none() => dialing = Some(event),
+                SERVER_KEY => self.attend(now, Peer::Server, event),
+                key if key < base => accept = true,
+                key => {
+                    let client = self.clients.get(key - base).and_then(Option::as_ref);
+                    if let Some(peer) = client.map(|client| Peer::Client(client.key)) {
+                        self.attend(now, peer, event);
+                    }
+                }
+            }
+        }
+        for _ in 0..CHORES {
+            match self.machine.advance(now) {
+                Some(peer) => self.settle(now, peer),
+                None => break,
+            }
+        }
+        if accept || self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(now);
+        }
+        self.flush_server(now);
+        dialing
+    }
+
+    /// Whether the program is to end: it was asked to and has answered what it had, or no client can
+    /// come any more.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        let deserted = self.connected == 0;
+        match self.end_by {
+            Some(end) => end <= now || deserted,
+            None => deserted && self.listeners.iter().all(|source| source.listener.finished()),
+        }
+    }
+
+    /// How many connections were refused for want of descriptors.
+    pub(crate) fn refused(&self) -> u64 {
+        self.reserve.refused()
+    }
+
+    /// Takes the connection to the server that was just made.
+    pub(crate) fn take_server(&mut self, stream: Stream, interest: Interest) {
+        self.server = Some(Socket { stream, interest, ended: false });
+    }
+
+    fn clients_key(&self) -> usize {
+        LISTENERS_KEY + self.listeners.len()
+    }
+
+    fn heed_signals(&mut self, now: Instant) {
+        while let Some(signal) = self.signals.take() {
+            if signal == Signal::End || self.end_by.is_some() {
+                self.end_by = Some(Instant::ORIGIN);
+                continue;
+            }
+            self.end_by = Some(now.after(DRAIN_PATIENCE));
+            // Their keys stay taken: what the poller still reports of them finds nobody.
+            for source in &self.listeners {
+                let _ = self.poller.remove_listener(&source.listener);
+            }
+            self.drain(now);
+        }
+    }
+
+    /// Lets every client have the answers to what it has sent; it ends where nothing more is there.
+    fn drain(&mut self, now: Instant) {
+        for index in 0..self.clients.len() {
+            if let Some(key) = self.clients[index].as_ref().map(|client| client.key) {
+                self.settle(now, Peer::Client(key));
+            }
+        }
+    }
+
+    fn attend(&mut self, now: Instant, peer: Peer, event: Event) {
+        let wants = self.machine.wants(peer);
+        if event.hangup && !wants.read && !wants.write {
+            // It would be reported for ever.
+            return self.close(now, peer);
+        }
+        if event.writable && wants.write {
+            self.settle(now, peer);
+        }
+        if (event.readable || event.hangup) && wants.read {
+            self.receive(now, peer);
+            if let Some(next) = self.machine.advance(now) {
+                self.settle(now, next);
+            }
+        }
+    }
+
+    /// One receive.
+    fn receive(&mut self, now: Instant, peer: Peer) {
+        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let space = self.machine.space(peer);
+        if space.is_empty() {
+            return self.settle(now, peer);
+        }
+        let room = space.len();
+        let len = match socket.stream.recv(space) {
+            Ok(Received::Bytes(len)) => len,
+            Ok(Received::Nothing) => 0,
+            Ok(Received::Ended) => {
+                socket.ended = true;
+                0
+            }
+            Err(_) => return self.close(now, peer),
+        };
+        let last = len < room && self.end_by.is_some() && peer != Peer::Server;
+        let ended = socket.ended || last;
+        self.machine.filled(now, peer, len);
+        if ended {
+            self.machine.ended(now, peer);
+        }
+    }
+
+    /// One send, if there is something to send; then closes the connection or watches it for what it
+    /// now waits for. What is for the server is sent once, at the end of the turn.
+    fn settle(&mut self, now: Instant, peer: Peer) {
+        if peer == Peer::Server {
+            return;
+        }
+        self.send(now, peer);
+        self.watch(now, peer);
+        if self.end_by.is_some() && self.machine.wants(peer).read {
+            // No event comes where nothing more was sent.
+            self.receive(now, peer);
+        }
+    }
+
+    fn flush_server(&mut self, now: Instant) {
+        if self.server.is_some() {
+            self.send(now, Peer::Server);
+            self.watch(now, Peer::Server);
+        }
+    }
+
+    fn send(&mut self, now: Instant, peer: Peer) {
+        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let pending = self.machine.pending(peer);
+        if pending.is_empty() {
+            return;
+        }
+        match socket.stream.send(pending) {
+            Ok(len) => self.machine.sent(now, peer, len),
+            Err(_) => self.close(now, peer),
+        }
+    }
+
+    fn watch(&mut self, now: Instant, peer: Peer) {
+        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let Wants { read, write, close } = self.machine.wants(peer);
+        let interest = Interest { read, write };
+        if close {
+            return self.close(now, peer);
+        }
+        if interest != socket.interest {
+            socket.interest = interest;
+            let key = match peer {
+                Peer::Server => SERVER_KEY,
+                Peer::Client(key) => LISTENERS_KEY + self.listeners.len() + key.index(),
+            };
+            if self.poller.modify(&socket.stream, key, interest).is_err() {
+                self.close(now, peer);
+            }
+        }
+    }
+
+    /// Closes the connection, whoever wants that.
+    fn close(&mut self, now: Instant, peer: Peer) {
+        let socket = match peer {
+            Peer::Server => self.server.take(),
+            Peer::Client(key) => {
+                let client = self.clients[key.index()].take_if(|client| client.key == key);
+                self.connected -= usize::from(client.is_some());
+                client.map(|client| client.socket)
+            }
+        };
+        self.machine.closed(now, peer);
+        let Some(mut socket) = socket else { return };
+        let _ = self.poller.remove(&socket.stream);
+        if !socket.ended && peer != Peer::Server {
+            // Closing on bytes that were never read takes our last answer from the peer's hands.
+            let _ = socket.stream.shutdown_write();
+            let _ = socket.stream.recv(&mut self.scrap);
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        if self.end_by.is_some() {
+            return;
+        }
+        self.accept_at = None;
+        for number in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS {
+                match self.listeners[number].listener.accept() {
+                    Ok(Some(stream)) => self.welcome(now, stream),
+                    Ok(None) => break,
+                    Err(error) if self.reserve.covers(&error) => {
+                        self.reserve.refuse_one(&self.listeners[number].listener);
+                    }
+                    Err(_) => {
+                        self.accept_at = Some(now.after(ACCEPT_PAUSE));
+                        break;
+                    }
+                }
+            }
+        }
+        for (number, source) in self.listeners.iter_mut().enumerate() {
+            let wanted = self.accept_at.is_none() && !source.listener.finished();
+            if wanted != source.watched {
+                let key = LISTENERS_KEY + number;
+                let changed = self.poller.modify_listener(&source.listener, key, wanted);
+                source.watched = wanted && changed.is_ok();
+            }
+        }
+    }
+
+    fn welcome(&mut self, now: Instant, stream: Stream) {
+        // Without a place for it: dropping it is the refusal.
+        let Some(key) = self.machine.open(now) else { return };
+        let interest = Interest::READ;
+        let registered = self.poller.add(&stream, self.clients_key() + key.index(), interest);
+        let socket = Socket { stream, interest, ended: false };
+        self.clients[key.index()] = Some(Client { key, socket });
+        self.connected += 1;
+        if registered.is_err() {
+            self.close(now, Peer::Client(key));
+        }
+    }
+}
+
+fn socket<'a>(
+    clients: &'a mut [Option<Client>],
+    server: &'a mut Option<Socket>,
+    peer: Peer,
+) -> Option<&'a mut Socket> {
+    match peer {
+        Peer::Server => server.as_mut(),
+        Peer::Client(key) => {
+            let client = clients.get_mut(key.index())?.as_mut()?;
+            (client.key == key).then_some(&mut client.socket)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What all programs do alike: options in, exit code out.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::address::Address;
+use crate::options::{Options, OptionsError};
+use crate::service::Service;
+
+/// Why a program ends otherwise than by having done its work.
+#[derive(Debug)]
+pub enum Stop {
+    /// It could not do its work: a line that says why. Exit code 1.
+    Failed(String),
+    /// Its usage was asked for. Exit code 0.
+    Help,
+    /// The command line can't be followed: the line and the usage are printed. Exit code 1.
+    Usage(OptionsError),
+    /// Its version was asked for. Exit code 0.
+    Version,
+}
+
+impl Stop {
+    /// A failure that prints as `error` does.
+    pub fn failed(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<OptionsError> for Stop {
+    fn from(error: OptionsError) -> Self {
+        Self::Usage(error)
+    }
+}
+
+/// Runs a program, and says on stdout or stderr how it ended, as far as that is to be said.
+///
+/// 0 is success, help and version; 1 is everything else.
+pub fn run(
+    name: &str,
+    usage: &str,
+    work: impl FnOnce(&mut Options) -> Result<(), Stop>,
+) -> ExitCode {
+    // Whoever reads our words may be gone; that does not change how the work ended.
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let _ = match work(&mut Options::from_env()) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Stop::Help) => {
+            let _ = write!(out, "{usage}");
+            return ExitCode::SUCCESS;
+        }
+        Err(Stop::Version) => {
+            let _ = writeln!(out, "{name} {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Err(Stop::Failed(line)) => writeln!(err, "{name}: {line}"),
+        Err(Stop::Usage(error)) => write!(err, "{name}: {error}\n\n{usage}"),
+    };
+    ExitCode::FAILURE
+}
+
+/// Reads an option that every program has; `Err` where it is none of the program's either.
+pub fn common_option(name: &str, options: &Options) -> Stop {
+    match name {
+        "help" => Stop::Help,
+        "version" => Stop::Version,
+        _ => Stop::Usage(options.unknown()),
+    }
+}
+
+/// The usage of the options that [`daemon_option`] reads.
+#[macro_export]
+macro_rules! daemon_usage {
+    () => {
+        "  -daemon           detach from the terminal
+  -pidfile path     write the process id there
+  -user name        go on as this user, by name or number, without any other groups
+  -sockowner name   user that UNIX sockets belong to
+  -sockgroup name   group that UNIX sockets belong to
+  -sockperms octal  permissions of UNIX sockets, such as 660
+  -killable         let SIGUSR1 and SIGUSR2 end it too (else they are ignored)
+  -h, -help, -?     print this and exit
+  -V, -version      print the version and exit
+
+SIGTERM and SIGINT end it once what it has received is answered.
+"
+    };
+}
+
+/// Reads an option that daemons have in common; false where it is none of those.
+///
+/// # Errors
+/// A value that is missing or unfit.
+pub fn daemon_option(
+    service: &mut Service,
+    name: &str,
+    options: &mut Options,
+) -> Result<bool, OptionsError> {
+    match name {
+        "daemon" => service.daemon = true,
+        "killable" => service.killable = true,
+        "listen" => service.listen = vec![options.listen_address()?],
+        "pidfile" => {
+            let path = options.path()?;
+            let path = std::path::absolute(path).map_err(|error| {
+                options.error(&format!("needs a path that can be made absolute: {error}"))
+            })?;
+            service.pid_file = Some(path);
+        }
+        "sockgroup" => service.ownership.group = Some(options.text()?),
+        "sockowner" => service.ownership.owner = Some(options.text()?),
+        "sockperms" => service.ownership.mode = Some(options.mode()?),
+        "user" => service.user = Some(options.text()?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// The service of a daemon that is told nothing more than where to listen.
+///
+/// # Errors
+/// The address is none.
+pub fn daemon(name: &'static str, listen: &str) -> Result<Service, OptionsError> {
+    let listen: Address =
+        listen.parse().map_err(|error| OptionsError::new(format!("-listen: {error}")))?;
+    Ok(Service {
+        name,
+        listen: vec![listen],
+        ownership: Default::default(),
+        daemon: false,
+        pid_file: None,
+        user: None,
+        killable: false,
+    })
+}

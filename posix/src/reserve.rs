@@ -1,0 +1,52 @@
+//! A descriptor kept back, to refuse connections with when there is no other left.
+//!
+//! A connection that cannot be accepted would wait in the backlog, be reported again and again, and
+//! keep its client waiting in vain. With one descriptor given up for the moment it can be accepted
+//! and closed.
+
+use std::fs::File;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::listener::Listener;
+
+/// One descriptor, open for nothing.
+#[derive(Debug)]
+pub struct Reserve {
+    spare: Option<File>,
+    refused: u64,
+}
+
+impl Reserve {
+    /// Takes a descriptor.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { spare: Some(spare()?), refused: 0 })
+    }
+
+    /// How many connections were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Whether `error` means that descriptors have run out, and one is kept back for that.
+    pub fn covers(&self, error: &io::Error) -> bool {
+        let errno = Errno::from_io_error(error);
+        self.spare.is_some() && matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    }
+
+    /// Accepts the next connection with the descriptor kept back, and closes it.
+    pub fn refuse_one(&mut self, listener: &Listener) {
+        self.spare = None;
+        if let Ok(Some(stream)) = listener.accept() {
+            drop(stream);
+            self.refused += 1;
+        }
+        // Should another thread be faster, listeners pause until descriptors come back.
+        self.spare = spare().ok();
+    }
+}
+
+fn spare() -> io::Result<File> {
+    File::open("/dev/null")
+}

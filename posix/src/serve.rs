@@ -1,0 +1,197 @@
+//! What `dc_server` does: a [`Server`] on sockets.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use distcache_core::conns::{Limits, TooSmall};
+use distcache_core::pool::Pool;
+use distcache_core::server::{BUDGET, Operations, Server, Store};
+use distcache_core::slots::Slot;
+use distcache_core::table::{Geometry, Table};
+use distcache_core::time::Instant;
+
+use crate::hub::Hub;
+use crate::limits;
+use crate::memory::Memory;
+use crate::poller::Events;
+use crate::service::{DESCRIPTORS, Running};
+
+/// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
+/// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
+pub(crate) const BUFFER_LEN: usize = 17 << 12;
+
+/// How a server is to be.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The most sessions that it holds: 1 to [`Geometry::SESSIONS_MAX`].
+    pub sessions: u32,
+    /// The most bytes that sessions and their ids take; `None` for 2 KiB a session, and 64 MiB at
+    /// least.
+    pub max_bytes: Option<u64>,
+    /// The most clients at a time: 1 or more.
+    pub clients: usize,
+    /// What clients may do.
+    pub limits: Limits,
+    /// After how many operations a line is printed at the latest; 0 for no lines.
+    pub progress: u32,
+}
+
+/// Why a server can't start.
+#[derive(Debug)]
+pub enum ServeError {
+    /// Sessions and bytes give no table that fits this machine's address space.
+    Geometry,
+    /// The machine can't work with what it was given.
+    TooSmall(TooSmall),
+    /// The system does not give so much memory.
+    Memory(usize, io::Error),
+    /// Something else failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Geometry => {
+                f.write_str("-sessions and -maxmem ask for more than can be addressed")
+            }
+            Self::TooSmall(what) => write!(f, "too little memory: {what:?}"),
+            Self::Memory(bytes, error) => {
+                write!(f, "no {bytes} bytes of memory ({error}): ask for fewer with -sessions, ")?;
+                f.write_str("-maxmem or -maxconn")
+            }
+            Self::Io(error) => write!(f, "the loop can't run: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl From<io::Error> for ServeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Serves until a signal ends it, or no client can come any more.
+///
+/// All memory is taken before [`Running::ready`] tells that the service has started; from then on
+/// nothing is allocated.
+///
+/// # Errors
+/// [`ServeError`]; after the start only where the system's polling itself fails.
+pub fn run(config: &Config, mut running: Running, out: &mut dyn Write) -> Result<(), ServeError> {
+    match start(config, &mut running, out) {
+        Ok(()) => Ok(()),
+        Err(error) => running.fail(error),
+    }
+}
+
+fn start(config: &Config, running: &mut Running, out: &mut dyn Write) -> Result<(), ServeError> {
+    let usual = (u64::from(config.sessions) << 11).max(64 << 20);
+    let bytes = config.max_bytes.unwrap_or(usual);
+    let geometry = Geometry::new(config.sessions, bytes).ok_or(ServeError::Geometry)?;
+    let mut table_memory = memory(geometry.size())?;
+    table_memory.advise_huge();
+    let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN)?;
+    let mut slots = Vec::new();
+    slots.resize_with(config.clients, || Slot::EMPTY);
+    let table = Table::new(&mut table_memory, geometry, random_key()?);
+    let table = table.map_err(|_| ServeError::Geometry)?;
+    let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
+    let server = Server::new(&mut slots, pool, config.limits, table);
+    let mut server = server.map_err(ServeError::TooSmall)?;
+    if config.progress > 0 {
+        server.set_budget(config.progress.min(BUDGET));
+    }
+    let wanted = config.clients as u64 + DESCRIPTORS;
+    if limits::raise_descriptors(wanted) < wanted {
+        running.warn(&format!("fewer than {wanted} descriptors are allowed: see ulimit -n"));
+    }
+    let (listeners, signals) = running.take();
+    let mut hub = Hub::new(server, config.clients, listeners, signals)?;
+    running.ready();
+    let mut progress = Progress::new(config.progress, running.foreground());
+    let mut events = Events::new();
+    loop {
+        let now = hub.wait(&mut events, progress.deadline())?;
+        hub.turn(now, &events);
+        progress.tell(now, &hub.machine, out);
+        if hub.is_over(now) {
+            break;
+        }
+    }
+    let Operations { total, gets, hits, adds, refused } = hub.machine.operations();
+    running.note(format_args!(
+        "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused"
+    ));
+    running.note_clients(&hub.machine.counters(), hub.refused());
+    Ok(())
+}
+
+/// Memory that is zero, and taken from the system as it is used.
+pub(crate) fn memory(len: usize) -> Result<Memory, ServeError> {
+    Memory::zeroed(len).map_err(|error| ServeError::Memory(len, error))
+}
+
+fn random_key() -> io::Result<[u8; 16]> {
+    let mut key = [0; 16];
+    let mut filled = 0;
+    while filled < key.len() {
+        filled +=
+            rustix::rand::getrandom(&mut key[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(key)
+}
+
+/// The lines of `-progress`: one at least every so many operations, and in the foreground one a
+/// second at most whenever the number of operations or of sessions has changed.
+struct Progress {
+    every: u64,
+    foreground: bool,
+    told_at: Instant,
+    told: (Operations, usize),
+    changed: bool,
+}
+
+impl Progress {
+    fn new(every: u32, foreground: bool) -> Self {
+        Self {
+            every: every.into(),
+            foreground,
+            told_at: Instant::ORIGIN,
+            told: Default::default(),
+            changed: false,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.changed.then(|| self.told_at.after(1000))
+    }
+
+    fn tell<S: Store>(&mut self, now: Instant, server: &Server<'_, S>, out: &mut dyn Write) {
+        if self.every == 0 {
+            return;
+        }
+        let (operations, sessions) = (server.operations(), server.store().len());
+        let new = operations.total - self.told.0.total;
+        self.changed = self.foreground && (operations, sessions) != self.told;
+        let second = self.changed && now.since(self.told_at) >= 1000;
+        if new < self.every && !second {
+            return;
+        }
+        let (sign, change) = match sessions.cmp(&self.told.1) {
+            std::cmp::Ordering::Less => ('-', self.told.1 - sessions),
+            std::cmp::Ordering::Equal => ('=', 0),
+            std::cmp::Ordering::Greater => ('+', sessions - self.told.1),
+        };
+        let total = operations.total;
+        // A terminal that is gone, or a full disk, is no reason to stop serving.
+        let _ = writeln!(
+            out,
+            "total operations {total} (+ {new}), total sessions {sessions} ({sign} {change})"
+        );
+        let _ = out.flush();
+        (self.told, self.told_at, self.changed) = ((operations, sessions), now, false);
+    }
+}

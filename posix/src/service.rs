@@ -1,0 +1,183 @@
+//! How a daemon starts: what may fail first, and in the order that lets it drop what it needs for it.
+//!
+//! Bind and listen, owner, group and mode of the socket, detach, pid file, change of user; then the
+//! program takes its memory, says that it is [`ready`](Running::ready), and loops.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use distcache_core::conns::Counters;
+
+use crate::address::Address;
+use crate::daemon::{self, DetachError, Detached, PidFile, PidFileError, UserError};
+use crate::listener::{ListenError, Listener, Ownership};
+use crate::signal::Signals;
+
+/// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
+/// the server's, the one in reserve, and some to spare.
+pub const DESCRIPTORS: u64 = 64;
+
+/// What a daemon is told about itself.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The program's name, at the front of its lines.
+    pub name: &'static str,
+    /// Where clients come from.
+    pub listen: Vec<Address>,
+    /// To whom UNIX sockets belong.
+    pub ownership: Ownership,
+    /// Whether to detach from the terminal.
+    pub daemon: bool,
+    /// Where to write the process id.
+    pub pid_file: Option<PathBuf>,
+    /// As whom to go on.
+    pub user: Option<String>,
+    /// Whether SIGUSR1 and SIGUSR2 end it.
+    pub killable: bool,
+}
+
+/// Why a daemon can't start.
+#[derive(Debug)]
+pub enum StartError {
+    /// It can't listen.
+    Listen(ListenError),
+    /// It can't leave the terminal.
+    Detach(DetachError),
+    /// It can't write its process id.
+    PidFile(PidFileError),
+    /// It can't become that user.
+    User(UserError),
+    /// It can't take over its signals.
+    Signals(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(error) => error.fmt(f),
+            Self::Detach(error) => error.fmt(f),
+            Self::PidFile(error) => error.fmt(f),
+            Self::User(error) => error.fmt(f),
+            Self::Signals(error) => write!(f, "cannot take over signals: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A daemon that has all it asked of the system, and does not serve yet.
+#[derive(Debug)]
+pub struct Running {
+    name: &'static str,
+    listeners: Vec<Listener>,
+    signals: Option<Signals>,
+    detached: Option<Detached>,
+    foreground: bool,
+    addresses: Vec<String>,
+    _pid_file: Option<PidFile>,
+}
+
+impl Service {
+    /// Opens, detaches and drops, in this order.
+    ///
+    /// Returns in the daemon where one is asked for; the process that called it ends when that is
+    /// ready.
+    ///
+    /// # Errors
+    /// [`StartError`]. What was opened is closed again.
+    pub fn start(&self) -> Result<Running, StartError> {
+        let open = |address| Listener::open(address, &self.ownership).map_err(StartError::Listen);
+        let listeners: Vec<_> = self.listen.iter().map(open).collect::<Result<_, _>>()?;
+        for warning in listeners.iter().flat_map(Listener::warnings) {
+            warn(self.name, warning);
+        }
+        let detached = self.daemon.then(daemon::detach).transpose().map_err(StartError::Detach)?;
+        let mut running = Running {
+            name: self.name,
+            addresses: listeners.iter().map(Listener::address).collect(),
+            listeners,
+            signals: None,
+            detached,
+            foreground: !self.daemon,
+            _pid_file: None,
+        };
+        match self.finish(&mut running) {
+            Ok(()) => Ok(running),
+            Err(error) => running.fail(error),
+        }
+    }
+
+    fn finish(&self, running: &mut Running) -> Result<(), StartError> {
+        let signals = Signals::install(self.killable, self.daemon);
+        running.signals = Some(signals.map_err(StartError::Signals)?);
+        let pid_file = self.pid_file.as_deref().map(PidFile::create).transpose();
+        running._pid_file = pid_file.map_err(StartError::PidFile)?;
+        if let Some(user) = &self.user {
+            daemon::change_user(user).map_err(StartError::User)?;
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    /// Prints a warning: a line on stderr with the program's name.
+    pub fn warn(&self, line: &str) {
+        warn(self.name, line);
+    }
+
+    /// Prints what has happened: a line on stderr with the program's name.
+    pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
+        let _ = writeln!(io::stderr(), "{}: {line}", self.name);
+    }
+
+    /// Prints what became of clients, of which `unheard` were refused for want of descriptors.
+    pub(crate) fn note_clients(&self, counters: &Counters, unheard: u64) {
+        let Counters { accepted, refused, malformed, idle, stalled } = counters;
+        let refused = refused + unheard;
+        self.note(format_args!(
+            "{accepted} clients, {refused} more refused; closed: {malformed} malformed, {idle} idle, \
+             {stalled} stalled"
+        ));
+    }
+
+    /// Whether it runs in the foreground.
+    pub fn foreground(&self) -> bool {
+        self.foreground
+    }
+
+    /// Gives away what the loop works with. Signals are given once.
+    pub(crate) fn take(&mut self) -> (Vec<Listener>, Signals) {
+        let signals = self.signals.take().expect("a loop takes what a start has opened, once");
+        (std::mem::take(&mut self.listeners), signals)
+    }
+
+    /// Says that the service is up: in the foreground a line for each address, else to the process
+    /// that started it.
+    pub(crate) fn ready(&mut self) {
+        if let Some(detached) = self.detached.take() {
+            return detached.ready();
+        }
+        for address in &self.addresses {
+            let _ = writeln!(io::stdout(), "{}: listening on {address}", self.name);
+        }
+        let _ = io::stdout().flush();
+    }
+
+    /// Ends a start that failed after detaching: the process that waits is told why.
+    pub(crate) fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
+        match self.detached.take() {
+            Some(detached) => {
+                // The process ends there, and nothing is dropped on its way.
+                self.listeners.clear();
+                self._pid_file = None;
+                detached.fail(&format!("{}: {error}", self.name))
+            }
+            None => Err(error),
+        }
+    }
+}
+
+fn warn(name: &str, line: &str) {
+    let _ = writeln!(io::stderr(), "{name}: warning: {line}");
+}
