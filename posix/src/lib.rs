@@ -56,5 +56,6 @@ pub mod signal;
 pub mod socket;
 #[allow(unsafe_code)]
 mod sys;
+pub mod tap;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,200 @@
+//! The lines of `dc_snoop`.
+//!
+//! ```text
+//! 2026-01-31T12:00:00.123Z #1 > ADD uid 1 id 8f3c0a…(32) ttl 300000 ms session 200
+//! 2026-01-31T12:00:00.124Z #1 < ADD uid 1 id 8f3c0a…(32) ok 0.112 ms
+//! ```
+
+use std::fmt;
+use std::io::Write;
+use std::time;
+
+use distcache_core::id::Id;
+use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Status};
+use distcache_core::snoop::{Event, Pairs, Reader, Seen};
+use distcache_core::wire::{Direction, Op};
+
+use crate::clock::Clock;
+
+/// How many bytes of an id are printed.
+const ID_SHOWN: usize = 6;
+/// How many bytes of a payload are printed in a line.
+const DUMP_WIDTH: usize = 16;
+
+/// Prints what goes by.
+pub(super) struct Printer<'o> {
+    out: &'o mut dyn Write,
+    full: bool,
+}
+
+impl<'o> Printer<'o> {
+    pub(super) fn new(out: &'o mut dyn Write, full: bool) -> Self {
+        Self { out, full }
+    }
+
+    /// What happened to a connection.
+    pub(super) fn note(&mut self, connection: u64, what: &str) {
+        self.line(format_args!("{} #{connection} {what}", Clock::wall()));
+    }
+
+    /// The messages of one direction's next bytes, a line each.
+    pub(super) fn show(
+        &mut self,
+        connection: u64,
+        reader: &mut Reader,
+        pairs: &mut Pairs<time::Instant>,
+        mut bytes: &[u8],
+    ) {
+        let was_lost = reader.is_lost();
+        loop {
+            match reader.read(&mut bytes) {
+                Ok(None) => return,
+                Ok(Some(Event::Payload(payload))) => {
+                    if self.full {
+                        self.dump(connection, payload);
+                    }
+                }
+                Ok(Some(Event::Message(message))) => match message.header.direction {
+                    Direction::Request => self.request(connection, pairs, &message),
+                    Direction::Response => self.response(connection, pairs, &message),
+                },
+                Err(_) if was_lost => return,
+                Err(malformed) => {
+                    let why = malformed.reason();
+                    return self.note(connection, &format!("is not the protocol: {why}"));
+                }
+            }
+        }
+    }
+
+    /// Makes the lines so far be seen.
+    pub(super) fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
+    fn request(&mut self, connection: u64, pairs: &mut Pairs<time::Instant>, message: &Seen) {
+        let asked = Asked::of(message);
+        pairs.asked(time::Instant::now(), message, asked.id.and_then(Id::new));
+        let (op, uid) = (message.header.op.name(), message.header.uid);
+        self.line(format_args!("{} #{connection} > {op} uid {uid} {asked}", Clock::wall()));
+    }
+
+    fn response(&mut self, connection: u64, pairs: &mut Pairs<time::Instant>, message: &Seen) {
+        let (op, uid) = (message.header.op.name(), message.header.uid);
+        let answer = Answer(message);
+        let head = format_args!("{} #{connection} < {op} uid {uid}", Clock::wall());
+        match pairs.answered(&message.header) {
+            Some(asked) => {
+                let millis = asked.mark.elapsed().as_secs_f64() * 1000.0;
+                let id = Hex(asked.id());
+                self.line(format_args!("{head} id {id} {answer} {millis:.3} ms"));
+            }
+            None => self.line(format_args!("{head} {answer} that nobody asked for")),
+        }
+    }
+
+    fn dump(&mut self, connection: u64, payload: &[u8]) {
+        for row in payload.chunks(DUMP_WIDTH) {
+            let _ = write!(self.out, "    #{connection} ");
+            for byte in row {
+                let _ = write!(self.out, " {byte:02x}");
+            }
+            let text = row.iter().map(|byte| match byte {
+                b' '..=b'~' => char::from(*byte),
+                _ => '.',
+            });
+            let text: String = text.collect();
+            let blank = (DUMP_WIDTH - row.len()) * 3;
+            self.line(format_args!("{:blank$}  {text}", ""));
+        }
+    }
+
+    /// A terminal that is gone, or a full disk, is no reason to stop passing bytes on.
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        let _ = writeln!(self.out, "{line}");
+    }
+}
+
+/// What a request says beyond its header.
+struct Asked<'a> {
+    id: Option<&'a [u8]>,
+    message: &'a Seen,
+}
+
+impl<'a> Asked<'a> {
+    fn of(message: &'a Seen) -> Self {
+        let peek = message.peek();
+        let id = match message.header.op {
+            Op::Add => Add::parse(peek).ok().and_then(Result::ok).map(|add| add.id.bytes()),
+            Op::Get | Op::Have | Op::Remove => Some(peek),
+        };
+        // The longest id with no byte of its session in what was kept.
+        let id = id.or_else(|| peek.get(ADD_FIXED_LEN..).filter(|_| longest_id(peek)));
+        Self { id, message }
+    }
+}
+
+fn longest_id(peek: &[u8]) -> bool {
+    let len = peek.get(4..ADD_FIXED_LEN).and_then(|len| len.first_chunk());
+    len.is_some_and(|len| u32::from_be_bytes(*len) == 64)
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Seen { header, payload_len, .. } = self.message;
+        let Some(id) = self.id else {
+            return write!(f, "payload {payload_len} (corrupt)");
+        };
+        match (header.op, self.message.peek().first_chunk()) {
+            (Op::Add, Some(ttl)) => {
+                let session = payload_len.saturating_sub(ADD_FIXED_LEN + id.len());
+                let ttl = u32::from_be_bytes(*ttl);
+                write!(f, "id {} ttl {ttl} ms session {session}", Hex(id))
+            }
+            _ => write!(f, "id {}", Shortened { shown: id, len: *payload_len }),
+        }
+    }
+}
+
+/// What a response says.
+struct Answer<'a>(&'a Seen);
+
+impl fmt::Display for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Seen { header, payload_len, .. } = self.0;
+        // Only its length counts here, and whether it is a status.
+        let payload = self.0.peek();
+        match Reply::parse(header.op, payload) {
+            Ok(Reply::Session(_)) => write!(f, "session {payload_len}"),
+            Ok(Reply::Status(Status(code))) => match Status(code).name() {
+                Some(name) => f.write_str(name),
+                None => write!(f, "status {code}"),
+            },
+            Err(_) => write!(f, "payload {payload_len} (no status)"),
+        }
+    }
+}
+
+/// An id in hexadecimal, shortened.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Shortened { shown: self.0, len: self.0.len() }.fmt(f)
+    }
+}
+
+struct Shortened<'a> {
+    shown: &'a [u8],
+    len: usize,
+}
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.shown.iter().take(ID_SHOWN) {
+            write!(f, "{byte:02x}")?;
+        }
+        let dots = if self.len > ID_SHOWN { "…" } else { "" };
+        write!(f, "{dots}({})", self.len)
+    }
+}
