@@ -1,29 +1,37 @@
 //! Waiting until something can be read or written.
 //!
-//! A thin wrapper, level-triggered: what is ready and was not attended to is reported again. No type
-//! of the `polling` crate shows, so that another mechanism can take its place.
+//! Level-triggered: what is ready and was not attended to is reported again. On Linux this is epoll
+//! itself, one system call a wait; elsewhere the `polling` crate, which makes four more.
+
+#[cfg(target_os = "linux")]
+mod epoll;
+#[cfg(any(test, not(target_os = "linux")))]
+mod portable;
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
-use polling::PollMode;
+#[cfg(target_os = "linux")]
+use epoll as system;
+#[cfg(not(target_os = "linux"))]
+use portable as system;
 
 use crate::listener::Listener;
 use crate::socket::Stream;
-use crate::sys;
 
 /// The most events that one [`Poller::wait`] reports; the others come with the next.
 pub const EVENTS_MAX: usize = 1024;
+
+/// The key that callers cannot use: what wakes the wait has it.
+const WAKE_KEY: usize = usize::MAX;
 
 /// Watches descriptors, each under a key of the caller's choice below `usize::MAX`.
 ///
 /// What is registered must be taken out with [`remove`](Self::remove) before it is dropped: closing
 /// does it too, but not where another process has the same file open.
-#[derive(Clone, Debug)]
-pub struct Poller(Arc<polling::Poller>);
+#[derive(Debug)]
+pub struct Poller(system::System);
 
 /// What a descriptor is watched for. Hang-ups and errors are reported even for neither.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -62,7 +70,7 @@ pub struct Event {
 impl Poller {
     /// A poller that watches nothing yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(polling::Poller::new()?)))
+        system::System::new().map(Self)
     }
 
     /// Watches `stream`; both descriptors of an `FD:r:w` stream have the one key.
@@ -81,7 +89,10 @@ impl Poller {
 
     /// Watches any other descriptor.
     pub fn add_fd(&self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
-        sys::poll_add(&self.0, fd, event(key, interest))
+        if key == WAKE_KEY {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.0.add(fd, key, interest)
     }
 
     /// Changes what `stream` is watched for.
@@ -101,7 +112,7 @@ impl Poller {
 
     /// Changes what any other descriptor is watched for.
     pub fn modify_fd(&self, fd: BorrowedFd<'_>, key: usize, interest: Interest) -> io::Result<()> {
-        self.0.modify_with_mode(fd, event(key, interest), PollMode::Level)
+        self.0.modify(fd, key, interest)
     }
 
     /// Forgets `stream`. Events already reported may still have its key.
@@ -120,13 +131,12 @@ impl Poller {
 
     /// Forgets any other descriptor.
     pub fn remove_fd(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.0.delete(fd)
+        self.0.remove(fd)
     }
 
     /// Waits until something is ready, `timeout` has passed (`None`: for ever) or somebody wakes it,
     /// and replaces what `events` holds. No events is an ordinary outcome. Allocates nothing.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        events.0.clear();
         match self.0.wait(&mut events.0, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -135,11 +145,7 @@ impl Poller {
 
     /// Something that wakes the current or next [`wait`](Self::wait), from any thread.
     pub fn waker(&self) -> impl Fn() + Clone + Send + Sync + use<> {
-        let poller = Arc::clone(&self.0);
-        move || {
-            // It fails only where the poller itself is broken, which its own thread will notice.
-            let _ = poller.notify();
-        }
+        self.0.waker()
     }
 
     /// Watches one end of a split stream only while there is interest: an end of a pipe reports for
@@ -161,33 +167,23 @@ impl Poller {
     }
 }
 
-fn event(key: usize, interest: Interest) -> polling::Event {
-    polling::Event::new(key, interest.read, interest.write)
-}
-
 fn absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
 /// Room for what one [`Poller::wait`] reports: [`EVENTS_MAX`].
 #[derive(Debug)]
-pub struct Events(polling::Events);
+pub struct Events(system::Events);
 
 impl Events {
     /// Takes the room, once for all waits.
     pub fn new() -> Self {
-        const CAPACITY: NonZeroUsize = NonZeroUsize::new(EVENTS_MAX).unwrap();
-        Self(polling::Events::with_capacity(CAPACITY))
+        Self(system::Events::new())
     }
 
     /// What the last wait reported, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
-        self.0.iter().map(|event| Event {
-            key: event.key,
-            readable: event.readable,
-            writable: event.writable,
-            hangup: event.is_interrupt() || event.is_err() == Some(true),
-        })
+        self.0.iter()
     }
 }
 

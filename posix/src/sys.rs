@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Registers `fd` with `poller`, level-triggered.
+#[cfg(any(test, not(target_os = "linux")))]
 pub(crate) fn poll_add(
     poller: &polling::Poller,
     fd: BorrowedFd<'_>,
