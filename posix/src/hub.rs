@@ -65,7 +65,8 @@ struct Client {
 
 struct Socket {
     stream: Stream,
-    interest: Interest,
+    /// What it is watched for; `None` while it is not watched at all.
+    watched: Option<Interest>,
     /// Whether the peer is known to send no more.
     ended: bool,
 }
@@ -175,7 +176,7 @@ impl<M: Machine> Hub<M> {
 
     /// Takes the connection to the server that was just made.
     pub(crate) fn take_server(&mut self, stream: Stream, interest: Interest) {
-        self.server = Some(Socket { stream, interest, ended: false });
+        self.server = Some(Socket { stream, watched: Some(interest), ended: false });
     }
 
     fn clients_key(&self) -> usize {
@@ -216,10 +217,15 @@ impl<M: Machine> Hub<M> {
             self.settle(now, peer);
         }
         if (event.readable || event.hangup) && wants.read {
-            self.receive(now, peer);
-            if let Some(next) = self.machine.advance(now) {
-                self.settle(now, next);
-            }
+            self.hear(now, peer);
+        }
+    }
+
+    /// One receive, and a piece of work: mostly what came of it.
+    fn hear(&mut self, now: Instant, peer: Peer) {
+        self.receive(now, peer);
+        if let Some(next) = self.machine.advance(now) {
+            self.settle(now, next);
         }
     }
 
@@ -288,15 +294,17 @@ impl<M: Machine> Hub<M> {
         if close {
             return self.close(now, peer);
         }
-        if interest != socket.interest {
-            socket.interest = interest;
-            let key = match peer {
-                Peer::Server => SERVER_KEY,
-                Peer::Client(key) => LISTENERS_KEY + self.listeners.len() + key.index(),
-            };
-            if self.poller.modify(&socket.stream, key, interest).is_err() {
-                self.close(now, peer);
-            }
+        let key = match peer {
+            Peer::Server => SERVER_KEY,
+            Peer::Client(key) => LISTENERS_KEY + self.listeners.len() + key.index(),
+        };
+        let changed = match socket.watched.replace(interest) {
+            Some(before) if before == interest => Ok(()),
+            Some(_) => self.poller.modify(&socket.stream, key, interest),
+            None => self.poller.add(&socket.stream, key, interest),
+        };
+        if changed.is_err() {
+            self.close(now, peer);
         }
     }
 
@@ -312,7 +320,9 @@ impl<M: Machine> Hub<M> {
         };
         self.machine.closed(now, peer);
         let Some(mut socket) = socket else { return };
-        let _ = self.poller.remove(&socket.stream);
+        if socket.stream.is_shared() {
+            let _ = self.poller.remove(&socket.stream);
+        }
         if !socket.ended && peer != Peer::Server {
             // Closing on bytes that were never read takes our last answer from the peer's hands.
             let _ = socket.stream.shutdown_write();
@@ -353,14 +363,12 @@ impl<M: Machine> Hub<M> {
     fn welcome(&mut self, now: Instant, stream: Stream) {
         // Without a place for it: dropping it is the refusal.
         let Some(key) = self.machine.open(now) else { return };
-        let interest = Interest::READ;
-        let registered = self.poller.add(&stream, self.clients_key() + key.index(), interest);
-        let socket = Socket { stream, interest, ended: false };
+        let socket = Socket { stream, watched: None, ended: false };
         self.clients[key.index()] = Some(Client { key, socket });
         self.connected += 1;
-        if registered.is_err() {
-            self.close(now, Peer::Client(key));
-        }
+        // Who connects for one request has mostly sent it by now.
+        self.hear(now, Peer::Client(key));
+        self.watch(now, Peer::Client(key));
     }
 }
 

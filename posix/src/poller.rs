@@ -28,8 +28,8 @@ const WAKE_KEY: usize = usize::MAX;
 
 /// Watches descriptors, each under a key of the caller's choice below `usize::MAX`.
 ///
-/// What is registered must be taken out with [`remove`](Self::remove) before it is dropped: closing
-/// does it too, but not where another process has the same file open.
+/// What another process may have open too must be taken out with [`remove`](Self::remove) before it
+/// is dropped; of anything else, closing it takes it out.
 #[derive(Debug)]
 pub struct Poller(system::System);
 

@@ -15,14 +15,16 @@ use crate::sys;
 
 /// A connected byte stream: one descriptor for both directions, or one for each.
 ///
-/// Non-blocking and closed on exec; TCP has Nagle's delay off. Dropping it closes it: take it from
-/// the [`Poller`](crate::poller::Poller) before.
+/// Non-blocking and closed on exec; TCP has Nagle's delay off. Dropping it closes it: take one that
+/// was inherited from the [`Poller`](crate::poller::Poller) before.
 #[derive(Debug)]
 pub struct Stream {
     ends: Ends,
     /// Whether the end that writes is a socket, which alone takes flags.
     socket: bool,
     tcp: bool,
+    /// Whether another process may have the same file open.
+    shared: bool,
 }
 
 /// What came of asking for bytes.
@@ -76,7 +78,7 @@ impl Stream {
         if tcp {
             sockopt::set_tcp_nodelay(&fd, true)?;
         }
-        Ok(Self { ends: Ends::One(fd), socket, tcp })
+        Ok(Self { ends: Ends::One(fd), socket, tcp, shared: true })
     }
 
     /// Two streams connected to each other.
@@ -198,6 +200,12 @@ impl Stream {
         }
     }
 
+    /// Whether another process may have it open too, so that closing it here does not take it out
+    /// of the [`Poller`](crate::poller::Poller).
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// Whether reading and writing go through descriptors of their own.
     pub(crate) fn is_split(&self) -> bool {
         matches!(self.ends, Ends::Two { .. })
@@ -214,7 +222,7 @@ impl Stream {
             prepare(fd)?;
         }
         let (socket, _) = write.as_ref().map_or((false, false), kind);
-        Ok(Self { ends: Ends::Two { read, write }, socket, tcp: false })
+        Ok(Self { ends: Ends::Two { read, write }, socket, tcp: false, shared: true })
     }
 
     /// Wraps a fresh socket that already is non-blocking and closed on exec.
@@ -225,7 +233,7 @@ impl Stream {
             let _ = sockopt::set_tcp_nodelay(&fd, true);
         }
         quiet(&fd);
-        Self { ends: Ends::One(fd), socket: true, tcp }
+        Self { ends: Ends::One(fd), socket: true, tcp, shared: false }
     }
 
     /// The only descriptor of a socket.

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -16,7 +16,9 @@ pub(crate) fn poll_add(
 ) -> io::Result<()> {
     // SAFETY: the descriptor is open now. Nothing refers to it through memory afterwards: epoll and
     // kqueue keep numbers, and drop the registration with the last reference to the open file.
-    unsafe { poller.add_with_mode(fd.as_raw_fd(), event, polling::PollMode::Level) }
+    unsafe {
+        poller.add_with_mode(std::os::fd::AsRawFd::as_raw_fd(&fd), event, polling::PollMode::Level)
+    }
 }
 
 /// Takes over the descriptor `number` that the process was started with; a second time it is refused.
