@@ -38,6 +38,7 @@
 
 pub mod accounts;
 pub mod address;
+pub mod client;
 pub mod clock;
 pub mod daemon;
 mod hub;

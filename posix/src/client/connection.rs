@@ -1,0 +1,188 @@
+//! One connection to a server, and one operation at a time on it, each within its deadline.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distcache_core::client::{Client as Machine, MEMORY};
+use distcache_core::message::{Reply, Request};
+use distcache_core::wire::Malformed;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use self_cell::{MutBorrow, self_cell};
+
+use super::failure::Why;
+use crate::address::Target;
+use crate::socket::{Received, Stream};
+
+/// How long to wait before a full backlog of a UNIX socket is tried again: the first time, and at most.
+const BACKLOG_WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
+
+/// What a connection's machine works in: [`MEMORY`] bytes.
+pub(super) type Memory = Box<[u8]>;
+
+self_cell! {
+    /// A machine together with its memory, so that it lives as long as the connection does: its
+    /// numbering of requests is what tells a late answer from the one that is waited for.
+    struct Owned {
+        owner: MutBorrow<Memory>,
+        #[covariant]
+        dependent: Machine,
+    }
+}
+
+/// The time by which an operation ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    pub(super) fn after(timeout: Duration) -> Self {
+        Self(Instant::now() + timeout)
+    }
+
+    fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// The time by which the first of `count` attempts is to end, so that each gets its share.
+    fn share(self, count: usize) -> Self {
+        let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+        Self(self.0.min(Instant::now() + self.left() / count))
+    }
+}
+
+/// A stream and the machine that speaks on it. Dropping it closes the stream.
+pub(super) struct Connection {
+    stream: Stream,
+    machine: Owned,
+    /// Who opened it: a fork gives the descriptor to another process as well.
+    pid: u32,
+}
+
+impl Connection {
+    /// Connects to the first of `targets` that lets it, beginning with number `first`, and says which
+    /// it was. The error is the last one's.
+    pub(super) fn open(
+        targets: &[Target],
+        first: usize,
+        deadline: Deadline,
+        memory: Option<Memory>,
+    ) -> Result<(Self, usize), Why> {
+        let mut why = Why::TimedOut;
+        for tried in 0..targets.len() {
+            let number = (first + tried) % targets.len();
+            match connect(&targets[number], deadline.share(targets.len() - tried)) {
+                Ok(stream) => return Ok((Self::new(stream, memory), number)),
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    fn new(stream: Stream, memory: Option<Memory>) -> Self {
+        let memory = memory.unwrap_or_else(|| vec![0; MEMORY].into_boxed_slice());
+        let machine = Owned::new(MutBorrow::new(memory), |memory| {
+            Machine::new(memory.borrow_mut()).expect("MEMORY is what a machine needs")
+        });
+        Self { stream, machine, pid: std::process::id() }
+    }
+
+    /// Whether the process `pid` opened it.
+    pub(super) fn is_of(&self, pid: u32) -> bool {
+        self.pid == pid
+    }
+
+    /// Takes in a request, without sending it. Fails where the connection is of no use any more: closed
+    /// by the server since it was made or last answered, or with bytes on it that nobody asked for.
+    pub(super) fn begin(&mut self, request: &Request<'_>) -> Result<(), Why> {
+        let Self { stream, machine, .. } = self;
+        machine.with_dependent_mut(|_, machine| {
+            // A request too long was refused before, and one that is open closes its connection.
+            machine.request(request).map_err(|_| Why::Malformed(Malformed::Payload))?;
+            // Bytes behind the last answer are in the machine already.
+            if machine.advance().map_err(Why::Malformed)? {
+                return Err(Why::Malformed(Malformed::Payload));
+            }
+            match stream.recv(machine.space()).map_err(Why::Lost)? {
+                Received::Nothing => Ok(()),
+                Received::Bytes(_) => Err(Why::Malformed(Malformed::Payload)),
+                Received::Ended => Err(Why::Closed),
+            }
+        })
+    }
+
+    /// Sends the request and waits for its answer.
+    pub(super) fn finish(&mut self, deadline: Deadline) -> Result<(), Why> {
+        let Self { stream, machine, .. } = self;
+        machine.with_dependent_mut(|_, machine| exchange(stream, machine, deadline))
+    }
+
+    /// The answer; there is one after [`finish`](Self::finish).
+    pub(super) fn reply(&self) -> Option<Reply<'_>> {
+        self.machine.borrow_dependent().reply()
+    }
+
+    /// Closes the connection and hands back its memory.
+    pub(super) fn close(self) -> Memory {
+        self.machine.into_owner().into_inner()
+    }
+}
+
+fn exchange(stream: &Stream, machine: &mut Machine<'_>, deadline: Deadline) -> Result<(), Why> {
+    while !machine.pending().is_empty() {
+        match stream.send(machine.pending()).map_err(Why::Lost)? {
+            0 => wait(stream.write_fd(), PollFlags::OUT, deadline)?,
+            sent => machine.sent(sent),
+        }
+    }
+    while !machine.advance().map_err(Why::Malformed)? {
+        wait(stream.read_fd(), PollFlags::IN, deadline)?;
+        match stream.recv(machine.space()).map_err(Why::Lost)? {
+            Received::Bytes(len) => machine.filled(len),
+            Received::Ended => return Err(Why::Closed),
+            Received::Nothing => {}
+        }
+    }
+    Ok(())
+}
+
+fn connect(target: &Target, deadline: Deadline) -> Result<Stream, Why> {
+    let [mut pause, longest] = BACKLOG_WAITS;
+    loop {
+        match Stream::connect(target) {
+            Ok((stream, false)) => return Ok(stream),
+            Ok((stream, true)) => {
+                wait(stream.write_fd(), PollFlags::OUT, deadline)?;
+                stream.connected().map_err(Why::NotConnected)?;
+                return Ok(stream);
+            }
+            // The backlog of a UNIX socket is full, and nothing tells when it is not any more.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.left();
+                if left.is_zero() {
+                    return Err(Why::TimedOut);
+                }
+                thread::sleep(pause.min(left));
+                pause = (pause * 2).min(longest);
+            }
+            Err(error) => return Err(Why::NotConnected(error)),
+        }
+    }
+}
+
+/// Waits until `fd` is ready for `what`, or has failed, which the next call on it tells.
+fn wait(fd: Option<BorrowedFd<'_>>, what: PollFlags, deadline: Deadline) -> Result<(), Why> {
+    let Some(fd) = fd else {
+        return Err(Why::Lost(io::ErrorKind::Unsupported.into()));
+    };
+    loop {
+        let left = Timespec::try_from(deadline.left()).map_err(|_| Why::TimedOut)?;
+        match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&left)) {
+            Ok(0) => return Err(Why::TimedOut),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Why::Lost(error.into())),
+        }
+    }
+}

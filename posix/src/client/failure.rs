@@ -1,0 +1,139 @@
+//! Why an operation of the client failed.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use distcache_core::message::Status;
+use distcache_core::wire::{Malformed, Op};
+
+use crate::address::{AddressError, ResolveError};
+
+/// Why no client could be made.
+#[derive(Debug)]
+pub enum NewError {
+    /// One cannot connect to such an address.
+    Address(AddressError),
+    /// The host has no address.
+    Resolve(ResolveError),
+    /// The connection that was to be kept could not be made.
+    Connect(Failure),
+}
+
+/// Why a session was not stored.
+#[derive(Debug)]
+pub enum AddError {
+    /// The server refused it: [`Status::ADD_EXISTS`] and its neighbours.
+    Refused(Status),
+    /// The session is too long for one message: id and session may have 32760 bytes together.
+    TooLarge,
+    /// The server could not be asked. Whether it stored the session is not known, unless `why` tells.
+    Failed(Failure),
+}
+
+/// An operation that got no answer, or none that says anything.
+#[derive(Debug)]
+pub struct Failure {
+    pub(super) op: Option<Op>,
+    pub(super) address: Arc<str>,
+    pub(super) why: Why,
+}
+
+impl Failure {
+    /// Why it failed.
+    pub const fn why(&self) -> &Why {
+        &self.why
+    }
+
+    /// Whether a proxy was reached and said that the server behind it is away.
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self.why, Why::Unavailable)
+    }
+
+    /// Whether the deadline ended it.
+    pub const fn is_timeout(&self) -> bool {
+        matches!(self.why, Why::TimedOut)
+    }
+}
+
+/// The reason of a [`Failure`].
+#[derive(Debug)]
+pub enum Why {
+    /// None of the places that the address leads to took the connection; the last one's reason.
+    NotConnected(io::Error),
+    /// The deadline came before the answer.
+    TimedOut,
+    /// The connection broke.
+    Lost(io::Error),
+    /// The server closed the connection before it answered.
+    Closed,
+    /// What came is not an answer to what was asked.
+    Malformed(Malformed),
+    /// A proxy's word: the server is away.
+    Unavailable,
+    /// A whole answer, but one that the operation does not have.
+    Unexpected(Status),
+}
+
+impl Why {
+    /// Whether the same request on another connection may fare better.
+    pub(super) const fn is_network(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Closed)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotConnected(error) => write!(f, "cannot connect: {error}"),
+            Self::TimedOut => f.write_str("no answer within the deadline"),
+            Self::Lost(error) => write!(f, "the connection broke: {error}"),
+            Self::Closed => f.write_str("the server closed the connection without an answer"),
+            Self::Malformed(malformed) => write!(f, "not an answer: {}", malformed.reason()),
+            Self::Unavailable => f.write_str("the proxy says that the server is away"),
+            Self::Unexpected(status) => write!(f, "unexpected answer: {}", Named(*status)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.op.map_or("connecting", Op::name);
+        write!(f, "{what} at {} failed: {}", self.address, self.why)
+    }
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(status) => write!(f, "ADD was refused: {}", Named(*status)),
+            Self::TooLarge => {
+                f.write_str("ADD is impossible: the session is too long for a message")
+            }
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for NewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(error) => error.fmt(f),
+            Self::Resolve(error) => error.fmt(f),
+            Self::Connect(failure) => failure.fmt(f),
+        }
+    }
+}
+
+struct Named(Status);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status(code) = self.0;
+        write!(f, "{} (status {code})", self.0.name().unwrap_or("a status without a name"))
+    }
+}
+
+impl std::error::Error for Failure {}
+impl std::error::Error for AddError {}
+impl std::error::Error for NewError {}

@@ -1,0 +1,350 @@
+//! The blocking client: for whoever has a thread that may wait, but not long.
+//!
+//! ```no_run
+//! use distcache_core::id::Id;
+//! use distcache_posix::client::{Client, Flags};
+//!
+//! let address = "UNIX:/tmp/scache".parse()?;
+//! let client = Client::new(&address, Flags::PERSISTENT | Flags::PIDCHECK | Flags::LATE)?;
+//! let id = Id::new(b"an id of 1 to 64 bytes").expect("it has 22");
+//! client.add(300_000, id, b"the session")?;
+//! assert_eq!(client.get(id)?.as_deref(), Some(&b"the session"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! One client serves any number of threads. A thread takes a connection for one operation and puts
+//! it back after a whole and fitting answer; it never waits for another thread. Whatever else became
+//! of a connection, it is closed: so an answer that comes late reaches nobody.
+
+mod connection;
+mod failure;
+mod last;
+mod shelf;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::fmt;
+use std::ops::BitOr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use distcache_core::id::Id;
+use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Request, Status};
+use distcache_core::wire::{Op, PAYLOAD_MAX};
+
+use crate::address::{Address, Target, Targets};
+use connection::{Connection, Deadline, Memory};
+pub use failure::{AddError, Failure, NewError, Why};
+use shelf::Shelf;
+
+/// How many connections are kept at most: threads beyond that many at once connect anew.
+pub const KEPT_MAX: usize = 32;
+/// How long an operation may take on UNIX sockets and inherited descriptors, if nothing else is said.
+pub const TIMEOUT_UNIX: Duration = Duration::from_millis(250);
+/// How long an operation may take on TCP, if nothing else is said.
+pub const TIMEOUT_TCP: Duration = Duration::from_secs(1);
+/// The longest time that an operation can be given.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How a client deals with its connections. The bits are those of the C library's flags.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Flags(u32);
+
+impl Flags {
+    /// A connection for each operation; no connection before the first.
+    pub const NONE: Self = Self(0);
+    /// Connections are kept from one operation to the next.
+    pub const PERSISTENT: Self = Self(1);
+    /// Kept connections are used only by the process that made them: after a fork the child drops
+    /// those of its parent, unused and not shut down. Without it both would speak on one connection.
+    pub const PIDCHECK: Self = Self(2);
+    /// Where a kept connection breaks under a request, the request is sent once more on a new one. An
+    /// ADD that was stored the first time is then refused as already there.
+    pub const RETRY: Self = Self(4);
+    /// With `PERSISTENT`: connect at the first operation, not at once.
+    pub const LATE: Self = Self(8);
+
+    /// The flags whose bits are set; bits without a meaning are ignored.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & 15)
+    }
+
+    /// Whether all of `flags` are set.
+    pub const fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A client of one server or proxy; see the [module](self).
+pub struct Client {
+    /// Its mark in each thread's memory of the last fetch.
+    number: u64,
+    address: Arc<str>,
+    targets: Targets,
+    /// Which target took the last connection: it is tried first.
+    target: AtomicUsize,
+    flags: Flags,
+    timeout_ms: AtomicU64,
+    kept: Shelf<Connection>,
+    /// Memory of connections that were closed.
+    spare: Shelf<Memory>,
+}
+
+impl Client {
+    /// A client of `address`, which is resolved here and not again, with the usual deadline:
+    /// [`TIMEOUT_UNIX`] or [`TIMEOUT_TCP`]. Connects with `PERSISTENT` and without `LATE`.
+    ///
+    /// # Errors
+    /// [`NewError`]: an address that one cannot connect to, a host without address, or a failure to
+    /// connect where that is done.
+    pub fn new(address: &Address, flags: Flags) -> Result<Self, NewError> {
+        let timeout = match address {
+            Address::Ip { .. } => TIMEOUT_TCP,
+            Address::Unix(_) | Address::Fd { .. } => TIMEOUT_UNIX,
+        };
+        Self::with_timeout(address, flags, timeout)
+    }
+
+    /// The same with another deadline for every operation; see [`set_timeout`](Self::set_timeout).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_timeout(
+        address: &Address,
+        flags: Flags,
+        timeout: Duration,
+    ) -> Result<Self, NewError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        address.connectable().map_err(NewError::Address)?;
+        let targets = address.resolve().map_err(NewError::Resolve)?;
+        let client = Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            address: address.to_string().into(),
+            targets,
+            target: AtomicUsize::new(0),
+            flags,
+            timeout_ms: AtomicU64::new(0),
+            kept: Shelf::new(KEPT_MAX),
+            spare: Shelf::new(KEPT_MAX),
+        };
+        client.set_timeout(timeout);
+        if flags.has(Flags::PERSISTENT) && !flags.has(Flags::LATE) {
+            let connection = client.connect(client.deadline());
+            client
+                .kept
+                .put(connection.map_err(|why| NewError::Connect(client.failure(None, why)))?);
+        }
+        Ok(client)
+    }
+
+    /// How long an operation may take, connecting and trying again included.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
+    }
+
+    /// Sets how long operations that begin from now on may take: whole milliseconds, at least 1, at
+    /// most [`TIMEOUT_MAX`].
+    pub fn set_timeout(&self, timeout: Duration) {
+        let timeout = timeout.clamp(Duration::from_millis(1), TIMEOUT_MAX);
+        self.timeout_ms
+            .store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Stores a session for `ttl` milliseconds, where the id is free.
+    ///
+    /// # Errors
+    /// [`AddError::Refused`] with the server's status, [`Status::ADD_EXISTS`] above all: what is
+    /// stored under the id stays. [`AddError::TooLarge`] before anything is sent.
+    pub fn add(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
+        if ADD_FIXED_LEN + id.bytes().len() + session.len() > PAYLOAD_MAX {
+            return Err(AddError::TooLarge);
+        }
+        let request = Request::Add(Add { ttl, id, session });
+        match self.ask(&request, status).map_err(AddError::Failed)? {
+            Status::OK => Ok(()),
+            Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(Op::Add))),
+            refused => Err(AddError::Refused(refused)),
+        }
+    }
+
+    /// Fetches a session; `None` where there is none. A stored session under 5 bytes counts as none,
+    /// since it cannot be told from a status.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell.
+    pub fn get(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
+        self.fetch(id, <[u8]>::to_vec)
+    }
+
+    /// Fetches a session into `out`, as much of it as fits, and says how long it is, which may be more
+    /// than `out` has room for; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell; `out` is unchanged.
+    pub fn get_into(&self, id: Id<'_>, out: &mut [u8]) -> Result<Option<usize>, Failure> {
+        self.fetch(id, |session| copy(session, out))
+    }
+
+    /// The session that this thread's last operation on this client fetched, if that was `id`. Asks
+    /// nobody.
+    pub fn reget(&self, id: Id<'_>) -> Option<Vec<u8>> {
+        last::recall(self.number, id, <[u8]>::to_vec)
+    }
+
+    /// The same as [`reget`](Self::reget) into `out`, as [`get_into`](Self::get_into) does it.
+    pub fn reget_into(&self, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
+        last::recall(self.number, id, |session| copy(session, out))
+    }
+
+    /// Forgets a session; false where there is none. Of several who remove one session, one gets true.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell.
+    pub fn remove(&self, id: Id<'_>) -> Result<bool, Failure> {
+        self.ask_whether(&Request::Remove(id))
+    }
+
+    /// Whether there is a session of this id.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell.
+    pub fn has(&self, id: Id<'_>) -> Result<bool, Failure> {
+        self.ask_whether(&Request::Have(id))
+    }
+
+    fn fetch<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Failure> {
+        let found = self.ask(&Request::Get(id), |reply| match reply {
+            Reply::Session(session) => {
+                last::remember(self.number, id, session);
+                Ok(Some(read(session)))
+            }
+            Reply::Status(Status::DISCONNECTED) => Err(self.unavailable(Op::Get)),
+            Reply::Status(_) => Ok(None),
+        });
+        found?
+    }
+
+    fn ask_whether(&self, request: &Request<'_>) -> Result<bool, Failure> {
+        match self.ask(request, status)? {
+            Status::OK => Ok(true),
+            Status::NOT_OK => Ok(false),
+            Status::DISCONNECTED => Err(self.unavailable(request.op())),
+            other => Err(self.failure(Some(request.op()), Why::Unexpected(other))),
+        }
+    }
+
+    /// Makes a request, and lets `read` take from the answer what it needs.
+    fn ask<T>(
+        &self,
+        request: &Request<'_>,
+        read: impl FnOnce(Reply<'_>) -> T,
+    ) -> Result<T, Failure> {
+        last::forget(self.number);
+        let answered = self.answered(request, self.deadline());
+        let connection = answered.map_err(|why| self.failure(Some(request.op()), why))?;
+        let result = connection.reply().map(read);
+        self.put_back(connection);
+        result.ok_or_else(|| self.failure(Some(request.op()), Why::Closed))
+    }
+
+    /// The connection on which the request was answered.
+    fn answered(&self, request: &Request<'_>, deadline: Deadline) -> Result<Connection, Why> {
+        while let Some(mut connection) = self.take_kept() {
+            // Nothing was sent yet, so another connection is not another attempt.
+            if connection.begin(request).is_err() {
+                self.spare.put(connection.close());
+                continue;
+            }
+            match self.finished(connection, deadline) {
+                Err(why) if why.is_network() && self.flags.has(Flags::RETRY) => break,
+                done => return done,
+            }
+        }
+        let mut connection = self.connect(deadline)?;
+        connection.begin(request)?;
+        self.finished(connection, deadline)
+    }
+
+    fn finished(&self, mut connection: Connection, deadline: Deadline) -> Result<Connection, Why> {
+        match connection.finish(deadline) {
+            Ok(()) => Ok(connection),
+            Err(why) => {
+                self.spare.put(connection.close());
+                Err(why)
+            }
+        }
+    }
+
+    fn take_kept(&self) -> Option<Connection> {
+        let pid = self.flags.has(Flags::PIDCHECK).then(std::process::id);
+        self.kept.take(|connection| pid.is_none_or(|pid| connection.is_of(pid)))
+    }
+
+    fn put_back(&self, connection: Connection) {
+        if self.flags.has(Flags::PERSISTENT) {
+            self.kept.put(connection);
+        } else {
+            self.spare.put(connection.close());
+        }
+    }
+
+    fn connect(&self, deadline: Deadline) -> Result<Connection, Why> {
+        let (first, memory) = (self.target.load(Ordering::Relaxed), self.spare.take(|_| true));
+        let (connection, target) = Connection::open(&self.targets, first, deadline, memory)?;
+        self.target.store(target, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout())
+    }
+
+    fn unavailable(&self, op: Op) -> Failure {
+        self.failure(Some(op), Why::Unavailable)
+    }
+
+    fn failure(&self, op: Option<Op>, why: Why) -> Failure {
+        Failure { op, address: Arc::clone(&self.address), why }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        last::retire(self.number);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let targets: &[Target] = &self.targets;
+        f.debug_struct("Client")
+            .field("address", &self.address)
+            .field("targets", &targets)
+            .field("flags", &self.flags)
+            .field("timeout", &self.timeout())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an answer other than a session says. A session never answers what has a status for answer.
+fn status(reply: Reply<'_>) -> Status {
+    match reply {
+        Reply::Status(status) => status,
+        Reply::Session(_) => Status::NOT_OK,
+    }
+}
+
+fn copy(session: &[u8], out: &mut [u8]) -> usize {
+    let fits = session.len().min(out.len());
+    out[..fits].copy_from_slice(&session[..fits]);
+    session.len()
+}

@@ -1,0 +1,93 @@
+//! A bounded place for things that several threads take, use and put back.
+
+use std::sync::{Mutex, TryLockError};
+
+/// Up to a fixed number of things, in no order that can be relied on.
+///
+/// Nobody ever waits: a slot that another thread is at is passed by. So the worst that a thread that
+/// held a slot when its process forked can do to the child is that this one slot stays out of reach.
+pub(super) struct Shelf<T>(Box<[Mutex<Option<T>>]>);
+
+impl<T> Shelf<T> {
+    /// An empty shelf of `len` slots.
+    pub(super) fn new(len: usize) -> Self {
+        Self((0..len).map(|_| Mutex::new(None)).collect())
+    }
+
+    /// Takes one thing that `wanted` accepts; those that it does not accept on the way are dropped.
+    pub(super) fn take(&self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        self.0.iter().find_map(|slot| enter(slot, Option::take).flatten().filter(&wanted))
+    }
+
+    /// Puts one thing back; drops it where every slot is taken.
+    pub(super) fn put(&self, thing: T) {
+        let mut thing = Some(thing);
+        for slot in &self.0 {
+            enter(slot, |slot| {
+                if slot.is_none() {
+                    *slot = thing.take();
+                }
+            });
+            if thing.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How many things there are at the moment.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().filter(|slot| enter(slot, |slot| slot.is_some()) == Some(true)).count()
+    }
+}
+
+fn enter<T, R>(slot: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> Option<R> {
+    match slot.try_lock() {
+        Ok(mut slot) => Some(work(&mut slot)),
+        // Nothing that can panic runs under the lock, so poison has nothing to tell.
+        Err(TryLockError::Poisoned(slot)) => Some(work(&mut slot.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_put_back_is_taken_again_and_the_surplus_is_dropped() {
+        let shelf = Shelf::new(2);
+        assert!(shelf.take(|_| true).is_none());
+        for number in 0..3 {
+            shelf.put(number);
+        }
+        assert_eq!(
+            (shelf.take(|_| true), shelf.take(|_| true), shelf.take(|_| true)),
+            (Some(0), Some(1), None)
+        );
+    }
+
+    #[test]
+    fn what_nobody_wants_is_dropped_on_the_way() {
+        let shelf = Shelf::new(4);
+        for number in 0..4 {
+            shelf.put(number);
+        }
+        assert_eq!(shelf.take(|&number| number >= 2), Some(2));
+        assert_eq!(shelf.len(), 1);
+    }
+
+    #[test]
+    fn a_slot_that_somebody_holds_is_passed_by() {
+        let shelf = Shelf::new(2);
+        shelf.put('a');
+        shelf.put('b');
+        let held = shelf.0[0].lock().unwrap();
+        assert_eq!(shelf.take(|_| true), Some('b'));
+        assert_eq!(shelf.take(|_| true), None);
+        shelf.put('c');
+        shelf.put('d');
+        drop(held);
+        assert_eq!((shelf.take(|_| true), shelf.take(|_| true)), (Some('a'), Some('c')));
+    }
+}
