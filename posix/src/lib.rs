@@ -41,6 +41,7 @@ pub mod address;
 pub mod client;
 pub mod clock;
 pub mod daemon;
+pub mod hammer;
 mod hub;
 pub mod limits;
 pub mod listener;
