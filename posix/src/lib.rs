@@ -52,6 +52,8 @@ pub mod program;
 pub mod relay;
 pub mod reserve;
 pub mod resolver;
+#[cfg(feature = "rustls")]
+pub mod rustls;
 pub mod serve;
 pub mod service;
 pub mod signal;
