@@ -125,3 +125,99 @@ impl<'m> Client<'m> {
         Reply::parse(message.header.op, payload).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Id;
+    use crate::message::{Add, Status};
+    use std::vec;
+
+    const ID: Id<'static> = match Id::new(b"id") {
+        Some(id) => id,
+        None => panic!("two bytes are an id"),
+    };
+
+    fn reply(uid: u32, op: Op, payload: &[u8]) -> vec::Vec<u8> {
+        let mut wire = vec![0; MESSAGE_MAX];
+        wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        let len = wire::frame(&mut wire, Direction::Response, uid, op, payload.len()).unwrap();
+        wire.truncate(len);
+        wire
+    }
+
+    fn hear(client: &mut Client<'_>, bytes: &[u8]) {
+        client.space()[..bytes.len()].copy_from_slice(bytes);
+        client.filled(bytes.len());
+    }
+
+    #[test]
+    fn an_answer_is_there_when_its_last_byte_is() {
+        let mut memory = vec![0; MEMORY];
+        let mut client = Client::new(&mut memory).unwrap();
+        assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+        assert_eq!(client.pending()[HEADER_LEN..], *b"id");
+        client.sent(client.pending().len());
+        let session = [7; 5000];
+        for byte in reply(1, Op::Get, &session) {
+            assert_eq!((client.advance(), client.reply()), (Ok(false), None));
+            hear(&mut client, &[byte]);
+        }
+        assert_eq!(client.advance(), Ok(true));
+        assert_eq!(client.reply(), Some(Reply::Session(&session)));
+        assert!(client.space().is_empty());
+        assert_eq!(client.request(&Request::Have(ID)), Ok(()));
+        assert_eq!(client.reply(), None);
+        assert_eq!(client.advance(), Ok(false));
+        hear(&mut client, &reply(2, Op::Have, &[1]));
+        assert_eq!(client.advance(), Ok(true));
+        assert_eq!(client.reply(), Some(Reply::Status(Status::NOT_OK)));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_no_answer() {
+        let strays = [
+            reply(2, Op::Get, b"session"),
+            reply(1, Op::Have, &[0]),
+            reply(1, Op::Get, b"session")[1..].to_vec(),
+        ];
+        for stray in strays {
+            let mut memory = vec![0; MEMORY];
+            let mut client = Client::new(&mut memory).unwrap();
+            assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+            hear(&mut client, &stray);
+            assert!(client.advance().is_err());
+            assert_eq!(client.reply(), None);
+        }
+        let mut memory = vec![0; MEMORY];
+        let mut client = Client::new(&mut memory).unwrap();
+        hear(&mut client, &reply(0, Op::Get, b"early"));
+        assert!(client.advance().is_err());
+    }
+
+    #[test]
+    fn an_answer_said_twice_answers_one_request() {
+        let mut memory = vec![0; MEMORY];
+        let mut client = Client::new(&mut memory).unwrap();
+        assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+        hear(&mut client, &reply(1, Op::Get, b"session").repeat(2));
+        assert_eq!(client.advance(), Ok(true));
+        assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+        assert!(client.advance().is_err());
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_made_changes_nothing() {
+        let mut memory = vec![0; MEMORY];
+        let mut client = Client::new(&mut memory).unwrap();
+        let session = vec![7; wire::PAYLOAD_MAX];
+        let largest = wire::PAYLOAD_MAX - 8 - 2;
+        let add = |len: usize| Request::Add(Add { ttl: 1, id: ID, session: &session[..len] });
+        assert_eq!(client.request(&add(largest + 1)), Err(RequestError::TooLarge));
+        assert!(client.pending().is_empty());
+        assert_eq!(client.request(&add(largest)), Ok(()));
+        assert_eq!(client.request(&Request::Get(ID)), Err(RequestError::Busy));
+        assert_eq!(client.pending().len(), MESSAGE_MAX);
+        assert!(Client::new(&mut vec![0; MEMORY - 1]).is_none());
+    }
+}

@@ -301,6 +301,11 @@ impl<'m> Conns<'m> {
             self.counters.stalled = self.counters.stalled.saturating_add(1);
             self.slots.dequeue(&mut self.stalled)?
         } else if idle.is_some_and(|due| due <= now) {
+            let key = self.slots.front(&self.idle)?;
+            if self.slots.is_queued(&self.dry_in, key) {
+                self.retime(now, key, true);
+                return Some(key);
+            }
             self.counters.idle = self.counters.idle.saturating_add(1);
             self.slots.dequeue(&mut self.idle)?
         } else {
@@ -363,5 +368,27 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    #[test]
+    fn space_asked_for_twice_is_the_same_space() {
+        let mut slots = [const { Slot::EMPTY }; 2];
+        let mut memory = vec![0; 2 * MESSAGE_MAX];
+        let pool = Pool::new(&mut memory, MESSAGE_MAX);
+        let limits = Limits { idle: 0, patience: 0 };
+        let mut conns = Conns::new(&mut slots, pool, 2, limits).unwrap();
+        let key = conns.open(Instant::ORIGIN).unwrap();
+        assert_eq!(conns.space(key).len(), MESSAGE_MAX);
+        assert_eq!(conns.space(key).len(), MESSAGE_MAX);
+        conns.filled(Instant::ORIGIN, key, 1);
+        assert_eq!(conns.first(), Some(key));
+        conns.closed(key);
+        assert_eq!(conns.pool.free(), 2);
     }
 }

@@ -54,7 +54,8 @@ pub trait Machine {
     /// now: then the peer is not to be read from until [`Machine::wants`] says so.
     fn space(&mut self, peer: Peer) -> &mut [u8];
 
-    /// The peer's next `len` bytes are in the front of `space`; `len` may be 0.
+    /// The peer's next `len` bytes are in the front of `space`. Say 0 where nothing came: until then
+    /// the peer keeps a buffer that others may be waiting for.
     fn filled(&mut self, now: Instant, peer: Peer, len: usize);
 
     /// The peer will send no more; what it sent is still answered.

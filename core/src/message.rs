@@ -167,3 +167,60 @@ impl<'a> Reply<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn payload(ttl: u32, id_len: u32, rest: &[u8]) -> Vec<u8> {
+        [&ttl.to_be_bytes(), &id_len.to_be_bytes(), rest].concat()
+    }
+
+    #[test]
+    fn the_checks_of_an_add_run_in_the_protocols_order() {
+        let cases = [
+            (payload(TTL_MAX + 1, u32::MAX, b""), Status::ADD_TIMEOUT),
+            (payload(TTL_MAX, 0, b""), Status::ADD_CORRUPT),
+            (payload(TTL_MAX, 3, b"abc"), Status::ADD_CORRUPT),
+            (payload(0, u32::MAX, b"abc"), Status::ADD_CORRUPT),
+            (payload(0, 0, b"abc"), Status::ADD_ID),
+            (payload(0, 65, &[1; 66]), Status::ADD_ID),
+        ];
+        for (payload, status) in cases {
+            assert_eq!(Add::parse(&payload), Ok(Err(status)), "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn an_add_shorter_than_its_fixed_fields_is_none() {
+        for len in 0..ADD_FIXED_LEN {
+            assert_eq!(Add::parse(&vec![0xff; len]), Err(Malformed::Payload), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_a_request_writes_is_what_a_server_reads() {
+        let id = Id::new(b"id").unwrap();
+        let add = Add { ttl: 7, id, session: b"session" };
+        let mut out = [0; 17];
+        assert_eq!(Request::Add(add).write(&mut out), Some(17));
+        assert_eq!(Add::parse(&out), Ok(Ok(add)));
+        assert_eq!(Request::Add(add).write(&mut out[..16]), None);
+        assert_eq!(Request::Have(id).write(&mut out), Some(2));
+        assert_eq!(out[..2], *b"id");
+    }
+
+    #[test]
+    fn a_reply_is_a_session_only_where_one_was_asked_for() {
+        let status = |status| Ok(Reply::Status(status));
+        for op in Op::ALL {
+            assert_eq!(Reply::parse(op, b""), status(Status::DISCONNECTED));
+            assert_eq!(Reply::parse(op, &[101]), status(Status::ADD_EXISTS));
+        }
+        assert_eq!(Reply::parse(Op::Get, b"four"), status(Status::NOT_OK));
+        assert_eq!(Reply::parse(Op::Get, b"a five"), Ok(Reply::Session(b"a five")));
+        assert_eq!(Reply::parse(Op::Have, b"a five"), Err(Malformed::Payload));
+    }
+}

@@ -199,6 +199,17 @@ impl<'m> Mux<'m> {
         self.conns.len()
     }
 
+    /// How many requests are on their way, those of clients that have left among them.
+    pub const fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// How many buffers nobody holds: all but the two of the server's connection where no client
+    /// has bytes waiting or a request on its way.
+    pub const fn buffers_free(&self) -> u32 {
+        self.conns.pool.free()
+    }
+
     /// Until when requests wait for the connection that is being made.
     fn grace(&self) -> Option<Instant> {
         let dialing = self.server.dialed.filter(|_| self.server.phase == Phase::Dialing);
@@ -532,4 +543,46 @@ impl Machine for Mux<'_> {
 
 fn count(counter: &mut u64) {
     *counter = counter.saturating_add(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MESSAGE_MAX;
+    use std::vec;
+
+    const CONFIG: Config = Config { limits: Limits { idle: 0, patience: 0 }, retry: 100 };
+
+    #[test]
+    fn memory_that_will_not_do_is_refused() {
+        let cases = [
+            (1, 1, 3, Some(TooSmall::Buffers(4))),
+            (1, 0, 4, Some(TooSmall::Slots)),
+            (0, 1, 4, Some(TooSmall::Slots)),
+            (1, 1, 4, None),
+        ];
+        for (slots, flights, buffers, too_small) in cases {
+            let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
+            let mut flights: vec::Vec<_> = (0..flights).map(|_| Slot::EMPTY).collect();
+            let mut memory = vec![0; buffers * MESSAGE_MAX];
+            let pool = Pool::new(&mut memory, MESSAGE_MAX);
+            assert_eq!(Mux::new(&mut slots, &mut flights, pool, CONFIG).err(), too_small);
+        }
+    }
+
+    #[test]
+    fn an_attempt_to_connect_is_asked_for_once() {
+        let (mut slots, mut flights) = ([const { Slot::EMPTY }; 1], [const { Slot::EMPTY }; 1]);
+        let mut memory = vec![0; 4 * MESSAGE_MAX];
+        let pool = Pool::new(&mut memory, MESSAGE_MAX);
+        let mut mux = Mux::new(&mut slots, &mut flights, pool, CONFIG).unwrap();
+        let at = Instant::from_millis;
+        assert_eq!(mux.deadline(), Some(Instant::ORIGIN));
+        assert!(mux.dial(at(7)) && !mux.dial(at(7)) && !mux.dial(at(1000)));
+        mux.closed(at(50), Peer::Server);
+        assert_eq!(mux.deadline(), Some(at(107)));
+        assert!(!mux.dial(at(106)) && mux.dial(at(107)));
+        mux.connected(at(108));
+        assert!(mux.is_up() && !mux.dial(at(5000)));
+    }
 }

@@ -173,6 +173,11 @@ impl<'m, S: Store> Server<'m, S> {
         self.conns.len()
     }
 
+    /// How many buffers nobody holds: all of them where no client has bytes waiting.
+    pub const fn buffers_free(&self) -> u32 {
+        self.conns.pool.free()
+    }
+
     fn serve(&mut self, now: Instant, key: Key) {
         let Some((conn, pool)) = self.conns.get(key) else {
             return;
@@ -442,4 +447,59 @@ fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> O
     let (uid, op) = (message.header.uid, message.header.op);
     let len = wire::frame(out, Direction::Response, uid, op, payload_len)?;
     Some(Answered { len, done })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Geometry;
+    use crate::wire::MESSAGE_MAX;
+    use std::vec;
+
+    const LIMITS: Limits = Limits { idle: 0, patience: 0 };
+
+    #[test]
+    fn memory_that_will_not_do_is_refused() {
+        let cases = [
+            (1, 2, MESSAGE_MAX - 1, Some(TooSmall::BufferLen)),
+            (1, 1, MESSAGE_MAX, Some(TooSmall::Buffers(2))),
+            (0, 2, MESSAGE_MAX, Some(TooSmall::Slots)),
+            (1, 2, MESSAGE_MAX, None),
+        ];
+        for (slots, buffers, len, too_small) in cases {
+            let geometry = Geometry::new(1, 256).unwrap();
+            let mut sessions = vec![0; geometry.size()];
+            let table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+            let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
+            let mut memory = vec![0; buffers * len];
+            let pool = Pool::new(&mut memory, len);
+            assert_eq!(Server::new(&mut slots, pool, LIMITS, table).err(), too_small);
+        }
+    }
+
+    #[test]
+    fn an_answer_without_room_changes_nothing() {
+        let geometry = Geometry::new(4, 4096).unwrap();
+        let mut sessions = vec![0; geometry.size()];
+        let mut table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+        let id = Id::new(b"id").unwrap();
+        let mut ask = |op, payload: &[u8], room| {
+            let mut wire = [0; 64];
+            wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+            wire::frame(&mut wire, Direction::Request, 1, op, payload.len()).unwrap();
+            let message = Message::measure(&wire, Direction::Request).unwrap().unwrap();
+            let mut out = [0; 64];
+            let answer =
+                answer(Instant::ORIGIN, &mut table, &message, &mut wire, &mut out[..room]).unwrap();
+            (answer.map(|answered| answered.len), Store::len(&table))
+        };
+        let add =
+            [&100_u32.to_be_bytes()[..], &2_u32.to_be_bytes(), id.bytes(), b"session"].concat();
+        assert_eq!(ask(Op::Add, &add, 14), (None, 0));
+        assert_eq!(ask(Op::Add, &add, 15), (Some(15), 1));
+        assert_eq!(ask(Op::Get, id.bytes(), 20), (None, 1));
+        assert_eq!(ask(Op::Get, id.bytes(), 21), (Some(21), 1));
+        assert_eq!(ask(Op::Remove, id.bytes(), 14), (None, 1));
+        assert_eq!(ask(Op::Remove, id.bytes(), 15), (Some(15), 0));
+    }
 }
