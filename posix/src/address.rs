@@ -355,7 +355,7 @@ impl AddressError {
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad address '{}': {}", self.text, self.why)
+        write!(f, "bad address '{}': {}", self.text.escape_debug(), self.why)
     }
 }
 
@@ -370,7 +370,7 @@ pub struct ResolveError {
 
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot find host '{}': {}", self.host, self.why)
+        write!(f, "cannot find host '{}': {}", self.host.escape_debug(), self.why)
     }
 }
 

@@ -31,6 +31,8 @@ pub use report::{Failure, Fault, Report};
 const ID_LENS: std::ops::RangeInclusive<usize> = 10..=63;
 /// How much longer a session is made by its peer's certificate.
 const CERT_LENS: std::ops::RangeInclusive<usize> = 1500..=2000;
+/// How long an answer may take: on a busy machine a cache may be slow, and is not wrong for that.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What kind of run; the default is that of the program without options.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +120,7 @@ pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Re
     config.check()?;
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
     let flags = if config.persistent { Flags::PERSISTENT } else { Flags::NONE };
-    let client = Client::new(address, flags).map_err(Failure::Client)?;
+    let client = Client::with_timeout(address, flags, PATIENCE).map_err(Failure::Client)?;
     let ops = config.operations();
     writeln!(out, "{} sessions, {ops} operations, -seed {seed}", config.sessions)?;
     out.flush()?;
