@@ -1,0 +1,104 @@
+//! Messages as bytes, written after the protocol's text and without the code under test.
+
+/// What a frame says that an answer to it says too.
+pub const ADD: u8 = 0;
+/// Fetch a session.
+pub const GET: u8 = 1;
+/// Forget a session.
+pub const REMOVE: u8 = 2;
+/// Ask for a session.
+pub const HAVE: u8 = 3;
+
+/// One frame: `response` and `complete` are 0 or 1, or not, where a test wants it so.
+pub fn frame(response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0x11, 0, 0, response];
+    bytes.extend(uid.to_be_bytes());
+    bytes.extend([0, op, complete]);
+    bytes.extend((data.len() as u16).to_be_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+/// A whole message, in as many frames as its payload needs.
+pub fn message(response: u8, uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
+    let frames = payload.len().div_ceil(2048).max(1);
+    let cut = |number: usize| &payload[number * 2048..payload.len().min((number + 1) * 2048)];
+    let frame =
+        |number: usize| frame(response, uid, op, u8::from(number + 1 == frames), cut(number));
+    (0..frames).flat_map(frame).collect()
+}
+
+/// The payload of an ADD.
+pub fn add_payload(ttl: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
+    let id_len = id.len() as u32;
+    [&ttl.to_be_bytes(), &id_len.to_be_bytes(), id, session].concat()
+}
+
+/// A request to store a session for a minute.
+pub fn add(uid: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
+    add_for(uid, 60_000, id, session)
+}
+
+/// A request to store a session for `ttl` milliseconds.
+pub fn add_for(uid: u32, ttl: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
+    message(0, uid, ADD, &add_payload(ttl, id, session))
+}
+
+/// A request to fetch a session.
+pub fn get(uid: u32, id: &[u8]) -> Vec<u8> {
+    message(0, uid, GET, id)
+}
+
+/// A request to forget a session.
+pub fn remove(uid: u32, id: &[u8]) -> Vec<u8> {
+    message(0, uid, REMOVE, id)
+}
+
+/// Asks whether a session is there.
+pub fn have(uid: u32, id: &[u8]) -> Vec<u8> {
+    message(0, uid, HAVE, id)
+}
+
+/// An answer of one byte.
+pub fn status(uid: u32, op: u8, status: u8) -> Vec<u8> {
+    message(1, uid, op, &[status])
+}
+
+/// An answer to GET.
+pub fn session(uid: u32, session: &[u8]) -> Vec<u8> {
+    message(1, uid, GET, session)
+}
+
+/// A message: its uid, its operation, its payload.
+pub type Message = (u32, u8, Vec<u8>);
+
+/// The lawful messages that `bytes` consist of, each as uid, operation and payload. Written for
+/// streams that are known to be lawful.
+///
+/// # Panics
+/// Where they are not.
+pub fn messages(bytes: &[u8]) -> Vec<Message> {
+    let (whole, rest) = whole_messages(bytes);
+    assert!(rest.is_empty(), "half a message is left: {rest:02x?}");
+    whole
+}
+
+/// As [`messages`], and what is behind them: the beginning of one, or nothing.
+pub fn whole_messages(bytes: &[u8]) -> (Vec<Message>, &[u8]) {
+    let (mut whole, mut rest, mut begun) = (Vec::new(), bytes, bytes);
+    let mut payload = Vec::new();
+    while let Some((header, data)) = rest.split_first_chunk::<14>() {
+        let len = usize::from(u16::from_be_bytes([header[12], header[13]]));
+        let Some((data, behind)) = data.split_at_checked(len) else {
+            break;
+        };
+        payload.extend(data);
+        rest = behind;
+        if header[11] == 1 {
+            let uid = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+            whole.push((uid, header[10], std::mem::take(&mut payload)));
+            begun = rest;
+        }
+    }
+    (whole, begun)
+}

@@ -1,0 +1,60 @@
+//! The memory that machines live in.
+
+use distcache_core::conns::{Conn, Limits};
+use distcache_core::pool::Pool;
+use distcache_core::proxy::{Config, Flight, Mux};
+use distcache_core::server::{Server, Store};
+use distcache_core::slots::Slot;
+use distcache_core::wire::MESSAGE_MAX;
+
+/// Nobody is ever closed for being slow.
+pub const NO_LIMITS: Limits = Limits { idle: 0, patience: 0 };
+
+/// Slots and buffers for one server or one proxy.
+#[derive(Debug)]
+pub struct Memory {
+    conns: Vec<Slot<Conn>>,
+    flights: Vec<Slot<Flight>>,
+    buffers: Vec<u8>,
+}
+
+impl Memory {
+    /// Places for `clients`, and as many buffers as they can ever use.
+    pub fn of(clients: usize) -> Self {
+        Self::with_buffers(clients, 2 * clients + 2)
+    }
+
+    /// Places for `clients`, and `buffers` buffers.
+    pub fn with_buffers(clients: usize, buffers: usize) -> Self {
+        Self {
+            conns: (0..clients).map(|_| Slot::EMPTY).collect(),
+            flights: (0..2 * clients).map(|_| Slot::EMPTY).collect(),
+            buffers: vec![0; buffers * MESSAGE_MAX],
+        }
+    }
+
+    /// The same with room for no more than `flights` requests on their way.
+    #[must_use]
+    pub fn with_flights(mut self, flights: usize) -> Self {
+        self.flights = (0..flights).map(|_| Slot::EMPTY).collect();
+        self
+    }
+
+    /// A server.
+    ///
+    /// # Panics
+    /// Where it finds this memory too small.
+    pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> Server<'_, S> {
+        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
+        Server::new(&mut self.conns, pool, limits, store).expect("enough memory")
+    }
+
+    /// A proxy.
+    ///
+    /// # Panics
+    /// Where it finds this memory too small.
+    pub fn proxy(&mut self, config: Config) -> Mux<'_> {
+        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
+        Mux::new(&mut self.conns, &mut self.flights, pool, config).expect("enough memory")
+    }
+}

@@ -1,0 +1,110 @@
+//! The reference vectors: requests, and what the original answers to them, byte for byte.
+//!
+//! The lines stand in an order: what one stores, a later one finds. Each is for a connection of its
+//! own.
+
+use std::sync::OnceLock;
+
+const TABLE: &str = include_str!("../vectors/reference.tsv");
+
+/// One request, and what is to become of it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What the line is about.
+    pub name: &'static str,
+    /// What the client sends.
+    pub request: Vec<u8>,
+    /// What it must get.
+    pub outcome: Outcome,
+}
+
+/// What a client gets on its connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// Nothing, or whole answers.
+    pub reply: Vec<u8>,
+    /// Whether its connection is closed then.
+    pub close: bool,
+}
+
+/// Whatever answers requests.
+pub trait World {
+    /// Sends a request on a connection of its own, and says what came of it. Where that takes real
+    /// time, `expected` says what is worth waiting for.
+    fn exchange(&mut self, request: &[u8], expected: &Outcome) -> Outcome;
+}
+
+/// Sends each line on its own, and compares.
+///
+/// # Panics
+/// Where an outcome is another than the line's.
+pub fn replay(world: &mut impl World, lines: &[Line]) {
+    for line in lines {
+        check(world, line.name, &line.request, &line.outcome);
+    }
+}
+
+/// Sends each line, from line number `first` on, with the next one behind it, and compares.
+///
+/// # Panics
+/// Where an outcome is another than the two lines'.
+pub fn replay_merged(world: &mut impl World, lines: &[Line], first: usize) {
+    let (alone, pairs) = lines.split_at(first);
+    replay(world, alone);
+    for pair in pairs.chunks(2) {
+        let [one, two] = pair else {
+            return replay(world, pair);
+        };
+        // What is only half a request is not followed by another one.
+        if one.outcome.reply.is_empty() && !one.outcome.close {
+            replay(world, pair);
+            continue;
+        }
+        let request = [&one.request[..], &two.request].concat();
+        let mut both = one.outcome.clone();
+        if !both.close {
+            both.reply.extend(&two.outcome.reply);
+            both.close = two.outcome.close;
+        }
+        check(world, &format!("{} and {}", one.name, two.name), &request, &both);
+        if one.outcome.close {
+            replay(world, &pair[1..]);
+        }
+    }
+}
+
+fn check(world: &mut impl World, name: &str, request: &[u8], expected: &Outcome) {
+    let outcome = world.exchange(request, expected);
+    assert!(outcome == *expected, "{name}: got {outcome:02x?}");
+}
+
+/// All lines, in their order.
+///
+/// # Panics
+/// Where the table is not what its first line says.
+pub fn lines() -> &'static [Line] {
+    static LINES: OnceLock<Vec<Line>> = OnceLock::new();
+    let texts = TABLE.lines().filter(|text| !text.starts_with('#') && !text.is_empty());
+    LINES.get_or_init(|| texts.map(line).collect())
+}
+
+fn line(text: &'static str) -> Line {
+    let mut fields = text.split('\t');
+    let mut field = || fields.next().unwrap_or_else(|| panic!("three fields in {text:.60}"));
+    let (name, request, outcome) = (field(), hex(field()), field());
+    let (reply, close) = match outcome {
+        "silence" => (Vec::new(), false),
+        "close" => (Vec::new(), true),
+        _ => match outcome.strip_suffix("+close") {
+            Some(reply) => (hex(reply), true),
+            None => (hex(outcome), false),
+        },
+    };
+    Line { name, request, outcome: Outcome { reply, close } }
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    digits.map(|digits| byte(digits).unwrap_or_else(|| panic!("hex, not {text:.60}"))).collect()
+}

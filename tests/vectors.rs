@@ -1,0 +1,139 @@
+//! The reference vectors: every line is answered as the original answers it, byte for byte, however
+//! the bytes arrive, by a server and through a proxy.
+
+use distcache_core::conns::Limits;
+use distcache_core::proxy::Config;
+use distcache_core::server::Server;
+use distcache_testing::chain::Chain;
+use distcache_testing::memory::Memory;
+use distcache_testing::net::{Net, Pieces};
+use distcache_testing::random::Random;
+use distcache_testing::store::Plain;
+use distcache_testing::vectors::{Outcome, World, lines, replay, replay_merged};
+use std::collections::BTreeSet;
+
+const LIMITS: Limits = Limits { idle: 60_000, patience: 60_000 };
+const CONFIG: Config = Config { limits: LIMITS, retry: 5000 };
+
+struct OfServer<'m>(Net<Server<'m, Plain>>);
+
+impl World for OfServer<'_> {
+    fn exchange(&mut self, request: &[u8], _expected: &Outcome) -> Outcome {
+        let client = self.0.connect();
+        self.0.send(client, request);
+        self.0.drive();
+        let outcome = Outcome { reply: self.0.take(client), close: !self.0.is_open(client) };
+        self.0.cut(client);
+        outcome
+    }
+}
+
+struct OfProxy<'m>(Chain<'m, Plain>);
+
+impl World for OfProxy<'_> {
+    fn exchange(&mut self, request: &[u8], _expected: &Outcome) -> Outcome {
+        let client = self.0.front.connect();
+        self.0.front.send(client, request);
+        self.0.drive();
+        let front = &mut self.0.front;
+        let outcome = Outcome { reply: front.take(client), close: !front.is_open(client) };
+        front.cut(client);
+        outcome
+    }
+}
+
+/// How lines are told.
+#[derive(Clone, Copy, Debug)]
+enum Telling {
+    Apart,
+    MergedFrom(usize),
+}
+
+fn tell(world: &mut impl World, telling: Telling) {
+    match telling {
+        Telling::Apart => replay(world, lines()),
+        Telling::MergedFrom(first) => replay_merged(world, lines(), first),
+    }
+}
+
+fn server_answers(telling: Telling, pieces: Pieces) {
+    let mut memory = Memory::of(1);
+    let mut world = OfServer(Net::new(memory.server(LIMITS, Plain::new(512)), pieces));
+    tell(&mut world, telling);
+    assert_eq!(world.0.machine.clients(), 0);
+}
+
+fn proxy_answers(telling: Telling, pieces: Pieces) {
+    let (mut front, mut back) = (Memory::of(1), Memory::of(1));
+    let server = back.server(LIMITS, Plain::new(512));
+    let mut world = OfProxy(Chain::new(front.proxy(CONFIG), server, pieces));
+    world.0.drive();
+    tell(&mut world, telling);
+    assert_eq!(world.0.front.machine.traffic().losses, 0, "the server's connection was kept");
+}
+
+/// Every offset in the first lines' worth of bytes, then each frame's and header's boundary and its
+/// neighbours, and some in between.
+fn cuts() -> BTreeSet<usize> {
+    let longest = lines().iter().map(|line| line.request.len()).max().unwrap_or(0);
+    let boundaries = (0..longest).step_by(2062).flat_map(|at| [at, at + 14]);
+    let near = boundaries.flat_map(|at| at.saturating_sub(1)..=at + 1);
+    (1..260).chain(near).chain((1..longest).step_by(509)).filter(|at| *at < longest).collect()
+}
+
+#[test]
+fn a_server_answers_every_line_sent_at_once() {
+    assert_eq!(lines().len(), 51);
+    server_answers(Telling::Apart, Pieces::Whole);
+}
+
+#[test]
+fn a_server_answers_every_line_sent_byte_for_byte() {
+    server_answers(Telling::Apart, Pieces::Of(1));
+}
+
+#[test]
+fn a_server_answers_every_line_cut_anywhere() {
+    for at in cuts() {
+        server_answers(Telling::Apart, Pieces::CutAt(at));
+    }
+}
+
+#[test]
+fn a_server_answers_two_lines_in_one() {
+    for first in [0, 1] {
+        server_answers(Telling::MergedFrom(first), Pieces::Whole);
+        server_answers(Telling::MergedFrom(first), Pieces::Of(1));
+        for seed in 0..50 {
+            server_answers(Telling::MergedFrom(first), Pieces::Any(Random::new(seed)));
+        }
+    }
+}
+
+#[test]
+fn a_proxy_passes_every_line_sent_at_once() {
+    proxy_answers(Telling::Apart, Pieces::Whole);
+}
+
+#[test]
+fn a_proxy_passes_every_line_sent_byte_for_byte() {
+    proxy_answers(Telling::Apart, Pieces::Of(1));
+}
+
+#[test]
+fn a_proxy_passes_every_line_cut_anywhere() {
+    for at in cuts() {
+        proxy_answers(Telling::Apart, Pieces::CutAt(at));
+    }
+}
+
+#[test]
+fn a_proxy_passes_two_lines_in_one() {
+    for first in [0, 1] {
+        proxy_answers(Telling::MergedFrom(first), Pieces::Whole);
+        proxy_answers(Telling::MergedFrom(first), Pieces::Of(1));
+        for seed in 0..50 {
+            proxy_answers(Telling::MergedFrom(first), Pieces::Any(Random::new(seed)));
+        }
+    }
+}
