@@ -1,0 +1,167 @@
+//! `dc_test` as it runs: against a cache that is right, and against one that is not.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use distcache_testing::bytes::{ADD, GET, session};
+use distcache_testing::process::{Dir, Ended, Program, Signal};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
+
+fn test(address: &str, arguments: &[&str]) -> Ended {
+    Program::run(DC_TEST, &[&["-connect", address], arguments].concat())
+}
+
+/// Every way in which it can be used, at one address.
+fn is_right(address: &str) {
+    for arguments in [
+        &["-ops", "300", "-persistent"][..],
+        &["-ops", "300"],
+        &["-ops", "200", "-sessions", "50", "-datamin", "5", "-datamax", "30000", "-persistent"],
+        &["-ops", "200", "-withcert", "5", "-timeout", "600", "-timevar", "99", "-persistent"],
+        &["-sessions", "3", "-persistent"],
+    ] {
+        let ended = test(address, arguments);
+        assert!(ended.code == 0 && ended.err.is_empty(), "{arguments:?}: {ended:?}");
+        let operations = match arguments {
+            ["-ops", operations, ..] => operations,
+            _ => "90",
+        };
+        let report = format!("\n{operations} operations, all right, in ");
+        assert!(ended.out.contains(&report), "{ended:?}");
+        let latency = ended.out.lines().last().expect("a report");
+        for part in ["latency: p50 ", " p90 ", " p99 ", " p99.9 ", " max "] {
+            assert!(latency.contains(part), "{latency}");
+        }
+    }
+}
+
+#[test]
+fn a_server_is_right() {
+    let dir = Dir::new();
+    let over_tcp = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    is_right(&over_tcp.address());
+    let over_unix = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
+    is_right(&over_unix.address());
+}
+
+#[test]
+fn a_server_behind_a_proxy_is_right() {
+    let dir = Dir::new();
+    let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
+    let proxy = Program::start(DC_CLIENT, &arguments);
+    proxy.err.wait_for("connected to ");
+    is_right(&proxy.address());
+}
+
+#[test]
+fn several_at_a_time_do_not_disturb_each_other() {
+    let dir = Dir::new();
+    let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
+    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
+    let proxy = Program::start(DC_CLIENT, &arguments);
+    proxy.err.wait_for("connected to ");
+    let start = |_| {
+        let address = proxy.address();
+        Program::start(DC_TEST, &["-connect", &address, "-ops", "500", "-persistent"])
+    };
+    let tests: Vec<_> = (0..6).map(start).collect();
+    for test in tests {
+        let ended = test.ended();
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_a_run() {
+    let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    let arguments = ["-seed", "7", "-ops", "100", "-progress", "25", "-persistent"];
+    for _ in 0..2 {
+        let ended = test(&server.address(), &arguments);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let told: Vec<&str> = ended.out.lines().take(5).collect();
+        let progress = |done| format!("{done} of 100 operations, all right");
+        assert_eq!(told[0], "10 sessions, 100 operations, -seed 7");
+        assert_eq!(told[1..], [25, 50, 75, 100].map(progress));
+    }
+    let err = server.end(Signal::TERM).err;
+    assert!(err.contains("220 requests"), "the same twice, each after 10 REMOVEs: {err}");
+}
+
+/// What comes of a server that answers so many requests right, and the next one wrong.
+fn lies_after(right: usize) -> Ended {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("IP:{}", listener.local_addr().expect("its address"));
+    let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    let truth = server.address();
+    let truth = truth.strip_prefix("IP:").expect("a port");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().expect("the test");
+            let mut server = std::net::TcpStream::connect(truth).expect("the server");
+            for _ in 0..right {
+                pass(&mut stream, &mut server);
+                pass(&mut server, &mut stream);
+            }
+            pass(&mut stream, &mut server);
+            stream.write_all(&lie(frame(&mut server))).expect("room");
+            // The rest of what it sends is of no interest.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        test(&address, &["-persistent", "-ops", "5000", "-datamax", "1000"])
+    })
+}
+
+/// The opposite of an answer.
+fn lie(mut answer: Vec<u8>) -> Vec<u8> {
+    let uid = u32::from_be_bytes([answer[5], answer[6], answer[7], answer[8]]);
+    match (answer[10], &mut answer[14..]) {
+        (GET, [_]) => return session(uid, b"a session that nobody stored"),
+        (GET, data) => data[0] ^= 0x80,
+        (ADD, payload) => payload[0] = if payload[0] == 0 { 101 } else { 0 },
+        (_, payload) => payload[0] ^= 1,
+    }
+    answer
+}
+
+fn frame(from: &mut impl Read) -> Vec<u8> {
+    let mut frame = vec![0; 14];
+    from.read_exact(&mut frame).expect("a header");
+    let len = u16::from_be_bytes([frame[12], frame[13]]);
+    frame.resize(14 + usize::from(len), 0);
+    from.read_exact(&mut frame[14..]).expect("its data");
+    frame
+}
+
+fn pass(from: &mut impl Read, to: &mut impl Write) {
+    to.write_all(&frame(from)).expect("room");
+}
+
+#[test]
+fn the_first_wrong_answer_ends_it_and_it_says_how_many_were_right() {
+    for right in [0, 1, 250] {
+        let ended = lies_after(right);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        let told = format!("the {right} before it were right (repeat with -seed ");
+        assert!(ended.err.starts_with(&format!("dc_test: operation {}, ", right + 1)), "{ended:?}");
+        assert!(ended.err.contains(&told) && !ended.out.contains("all right, in"), "{ended:?}");
+    }
+}
+
+#[test]
+fn no_server_or_one_that_goes_is_a_failure_with_a_reason() {
+    let dir = Dir::new();
+    let ended = test(&dir.address("s"), &[]);
+    assert!(ended.code == 1 && ended.err.contains("the 0 before it were right"), "{ended:?}");
+    let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
+    let address = server.address();
+    let words = ["-connect", &address, "-ops", "100000000", "-progress", "10", "-persistent"];
+    let test = Program::start(DC_TEST, &words);
+    test.out.wait_for("50 of 100000000 operations, all right");
+    assert_eq!(server.end(Signal::KILL).code, -9);
+    let ended = test.ended();
+    assert!(ended.code == 1 && ended.err.contains("had no answer"), "{ended:?}");
+}

@@ -1,0 +1,233 @@
+//! `dc_server` as it runs: what it answers, and how much of itself it lends to each client.
+
+use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
+use distcache_testing::caller::{Answers, Caller, ask_until};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
+use distcache_testing::vectors::{lines, replay};
+
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const ANY_PORT: &str = "IP:127.0.0.1:0";
+
+fn server(arguments: &[&str]) -> (Program, String) {
+    let program = Program::start(DC_SERVER, arguments);
+    let address = program.address();
+    (program, address)
+}
+
+fn server_on_any_port(arguments: &[&str]) -> (Program, String) {
+    server(&[&["-listen", ANY_PORT], arguments].concat())
+}
+
+/// What a server that has no session answers to one who asks for one.
+fn ask() -> (Vec<u8>, Vec<u8>) {
+    (have(7, b"nobody's"), status(7, HAVE, 1))
+}
+
+fn is_served(caller: &Caller) -> bool {
+    let (ask, answer) = ask();
+    caller.try_ask(&ask).is_ok_and(|got| got == answer)
+}
+
+fn answers_the_vectors(listen: &str) {
+    let (program, address) = server(&["-listen", listen, "-sessions", "512"]);
+    replay(&mut Answers { address: &address, barrier: ask() }, lines());
+    assert_eq!(program.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn it_answers_the_reference_vectors_over_tcp() {
+    answers_the_vectors(ANY_PORT);
+}
+
+#[test]
+fn it_answers_the_reference_vectors_over_tcp_of_the_other_family() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return eprintln!("SKIPPED: this machine has no IPv6");
+    }
+    answers_the_vectors("IP:[::1]:0");
+}
+
+#[test]
+fn it_answers_the_reference_vectors_over_unix_sockets() {
+    let dir = Dir::new();
+    answers_the_vectors(&dir.address("s"));
+    #[cfg(target_os = "linux")]
+    answers_the_vectors(&format!("UNIX:@distcache-{}", std::process::id()));
+}
+
+#[test]
+fn a_session_expires_when_its_time_is_over() {
+    let (_program, address) = server_on_any_port(&[]);
+    let caller = Caller::to(&address);
+    let short = distcache_testing::bytes::add_for(1, 50, b"short", b"data!");
+    assert_eq!(caller.ask(&short), status(1, ADD, 0));
+    assert_eq!(caller.ask(&add(2, b"long", b"data!")), status(2, ADD, 0));
+    until("the end of the session", || {
+        (caller.ask(&have(3, b"short")) == status(3, HAVE, 1)).then_some(())
+    });
+    assert_eq!(caller.ask(&get(4, b"short")), status(4, GET, 1));
+    assert_eq!(caller.ask(&get(5, b"long")), session(5, b"data!"));
+}
+
+#[test]
+fn the_session_that_would_expire_soonest_makes_room() {
+    let (_program, address) = server_on_any_port(&["-sessions", "2"]);
+    let caller = Caller::to(&address);
+    for (id, ttl) in [(b"a", 60_000), (b"b", 40_000), (b"c", 50_000)] {
+        let add = distcache_testing::bytes::add_for(1, ttl, id, b"session");
+        assert_eq!(caller.ask(&add), status(1, ADD, 0));
+    }
+    let there = [b"a", b"b", b"c"].map(|id| caller.ask(&have(2, id)) == status(2, HAVE, 0));
+    assert_eq!(there, [true, false, true]);
+}
+
+#[test]
+fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
+    let (program, address) = server_on_any_port(&["-maxconn", "3"]);
+    let callers: Vec<_> = (0..3).map(|_| Caller::to(&address)).collect();
+    assert!(callers.iter().all(is_served));
+    for _ in 0..5 {
+        assert_eq!(Caller::to(&address).rest(), b"");
+    }
+    assert!(callers.iter().all(is_served));
+    drop(callers);
+    let (ask, answer) = ask();
+    ask_until(&address, &ask, &answer);
+    let err = program.end(Signal::TERM).err;
+    assert!(err.contains("4 clients, 5 more refused"), "{err}");
+}
+
+#[test]
+fn a_client_that_is_silent_for_idle_is_closed() {
+    let (_program, address) = server_on_any_port(&["-idle", "1500"]);
+    let (silent, busy) = (Caller::to(&address), Caller::to(&address));
+    std::thread::scope(|scope| {
+        let closed = scope.spawn(|| silent.rest());
+        while !closed.is_finished() {
+            assert!(is_served(&busy));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(closed.join().expect("an end"), b"");
+    });
+    assert!(is_served(&busy));
+    assert_eq!(busy.rest(), b"");
+}
+
+#[test]
+fn half_a_request_is_closed_after_reqtimeout_and_silence_is_not() {
+    let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
+    let (silent, half, slow) = (Caller::to(&address), Caller::to(&address), Caller::to(&address));
+    let (ask, answer) = ask();
+    half.send(&ask[..5]);
+    slow.send(&[&ask[..], &ask[..20]].concat());
+    assert_eq!(half.rest(), b"");
+    assert_eq!(slow.rest(), answer);
+    assert!(is_served(&silent));
+}
+
+#[test]
+fn answers_that_nobody_reads_are_given_up_after_reqtimeout() {
+    let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
+    let large = vec![b'x'; 30_000];
+    let (reader, lazy) = (Caller::to(&address), Caller::to(&address));
+    assert_eq!(reader.ask(&add(1, b"large", &large)), status(1, ADD, 0));
+    lazy.cram(&get(2, b"large").repeat(10_000));
+    // The server's patience ends some time; until then nobody else notices.
+    until("the end of the lazy client", || {
+        assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
+        lazy.is_gone().then_some(())
+    });
+    assert!(is_served(&reader));
+}
+
+#[test]
+fn without_descriptors_it_refuses_and_goes_on_serving() {
+    if !has_tool("prlimit") {
+        return;
+    }
+    // Who is root may raise every limit, so it must not stay root.
+    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let few = ["--nofile=40:40", DC_SERVER, "-listen", ANY_PORT, "-maxconn", "1000"];
+    let program = Program::start("prlimit", &[&few, user].concat());
+    let address = program.address();
+    program.err.wait_for("dc_server: warning: fewer than 1064 descriptors are allowed");
+    let (served, refused): (Vec<_>, Vec<_>) =
+        (0..100).map(|_| Caller::to(&address)).partition(is_served);
+    assert!((20..40).contains(&served.len()), "{} are served", served.len());
+    assert!(refused.iter().all(|caller| caller.rest().is_empty()));
+    assert!(served.iter().all(is_served));
+    drop(served);
+    let (ask, answer) = ask();
+    ask_until(&address, &ask, &answer);
+    assert_eq!(program.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn a_table_that_the_system_has_no_memory_for_is_a_failure_with_a_reason() {
+    if !has_tool("prlimit") {
+        return;
+    }
+    let little = ["--as=200000000", DC_SERVER, "-listen", ANY_PORT, "-sessions", "1000000"];
+    let ended = Program::run("prlimit", &little);
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""));
+    assert!(
+        ended.err.starts_with("dc_server: no ") && ended.err.contains("-sessions"),
+        "{ended:?}"
+    );
+}
+
+/// Total operations, new ones, total sessions, and by how many they changed.
+fn progress(line: &str) -> (u64, u64, i64, i64) {
+    let parse = || {
+        let line = line.strip_prefix("total operations ")?;
+        let (total, line) = line.split_once(" (+ ")?;
+        let (new, line) = line.split_once("), total sessions ")?;
+        let (sessions, line) = line.split_once(" (")?;
+        let (sign, change) = line.strip_suffix(")")?.split_once(' ')?;
+        let change: i64 = change.parse().ok()?;
+        let change = match sign {
+            "+" => change,
+            "-" => -change,
+            _ => (sign == "=" && change == 0).then_some(0)?,
+        };
+        Some((total.parse().ok()?, new.parse().ok()?, sessions.parse().ok()?, change))
+    };
+    parse().unwrap_or_else(|| panic!("a line of progress, not {line:?}"))
+}
+
+#[test]
+fn progress_is_told_every_so_many_operations_and_when_something_changed() {
+    let (program, address) = server_on_any_port(&["-progress", "10"]);
+    let caller = Caller::to(&address);
+    let adds: Vec<u8> = (0..20).flat_map(|id| add(1, &[id], b"session")).collect();
+    caller.send(&adds);
+    assert_eq!(caller.take(20 * 15), status(1, ADD, 0).repeat(20));
+    program.out.wait_for("total operations 20 (+ ");
+    // Fewer than ten: that is told, too, a little later.
+    assert_eq!(caller.ask(&remove(2, &[0])), status(2, REMOVE, 0));
+    assert_eq!(caller.ask(&remove(3, &[1])), status(3, REMOVE, 0));
+    program.out.find("the last of 22 operations", |text| {
+        text.lines().find(|line| line.starts_with("total operations 22 "))?;
+        text.ends_with('\n').then_some(())
+    });
+    let printed = program.end(Signal::TERM).out;
+    let (mut operations, mut sessions, mut lines) = (0, 0, 0);
+    for line in printed.lines().skip(1) {
+        let (total, new, there, change) = progress(line);
+        operations += new;
+        sessions += change;
+        lines += 1;
+        assert!(new > 0, "{line}");
+        assert_eq!((total, there), (operations, sessions), "{line}");
+    }
+    assert!((operations, sessions) == (22, 18) && lines >= 2, "{printed}");
+}
+
+#[test]
+fn without_progress_nothing_is_told() {
+    let (program, address) = server_on_any_port(&[]);
+    assert!(is_served(&Caller::to(&address)));
+    let ended = program.end(Signal::TERM);
+    assert_eq!(ended.out, format!("dc_server: listening on {address}\n"));
+    assert!(ended.err.contains("1 requests"), "{}", ended.err);
+}

@@ -1,0 +1,188 @@
+//! How the daemons end: at once or in good order, and what they leave behind.
+
+use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::process::{Dir, Program, Signal};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// A server on a socket in a directory, with a pid file beside it.
+fn server(dir: &Dir, arguments: &[&str]) -> Program {
+    let (listen, pid_file) = (dir.address("server"), dir.text("server.pid"));
+    let usual = ["-listen", &listen, "-pidfile", &pid_file];
+    let program = Program::start(DC_SERVER, &[&usual, arguments].concat());
+    program.address();
+    program
+}
+
+/// A proxy to the server in the same directory.
+fn client(dir: &Dir, arguments: &[&str]) -> Program {
+    let (listen, server) = (dir.address("client"), dir.address("server"));
+    let pid_file = dir.text("client.pid");
+    let usual = ["-listen", &listen, "-server", &server, "-pidfile", &pid_file];
+    let program = Program::start(DC_CLIENT, &[&usual, arguments].concat());
+    program.address();
+    program.err.wait_for("connected to ");
+    program
+}
+
+/// A client of the server that has sent more than it will ever read the answers to.
+fn lazy(dir: &Dir) -> Caller {
+    let large = vec![b'x'; 30_000];
+    let caller = Caller::to(&dir.address("server"));
+    assert_eq!(caller.ask(&add(1, b"large", &large)), status(1, ADD, 0));
+    caller.cram(&get(2, b"large").repeat(20_000));
+    caller
+}
+
+#[test]
+fn the_user_signals_are_ignored_by_who_is_not_killable() {
+    let dir = Dir::new();
+    let server = server(&dir, &[]);
+    let proxy = client(&dir, &[]);
+    for program in [&server, &proxy] {
+        program.signal(Signal::USR1);
+        program.signal(Signal::USR2);
+    }
+    let caller = Caller::to(&dir.address("client"));
+    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(proxy.end(Signal::TERM).code, 0);
+    assert_eq!(server.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn the_user_signals_end_who_is_killable_and_nothing_is_left() {
+    for signal in [Signal::USR1, Signal::USR2] {
+        let dir = Dir::new();
+        let server = server(&dir, &["-killable"]);
+        let proxy = client(&dir, &["-killable"]);
+        assert_eq!(dir.names(), ["client", "client.pid", "server", "server.pid"]);
+        assert_eq!(proxy.end(signal).code, 0);
+        assert_eq!(dir.names(), ["server", "server.pid"]);
+        assert_eq!(server.end(signal).code, 0);
+        assert!(dir.names().is_empty());
+    }
+}
+
+#[test]
+fn term_and_int_wait_for_answers_and_nothing_is_left() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Dir::new();
+        let server = server(&dir, &[]);
+        let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("server"))).collect();
+        for caller in &callers {
+            assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+        }
+        for caller in &callers {
+            caller.send(&have(2, b"id").repeat(200));
+        }
+        let ended = server.end(signal);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        for caller in &callers {
+            assert_eq!(caller.rest(), status(2, HAVE, 1).repeat(200));
+        }
+        assert!(dir.names().is_empty());
+    }
+}
+
+#[test]
+fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
+    let dir = Dir::new();
+    let server = server(&dir, &[]);
+    let caller = Caller::to(&dir.address("server"));
+    assert_eq!(caller.ask(&add(1, b"id", &[9; 100])), status(1, ADD, 0));
+    // It does not get any time from the system, so that all of it is there when the signal comes.
+    server.freeze();
+    let request = have(2, &[b'i'; 2000]);
+    let fit = caller.cram(&request.repeat(1000)) / request.len();
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    let ended = server.ended();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let answers = caller.rest();
+    assert_eq!(answers.len() / 15, fit, "of {fit} requests sent");
+}
+
+#[test]
+fn half_a_request_does_not_hold_up_the_end() {
+    let dir = Dir::new();
+    let server = server(&dir, &["-reqtimeout", "0"]);
+    let (half, silent) = (Caller::to(&dir.address("server")), Caller::to(&dir.address("server")));
+    half.send(&[&have(1, b"id")[..], &have(2, b"id")[..9]].concat());
+    assert_eq!(half.message(), status(1, HAVE, 1));
+    assert_eq!(server.end(Signal::TERM).code, 0);
+    assert_eq!((half.rest(), silent.rest()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_proxy_waits_for_what_the_server_still_owes_it() {
+    let dir = Dir::new();
+    let server = server(&dir, &[]);
+    let proxy = client(&dir, &[]);
+    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("client"))).collect();
+    for caller in &callers {
+        assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    }
+    server.freeze();
+    for caller in &callers {
+        caller.send(&have(2, b"id").repeat(3));
+    }
+    proxy.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    assert_eq!(proxy.ended().code, 0);
+    for caller in &callers {
+        assert_eq!(caller.rest(), status(2, HAVE, 1).repeat(3));
+    }
+    assert_eq!(dir.names(), ["server", "server.pid"]);
+}
+
+#[test]
+fn a_client_that_never_reads_does_not_hold_up_the_end_for_ever() {
+    let dir = Dir::new();
+    let server = server(&dir, &["-reqtimeout", "0"]);
+    let _lazy = lazy(&dir);
+    assert_eq!(server.end(Signal::TERM).code, 0);
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_what_the_first_one_waits_for() {
+    let (patient, hasty) = (Dir::new(), Dir::new());
+    let mut waiting = server(&patient, &["-reqtimeout", "0"]);
+    let server = server(&hasty, &["-reqtimeout", "0"]);
+    let _lazy = [lazy(&patient), lazy(&hasty)];
+    waiting.signal(Signal::TERM);
+    server.signal(Signal::TERM);
+    server.signal(Signal::INT);
+    assert_eq!(server.ended().code, 0);
+    assert!(hasty.names().is_empty());
+    assert!(waiting.is_running(), "one signal alone waits for the client");
+}
+
+#[test]
+fn who_comes_after_the_signal_is_not_left_waiting() {
+    let dir = Dir::new();
+    let server = server(&dir, &["-reqtimeout", "0"]);
+    let lazy = lazy(&dir);
+    server.signal(Signal::TERM);
+    let late = Caller::to(&dir.address("server"));
+    late.send(&have(1, b"id"));
+    drop(lazy);
+    assert_eq!(server.ended().code, 0);
+    // It may have come in the turn before.
+    let answer = late.rest();
+    assert!(answer.is_empty() || answer == status(1, HAVE, 1));
+}
+
+#[test]
+fn what_was_stored_through_a_proxy_outlives_it() {
+    let dir = Dir::new();
+    let _server = server(&dir, &[]);
+    let first = client(&dir, &[]);
+    let address = dir.address("client");
+    assert_eq!(Caller::to(&address).ask(&add(1, b"id", b"session")), status(1, ADD, 0));
+    assert_eq!(first.end(Signal::TERM).code, 0);
+    let _second = client(&dir, &[]);
+    assert_eq!(Caller::to(&address).ask(&get(2, b"id")), session(2, b"session"));
+}

@@ -1,0 +1,227 @@
+//! `dc_snoop` as it runs: what passes through it, and what it says about that.
+
+use std::io::Read;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
+use distcache_testing::caller::{Answers, Caller};
+use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::vectors::{lines, replay};
+
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
+const ANY_PORT: &str = "IP:127.0.0.1:0";
+
+/// A snoop in front of a server.
+fn snoop(listen: &str, server: &str, arguments: &[&str]) -> Program {
+    let usual = ["-listen", listen, "-server", server];
+    let program = Program::start(DC_SNOOP, &[&usual, arguments].concat());
+    program.address();
+    program
+}
+
+/// A server, and a snoop in front of it.
+fn watched(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
+    let server = Program::start(DC_SERVER, &["-listen", server_listens, "-sessions", "512"]);
+    let snoop = snoop(listen, &server.address(), arguments);
+    (server, snoop)
+}
+
+/// A snoop in front of nothing but the other end of its connection.
+fn between(dir: &Dir, arguments: &[&str]) -> (Program, Caller, UnixStream) {
+    let listener = UnixListener::bind(dir.join("s")).expect("a free path");
+    let snoop = snoop(&dir.address("c"), &dir.address("s"), arguments);
+    let client = Caller::to(&dir.address("c"));
+    let (server, _) = listener.accept().expect("the snoop");
+    server.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    (snoop, client, server)
+}
+
+fn passes_the_vectors(listen: &str, server_listens: &str, arguments: &[&str]) {
+    let (_server, snoop) = watched(listen, server_listens, arguments);
+    let barrier = (have(7, b"nobody's"), status(7, HAVE, 1));
+    replay(&mut Answers { address: &snoop.address(), barrier }, lines());
+    assert_eq!(snoop.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn the_reference_vectors_pass_unchanged_over_tcp() {
+    passes_the_vectors(ANY_PORT, ANY_PORT, &[]);
+}
+
+#[test]
+fn the_reference_vectors_pass_unchanged_over_unix_sockets_with_payloads_shown() {
+    let dir = Dir::new();
+    passes_the_vectors(&dir.address("c"), &dir.address("s"), &["-full"]);
+}
+
+/// A line without the time at its front, and without how long an answer took at its end.
+fn without_times(line: &str) -> String {
+    let (time, rest) = line.split_once(' ').expect("a time and more");
+    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+    assert_eq!(shape, "9999-99-99T99:99:99.999Z", "{line}");
+    match rest.strip_suffix(" ms").and_then(|rest| rest.rsplit_once(' ')) {
+        Some((rest, took)) if rest.contains(" < ") => {
+            assert!(took.parse::<f64>().is_ok_and(|took| took >= 0.0), "{line}");
+            format!("{rest} T")
+        }
+        _ => rest.to_owned(),
+    }
+}
+
+#[test]
+fn each_message_is_a_line_and_no_line_has_a_secret() {
+    let dir = Dir::new();
+    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    let caller = Caller::to(&dir.address("c"));
+    let (id, secret) = (b"0123456789abcdef", b"the secret of a session".repeat(200));
+    for request in [
+        have(1, id),
+        add(2, id, &secret),
+        add(3, id, &secret),
+        get(4, id),
+        have(5, id),
+        remove(6, id),
+        get(u32::MAX, b"id"),
+    ] {
+        caller.ask(&request);
+    }
+    caller.finish();
+    assert_eq!(caller.rest(), b"");
+    snoop.out.wait_for("#1 closed");
+    let printed = snoop.end(Signal::TERM).out;
+    let told: Vec<String> = printed.lines().skip(1).map(without_times).collect();
+    let id = "id 303132333435…(16)";
+    let expected = [
+        "#1 opened".to_owned(),
+        format!("#1 > HAVE uid 1 {id}"),
+        format!("#1 < HAVE uid 1 {id} not there T"),
+        format!("#1 > ADD uid 2 {id} ttl 60000 ms session 4600"),
+        format!("#1 < ADD uid 2 {id} ok T"),
+        format!("#1 > ADD uid 3 {id} ttl 60000 ms session 4600"),
+        format!("#1 < ADD uid 3 {id} already there T"),
+        format!("#1 > GET uid 4 {id}"),
+        format!("#1 < GET uid 4 {id} session 4600 T"),
+        format!("#1 > HAVE uid 5 {id}"),
+        format!("#1 < HAVE uid 5 {id} ok T"),
+        format!("#1 > REMOVE uid 6 {id}"),
+        format!("#1 < REMOVE uid 6 {id} ok T"),
+        "#1 > GET uid 4294967295 id 6964(2)".to_owned(),
+        "#1 < GET uid 4294967295 id 6964(2) not there T".to_owned(),
+        "#1 closed".to_owned(),
+    ];
+    assert_eq!(told, expected);
+    assert!(!printed.contains("secret") && !printed.contains("73 65 63"), "{printed}");
+}
+
+#[test]
+fn payloads_are_shown_to_who_asks_for_them() {
+    let dir = Dir::new();
+    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let caller = Caller::to(&dir.address("c"));
+    assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
+    assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
+    snoop.out.wait_for("< GET uid 2");
+    let printed = snoop.end(Signal::TERM).out;
+    // That of the request has a header and an id in front, so its rows begin elsewhere.
+    let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
+    assert_eq!(printed.matches(row).count(), 1, "{printed}");
+    assert_eq!(printed.matches("74 68 65 20 69 64  the id\n").count(), 0, "{printed}");
+    assert_eq!(printed.matches("the id").count(), 2, "{printed}");
+}
+
+#[test]
+fn connections_have_numbers_of_their_own() {
+    let dir = Dir::new();
+    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("c"))).collect();
+    for (number, caller) in (1..).zip(&callers) {
+        assert_eq!(caller.ask(&have(1000 + number, b"id")), status(1000 + number, HAVE, 1));
+        snoop.out.wait_for(&format!("#{number} < HAVE uid {} ", 1000 + number));
+    }
+}
+
+#[test]
+fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
+    let dir = Dir::new();
+    let (snoop, client, mut server) = between(&dir, &[]);
+    client.send(&have(1, b"id"));
+    client.finish();
+    let mut request = Vec::new();
+    server.read_to_end(&mut request).expect("an end");
+    assert_eq!(request, have(1, b"id"));
+    // Only now does the server begin to answer.
+    std::io::Write::write_all(&mut server, &status(1, HAVE, 0)).expect("room");
+    assert_eq!(client.message(), status(1, HAVE, 0));
+    assert!(client.is_silent());
+    drop(server);
+    assert_eq!(client.rest(), b"");
+    snoop.out.wait_for("#1 closed");
+
+    let dir = Dir::new();
+    let (snoop, client, mut server) = between(&dir, &[]);
+    server.shutdown(Shutdown::Write).expect("a connection");
+    assert_eq!(client.rest(), b"");
+    client.send(&have(1, b"id"));
+    client.finish();
+    let mut request = Vec::new();
+    server.read_to_end(&mut request).expect("an end");
+    assert_eq!(request, have(1, b"id"));
+    snoop.out.wait_for("#1 closed");
+}
+
+#[test]
+fn what_is_not_the_protocol_is_passed_on_and_noted() {
+    let dir = Dir::new();
+    let (snoop, client, mut server) = between(&dir, &[]);
+    let stray = b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".repeat(10_000);
+    let reply = b"SSH-2.0-nonsense\r\n".repeat(10_000);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            client.send(&stray);
+            client.finish();
+        });
+        let mut passed = Vec::new();
+        server.read_to_end(&mut passed).expect("an end");
+        assert!(passed == stray, "{} bytes of {}", passed.len(), stray.len());
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::io::Write::write_all(&mut server, &reply).expect("room");
+            server.shutdown(Shutdown::Write).expect("a connection");
+        });
+        assert!(client.rest() == reply);
+    });
+    snoop.out.wait_for("#1 closed");
+    let printed = snoop.end(Signal::TERM).out;
+    assert_eq!(printed.matches("#1 is not the protocol: ").count(), 2, "{printed}");
+    assert_eq!(printed.lines().count(), 5, "{printed}");
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_noted() {
+    let dir = Dir::new();
+    let (snoop, client, mut server) = between(&dir, &[]);
+    std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
+    assert_eq!(client.message(), status(9, GET, 1));
+    snoop.out.wait_for("< GET uid 9 not there that nobody asked for");
+}
+
+#[test]
+fn without_a_server_clients_are_turned_away_and_that_is_noted() {
+    let dir = Dir::new();
+    let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
+    assert_eq!(Caller::to(&dir.address("c")).rest(), b"");
+    snoop.out.wait_for("#1 refused: the server is away");
+    let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
+    server.address();
+    assert_eq!(Caller::to(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    // The end of the server is the end of its connections.
+    let caller = Caller::to(&dir.address("c"));
+    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(server.end(Signal::KILL).code, -9);
+    assert_eq!(caller.rest(), b"");
+    assert_eq!(snoop.end(Signal::INT).code, 0);
+    assert_eq!(dir.names(), ["s"], "what the killed one left");
+}
