@@ -1,0 +1,71 @@
+//! A client takes the answer to what it asked and nothing else, however the bytes arrive.
+
+use crate::input::Input;
+use crate::measure::{Verdict, slow};
+use distcache_core::client::{Client, MEMORY};
+use distcache_core::id::Id;
+use distcache_core::message::{Add, Reply, Request, Status};
+use distcache_core::wire::Malformed;
+
+/// First a byte for the operation and 8 for the pieces, then what the server says.
+pub fn body(data: &[u8]) {
+    let mut input = Input::new(data);
+    let op = input.below(4);
+    let mut pieces = input.word();
+    let mut said = input.rest();
+    let mut memory = vec![0; MEMORY];
+    let mut client = Client::new(&mut memory).expect("enough memory");
+    for uid in 1..=3 {
+        ask(&mut client, op);
+        let begun = said;
+        let verdict = loop {
+            match client.advance() {
+                Ok(false) if said.is_empty() => break Ok(None),
+                Ok(false) => {
+                    pieces = pieces.rotate_left(7);
+                    let space = client.space();
+                    let len = said.len().min(space.len()).min(1 + (pieces as usize & 0xff));
+                    space[..len].copy_from_slice(&said[..len]);
+                    client.filled(len);
+                    said = &said[len..];
+                }
+                Ok(true) => break Ok(client.reply()),
+                Err(malformed) => break Err(malformed),
+            }
+        };
+        // From the second request on, the first bytes of the next answer have already arrived.
+        if uid == 1 {
+            check(begun, op, &verdict);
+        }
+        if !matches!(verdict, Ok(Some(_))) {
+            return;
+        }
+        assert!(client.space().is_empty(), "what comes behind the answer waits");
+    }
+}
+
+fn ask(client: &mut Client<'_>, op: usize) {
+    let id = Id::new(b"id").expect("two bytes");
+    let add = Request::Add(Add { ttl: 1000, id, session: b"session" });
+    let request = [add, Request::Get(id), Request::Remove(id), Request::Have(id)][op];
+    assert_eq!(client.request(&request), Ok(()));
+    let len = client.pending().len();
+    client.sent(len);
+}
+
+fn check(said: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>) {
+    let expected = match slow(said, 1) {
+        Verdict::Waits => Ok(None),
+        Verdict::Whole(told) if told.uid == 1 && usize::from(told.op) == op => {
+            match (op, &told.payload[..]) {
+                (_, []) => Ok(Some(Reply::Status(Status::DISCONNECTED))),
+                (_, [code]) => Ok(Some(Reply::Status(Status(*code)))),
+                (1, [_, _] | [_, _, _] | [_, _, _, _]) => Ok(Some(Reply::Status(Status::NOT_OK))),
+                (1, session) => return assert_eq!(*verdict, Ok(Some(Reply::Session(session)))),
+                _ => Err(()),
+            }
+        }
+        Verdict::Whole(_) | Verdict::Wrong => Err(()),
+    };
+    assert_eq!(verdict.map_err(drop), expected);
+}

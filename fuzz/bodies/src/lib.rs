@@ -1,0 +1,51 @@
+//! What is fuzzed: one function a file, each taking any bytes and panicking where the code under
+//! test does not do what it must.
+//!
+//! The same functions run under cargo-fuzz (`fuzz/fuzz_targets`), in the runner of this package on
+//! stable Rust, and over their seeds in `cargo test`.
+
+pub mod address;
+pub mod client;
+pub mod input;
+pub mod measure;
+pub mod options;
+pub mod pool;
+pub mod proxy;
+pub mod seeds;
+pub mod server;
+pub mod slots;
+pub mod snoop;
+pub mod table;
+
+/// A function to be fed any bytes.
+pub type Body = fn(&[u8]);
+
+/// All bodies by name.
+pub const BODIES: [(&str, Body); 10] = [
+    ("address", address::body),
+    ("client", client::body),
+    ("measure", measure::body),
+    ("options", options::body),
+    ("pool", pool::body),
+    ("proxy", proxy::body),
+    ("server", server::body),
+    ("slots", slots::body),
+    ("snoop", snoop::body),
+    ("table", table::body),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::{BODIES, seeds};
+
+    #[test]
+    fn every_body_takes_its_seeds_and_what_becomes_of_them() {
+        for (name, body) in BODIES {
+            let seeds = seeds::of(name);
+            assert!(!seeds.is_empty(), "{name} has seeds");
+            seeds.iter().for_each(|seed| body(seed));
+            let mut mutator = seeds::Mutator::new(&seeds, 1);
+            (0..300).for_each(|_| body(mutator.next()));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Headers and messages are measured as a slow parser measures them, at every length.
+
+use distcache_core::wire::{Direction, MESSAGE_MAX, Message};
+
+/// What the protocol's text says about the first bytes of a stream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Lawful, but more is to come.
+    Waits,
+    /// A whole message of this many bytes.
+    Whole(Told),
+    /// No lawful message begins like this.
+    Wrong,
+}
+
+/// A message as the slow parser has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Told {
+    /// Bytes on the wire.
+    pub wire_len: usize,
+    /// The requester's mark.
+    pub uid: u32,
+    /// The operation's code.
+    pub op: u8,
+    /// What it carries.
+    pub payload: Vec<u8>,
+}
+
+/// Byte after byte, as the text has it: slow, and with nothing in common with the code under test.
+pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
+    let mut payload = Vec::new();
+    let (mut first, mut at) = (None, 0);
+    for number in 1.. {
+        let header: Vec<u8> = bytes[at..].iter().copied().take(14).collect();
+        for (place, &byte) in header.iter().enumerate() {
+            let lawful = match place {
+                0 => byte == 0,
+                1 => byte == 0x11,
+                2 | 3 => true,
+                4 => byte == is_response,
+                5..=8 | 10 if first.is_some() => {
+                    first.as_ref().map(|f: &Vec<u8>| f[place]) == Some(byte)
+                }
+                5..=8 => true,
+                9 => byte == 0,
+                10 => byte <= 3,
+                11 => byte == 1 || (byte == 0 && number < 16),
+                12 if header[11] == 1 => byte <= 8,
+                12 => byte == 8,
+                _ => header[12] < 8 || byte == 0,
+            };
+            if !lawful {
+                return Verdict::Wrong;
+            }
+        }
+        if header.len() < 14 {
+            return Verdict::Waits;
+        }
+        at += 14;
+        for _ in 0..usize::from(header[12]) * 256 + usize::from(header[13]) {
+            let Some(&byte) = bytes.get(at) else {
+                return Verdict::Waits;
+            };
+            payload.push(byte);
+            at += 1;
+        }
+        let first = first.get_or_insert_with(|| header.clone());
+        if header[11] == 1 {
+            let uid = u32::from_be_bytes([first[5], first[6], first[7], first[8]]);
+            return Verdict::Whole(Told { wire_len: at, uid, op: first[10], payload });
+        }
+    }
+    Verdict::Wrong
+}
+
+/// What the code under test says.
+fn fast(bytes: &[u8], direction: Direction) -> Verdict {
+    let message = match Message::measure(bytes, direction) {
+        Err(_) => return Verdict::Wrong,
+        Ok(None) => return Verdict::Waits,
+        Ok(Some(message)) => message,
+    };
+    let mut wire = bytes[..message.wire_len].to_vec();
+    let payload = message.payload(&mut wire).to_vec();
+    assert_eq!(payload.len(), message.payload_len);
+    let (uid, op) = (message.header.uid, message.header.op as u8);
+    Verdict::Whole(Told { wire_len: message.wire_len, uid, op, payload })
+}
+
+/// First a byte whose lowest bit says which way the bytes go.
+pub fn body(data: &[u8]) {
+    let Some((control, bytes)) = data.split_first() else { return };
+    let direction = if control & 1 == 0 { Direction::Request } else { Direction::Response };
+    let judge = |len: usize| {
+        let verdict = slow(&bytes[..len], direction as u8);
+        assert_eq!(fast(&bytes[..len], direction), verdict, "{len} bytes");
+        verdict
+    };
+    let near = |len: &usize| *len < 40 || (len % 2062) < 16 || len.is_multiple_of(1999);
+    for len in (0..=bytes.len().min(MESSAGE_MAX + 20)).filter(near) {
+        // What is decided stays so, whatever comes behind it.
+        if judge(len) != Verdict::Waits {
+            break;
+        }
+    }
+    if let Verdict::Whole(told) = judge(bytes.len()) {
+        relabeled(bytes, direction, &told);
+    }
+}
+
+fn relabeled(bytes: &[u8], direction: Direction, told: &Told) {
+    let message = Message::measure(bytes, direction).ok().flatten().expect("it was measured");
+    let mut out = vec![0; told.wire_len];
+    let len = message.relabel(bytes, 0xdead_beef, &mut out);
+    assert_eq!(len, Some(told.wire_len));
+    let renamed = Told { uid: 0xdead_beef, ..told.clone() };
+    assert_eq!(slow(&out, direction as u8), Verdict::Whole(renamed));
+    assert_eq!(message.relabel(bytes, 1, &mut out[1..]), None);
+}

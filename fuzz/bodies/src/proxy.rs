@@ -1,0 +1,236 @@
+//! A proxy between clients that come, leave and do not read, and a server that lies: a client gets
+//! answers to what it asked and to nothing else, each once, in order, or hears that the server is
+//! away.
+
+use crate::input::Input;
+use distcache_core::conns::Limits;
+use distcache_core::proxy::{Config, Mux};
+use distcache_testing::bytes::{message, whole_messages};
+use distcache_testing::memory::Memory;
+use distcache_testing::net::{End, Net, Pieces, Reach, SERVER};
+use distcache_testing::random::Random;
+use std::collections::HashMap;
+
+const PLACES: usize = 4;
+
+struct Client {
+    end: End,
+    /// What it asked: operation, and the number that is uid and id in one.
+    asked: Vec<(u8, u32)>,
+    closing: bool,
+}
+
+struct World<'m> {
+    net: Net<Mux<'m>>,
+    clients: Vec<Client>,
+    asked: u32,
+    /// The stream that the server has read, of the connection that is there now.
+    heard: Vec<u8>,
+    dials: usize,
+    /// Requests that reached the server: uid and operation there, and the number in their id.
+    flights: Vec<(u32, u8, u32)>,
+    /// Under which uid the request of that number reached the server.
+    uids: HashMap<u32, u32>,
+}
+
+/// First a byte for the buffers and 8 for the pieces, then two a step.
+pub fn body(data: &[u8]) {
+    let mut input = Input::new(data);
+    let buffers = 4 + input.below(8);
+    let pieces = match input.word() {
+        0 => Pieces::Whole,
+        seed => Pieces::Any(Random::new(seed)),
+    };
+    let mut memory = Memory::with_buffers(PLACES, buffers).with_flights(1 + buffers % 5);
+    let limits = Limits { idle: 0, patience: 50 };
+    let net = Net::new(memory.proxy(Config { limits, retry: 30 }), pieces);
+    let mut world = World {
+        net,
+        clients: Vec::new(),
+        asked: 0,
+        heard: Vec::new(),
+        dials: 0,
+        flights: Vec::new(),
+        uids: HashMap::new(),
+    };
+    for _ in 0..400 {
+        if input.is_over() {
+            break;
+        }
+        let (what, which) = (input.byte(), input.byte());
+        world.turn(what, which);
+        world.net.step();
+        world.listen();
+    }
+    world.end();
+}
+
+impl World<'_> {
+    fn turn(&mut self, what: u8, which: u8) {
+        match what % 16 {
+            0 | 1 => self.connect(),
+            2..=4 => self.ask(which, usize::MAX),
+            5 => self.ask(which, 1 + usize::from(which)),
+            6 => self.nonsense(which),
+            7 => self.leave(which),
+            8..=10 => self.answer(which, 1),
+            11 => self.answer(which, 2),
+            12 => self.stray(which),
+            13 => self.lose(which),
+            14 => self.hurry(which),
+            _ => self.net.pass(u64::from(which % 64)),
+        }
+    }
+
+    fn connect(&mut self) {
+        let full = self.net.machine.clients() >= PLACES;
+        let end = self.net.try_connect();
+        assert_eq!(end.is_none(), full);
+        let client = |end| Client { end, asked: Vec::new(), closing: false };
+        self.clients.extend(end.map(client));
+    }
+
+    fn client(&mut self, which: u8) -> Option<&mut Client> {
+        let open = self.clients.iter_mut().filter(|client| !client.closing);
+        let mut recent: Vec<_> = open.rev().take(PLACES).collect();
+        (!recent.is_empty()).then(|| recent.swap_remove(usize::from(which) % recent.len()))
+    }
+
+    /// A client asks; where it does not get past `len` bytes, it hangs up in the middle.
+    fn ask(&mut self, which: u8, len: usize) {
+        self.asked += 1;
+        let (number, op) = (self.asked, which >> 6);
+        let size = if which & 0x20 == 0 { 20 } else { 5000 };
+        let mut payload = [1, number].map(u32::to_be_bytes).concat();
+        payload.resize(size, b'x');
+        let request = message(0, number, op, &payload);
+        let Some(client) = self.client(which) else { return };
+        client.asked.push((op, number));
+        client.closing = len < request.len();
+        let (end, closing) = (client.end, client.closing);
+        self.net.send(end, &request[..len.min(request.len())]);
+        if closing {
+            self.net.hang_up(end);
+        }
+    }
+
+    fn nonsense(&mut self, which: u8) {
+        let Some(client) = self.client(which) else { return };
+        client.closing = true;
+        let end = client.end;
+        let nonsense: [&[u8]; 3] = [b"GET /", &[0, 0x11, 0, 0, 1], &message(0, 1, 0, b"1234567")];
+        self.net.send(end, nonsense[usize::from(which) % 3]);
+    }
+
+    fn leave(&mut self, which: u8) {
+        let Some(client) = self.client(which) else { return };
+        client.closing = true;
+        let end = client.end;
+        match which & 0x80 {
+            0 => self.net.cut(end),
+            _ => self.net.hang_up(end),
+        }
+    }
+
+    /// What the server says under a uid: it can be told from what it says under any other.
+    fn word(uid: u32, op: u8) -> Vec<u8> {
+        message(1, uid, op, &[b"word ", &uid.to_be_bytes()[..]].concat())
+    }
+
+    fn answer(&mut self, which: u8, times: usize) {
+        if self.flights.is_empty() {
+            return;
+        }
+        let at = usize::from(which) % self.flights.len();
+        let (uid, op, _) = self.flights.remove(at);
+        self.net.send(SERVER, &Self::word(uid, op).repeat(times));
+    }
+
+    /// The server answers what it was not asked, or another operation, or not the protocol.
+    fn stray(&mut self, which: u8) {
+        match which & 0xc0 {
+            0 => self.net.send(SERVER, &Self::word(u32::from(which & 0x3f), which & 3)),
+            0x40 => self.net.send(SERVER, &Self::word(u32::from(which & 0x3f) << 3, 1)),
+            0x80 => self.net.send(SERVER, b"HTTP/1.1 400 Bad Request"),
+            // What is sent behind this may become its payload: nobody can have such a uid.
+            _ => self.net.send(SERVER, &Self::word(u32::MAX, 1)[..usize::from(which & 15)]),
+        }
+    }
+
+    fn lose(&mut self, which: u8) {
+        match which & 3 {
+            0 => self.net.cut(SERVER),
+            1 => self.net.hang_up(SERVER),
+            2 => {
+                let ways = [Reach::Accepts, Reach::Hangs, Reach::Refuses];
+                self.net.reach = ways[usize::from(which / 4) % 3];
+            }
+            _ => (),
+        }
+    }
+
+    /// A peer reads slowly, or as fast as it can.
+    fn hurry(&mut self, which: u8) {
+        let bytes = if which & 0x80 == 0 { usize::from(which) } else { usize::MAX };
+        match (which & 7, self.client(which)) {
+            (0, _) => self.net.window(SERVER, bytes),
+            (_, Some(client)) => {
+                let end = client.end;
+                self.net.window(end, bytes);
+            }
+            _ => (),
+        }
+    }
+
+    /// The server reads what it was asked; of another connection than before, if it is one.
+    fn listen(&mut self) {
+        if self.dials != self.net.dials.len() {
+            self.dials = self.net.dials.len();
+            self.flights.clear();
+            self.heard.clear();
+        }
+        self.heard.extend(self.net.take(SERVER));
+        let heard = std::mem::take(&mut self.heard);
+        let (whole, rest) = whole_messages(&heard);
+        for (uid, op, payload) in whole {
+            let number: [u8; 4] = payload[4..8].try_into().expect("4 bytes");
+            let number = u32::from_be_bytes(number);
+            assert_eq!(self.uids.insert(number, uid), None, "{number} was asked twice");
+            self.flights.push((uid, op, number));
+        }
+        self.heard = rest.to_vec();
+    }
+
+    /// Whether the server said this under the uid of that request. One that it has not read to its
+    /// end it can answer by a lucky guess, but not with what it said under another's uid.
+    fn is_for(&self, number: u32, op: u8, payload: &[u8]) -> bool {
+        let said = |uid: &u32| Self::word(*uid, op)[14..] == *payload;
+        match self.uids.get(&number) {
+            Some(uid) => said(uid),
+            None => payload.starts_with(b"word ") && !self.uids.values().any(said),
+        }
+    }
+
+    fn end(&mut self) {
+        for client in &self.clients {
+            self.net.window(client.end, usize::MAX);
+        }
+        self.net.window(SERVER, usize::MAX);
+        self.net.reach = Reach::Refuses;
+        self.net.pass(200);
+        for client in &self.clients {
+            let (answers, _) = whole_messages(self.net.received(client.end));
+            assert!(answers.len() <= client.asked.len());
+            // Nothing is left unanswered while the server is away.
+            let all = answers.len() == client.asked.len();
+            assert!(all || client.closing || !self.net.is_open(client.end));
+            for ((uid, op, payload), (asked_op, number)) in answers.into_iter().zip(&client.asked) {
+                assert_eq!((uid, op), (*number, *asked_op));
+                assert!(
+                    payload == [2] || self.is_for(*number, op, &payload),
+                    "{number} got {payload:?}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Where fuzzing begins, and how one input becomes the next where no fuzzer does that.
+
+use distcache_testing::random::Random;
+use distcache_testing::vectors::lines;
+
+/// The longest input that the runner makes.
+const MOST: usize = 40_000;
+
+const ADDRESSES: [&str; 14] = [
+    "UNIX:/tmp/scache",
+    "UNIX:@name",
+    "IP:9001",
+    "IP::9001",
+    "IP:127.0.0.1:9001",
+    "IP:[::1]:9001",
+    "IPv4:localhost:1",
+    "IPv6:65535",
+    "IPv6:[fe80::1%1]:9001",
+    "FD:0",
+    "FD:0:1",
+    "FD:-1:3",
+    "IP:host:65536",
+    "UNIX:",
+];
+
+const LINES: [&str; 6] = [
+    "-address\0IP:9001\0--server=IP:127.0.0.1:9001",
+    "-n\x00007\0--number=3\0-bytes\x0064M",
+    "-mode\x000660\0-path=/tmp/x\0-text\0word",
+    "-h\0-?\0--help\0-V\0-version",
+    "-unknown\0--=\0-\0---x",
+    "-text=\0-n\0-n",
+];
+
+/// The seeds of one body: from the reference vectors where it takes a stream, else any bytes.
+pub fn of(body: &str) -> Vec<Vec<u8>> {
+    let lines = lines();
+    let requests = lines.iter().map(|line| &line.request[..]);
+    let replies = lines.iter().map(|line| &line.outcome.reply[..]);
+    match body {
+        "address" => ADDRESSES.iter().map(|address| address.as_bytes().to_vec()).collect(),
+        "options" => LINES.iter().map(|line| line.as_bytes().to_vec()).collect(),
+        "measure" => {
+            let asks = requests.map(|request| [&[0], request].concat());
+            asks.chain(replies.map(|reply| [&[1], reply].concat())).collect()
+        }
+        "snoop" => {
+            let asks = requests.map(|request| [&[0, 9], request].concat());
+            asks.chain(replies.map(|reply| [&[1, 99], reply].concat())).collect()
+        }
+        "server" => {
+            let all: Vec<&[u8]> = requests.collect();
+            let alone = all.chunks(1).chain(all[..30].chunks(10));
+            alone.map(|asks| [&[1; 8][..], &asks.concat()].concat()).collect()
+        }
+        "client" => {
+            let of = |op: u8| move |reply: &[u8]| [&[op; 9][..], reply].concat();
+            (0..4).flat_map(|op| replies.clone().map(of(op))).collect()
+        }
+        _ => (0..20).map(|seed| noise(seed, 40 * (1 + seed as usize))).collect(),
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..len).map(|_| random.next() as u8).collect()
+}
+
+/// Makes one input after the other from seeds; the same ones from the same seed.
+#[derive(Debug)]
+pub struct Mutator<'a> {
+    seeds: &'a [Vec<u8>],
+    random: Random,
+    input: Vec<u8>,
+}
+
+impl<'a> Mutator<'a> {
+    /// Inputs from these seeds.
+    pub const fn new(seeds: &'a [Vec<u8>], seed: u64) -> Self {
+        Self { seeds, random: Random::new(seed), input: Vec::new() }
+    }
+
+    /// The next input.
+    #[allow(clippy::should_implement_trait, reason = "it lends, and never ends")]
+    pub fn next(&mut self) -> &[u8] {
+        let seed = &self.seeds[self.random.below(self.seeds.len())];
+        self.input.clear();
+        self.input.extend(seed);
+        for _ in 0..self.random.below(6) {
+            self.change();
+        }
+        self.input.truncate(MOST);
+        &self.input
+    }
+
+    fn change(&mut self) {
+        let random = &mut self.random;
+        let len = self.input.len();
+        // Most of what matters stands near the front.
+        let reach = if random.below(2) == 0 { len.min(40) } else { len };
+        let at = random.below(reach);
+        let byte = [0, 1, 2, 8, 0x11, 0xff, random.next() as u8][random.below(7)];
+        match random.below(7) {
+            0 if len > 0 => self.input[at] = byte,
+            1 if len > 0 => self.input[at] ^= 1 << random.below(8),
+            2 => self.input.insert(at, byte),
+            3 if len > 0 => drop(self.input.remove(at)),
+            4 => self.input.truncate(random.below(len + 1)),
+            5 => {
+                let end = len.min(at + random.below(64));
+                let part = self.input[at..end].to_vec();
+                self.input.extend(part);
+            }
+            _ => {
+                let other = &self.seeds[random.below(self.seeds.len())];
+                let from = random.below(other.len());
+                self.input.extend(&other[from..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A server answers a stream in pieces as it answers it whole, and only to whom it must.
+
+use crate::measure::{Verdict, slow};
+use distcache_testing::bytes::whole_messages;
+use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::net::{Net, Pieces};
+use distcache_testing::random::Random;
+use distcache_testing::store::Plain;
+
+/// What came of a stream: the answers, whether the connection is open, and operations.
+type Outcome = (Vec<u8>, bool, u64);
+
+/// First 8 bytes that say where the rest is split.
+pub fn body(data: &[u8]) {
+    let Some((seed, stream)) = data.split_first_chunk() else { return };
+    let seed = u64::from_be_bytes(*seed);
+    let whole = told(stream, Pieces::Whole, 4);
+    assert_eq!(told(stream, Pieces::Any(Random::new(seed)), 4), whole);
+    assert_eq!(told(stream, Pieces::Of(1 + (seed % 3000) as usize), 2), whole);
+    answers_fit(stream, &whole);
+}
+
+fn told(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
+    let mut memory = Memory::with_buffers(1, buffers);
+    let mut net = Net::new(memory.server(NO_LIMITS, Plain::new(8)), pieces);
+    let client = net.connect();
+    net.send(client, stream);
+    net.drive();
+    let operations = net.machine.operations().total;
+    (net.take(client), net.is_open(client), operations)
+}
+
+/// Every whole request is answered in its turn under its own uid, until one is wrong.
+fn answers_fit(stream: &[u8], (answers, open, operations): &Outcome) {
+    let (answers, rest) = whole_messages(answers);
+    assert!(rest.is_empty());
+    assert_eq!(answers.len() as u64, *operations);
+    let (mut rest, mut answered) = (stream, answers.into_iter());
+    let lawful = loop {
+        match slow(rest, 0) {
+            Verdict::Waits => break true,
+            Verdict::Wrong => break false,
+            Verdict::Whole(told) if told.op == 0 && told.payload.len() < 8 => break false,
+            Verdict::Whole(told) => {
+                let (uid, op, payload) = answered.next().expect("an answer to each request");
+                assert_eq!((uid, op), (told.uid, told.op));
+                assert!(op == 1 || payload.len() == 1, "a status");
+                rest = &rest[told.wire_len..];
+            }
+        }
+    };
+    assert_eq!((answered.next(), lawful), (None, *open));
+}

@@ -1,0 +1,97 @@
+//! Slots and the queues through them do what maps and plain queues do.
+
+use crate::input::Input;
+use distcache_core::slots::{Key, Lane, Queue, Slot, Slots, Tag};
+use std::collections::VecDeque;
+
+const ROOM: usize = 5;
+
+struct Model {
+    live: Vec<(Key, u32)>,
+    gone: Vec<Key>,
+    queues: [VecDeque<Key>; 3],
+}
+
+/// Two bytes an operation: what, and on which key.
+pub fn body(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut memory = [const { Slot::EMPTY }; ROOM];
+    let mut slots = Slots::new(&mut memory);
+    let mut queues = [(Lane::Work, 0), (Lane::Work, 1), (Lane::Time, 0)]
+        .map(|(lane, tag)| Queue::new(lane, Tag(tag)));
+    let (live, gone) = (Vec::new(), Vec::new());
+    let mut model = Model { live, gone, queues: Default::default() };
+    let mut item = 0;
+    while !input.is_over() {
+        let (what, which) = (input.below(8), input.byte());
+        let number = usize::from(which) % 3;
+        match (what, model.pick(which)) {
+            (0 | 1, _) => {
+                item += 1;
+                match slots.insert(item) {
+                    Ok(key) => model.live.push((key, item)),
+                    Err(back) => assert_eq!((back, model.live.len()), (item, ROOM)),
+                }
+            }
+            (2, Some(key)) => {
+                for queue in &mut queues {
+                    slots.unlink(queue, key);
+                }
+                assert_eq!(slots.remove(key), model.remove(key));
+            }
+            (3 | 4, Some(key)) => {
+                slots.enqueue(&mut queues[number], key);
+                model.enqueue(number, key);
+            }
+            (5, Some(key)) => {
+                slots.unlink(&mut queues[number], key);
+                model.queues[number].retain(|queued| *queued != key);
+            }
+            (6, _) => {
+                assert_eq!(slots.dequeue(&mut queues[number]), model.queues[number].pop_front());
+            }
+            _ => (),
+        }
+        model.check(&mut slots, &queues);
+    }
+}
+
+impl Model {
+    /// A key that is there, or one that is gone.
+    fn pick(&self, which: u8) -> Option<Key> {
+        let all = self.live.iter().map(|(key, _)| *key).chain(self.gone.iter().copied());
+        all.clone().nth(usize::from(which) / 3 % all.count().max(1))
+    }
+
+    fn remove(&mut self, key: Key) -> Option<u32> {
+        self.queues.iter_mut().for_each(|queue| queue.retain(|queued| *queued != key));
+        let at = self.live.iter().position(|(live, _)| *live == key)?;
+        self.gone.insert(0, key);
+        self.gone.truncate(8);
+        Some(self.live.remove(at).1)
+    }
+
+    fn enqueue(&mut self, number: usize, key: Key) {
+        let lane = if number < 2 { 0..2 } else { 2..3 };
+        let queued = lane.into_iter().any(|number| self.queues[number].contains(&key));
+        if !queued && self.live.iter().any(|(live, _)| *live == key) {
+            self.queues[number].push_back(key);
+        }
+    }
+
+    fn check(&self, slots: &mut Slots<'_, u32>, queues: &[Queue; 3]) {
+        assert_eq!(slots.len(), self.live.len());
+        for (key, item) in &self.live {
+            assert_eq!((slots.get(*key), slots.tagged(slots.tag(*key))), (Some(item), Some(*key)));
+        }
+        for key in &self.gone {
+            assert_eq!((slots.get(*key), slots.tagged(slots.tag(*key))), (None, None));
+        }
+        for (queue, model) in queues.iter().zip(&self.queues) {
+            assert_eq!((queue.len(), slots.front(queue)), (model.len(), model.front().copied()));
+            for (key, _) in &self.live {
+                assert_eq!(slots.is_queued(queue, *key), model.contains(key));
+            }
+        }
+    }
+}
