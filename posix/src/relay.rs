@@ -41,7 +41,7 @@ pub struct Config {
 
 /// Passes requests on until a signal ends it, or no client can come any more.
 ///
-/// All memory is taken before [`Running::ready`] tells that the service has started; from then on
+/// All memory is taken before the service is said to have started; from then on
 /// only the resolver's thread allocates, where the server's address is a name.
 ///
 /// # Errors

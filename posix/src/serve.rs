@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use distcache_core::conns::{Limits, TooSmall};
 use distcache_core::pool::Pool;
-use distcache_core::server::{BUDGET, Operations, Server, Store};
+use distcache_core::server::{Operations, Server, Store};
 use distcache_core::slots::Slot;
 use distcache_core::table::{Geometry, Table};
 use distcache_core::time::Instant;
@@ -32,7 +32,8 @@ pub struct Config {
     pub clients: usize,
     /// What clients may do.
     pub limits: Limits,
-    /// After how many operations a line is printed at the latest; 0 for no lines.
+    /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
+    /// lines.
     pub progress: u32,
 }
 
@@ -75,7 +76,7 @@ impl From<io::Error> for ServeError {
 
 /// Serves until a signal ends it, or no client can come any more.
 ///
-/// All memory is taken before [`Running::ready`] tells that the service has started; from then on
+/// All memory is taken before the service is said to have started; from then on
 /// nothing is allocated.
 ///
 /// # Errors
@@ -100,10 +101,7 @@ fn start(config: &Config, running: &mut Running, out: &mut dyn Write) -> Result<
     let table = table.map_err(|_| ServeError::Geometry)?;
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let server = Server::new(&mut slots, pool, config.limits, table);
-    let mut server = server.map_err(ServeError::TooSmall)?;
-    if config.progress > 0 {
-        server.set_budget(config.progress.min(BUDGET));
-    }
+    let server = server.map_err(ServeError::TooSmall)?;
     let wanted = config.clients as u64 + DESCRIPTORS;
     if limits::raise_descriptors(wanted) < wanted {
         running.warn(&format!("fewer than {wanted} descriptors are allowed: see ulimit -n"));
