@@ -449,7 +449,8 @@ mod tests {
             ("FD:99999999999", "that large"),
         ] {
             let error = parse(text).expect_err(text).to_string();
-            assert!(error.contains(why) && error.contains(text), "{text:?} gave: {error}");
+            let named = error.contains(&*text.escape_debug().to_string());
+            assert!(named && error.contains(why), "{text:?} gave: {error}");
         }
     }
 

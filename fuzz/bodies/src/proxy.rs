@@ -26,7 +26,7 @@ struct World<'m> {
     asked: u32,
     /// The stream that the server has read, of the connection that is there now.
     heard: Vec<u8>,
-    dials: usize,
+    connects: u64,
     /// Requests that reached the server: uid and operation there, and the number in their id.
     flights: Vec<(u32, u8, u32)>,
     /// Under which uid the request of that number reached the server.
@@ -49,7 +49,7 @@ pub fn body(data: &[u8]) {
         clients: Vec::new(),
         asked: 0,
         heard: Vec::new(),
-        dials: 0,
+        connects: 0,
         flights: Vec::new(),
         uids: HashMap::new(),
     };
@@ -184,8 +184,9 @@ impl World<'_> {
 
     /// The server reads what it was asked; of another connection than before, if it is one.
     fn listen(&mut self) {
-        if self.dials != self.net.dials.len() {
-            self.dials = self.net.dials.len();
+        let connects = self.net.machine.traffic().connects;
+        if self.connects != connects {
+            self.connects = connects;
             self.flights.clear();
             self.heard.clear();
         }
