@@ -1,6 +1,5 @@
 //! `dc_server`: the cache that TLS servers share.
 
-use std::io;
 use std::process::ExitCode;
 
 use distcache_core::conns::Limits;
@@ -59,5 +58,5 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         }
     }
     let running = service.start().map_err(Stop::failed)?;
-    serve::run(&config, running, &mut io::stdout()).map_err(Stop::failed)
+    serve::run(&config, running).map_err(Stop::failed)
 }

@@ -3,8 +3,8 @@
 //! A [`Machine`] has the connections' state, the hub their sockets, at the same index. What a turn
 //! does, in this order: look at the clock once, heed signals, write and read where that is possible,
 //! let time do its work, accept, and last send to the server what all of that put together for it.
-//! Each socket gets one receive and one send a turn for as many requests as there are, so nobody who
-//! never stops talking keeps anybody else waiting.
+//! Each socket gets one receive a turn, and a turn ends once it would be somebody's next helping, so
+//! nobody who never stops talking keeps anybody else waiting.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use distcache_core::time::Instant;
 use crate::clock::Clock;
 use crate::listener::Listener;
 use crate::poller::{Event, Events, Interest, Poller};
-use crate::reserve::Reserve;
+use crate::reserve::{Place, Reserve};
 use crate::signal::{Signal, Signals};
 use crate::socket::{Received, Stream};
 
@@ -44,6 +44,8 @@ pub(crate) struct Hub<M> {
     clients: Vec<Option<Client>>,
     connected: usize,
     server: Option<Socket>,
+    /// Kept for the server while it is away.
+    pub(crate) place: Place,
     reserve: Reserve,
     /// When listeners that failed are asked again.
     accept_at: Option<Instant>,
@@ -94,6 +96,7 @@ impl<M: Machine> Hub<M> {
             clients: std::iter::repeat_with(|| None).take(clients).collect(),
             connected: 0,
             server: None,
+            place: Place::default(),
             reserve: Reserve::new()?,
             accept_at: None,
             end_by: None,
@@ -146,12 +149,7 @@ impl<M: Machine> Hub<M> {
                 }
             }
         }
-        for _ in 0..CHORES {
-            match self.machine.advance(now) {
-                Some(peer) => self.settle(now, peer),
-                None => break,
-            }
-        }
+        self.chores(now);
         if accept || self.accept_at.is_some_and(|at| at <= now) {
             self.accept(now);
         }
@@ -218,6 +216,20 @@ impl<M: Machine> Hub<M> {
         }
         if (event.readable || event.hangup) && wants.read {
             self.hear(now, peer);
+        }
+    }
+
+    /// Goes on with what has come before, until somebody has had two pieces of work: others may have
+    /// sent something since this turn began, and what one has sent could fill it for long.
+    fn chores(&mut self, now: Instant) {
+        let Some(first) = self.machine.advance(now) else { return };
+        self.settle(now, first);
+        for _ in 1..CHORES {
+            let Some(peer) = self.machine.advance(now) else { return };
+            self.settle(now, peer);
+            if peer == first {
+                return;
+            }
         }
     }
 
@@ -327,6 +339,10 @@ impl<M: Machine> Hub<M> {
             // Closing on bytes that were never read takes our last answer from the peer's hands.
             let _ = socket.stream.shutdown_write();
             let _ = socket.stream.recv(&mut self.scrap);
+        }
+        drop(socket);
+        if peer == Peer::Server {
+            self.place.keep();
         }
     }
 

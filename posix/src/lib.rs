@@ -43,6 +43,7 @@ pub mod clock;
 pub mod daemon;
 pub mod hammer;
 mod hub;
+mod incidents;
 pub mod limits;
 pub mod listener;
 pub mod memory;
@@ -54,6 +55,7 @@ pub mod reserve;
 pub mod resolver;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+mod say;
 pub mod serve;
 pub mod service;
 pub mod signal;

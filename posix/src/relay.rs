@@ -13,6 +13,7 @@ use distcache_core::time::Instant;
 
 use crate::address::{Address, Targets};
 use crate::hub::{Hub, SERVER_KEY};
+use crate::incidents::Incidents;
 use crate::limits;
 use crate::poller::{Event, Events, Interest};
 use crate::resolver::Resolver;
@@ -74,18 +75,28 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     running.ready();
     // A socket of this machine may be connected already: then nothing comes that would have it told.
     dialer.tell(&hub, running);
+    let mut incidents = Incidents::default();
     let mut events = Events::new();
     loop {
-        let now = hub.wait(&mut events, None)?;
+        let now = hub.wait(&mut events, incidents.deadline())?;
         if let Some(event) = hub.turn(now, &events) {
             dialer.attend(now, event, &mut hub);
         }
         dialer.dial(now, &mut hub);
         dialer.tell(&hub, running);
+        if incidents.due(now, &hub.machine.counters(), hub.refused()) {
+            note(&hub, running);
+        }
         if hub.is_over(now) {
             break;
         }
     }
+    note(&hub, running);
+    Ok(())
+}
+
+/// Prints what has happened so far.
+fn note(hub: &Hub<Mux<'_>>, running: &Running) {
     let proxy::Traffic { forwarded, answered, disconnected, connects, losses, .. } =
         hub.machine.traffic();
     running.note(format_args!(
@@ -93,7 +104,6 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
          the server; {connects} connections to it, {losses} lost"
     ));
     running.note_clients(&hub.machine.counters(), hub.refused());
-    Ok(())
 }
 
 /// Makes the connection to the server, again and again.
@@ -192,6 +202,7 @@ impl<'c> Dialer<'c> {
 
     /// Tries one place after the other until one can be waited for.
     fn try_next(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>, mut failure: Failure) {
+        hub.place.give_up();
         while !self.left.is_empty() {
             let target = self.left.remove(0);
             match Stream::connect(&target) {
@@ -223,6 +234,7 @@ impl<'c> Dialer<'c> {
         if let Dial::Connecting(stream) = std::mem::replace(&mut self.state, Dial::Rest) {
             let _ = hub.poller.remove(&stream);
         }
+        hub.place.keep();
         self.failure = failure;
         hub.machine.closed(now, Peer::Server);
     }

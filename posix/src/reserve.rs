@@ -47,6 +47,22 @@ impl Reserve {
     }
 }
 
+/// A descriptor kept for a connection that is to come back, while clients take all others.
+#[derive(Debug, Default)]
+pub struct Place(Option<File>);
+
+impl Place {
+    /// Takes a descriptor, if there is one: best at once when another was closed.
+    pub fn keep(&mut self) {
+        self.0 = self.0.take().or_else(|| spare().ok());
+    }
+
+    /// Gives it up for what it was kept for.
+    pub fn give_up(&mut self) {
+        self.0 = None;
+    }
+}
+
 fn spare() -> io::Result<File> {
     File::open("/dev/null")
 }

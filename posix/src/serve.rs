@@ -1,7 +1,7 @@
 //! What `dc_server` does: a [`Server`] on sockets.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 
 use distcache_core::conns::{Limits, TooSmall};
 use distcache_core::pool::Pool;
@@ -11,6 +11,7 @@ use distcache_core::table::{Geometry, Table};
 use distcache_core::time::Instant;
 
 use crate::hub::Hub;
+use crate::incidents::Incidents;
 use crate::limits;
 use crate::memory::Memory;
 use crate::poller::Events;
@@ -81,14 +82,14 @@ impl From<io::Error> for ServeError {
 ///
 /// # Errors
 /// [`ServeError`]; after the start only where the system's polling itself fails.
-pub fn run(config: &Config, mut running: Running, out: &mut dyn Write) -> Result<(), ServeError> {
-    match start(config, &mut running, out) {
+pub fn run(config: &Config, mut running: Running) -> Result<(), ServeError> {
+    match start(config, &mut running) {
         Ok(()) => Ok(()),
         Err(error) => running.fail(error),
     }
 }
 
-fn start(config: &Config, running: &mut Running, out: &mut dyn Write) -> Result<(), ServeError> {
+fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let usual = (u64::from(config.sessions) << 11).max(64 << 20);
     let bytes = config.max_bytes.unwrap_or(usual);
     let geometry = Geometry::new(config.sessions, bytes).ok_or(ServeError::Geometry)?;
@@ -110,21 +111,33 @@ fn start(config: &Config, running: &mut Running, out: &mut dyn Write) -> Result<
     let mut hub = Hub::new(server, config.clients, listeners, signals)?;
     running.ready();
     let mut progress = Progress::new(config.progress, running.foreground());
+    let mut incidents = Incidents::default();
     let mut events = Events::new();
     loop {
-        let now = hub.wait(&mut events, progress.deadline())?;
+        let deadlines = [progress.deadline(), incidents.deadline()];
+        let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
-        progress.tell(now, &hub.machine, out);
+        progress.tell(now, &hub.machine, running);
+        if incidents.due(now, &hub.machine.counters(), hub.refused()) {
+            note(&hub, running);
+        }
         if hub.is_over(now) {
             break;
         }
     }
+    note(&hub, running);
+    Ok(())
+}
+
+/// Prints what has happened so far.
+fn note(hub: &Hub<Server<'_, Table<'_>>>, running: &Running) {
     let Operations { total, gets, hits, adds, refused } = hub.machine.operations();
+    let evicted = hub.machine.store().counters().evicted;
     running.note(format_args!(
-        "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused"
+        "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
+         {evicted} sessions made room"
     ));
     running.note_clients(&hub.machine.counters(), hub.refused());
-    Ok(())
 }
 
 /// Memory that is zero, and taken from the system as it is used.
@@ -167,7 +180,7 @@ impl Progress {
         self.changed.then(|| self.told_at.after(1000))
     }
 
-    fn tell<S: Store>(&mut self, now: Instant, server: &Server<'_, S>, out: &mut dyn Write) {
+    fn tell<S: Store>(&mut self, now: Instant, server: &Server<'_, S>, running: &Running) {
         if self.every == 0 {
             return;
         }
@@ -184,12 +197,9 @@ impl Progress {
             std::cmp::Ordering::Greater => ('+', sessions - self.told.1),
         };
         let total = operations.total;
-        // A terminal that is gone, or a full disk, is no reason to stop serving.
-        let _ = writeln!(
-            out,
+        running.tell(format_args!(
             "total operations {total} (+ {new}), total sessions {sessions} ({sign} {change})"
-        );
-        let _ = out.flush();
+        ));
         (self.told, self.told_at, self.changed) = ((operations, sessions), now, false);
     }
 }

@@ -12,6 +12,7 @@ use distcache_core::conns::Counters;
 use crate::address::Address;
 use crate::daemon::{self, DetachError, Detached, PidFile, PidFileError, UserError};
 use crate::listener::{ListenError, Listener, Ownership};
+use crate::say::say;
 use crate::signal::Signals;
 
 /// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
@@ -128,7 +129,12 @@ impl Running {
 
     /// Prints what has happened: a line on stderr with the program's name.
     pub(crate) fn note(&self, line: fmt::Arguments<'_>) {
-        let _ = writeln!(io::stderr(), "{}: {line}", self.name);
+        say(io::stderr(), format_args!("{}: {line}", self.name));
+    }
+
+    /// Prints a line on stdout as it is.
+    pub(crate) fn tell(&self, line: fmt::Arguments<'_>) {
+        say(io::stdout(), line);
     }
 
     /// Prints what became of clients, of which `unheard` were refused for want of descriptors.

@@ -1,0 +1,61 @@
+//! When a daemon tells, while it runs, what became of clients.
+
+use distcache_core::conns::Counters;
+use distcache_core::time::Instant;
+
+/// How long at least between two times, in milliseconds: strangers decide how much there is to tell.
+const PAUSE: u64 = 10_000;
+
+/// Says when it is time to tell: some clients were refused or closed, and it is a while since the
+/// last time.
+#[derive(Debug, Default)]
+pub(crate) struct Incidents {
+    told: u64,
+    told_at: Option<Instant>,
+    changed: bool,
+}
+
+impl Incidents {
+    /// When there is something to tell even if nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.told_at.filter(|_| self.changed).map(|at| at.after(PAUSE))
+    }
+
+    /// Whether to tell now, of which `unheard` clients were refused for want of descriptors.
+    pub(crate) fn due(&mut self, now: Instant, counters: &Counters, unheard: u64) -> bool {
+        let Counters { accepted: _, refused, malformed, idle, stalled } = counters;
+        let all = refused + unheard + malformed + idle + stalled;
+        self.changed = all != self.told;
+        if !self.changed || self.deadline().is_some_and(|deadline| now < deadline) {
+            return false;
+        }
+        *self = Self { told: all, told_at: Some(now), changed: false };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(refused: u64) -> Counters {
+        Counters { refused, ..Counters::default() }
+    }
+
+    #[test]
+    fn the_first_incident_is_told_at_once_and_the_others_together() {
+        let at = Instant::from_millis;
+        let mut incidents = Incidents::default();
+        let come = Counters { accepted: 1, ..Counters::default() };
+        assert!(!incidents.due(at(5), &come, 0), "that somebody comes is none");
+        assert_eq!(incidents.deadline(), None);
+        assert!(incidents.due(at(10), &refused(1), 0));
+        assert!(!incidents.due(at(10), &refused(1), 0));
+        assert_eq!(incidents.deadline(), None);
+        assert!(!incidents.due(at(11), &refused(5), 0) && !incidents.due(at(12), &refused(9), 3));
+        assert_eq!(incidents.deadline(), Some(at(10 + PAUSE)));
+        assert!(incidents.due(at(10 + PAUSE), &refused(9), 3));
+        assert_eq!(incidents.deadline(), None);
+        assert!(incidents.due(at(10 + 2 * PAUSE), &refused(9), 4));
+    }
+}
