@@ -1,0 +1,166 @@
+//! What it costs that somebody sets the clock.
+//!
+//! The time of day of a machine is nothing that a test may change. So a library that is loaded before
+//! all others gives the program another one: years ahead, years back, at every look. That this works
+//! is shown on `dc_snoop`, which prints the time of day. And in a time namespace of its own a
+//! program's monotonic clock, which nobody can set while it runs, begins elsewhere.
+#![cfg(target_os = "linux")]
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use distcache_testing::bytes::{ADD, HAVE, add_for, have, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::daemon::Daemon;
+use distcache_testing::load::Load;
+use distcache_testing::process::{Dir, Program, Signal, has_tool, until};
+use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, row};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
+
+/// Each look at the time of day is ten years later than the real one, or ten years earlier.
+const LEAPS: &str = "
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static time_t leap(void) {
+    static int looks;
+    return (looks++ % 2 ? -10 : 10) * (time_t)31557600;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = (int)syscall(SYS_clock_gettime, clock, now);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += leap();
+    return failed;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+    int failed = (int)syscall(SYS_gettimeofday, now, zone);
+    if (!failed && now)
+        now->tv_sec += leap();
+    return failed;
+}
+
+time_t time(time_t *now) {
+    struct timespec is;
+    clock_gettime(CLOCK_REALTIME, &is);
+    if (now)
+        *now = is.tv_sec;
+    return is.tv_sec;
+}
+";
+
+/// The library, in a directory.
+fn leaps(dir: &Dir) -> PathBuf {
+    assert!(has_tool("cc"), "this test needs a C compiler");
+    let (source, library) = (dir.join("leaps.c"), dir.join("leaps.so"));
+    std::fs::write(&source, LEAPS).expect("a file of ours");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source);
+    assert!(cc.status().expect("a compiler").success());
+    library
+}
+
+/// Starts a program whose time of day leaps.
+fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
+    let mut command = Command::new(program);
+    command.args(arguments).env("LD_PRELOAD", library);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let program = Program::adopt(command);
+    program.address();
+    program
+}
+
+/// Looks whether sessions and connections last as long as they should, neither more nor less.
+fn keeps_time(address: &str) {
+    let (short, long) = (Duration::from_millis(700), 600_000);
+    let begun = Instant::now();
+    let (silent, half) = (Caller::to(address), Caller::to(address));
+    half.send(&have(1, b"id")[..9]);
+    let caller = Caller::to(address);
+    let millis = short.as_millis() as u32;
+    assert_eq!(caller.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
+    assert_eq!(caller.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
+    let mut last_there = begun;
+    until("the end of the session", || {
+        let asked = Instant::now();
+        let answer = caller.ask(&have(3, b"short"));
+        last_there = if answer == status(3, HAVE, 0) { asked } else { last_there };
+        (answer == status(3, HAVE, 1)).then_some(())
+    });
+    // The programs count whole milliseconds.
+    let lived = begun.elapsed() + Duration::from_millis(2);
+    assert!(lived >= short, "it ended before its time: {lived:?}");
+    assert!(last_there.duration_since(begun) < short * 10, "it went on after its time");
+    // Both have a limit of 800 ms for this, and none was closed before it, or never.
+    for closed in [half, silent] {
+        assert_eq!(closed.rest(), b"");
+        assert!(begun.elapsed() >= Duration::from_millis(798), "closed before its time");
+    }
+    let again = Caller::to(address);
+    assert_eq!(again.ask(&have(4, b"long")), status(4, HAVE, 0));
+}
+
+const LIMITS: [&str; 4] = ["-reqtimeout", "800", "-idle", "800"];
+
+#[test]
+fn a_time_of_day_that_leaps_by_years_changes_nothing() {
+    let dir = Dir::new();
+    let library = leaps(&dir);
+    let (s, c) = (dir.address("s"), dir.address("c"));
+    let server = leaping(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
+    // A server of its own: the proxy is its client, and may be idle.
+    let b = dir.address("b");
+    let behind = leaping(&library, DC_SERVER, &["-listen", &b]);
+    let words = ["-listen", &c, "-server", &b, "-retry", "50"];
+    let proxy = leaping(&library, DC_CLIENT, &[&words, &LIMITS[..]].concat());
+    proxy.err.wait_for("connected to ");
+    let snoop = leaping(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
+    keeps_time(&s);
+    keeps_time(&c);
+    let plain = [Siege::server(DC_SERVER, &[]), Siege::proxy(DC_CLIENT, DC_SERVER, &[])];
+    for (siege, address) in plain.iter().zip([&s, &c]) {
+        let ((_, quiet), under) = (siege.load(), Load::to(address).quiet(ROUNDS));
+        row(siege.name, "a time of day that leaps", &quiet, &under, &Counters::default());
+    }
+    assert_eq!(Caller::to(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    let years = snoop.out.find("years far apart", |text| {
+        let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
+        let years: Vec<u32> = text.lines().filter_map(year).collect();
+        let (first, last) = (years.iter().min()?, years.iter().max()?);
+        (last - first >= 19).then_some((*first, *last))
+    });
+    println!("the programs' time of day was from {} to {}", years.0, years.1);
+    for program in [proxy, server, behind] {
+        assert_eq!(program.end(Signal::TERM).code, 0);
+    }
+}
+
+#[test]
+fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
+    if !may_make_namespaces("a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing") {
+        return;
+    }
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("how long this machine is up");
+    let now: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("seconds");
+    // A second after its origin, and more than a century later.
+    for offset in [1 - now as i64, 4_000_000_000] {
+        let dir = Dir::new();
+        let (s, pid_file) = (dir.address("s"), dir.join("pid"));
+        let offset = format!("--monotonic={offset}");
+        let words = ["--time", &offset, "--fork", "--kill-child", DC_SERVER, "-listen", &s];
+        let pid = ["-pidfile", &dir.text("pid")];
+        let program = Program::start("unshare", &[&words[..], &pid, &LIMITS].concat());
+        program.address();
+        let daemon = Daemon::of(&pid_file);
+        keeps_time(&s);
+        daemon.end(Signal::TERM);
+        assert_eq!(program.ended().code, 0);
+    }
+}

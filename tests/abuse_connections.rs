@@ -1,0 +1,238 @@
+//! What it costs others that somebody opens connections and does with them as he likes.
+//!
+//! Each test prints a line of a table: who was besieged, how, how many answers a well-behaved client
+//! got (all of them right), its times in quiet and under siege (half and 99 of a hundred were
+//! answered within), and what the besieged counted. To see them: `cargo test --test 'abuse_*' --
+//! --nocapture`.
+#![cfg(target_os = "linux")]
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
+use distcache_testing::caller::{Caller, ask_until};
+use distcache_testing::load::{CONNECTIONS, alone};
+use distcache_testing::process::{Program, Signal, has_descriptors, has_tool, is_root, until};
+use distcache_testing::siege::{Counters, ROUNDS, Siege, rests, ticks};
+use distcache_testing::stranger::{end, reset, stranger, takes};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// Both programs, one after the other.
+fn each(arguments: &[&str], mut besiege: impl FnMut(Siege)) {
+    let _alone = alone();
+    besiege(Siege::server(DC_SERVER, arguments));
+    besiege(Siege::proxy(DC_CLIENT, DC_SERVER, arguments));
+}
+
+#[test]
+fn five_thousand_silent_connections_cost_nobody_an_answer() {
+    assert!(has_descriptors(5_200), "this test needs 5200 descriptors");
+    each(&["-maxconn", "6000"], |siege| {
+        let (mut load, quiet) = siege.load();
+        let mut silent = Vec::new();
+        for _ in 0..10 {
+            silent.extend((0..500).map(|_| stranger(&siege.address)));
+            // Who is served now came last: all of the others are in.
+            let last = Caller::to(&siege.address);
+            assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
+        }
+        let (under, ()) = load.besieged(ROUNDS, |_| ());
+        rests(siege.program.pid());
+        drop(silent);
+        let counters = siege.lifted("5000 connections that say nothing", &quiet, &under);
+        assert_eq!(counters.clients, 5_010 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.idle, counters.stalled), (0, 0, 0));
+    });
+}
+
+/// A byte of a request on each connection, about every second for as long as it is wanted; how many
+/// connections still take them in the end.
+fn trickle(connections: &[TcpStream], mut wanted: impl FnMut() -> bool) -> usize {
+    // Long enough that none is whole before the test is over.
+    let request = add(1, b"slow", &[7; 2000]);
+    let mut open = connections.len();
+    for byte in request {
+        open = connections.iter().filter(|stream| takes(stream, &[byte])).count();
+        let next = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < next {
+            if open == 0 || !wanted() {
+                return open;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    open
+}
+
+#[test]
+fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
+    assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
+    each(&["-reqtimeout", "0"], |siege| {
+        let (mut load, quiet) = siege.load();
+        let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
+        let mut bytes = 0;
+        let (under, open) = load.besieged(ROUNDS, |going| {
+            trickle(&slow, || {
+                bytes += 1;
+                going.on() || bytes < 300
+            })
+        });
+        assert_eq!(open, 1_000, "they may take for ever");
+        let counters = siege.lifted("1000 that send a byte a second", &quiet, &under);
+        assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
+    });
+}
+
+#[test]
+fn a_thousand_that_never_finish_their_requests_are_closed_after_reqtimeout() {
+    assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
+    each(&["-reqtimeout", "1500"], |siege| {
+        let (mut load, quiet) = siege.load();
+        let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
+        let (under, open) = load.besieged(ROUNDS, |_| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            trickle(&slow, || Instant::now() < deadline)
+        });
+        assert_eq!(open, 0, "bytes that make no request whole are no progress");
+        assert_eq!(slow.iter().map(end).sum::<usize>(), 0);
+        let counters = siege.lifted("1000 unfinished requests, -reqtimeout 1500", &quiet, &under);
+        assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 1_000));
+    });
+}
+
+/// Where to cut a message: at all of its first bytes, and around the seams of its frames.
+fn cuts(len: usize) -> impl Iterator<Item = usize> {
+    let seams = [2061, 2062, 2063, 2076, 4124, len / 2, len - 1];
+    (0..40).chain(seams).filter(move |at| *at < len)
+}
+
+#[test]
+fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_anything() {
+    // A place that is not given back is missed soon.
+    each(&["-maxconn", "200"], |siege| {
+        let (mut load, quiet) = siege.load();
+        let large = vec![b'x'; 32_000];
+        let stays = Caller::to(&siege.address);
+        stays.ask(&add(1, b"large", &large));
+        let (ask, answer) = (get(2, b"large"), session(2, &large));
+        let request = add(3, b"never stored", &[7; 5000]);
+        let address = &siege.address;
+        let (under, resets) = load.besieged(ROUNDS, |going| {
+            let mut resets = 0;
+            for pass in 0..200 {
+                for at in cuts(request.len()) {
+                    let stream = stranger(address);
+                    takes(&stream, &request[..at]);
+                    reset(stream);
+                    resets += 1;
+                }
+                for at in cuts(answer.len()) {
+                    let stream = stranger(address);
+                    takes(&stream, &ask.repeat(3));
+                    let mut bytes = vec![0; at];
+                    std::io::Read::read_exact(&mut &stream, &mut bytes).expect("some of an answer");
+                    assert!(bytes == answer[..at], "cut at {at}");
+                    reset(stream);
+                    resets += 1;
+                }
+                if pass >= 10 && !going.on() {
+                    break;
+                }
+            }
+            resets
+        });
+        assert_eq!(stays.ask(&get(4, b"large")), session(4, &large));
+        assert_eq!(stays.ask(&get(5, b"never stored")), status(5, GET, 1));
+        rests(siege.program.pid());
+        let counters = siege.lifted("connections reset anywhere", &quiet, &under);
+        assert_eq!(counters.clients + counters.refused, resets + 1 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
+    });
+}
+
+#[test]
+fn without_descriptors_newcomers_are_refused_and_who_is_there_goes_on() {
+    assert!(has_tool("prlimit"), "this test needs prlimit");
+    let _alone = alone();
+    // Who is root may raise every limit, so it must not stay root.
+    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let few = ["--nofile=100:100", DC_SERVER];
+    let words = ["-listen", "IP:127.0.0.1:0", "-maxconn", "1000"];
+    let program = Program::start("prlimit", &[&few, &words[..], user].concat());
+    let address = program.address();
+    let siege = Siege { name: "dc_server", program, address, server: None };
+    let (mut load, quiet) = siege.load();
+    let pid = siege.program.pid();
+    let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
+    let before = ticks(pid);
+    let (under, (held, tried)) = load.besieged(ROUNDS, |going| {
+        let (mut held, mut tried) = (Vec::new(), 0);
+        while tried < 1_000 || (going.on() && tried < 20_000) {
+            let caller = Caller::to(&siege.address);
+            tried += 1;
+            if caller.try_ask(&ask).is_ok_and(|got| got == answer) {
+                held.push(caller);
+            }
+        }
+        (held, tried)
+    });
+    let used = ticks(pid) - before;
+    assert!((50..100).contains(&held.len()), "{} are served", held.len());
+    assert!(held.iter().all(|caller| caller.ask(&ask) == answer));
+    // There is nobody to refuse, and nothing to accept with.
+    rests(pid);
+    let served = held.len() as u64;
+    drop(held);
+    ask_until(&siege.address, &ask, &answer);
+    until("places for all", || {
+        let callers: Vec<_> = (0..40).map(|_| Caller::to(&siege.address)).collect();
+        let all = callers.iter().all(|caller| caller.try_ask(&ask).is_ok_and(|got| got == answer));
+        all.then_some(())
+    });
+    println!("dc_server used {used}0 ms of a processor for {tried} that came and its load");
+    let counters = siege.lifted("100 descriptors", &quiet, &under);
+    assert!(counters.refused >= tried - served, "{counters:?}");
+}
+
+/// Lets one client run into each limit, and looks for what is told of that while the program runs.
+fn tells(siege: Siege) {
+    let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
+    let four: Vec<_> = (0..4).map(|_| Caller::to(&siege.address)).collect();
+    assert!(four.iter().all(|caller| caller.ask(&ask) == answer));
+    assert_eq!(Caller::to(&siege.address).rest(), b"", "one more than -maxconn");
+    drop(four);
+    ask_until(&siege.address, &ask, &answer);
+    let [silent, half, stranger] = [(); 3].map(|()| Caller::to(&siege.address));
+    half.send(&ask[..9]);
+    stranger.send(b"EHLO cache");
+    for closed in [stranger, half, silent] {
+        assert_eq!(closed.rest(), b"");
+    }
+    let told = until("what is told of all of them", || {
+        let told = Counters::last(&siege.program.err.so_far())?;
+        (told.malformed == 1 && told.stalled == 1 && told.idle == 1).then_some(told)
+    });
+    assert!(told.refused >= 1, "{told:?}");
+    let ended = siege.program.end(Signal::TERM);
+    // Nothing has happened since.
+    assert_eq!(Counters::last(&ended.err), Some(told));
+    // The first is told at once; how many times in all is for the clock to say, not for strangers.
+    let times = ended.err.lines().filter_map(Counters::read).count();
+    assert!((2..=4).contains(&times), "{}", ended.err);
+}
+
+const SHORT: [&str; 6] = ["-maxconn", "4", "-idle", "3000", "-reqtimeout", "1000"];
+
+#[test]
+fn a_server_tells_while_it_runs_whom_it_has_refused_and_closed() {
+    tells(Siege::server(DC_SERVER, &SHORT));
+}
+
+#[test]
+fn a_proxy_tells_while_it_runs_whom_it_has_refused_and_closed() {
+    tells(Siege::proxy(DC_CLIENT, DC_SERVER, &SHORT));
+}

@@ -1,0 +1,148 @@
+//! A link between proxy and server that is cut, and a server's host that vanishes without a word.
+//!
+//! ```text
+//!  clients ── UNIX socket ── dc_client ───┐ wire ┌─── dc_server
+//!             (files are not of a network)│      │
+//!                              host a ────┘      └──── host b
+//! ```
+//!
+//! Both hosts are network namespaces that the tests make, and nothing of this reaches another network.
+#![cfg(target_os = "linux")]
+
+use std::time::{Duration, Instant};
+
+use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
+use distcache_testing::caller::{Caller, ask_until};
+use distcache_testing::lan::{A, B, Lan};
+use distcache_testing::load::{Load, data};
+use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::siege::{Counters, ROUNDS, may_make_namespaces, rests, row};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// How long a proxy waits for an answer here, in milliseconds.
+const REQTIMEOUT: u64 = 1000;
+
+/// A server and a proxy, each on a host of its own.
+struct Site {
+    proxy: Program,
+    server: Program,
+    address: String,
+    lan: Lan,
+    _dir: Dir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (lan, dir) = (Lan::new(), Dir::new());
+        let at = format!("IP:{B}:9001");
+        let server = lan.start_on_b(&[DC_SERVER, "-listen", &at]);
+        server.address();
+        let (address, reqtimeout) = (dir.address("c"), REQTIMEOUT.to_string());
+        let words = ["-listen", &address, "-server", &at, "-retry", "100"];
+        let words = [&[DC_CLIENT], &words[..], &["-reqtimeout", &reqtimeout]].concat();
+        let proxy = lan.start_on_a(&words);
+        proxy.err.wait_for("connected to ");
+        Self { proxy, server, address, lan, _dir: dir }
+    }
+
+    /// Waits until the proxy has said so many times that the server is away.
+    fn away(&self, times: usize, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let said = || self.proxy.err.so_far().matches(" is away (").count();
+        while said() < times {
+            assert!(Instant::now() < deadline, "the server is away for long, and nobody noticed");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the proxy reaches the server.
+    fn heals(&self) {
+        ask_until(&self.address, &have(9, b"nobody's"), &status(9, HAVE, 1));
+    }
+
+    /// Has requests in flight when the link goes, and looks at how they end.
+    fn in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
+        let callers: Vec<_> = (0..20).map(|_| Caller::to(&self.address)).collect();
+        for caller in &callers {
+            assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
+        }
+        cut(&self.lan);
+        let begun = Instant::now();
+        callers.iter().for_each(|caller| caller.send(&have(2, b"nobody's")));
+        for caller in &callers {
+            assert_eq!(caller.message(), status(2, HAVE, 2));
+        }
+        let ended = begun.elapsed();
+        assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in flight for {ended:?}");
+        // From now on there is nothing to wait for.
+        for caller in &callers {
+            assert_eq!(caller.ask(&have(3, b"nobody's")), status(3, HAVE, 2));
+        }
+        ended
+    }
+
+    /// The link goes and comes back, twice, under what clients do; what was stored stays stored.
+    fn breaks_and_heals(self, what: &str, cut: impl Fn(&Lan), heal: impl Fn(&Lan)) {
+        let mut load = Load::to(&self.address);
+        let quiet = load.quiet(ROUNDS);
+        let kept = data(b"kept");
+        assert_eq!(Caller::to(&self.address).ask(&add(1, b"kept", &kept)), status(1, ADD, 0));
+        for time in 1..=2 {
+            let ended = self.in_flight(&cut);
+            println!("{what}: requests in flight ended after {} ms", ended.as_millis());
+            self.away(time, Duration::from_secs(30));
+            rests(self.proxy.pid());
+            heal(&self.lan);
+            self.heals();
+            assert_eq!(Caller::to(&self.address).ask(&get(2, b"kept")), session(2, &kept));
+        }
+        let under = load.quiet(ROUNDS);
+        let err = self.proxy.end(Signal::TERM).err;
+        assert_eq!(self.server.end(Signal::TERM).code, 0);
+        let counters = Counters::last(&err).expect("counters");
+        row("both", what, &quiet, &under, &counters);
+        assert_eq!((counters.malformed, counters.stalled), (0, 0), "{err}");
+        assert!(err.contains(", 2 lost\n"), "{err}");
+    }
+}
+
+#[test]
+fn a_link_that_is_cut_costs_what_is_in_flight_and_heals() {
+    if !may_make_namespaces("a_link_that_is_cut_costs_what_is_in_flight_and_heals") {
+        return;
+    }
+    Site::new().breaks_and_heals(
+        "the server's link cut and healed",
+        |lan| lan.on_b(&["ip", "link", "set", "wire", "down"]),
+        |lan| lan.on_b(&["ip", "link", "set", "wire", "up"]),
+    );
+}
+
+#[test]
+fn a_link_that_is_cut_at_the_proxys_end_costs_what_is_in_flight_and_heals() {
+    let name = "a_link_that_is_cut_at_the_proxys_end_costs_what_is_in_flight_and_heals";
+    if !may_make_namespaces(name) {
+        return;
+    }
+    Site::new().breaks_and_heals(
+        "the proxy's link cut and healed",
+        |lan| lan.on_a(&["ip", "link", "set", "wire", "down"]),
+        |lan| lan.on_a(&["ip", "link", "set", "wire", "up"]),
+    );
+}
+
+#[test]
+fn a_network_that_swallows_every_packet_costs_what_is_in_flight_and_heals() {
+    let name = "a_network_that_swallows_every_packet_costs_what_is_in_flight_and_heals";
+    if !may_make_namespaces(name) {
+        return;
+    }
+    let black_hole = format!("{A}/32");
+    Site::new().breaks_and_heals(
+        "packets swallowed, and not any more",
+        |lan| lan.on_b(&["ip", "route", "add", "blackhole", &black_hole]),
+        |lan| lan.on_b(&["ip", "route", "del", "blackhole", &black_hole]),
+    );
+}

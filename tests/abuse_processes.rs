@@ -1,0 +1,226 @@
+//! What it costs others that programs are stopped, killed and started again, and that nobody reads
+//! what they print.
+//!
+//! Each test prints lines of the table that `abuse_connections` explains.
+#![cfg(target_os = "linux")]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use distcache_testing::bytes::{HAVE, have, status};
+use distcache_testing::caller::{Caller, ask_until};
+use distcache_testing::lan::{B, Lan};
+use distcache_testing::load::{CONNECTIONS, Load, Tally, alone};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
+use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, rests, row};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+fn server(dir: &Dir) -> Program {
+    let program = Program::start(DC_SERVER, &["-listen", &dir.address("s"), "-sockperms", "666"]);
+    program.address();
+    program
+}
+
+fn proxy(dir: &Dir) -> Program {
+    let (listen, server) = (dir.address("c"), dir.address("s"));
+    let words = ["-listen", &listen, "-server", &server, "-retry", "50", "-reqtimeout", "300"];
+    let program = Program::start(DC_CLIENT, &words);
+    program.address();
+    program
+}
+
+#[test]
+fn a_server_that_is_stopped_again_and_again_owes_nobody_an_answer() {
+    let _alone = alone();
+    let siege = Siege::server(DC_SERVER, &[]);
+    let (mut load, quiet) = siege.load();
+    let (under, stops) = load.besieged(ROUNDS, |going| {
+        let mut stops = 0;
+        while stops < 10 || (going.on() && stops < 100) {
+            siege.program.freeze();
+            std::thread::sleep(Duration::from_millis(20));
+            siege.program.signal(Signal::CONT);
+            std::thread::sleep(Duration::from_millis(20));
+            stops += 1;
+        }
+        stops
+    });
+    let counters = siege.lifted("stopped for 20 ms, again and again", &quiet, &under);
+    assert!(stops >= 10 && counters.stalled == 0);
+}
+
+/// Shakes both programs: each stands still, and each is killed and started again.
+fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Program) {
+    let (mut server, mut proxy) = both;
+    let sees = |what: &str, counter: &AtomicU64| {
+        let before = counter.load(Ordering::Relaxed);
+        until(what, || (counter.load(Ordering::Relaxed) >= before + 50).then_some(()));
+    };
+    for _ in 0..3 {
+        sees("what was stored", &tally.right);
+        server.freeze();
+        sees("that a server that stands still is away", &tally.away);
+        server.signal(Signal::CONT);
+        sees("what was stored, once it goes on", &tally.right);
+        assert_eq!(server.end(Signal::KILL).code, -9);
+        sees("that a dead server is away", &tally.away);
+        server = self::server(dir);
+        sees("what was stored in the next server", &tally.right);
+        proxy.freeze();
+        std::thread::sleep(Duration::from_millis(100));
+        proxy.signal(Signal::CONT);
+        sees("what was stored, once the proxy goes on", &tally.right);
+        let broken = tally.broken.load(Ordering::Relaxed);
+        assert_eq!(proxy.end(Signal::KILL).code, -9);
+        proxy = self::proxy(dir);
+        sees("what was stored through the next proxy", &tally.right);
+        let broke = tally.broken.load(Ordering::Relaxed) - broken;
+        // One that is connected again at once may still have found the dying.
+        assert!(broke >= CONNECTIONS as u64, "{broke} connections broke with the proxy");
+    }
+    (server, proxy)
+}
+
+#[test]
+fn whichever_program_is_stopped_or_killed_nobody_gets_a_wrong_byte_and_all_of_it_heals() {
+    let _alone = alone();
+    let dir = Dir::new();
+    let both = (server(&dir), proxy(&dir));
+    both.1.err.wait_for("connected to ");
+    let address = dir.address("c");
+    let quiet = Load::to(&address).quiet(ROUNDS);
+    let (tally, going) = (Tally::default(), AtomicBool::new(true));
+    let (server, proxy) = std::thread::scope(|scope| {
+        for number in 0..CONNECTIONS {
+            let (tally, address, going) = (&tally, &address, &going);
+            scope.spawn(move || tally.use_cache(address, number, going));
+        }
+        let both =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shake(&dir, both, &tally)));
+        going.store(false, Ordering::Relaxed);
+        both.expect("what the clients see")
+    });
+    let away = tally.away.load(Ordering::Relaxed);
+    Load::to(&address).quiet(ROUNDS);
+    rests(proxy.pid());
+    rests(server.pid());
+    let err = proxy.end(Signal::TERM).err;
+    assert_eq!(server.end(Signal::TERM).code, 0);
+    let counters = Counters::last(&err).expect("counters");
+    println!("while the server was away, {away} requests were answered so");
+    row("both", "stopped, killed and started again", &quiet, &tally.timings(), &counters);
+    assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
+}
+
+#[test]
+fn whatever_becomes_of_its_words_a_program_goes_on() {
+    let _alone = alone();
+    for (what, shell) in [
+        ("on a full disk", "exec >/dev/full 2>&1"),
+        ("closed", "exec >&- 2>&-"),
+        ("for nobody any more", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1 3>&-"),
+        ("not read by who could", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1"),
+    ] {
+        let dir = Dir::new();
+        let script = format!("D={}; {shell}; exec \"$0\" \"$@\"", dir.path().display());
+        let address = dir.address("s");
+        let words = ["-c", &script, DC_SERVER, "-listen", &address, "-progress", "1"];
+        let program = Program::start("sh", &[&words[..], &["-maxconn", "8"]].concat());
+        ask_until(&address, &have(1, b"id"), &status(1, HAVE, 1));
+        let mut load = Load::to(&address);
+        let quiet = load.quiet(ROUNDS);
+        let (under, ()) = load.besieged(ROUNDS, |_| {
+            // Most are refused, and that is told, too.
+            let many: Vec<_> = (0..20).map(|_| Caller::to(&address)).collect();
+            let (ask, answer) = (have(2, b"id"), status(2, HAVE, 1));
+            let served = |caller: &&Caller| caller.try_ask(&ask).is_ok_and(|got| got == answer);
+            assert_eq!(many.iter().filter(served).count(), 8 - CONNECTIONS);
+        });
+        row("dc_server", &format!("its words {what}"), &quiet, &under, &Counters::default());
+        rests(program.pid());
+        assert_eq!(program.end(Signal::TERM).code, 0, "{what}");
+    }
+}
+
+#[test]
+fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_again() {
+    assert!(has_tool("prlimit"), "this test needs prlimit");
+    let _alone = alone();
+    let dir = Dir::new();
+    dir.permit(0o777);
+    let first = server(&dir);
+    // Who is root may raise every limit, so it must not stay root.
+    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let (listen, connect) = (dir.address("c"), dir.address("s"));
+    let words = ["--nofile=60:60", DC_CLIENT, "-listen", &listen, "-server", &connect];
+    let proxy = Program::start("prlimit", &[&words[..], &["-retry", "50"], user].concat());
+    proxy.err.wait_for("connected to ");
+    let mut load = Load::to(&listen);
+    let quiet = load.quiet(ROUNDS);
+    let crowd: Vec<_> = (0..200).map(|_| Caller::to(&listen)).collect();
+    let going = AtomicBool::new(true);
+    let (next, _served) = std::thread::scope(|scope| {
+        // There is always somebody who waits for the next descriptor that is free.
+        let (listen, going) = (&listen, &going);
+        let push = scope.spawn(move || {
+            let (mut served, mut tries) = (Vec::new(), 0);
+            while going.load(Ordering::Relaxed) && tries < 1_000_000 {
+                let caller = Caller::to(listen);
+                if caller.try_ask(&have(1, b"id")).is_ok() {
+                    served.push(caller);
+                }
+                tries += 1;
+            }
+            served
+        });
+        assert_eq!(first.end(Signal::KILL).code, -9);
+        proxy.err.wait_for(" is away (");
+        let next = server(&dir);
+        let connected = std::panic::catch_unwind(|| {
+            proxy.err.find("a second connection", |text| {
+                (text.matches("connected to ").count() == 2).then_some(())
+            });
+        });
+        going.store(false, Ordering::Relaxed);
+        let served = push.join().expect("those who come");
+        connected.expect("a second connection");
+        (next, served)
+    });
+    let under = load.quiet(ROUNDS);
+    drop(crowd);
+    let counters = Counters::last(&proxy.end(Signal::TERM).err).expect("counters");
+    row("dc_client", "60 descriptors, its server killed", &quiet, &under, &counters);
+    assert!(counters.refused >= 140, "{counters:?}");
+    assert_eq!(next.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() {
+    let name = "a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it";
+    if !may_make_namespaces(name) {
+        return;
+    }
+    let (lan, dir) = (Lan::new(), Dir::new());
+    let (at, listen) = (format!("IP:{B}:9001"), dir.address("c"));
+    let server = lan.start_on_b(&[DC_SERVER, "-listen", &at]);
+    server.address();
+    // That it is away is told once it could not be reached again.
+    let words = [DC_CLIENT, "-listen", &listen, "-server", &at, "-retry", "100"];
+    let proxy = lan.start_on_a(&[&words[..], &["-reqtimeout", "500"]].concat());
+    proxy.err.wait_for("connected to ");
+    let (begun, address) = (Instant::now(), format!("{B}/24"));
+    lan.on_b(&["ip", "address", "del", &address, "dev", "wire"]);
+    while !proxy.err.so_far().contains(" is away (") {
+        // It is stated that 25 s will do.
+        assert!(begun.elapsed() < 3 * Duration::from_secs(25), "nobody noticed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let noticed = begun.elapsed();
+    println!("a vanished host was noticed after {} ms", noticed.as_millis());
+    assert!(noticed >= Duration::from_secs(10), "a silence of {noticed:?} is nothing unusual");
+    lan.on_b(&["ip", "address", "add", &address, "dev", "wire"]);
+    ask_until(&listen, &have(1, b"id"), &status(1, HAVE, 1));
+    assert!(proxy.end(Signal::TERM).err.contains("2 connections to it, 1 lost"));
+}

@@ -1,0 +1,154 @@
+//! What it costs others that somebody never stops sending, never reads, or sends nonsense.
+//!
+//! Each test prints lines of the table that `abuse_connections` explains.
+#![cfg(target_os = "linux")]
+
+use std::io::Read;
+use std::net::Shutdown;
+
+use distcache_testing::bytes::{HAVE, add, frame, get, have, message, session, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::load::{CONNECTIONS, Going, alone};
+use distcache_testing::process::{Signal, until};
+use distcache_testing::random::Random;
+use distcache_testing::siege::{ROUNDS, Siege, rests};
+use distcache_testing::stranger::{end, stranger, takes};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// Both programs, one after the other.
+fn each(arguments: &[&str], mut besiege: impl FnMut(Siege)) {
+    let _alone = alone();
+    besiege(Siege::server(DC_SERVER, arguments));
+    besiege(Siege::proxy(DC_CLIENT, DC_SERVER, arguments));
+}
+
+#[test]
+fn a_hundred_that_ask_for_much_and_never_read_cost_nobody_an_answer() {
+    each(&["-reqtimeout", "2000"], |siege| {
+        let (mut load, quiet) = siege.load();
+        let large = vec![b'x'; 32_000];
+        let reader = Caller::to(&siege.address);
+        reader.ask(&add(1, b"large", &large));
+        let requests = get(2, b"large").repeat(5_000);
+        let (under, lazy) = load.besieged(ROUNDS, |_| {
+            let lazy: Vec<_> = (0..100).map(|_| Caller::to(&siege.address)).collect();
+            lazy.iter().for_each(|caller| _ = caller.cram(&requests));
+            lazy
+        });
+        assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
+        until("the end of all who never read", || lazy.iter().all(Caller::is_gone).then_some(()));
+        assert_eq!(reader.ask(&get(4, b"large")), session(4, &large));
+        rests(siege.program.pid());
+        let counters =
+            siege.lifted("100 that never read 32 KB answers, -reqtimeout 2000", &quiet, &under);
+        assert_eq!(counters.clients, 101 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 100));
+    });
+}
+
+/// Sends requests and never waits for answers, while somebody else reads them: how many were right.
+fn pipeline(address: &str, going: &Going) -> usize {
+    let stream = stranger(address);
+    let (requests, answers) = (have(1, b"nobody's").repeat(500), status(1, HAVE, 1).repeat(500));
+    std::thread::scope(|scope| {
+        scope.spawn(|| while takes(&stream, &requests) {});
+        let (mut read, mut some) = (0, vec![0; answers.len()]);
+        while read < 20 || (going.on() && read < 100_000) {
+            (&stream).read_exact(&mut some).expect("answers");
+            assert!(some == answers, "after {read} times 500 answers");
+            read += 1;
+        }
+        // Who still sends gets to know it by this.
+        stream.shutdown(Shutdown::Both).expect("it stands");
+        read * 500
+    })
+}
+
+#[test]
+fn who_never_stops_asking_takes_no_more_than_its_turns() {
+    each(&[], |siege| {
+        let (mut load, quiet) = siege.load();
+        let (under, answers) = load.besieged(ROUNDS, |going| pipeline(&siege.address, going));
+        println!("who never stopped asking {} was answered {answers} times", siege.name);
+        rests(siege.program.pid());
+        let counters = siege.lifted("1 that pipelines without end", &quiet, &under);
+        assert_eq!(counters.clients, 1 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
+    });
+}
+
+#[test]
+fn what_one_client_has_sent_is_answered_in_many_turns() {
+    let siege = Siege::server(DC_SERVER, &["-progress", "1"]);
+    let caller = Caller::to(&siege.address);
+    assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
+    // All of it is there when the turn begins.
+    siege.program.freeze();
+    let requests = 2_900;
+    caller.send(&have(1, b"nobody's").repeat(requests));
+    siege.program.signal(Signal::CONT);
+    assert_eq!(caller.take(15 * requests), status(1, HAVE, 1).repeat(requests));
+    // A line a turn: how many requests it has answered.
+    let lines = siege.program.end(Signal::TERM).out;
+    let new = |line: &str| line.split_once("(+ ")?.1.split_once(')')?.0.parse::<usize>().ok();
+    let turns: Vec<_> = lines.lines().filter_map(new).collect();
+    assert_eq!(turns.iter().sum::<usize>(), 1 + requests);
+    // Some when it is heard, and twice again while nobody else has come.
+    assert!(turns.iter().all(|new| *new <= 3 * 128), "{turns:?}");
+}
+
+/// What is not the protocol, in many ways.
+fn nonsense(number: u64) -> Vec<u8> {
+    let mut random = Random::new(number);
+    match number % 6 {
+        0 => b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".to_vec(),
+        1 => [have(1, b"id"), b"\xff".repeat(70_000)].concat(),
+        2 => frame(0, 1, 1, 0, &[0; 2048]).repeat(17),
+        3 => message(0, 1, 0, &[0; 7]),
+        4 => message(1, 1, 1, b"an answer that nobody asked for"),
+        _ => {
+            // No version of the protocol begins so.
+            let mut noise = vec![1 + random.below(255) as u8];
+            noise.extend((0..500 + random.below(1000)).map(|_| random.next() as u8));
+            noise
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_malformed_frames_costs_nobody_an_answer() {
+    each(&[], |siege| {
+        let (mut load, quiet) = siege.load();
+        let address = &siege.address;
+        let flood = |first: u64, going: &Going| {
+            let mut number = first;
+            while number < first + 500 || (going.on() && number < first + 1_500) {
+                let stream = stranger(address);
+                takes(&stream, &nonsense(number));
+                // The others do not wait to be closed.
+                if number.is_multiple_of(2) {
+                    let answers = end(&stream);
+                    assert!(answers == 0 || answers == 15, "{answers} bytes of answers");
+                }
+                number += 1;
+            }
+            number - first
+        };
+        let (under, strangers) = load.besieged(ROUNDS, |going| {
+            std::thread::scope(|scope| {
+                let many = [0, 10_000, 20_000, 30_000]
+                    .map(|first| scope.spawn(move || flood(first, going)));
+                many.map(|thread| thread.join().expect("an end")).iter().sum::<u64>()
+            })
+        });
+        let last = Caller::to(address);
+        assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
+        rests(siege.program.pid());
+        let counters = siege.lifted("4 that send nonsense at full speed", &quiet, &under);
+        assert_eq!(counters.clients, strangers + 1 + CONNECTIONS as u64);
+        assert_eq!((counters.refused, counters.stalled), (0, 0));
+        assert!(counters.malformed <= strangers && counters.malformed >= strangers / 2);
+    });
+}
