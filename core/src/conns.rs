@@ -210,8 +210,7 @@ impl<'m> Conns<'m> {
         if conn.doomed {
             return Wants::CLOSE;
         }
-        let waits = [&self.work, &self.dry_out, &self.dry_in];
-        let waits = waits.iter().any(|queue| self.slots.is_queued(queue, key));
+        let waits = self.slots.standing(Lane::Work, key).is_some();
         let write = !conn.outbox.is_empty();
         Wants {
             // A slow reader is not read from while its answers wait.
@@ -337,6 +336,7 @@ impl<'m> Conns<'m> {
             return;
         };
         let quiet = conn.inbox.is_empty() && conn.outbox.is_empty();
+        let since = conn.since;
         let (right, wrong) = match quiet {
             true => (&mut self.idle, &mut self.stalled),
             false => (&mut self.stalled, &mut self.idle),
@@ -346,13 +346,18 @@ impl<'m> Conns<'m> {
             self.slots.unlink(wrong, key);
             return;
         }
-        self.slots.unlink(wrong, key);
-        if moved_on || !self.slots.is_queued(right, key) {
-            self.slots.unlink(right, key);
-            self.slots.enqueue(right, key);
-            if let Some(conn) = self.slots.get_mut(key) {
-                conn.since = now;
+        if self.slots.is_queued(right, key) {
+            // Within a millisecond it stands where it would come to stand again.
+            if !moved_on || since == now {
+                return;
             }
+            self.slots.unlink(right, key);
+        } else {
+            self.slots.unlink(wrong, key);
+        }
+        self.slots.enqueue(right, key);
+        if let Some(conn) = self.slots.get_mut(key) {
+            conn.since = now;
         }
     }
 }
@@ -390,5 +395,23 @@ mod tests {
         assert_eq!(conns.first(), Some(key));
         conns.closed(key);
         assert_eq!(conns.pool.free(), 2);
+    }
+
+    #[test]
+    fn a_client_that_waits_for_a_buffer_is_not_idle() {
+        let mut slots = [const { Slot::EMPTY }; 2];
+        let mut memory = vec![0; 2 * MESSAGE_MAX];
+        let pool = Pool::new(&mut memory, MESSAGE_MAX);
+        let limits = Limits { idle: 10, patience: 0 };
+        let mut conns = Conns::new(&mut slots, pool, 2, limits).unwrap();
+        let at = Instant::from_millis;
+        let (first, second) = (conns.open(at(0)).unwrap(), conns.open(at(0)).unwrap());
+        conns.space(first);
+        conns.filled(at(1), first, 1);
+        assert!(conns.space(second).is_empty(), "the last buffer is for answers");
+        assert_eq!(conns.overdue(at(12), false), Some(second));
+        assert!(!conns.wants(second).close);
+        assert_eq!((conns.overdue(at(12), false), conns.counters.idle), (None, 0));
+        assert_eq!(conns.deadline(), Some(at(22)));
     }
 }

@@ -25,7 +25,8 @@ use crate::wire::{self, Direction, HEADER_LEN, Malformed, Message, Op, PAYLOAD_M
 /// Requests of one client that are answered before the next one's turn.
 pub const BUDGET: u32 = 128;
 /// How many requests of a batch have their sessions fetched into the processor's cache at a time.
-const LOOKAHEAD: usize = 16;
+const LOOKAHEAD: u32 = 16;
+const AHEAD: usize = LOOKAHEAD as usize;
 /// How many expired sessions one call of `advance` drops.
 const EXPIRE_BUDGET: usize = 64;
 /// Milliseconds between two rounds of dropping what has expired.
@@ -306,6 +307,9 @@ struct Batch<'a, S> {
     written: usize,
 }
 
+/// Requests that were measured and are to be answered.
+type Ahead = heapless::Vec<Message, AHEAD>;
+
 /// Why a batch ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum End {
@@ -321,56 +325,76 @@ enum End {
 
 impl<S: Store> Batch<'_, S> {
     fn run(&mut self, input: &mut [u8], output: &mut [u8], budget: u32) -> End {
-        let mut touched = 0_usize;
-        for _ in 0..budget {
-            let rest = input.get_mut(self.used..).unwrap_or_default();
-            let message = match Message::measure(rest, Direction::Request) {
-                Ok(Some(message)) => message,
-                Ok(None) => return End::NeedsMore,
-                Err(_) => return End::Malformed,
-            };
-            if rest.len() > message.wire_len {
-                if touched == 0 {
-                    self.touch(rest);
-                    touched = LOOKAHEAD;
-                }
-                touched = touched.saturating_sub(1);
+        let mut left = budget;
+        loop {
+            let mut ahead = Ahead::new();
+            let rest = input.get(self.used..).unwrap_or_default();
+            let end = look_ahead(rest, left.min(LOOKAHEAD), &mut ahead);
+            if ahead.len() > 1 {
+                self.touch(rest, &ahead);
             }
-            let wire = rest.get_mut(..message.wire_len).unwrap_or_default();
-            let room = output.get_mut(self.written..).unwrap_or_default();
-            match answer(self.now, self.store, &message, wire, room) {
-                Ok(Some(answered)) => {
-                    self.used = self.used.saturating_add(message.wire_len);
-                    self.written = self.written.saturating_add(answered.len);
-                    self.operations.count(message.header.op, answered.done);
+            for message in &ahead {
+                let wire = input.get_mut(self.used..).unwrap_or_default();
+                let wire = wire.get_mut(..message.wire_len).unwrap_or_default();
+                let room = output.get_mut(self.written..).unwrap_or_default();
+                match answer(self.now, self.store, message, wire, room) {
+                    Ok(Some(answered)) => {
+                        self.used = self.used.saturating_add(message.wire_len);
+                        self.written = self.written.saturating_add(answered.len);
+                        self.operations.count(message.header.op, answered.done);
+                    }
+                    Ok(None) => return End::NoRoom,
+                    Err(_) => return End::Malformed,
                 }
-                Ok(None) => return End::NoRoom,
-                Err(_) => return End::Malformed,
+                left = left.saturating_sub(1);
+            }
+            if let Some(end) = end {
+                return end;
+            }
+            if left == 0 {
+                return End::Budget;
             }
         }
-        End::Budget
     }
 
-    /// Sends for the sessions that the next requests ask for.
-    fn touch(&self, requests: &[u8]) {
+    /// Sends for the sessions that the requests at the front of `requests` ask for.
+    fn touch(&self, requests: &[u8], ahead: &Ahead) {
         let mut rest = requests;
-        let mut ids = heapless::Vec::<Id<'_>, LOOKAHEAD>::new();
-        for _ in 0..LOOKAHEAD {
-            let Ok(Some(message)) = Message::measure(rest, Direction::Request) else {
-                break;
-            };
+        let mut ids = heapless::Vec::<Id<'_>, AHEAD>::new();
+        for message in ahead {
             let Some((wire, behind)) = rest.split_at_checked(message.wire_len) else {
                 break;
             };
             let id = wire.get(HEADER_LEN..).and_then(Id::new);
             if let (Some(id), Op::Get | Op::Have | Op::Remove) = (id, message.header.op) {
-                // As many as the loop has rounds.
+                // There is room for as many as there are messages.
                 let _ = ids.push(id);
             }
             rest = behind;
         }
         self.store.touch(&ids);
     }
+}
+
+/// Measures up to `most` requests at the front of `requests`, and says why there are no more, if not
+/// for `most`.
+fn look_ahead(requests: &[u8], most: u32, ahead: &mut Ahead) -> Option<End> {
+    let mut rest = requests;
+    for _ in 0..most {
+        if rest.is_empty() {
+            return Some(End::NeedsMore);
+        }
+        let message = match Message::measure(rest, Direction::Request) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Some(End::NeedsMore),
+            Err(_) => return Some(End::Malformed),
+        };
+        if ahead.push(message).is_err() {
+            return None;
+        }
+        rest = rest.get(message.wire_len..).unwrap_or_default();
+    }
+    None
 }
 
 impl Operations {
@@ -443,6 +467,7 @@ pub fn answer(
     Ok(reply(message, out, 1, status == Status::OK))
 }
 
+#[inline]
 fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> Option<Answered> {
     let (uid, op) = (message.header.uid, message.header.op);
     let len = wire::frame(out, Direction::Response, uid, op, payload_len)?;

@@ -160,18 +160,23 @@ impl<'m, T> Slots<'m, T> {
         usize::BITS.saturating_sub(last.leading_zeros())
     }
 
+    #[inline]
     fn link_mut(&mut self, index: u32, lane: Lane) -> Option<&mut Link> {
         self.slots.get_mut(index as usize)?.links.get_mut(lane as usize)
     }
 
-    fn link(&self, index: u32, lane: Lane) -> Option<Link> {
-        self.slots.get(index as usize)?.links.get(lane as usize).copied()
+    /// Whether the item stands in this queue.
+    #[inline]
+    pub fn is_queued(&self, queue: &Queue, key: Key) -> bool {
+        self.standing(queue.lane, key) == Some(queue.tag)
     }
 
-    /// Whether the item stands in this queue.
-    pub fn is_queued(&self, queue: &Queue, key: Key) -> bool {
-        self.get(key).is_some()
-            && self.link(key.index, queue.lane).and_then(|link| link.queue) == Some(queue.tag)
+    /// In which queue of a lane the item stands.
+    #[inline]
+    pub fn standing(&self, lane: Lane, key: Key) -> Option<Tag> {
+        let slot = self.slots.get(key.index as usize)?;
+        // Who has left stands in none: a slot is empty only after its item was unlinked.
+        slot.links.get(lane as usize)?.queue.filter(|_| slot.era == key.era)
     }
 
     /// Puts an item at the end of a queue. Does nothing where it stands in a queue of that lane
@@ -198,10 +203,8 @@ impl<'m, T> Slots<'m, T> {
 
     /// Takes an item out of a queue, wherever in it it stands. Does nothing where it is not in it.
     pub fn unlink(&mut self, queue: &mut Queue, key: Key) {
-        if !self.is_queued(queue, key) {
-            return;
-        }
-        let Some(link) = self.link_mut(key.index, queue.lane) else {
+        let link = self.slot_mut(key).and_then(|slot| slot.links.get_mut(queue.lane as usize));
+        let Some(link) = link.filter(|link| link.queue == Some(queue.tag)) else {
             return;
         };
         let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);

@@ -145,16 +145,20 @@ impl Header {
     ///
     /// # Errors
     /// [`Malformed`] as soon as one byte that is there is unlawful.
-    #[inline]
+    #[inline(always)] // Else its fields go through memory, byte by byte, and are waited for there.
     pub fn parse(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
         match bytes.first_chunk() {
             Some(whole) => Self::judge(whole, direction).map(Some),
-            None => {
-                // Any uid, and ADD as the operation: lawful whatever the other bytes say.
-                let lenient = Self::message(direction, 0, Op::Add, 0).encode();
-                Self::judge(&completed(bytes, lenient), direction).map(|_| None)
-            }
+            None => Self::judge_part(bytes, direction).map(|()| None),
         }
+    }
+
+    /// Judges what is there of a header.
+    #[cold]
+    fn judge_part(bytes: &[u8], direction: Direction) -> Result<(), Malformed> {
+        // Any uid, and ADD as the operation: lawful whatever the other bytes say.
+        let lenient = Self::message(direction, 0, Op::Add, 0).encode();
+        Self::judge(&completed(bytes, lenient), direction).map(drop)
     }
 
     /// Reads the header of a message's second or later frame, of which `self` is the first.
@@ -173,7 +177,7 @@ impl Header {
         Ok(all.then_some(next))
     }
 
-    #[inline]
+    #[inline(always)]
     fn judge(bytes: &[u8; HEADER_LEN], direction: Direction) -> Result<Self, Malformed> {
         let [v0, v1, p0, p1, response, u0, u1, u2, u3, class, op, complete, l0, l1] = *bytes;
         if u16::from_be_bytes([v0, v1]) != VERSION {
@@ -252,7 +256,7 @@ impl Message {
     ///
     /// # Errors
     /// [`Malformed`] as soon as one byte that is there is unlawful.
-    #[inline]
+    #[inline(always)] // As Header::parse.
     pub fn measure(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
         let Some(header) = Header::parse(bytes, direction)? else {
             return Ok(None);
@@ -315,11 +319,11 @@ impl Message {
     pub fn relabel(&self, wire: &[u8], uid: u32, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
-        for (from, to) in wire.chunks(FRAME_MAX).zip(out.chunks_mut(FRAME_MAX)) {
-            let header = Header::parse(from, self.header.direction).ok()??;
-            let header = Header { patch: 0, uid, ..header };
-            to.copy_from_slice(from);
-            *to.first_chunk_mut()? = header.encode();
+        out.copy_from_slice(wire);
+        for frame in out.chunks_mut(FRAME_MAX) {
+            let [_, _, p0, p1, _, u0, u1, u2, u3, ..] = frame.first_chunk_mut::<HEADER_LEN>()?;
+            [*p0, *p1] = [0; 2];
+            [*u0, *u1, *u2, *u3] = uid.to_be_bytes();
         }
         Some(self.wire_len)
     }
