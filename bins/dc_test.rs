@@ -1,9 +1,11 @@
-//! `dc_test`: sends a cache random requests, and knows what it must answer.
+//! `dc_test`: sends a cache random requests, and knows what it must answer; or as many as it takes.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use distcache_posix::address::Address;
 use distcache_posix::hammer::{self, Config};
+use distcache_posix::load::{self, protocol::Distcache};
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 
@@ -25,6 +27,21 @@ operations a second, and latencies.
   -progress n       print a line every n requests
   -persistent       keep one connection (else one for every request)
   -seed n           make the same requests again
+
+With -seconds it measures instead: a number of connections ask all the time, every
+answer is looked at, and one line of name=value says what came of it (times in us).
+
+  -seconds s        for how long
+  -conns n          how many connections (default 1)
+  -depth n          how many requests are open on each (default 1)
+  -keys n           how many sessions, stored before the clock runs (default 10000)
+  -idlen n          bytes of each id (default 32, 8 to 64)
+  -datalen n        bytes of each session (default 200, 5 to 32696)
+  -get percent      how many requests are GETs (default 90); the others are REMOVE
+                    and ADD in turn
+  -shortlived       a connection for every request
+  -nostore          the sessions are there from an earlier run
+
   -h, -help, -?     print this and exit
   -V, -version      print the version and exit
 ";
@@ -34,28 +51,64 @@ fn main() -> ExitCode {
 }
 
 fn test(options: &mut Options) -> Result<(), Stop> {
-    let mut config = Config::default();
+    let (mut config, mut load) = (Config::default(), load::Config::default());
     let (mut connect, mut timevar) = (None, None);
-    let any = 0..=u32::MAX.into();
+    let (mut of_test, mut of_load) = (None, None);
     while let Some(name) = options.next()? {
         match name.as_str() {
             "connect" => connect = Some(options.server_address()?),
-            "datamax" => config.datamax = options.number(any.clone())? as usize,
-            "datamin" => config.datamin = options.number(any.clone())? as usize,
-            "ops" => config.ops = Some(options.number(0..=u64::MAX)?),
-            "persistent" => config.persistent = true,
-            "progress" => config.progress = options.number(0..=u64::MAX)?,
-            "seed" => config.seed = Some(options.number(0..=u64::MAX)?),
-            "sessions" => config.sessions = options.number(1..=1_000_000)? as u32,
-            "timeout" => config.timeout = options.number(1..=604_800)? as u32,
-            "timevar" => timevar = Some(options.number(0..=604_800)? as u32),
-            "withcert" => config.withcert = options.number(any.clone())? as u32,
+            "timevar" => {
+                of_test = Some(name);
+                timevar = Some(options.number(0..=604_800)? as u32);
+            }
+            _ if test_option(&mut config, &name, options)? => of_test = Some(name),
+            _ if load.option(&name, options)? => of_load = Some(name),
             name => return Err(program::common_option(name, options)),
         }
     }
-    config.timevar = timevar.unwrap_or_else(|| config.timevar.min(config.timeout - 1));
-    config.check().map_err(|error| OptionsError::new(error.to_string()))?;
     let usual = || "UNIX:/tmp/scache".parse();
     let connect = connect.map_or_else(usual, Ok).map_err(Stop::failed)?;
-    hammer::run(&config, &connect, &mut io::stdout()).map(drop).map_err(Stop::failed)
+    match (of_test, of_load) {
+        (Some(of_test), Some(of_load)) => {
+            let line = format!("-{of_test} is no option of a load, and -{of_load} is one");
+            Err(OptionsError::new(line).into())
+        }
+        (None, Some(_)) => measure(&load, &connect),
+        (_, None) => {
+            config.timevar = timevar.unwrap_or_else(|| config.timevar.min(config.timeout - 1));
+            config.check().map_err(|error| OptionsError::new(error.to_string()))?;
+            hammer::run(&config, &connect, &mut io::stdout()).map(drop).map_err(Stop::failed)
+        }
+    }
+}
+
+/// Reads an option of a test; false where it is none.
+fn test_option(
+    config: &mut Config,
+    name: &str,
+    options: &mut Options,
+) -> Result<bool, OptionsError> {
+    let any = 0..=u32::MAX.into();
+    match name {
+        "datamax" => config.datamax = options.number(any)? as usize,
+        "datamin" => config.datamin = options.number(any)? as usize,
+        "ops" => config.ops = Some(options.number(0..=u64::MAX)?),
+        "persistent" => config.persistent = true,
+        "progress" => config.progress = options.number(0..=u64::MAX)?,
+        "seed" => config.seed = Some(options.number(0..=u64::MAX)?),
+        "sessions" => config.sessions = options.number(1..=1_000_000)? as u32,
+        "timeout" => config.timeout = options.number(1..=604_800)? as u32,
+        "withcert" => config.withcert = options.number(any)? as u32,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn measure(load: &load::Config, connect: &Address) -> Result<(), Stop> {
+    if load.time.is_zero() {
+        return Err(OptionsError::new("-seconds is missing: say for how long").into());
+    }
+    load.check().map_err(|error| OptionsError::new(error.to_string()))?;
+    let report = load::run(load, &Distcache, connect).map_err(Stop::failed)?;
+    writeln!(io::stdout(), "{report}").map_err(Stop::failed)
 }

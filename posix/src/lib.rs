@@ -46,6 +46,7 @@ mod hub;
 mod incidents;
 pub mod limits;
 pub mod listener;
+pub mod load;
 pub mod memory;
 pub mod options;
 pub mod poller;

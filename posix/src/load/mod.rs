@@ -1,0 +1,378 @@
+//! A steady load on a cache: how many requests it answers, and how long each takes.
+//!
+//! One thread, and a number of connections with as many requests open on each as are asked for: an
+//! answer makes the next request. First every session is stored, then the clock runs. Requests are
+//! random: so many in a hundred are GETs, and each of the others removes a session, with the ADD that
+//! stores it again as the next on that connection. What each must be answered follows from its
+//! number, so every answer is looked at, and the first wrong one ends the load. Once the clock runs,
+//! nothing is allocated.
+
+mod caller;
+pub mod protocol;
+mod report;
+pub mod session;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use distcache_core::id::ID_MAX;
+use distcache_core::message::SESSION_MIN;
+use distcache_core::pool::Pool;
+use distcache_core::wire::Op;
+use fastrand::Rng;
+
+use crate::address::{Address, Target};
+use crate::hammer::Histogram;
+use crate::limits;
+use crate::memory::Memory;
+use crate::options::{Options, OptionsError};
+use crate::poller::{Event, Events, Interest, Poller};
+use crate::socket::{Received, Stream};
+use caller::Caller;
+use protocol::{Asked, Protocol};
+pub use report::{Failure, Report};
+use session::{ID_MIN, Session};
+
+/// How long sessions are to live, in milliseconds: longer than any load takes.
+const TTL: u32 = 86_400_000;
+/// How long nothing may be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before connecting again where there was no room.
+const CROWDED: Duration = Duration::from_millis(1);
+/// The longest data that leaves ADD with the longest id in one message.
+const DATA_MAX: u64 = 32_696;
+
+/// What kind of load.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many connections.
+    pub conns: usize,
+    /// How many requests open on each.
+    pub depth: usize,
+    /// How many sessions.
+    pub keys: u32,
+    /// Bytes of each id: [`ID_MIN`] to [`ID_MAX`].
+    pub id_len: usize,
+    /// Bytes of each session: 5 to 32696.
+    pub data_len: usize,
+    /// How many requests in a hundred are GETs.
+    pub get: u32,
+    /// How long the clock runs.
+    pub time: Duration,
+    /// A connection for each request; then `depth` is 1.
+    pub short_lived: bool,
+    /// Whether sessions are stored first, or are known to be there.
+    pub store_first: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            conns: 1,
+            depth: 1,
+            keys: 10_000,
+            id_len: 32,
+            data_len: 200,
+            get: 90,
+            time: Duration::ZERO,
+            short_lived: false,
+            store_first: true,
+        }
+    }
+}
+
+impl Config {
+    /// Reads an option of a load; false where it is none.
+    ///
+    /// # Errors
+    /// A value that is missing or unfit.
+    pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
+        match name {
+            "conns" => self.conns = options.number(1..=100_000)? as usize,
+            "datalen" => {
+                self.data_len = options.number(SESSION_MIN as u64..=DATA_MAX)? as usize;
+            }
+            "depth" => self.depth = options.number(1..=4096)? as usize,
+            "get" => self.get = options.number(0..=100)? as u32,
+            "idlen" => self.id_len = options.number(ID_MIN as u64..=ID_MAX as u64)? as usize,
+            "keys" => self.keys = options.number(1..=1 << 24)? as u32,
+            "nostore" => self.store_first = false,
+            "seconds" => {
+                let seconds = options.text()?.parse().ok();
+                let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                let time = time.filter(|time| (1..=86_400_000).contains(&time.as_millis()));
+                self.time =
+                    time.ok_or_else(|| options.error("needs seconds from 0.001 to 86400"))?;
+            }
+            "shortlived" => self.short_lived = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Whether there can be such a load.
+    ///
+    /// # Errors
+    /// [`Failure::Config`] says which options do not fit.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.short_lived && self.depth > 1 {
+            return Err(Failure::Config("-shortlived and -depth do not go together"));
+        }
+        Ok(())
+    }
+}
+
+/// Puts the load on the server at `address`.
+///
+/// # Errors
+/// [`Failure`] where it stopped before its end.
+pub fn run(
+    config: &Config,
+    protocol: &impl Protocol,
+    address: &Address,
+) -> Result<Report, Failure> {
+    config.check()?;
+    address.connectable().map_err(Failure::Address)?;
+    let target = *address.resolve().map_err(Failure::Resolve)?.first().ok_or(Failure::Closed)?;
+    limits::raise_descriptors(config.conns as u64 + 16);
+    let room = config.depth * most(config, protocol);
+    let mut memory = Memory::zeroed(2 * config.conns * room).map_err(Failure::Io)?;
+    let callers = std::iter::repeat_with(|| Caller::new(config.depth)).take(config.conns);
+    let mut load = Load {
+        config,
+        protocol,
+        target,
+        poller: Poller::new().map_err(Failure::Io)?,
+        pool: Pool::new(&mut memory, room),
+        callers: callers.collect(),
+        random: Rng::with_seed(config.keys.into()),
+        stored: if config.store_first { 0 } else { config.keys },
+        running: false,
+        crowded: 0,
+        now: Instant::now(),
+        report: Report {
+            elapsed: Duration::ZERO,
+            gets: 0,
+            hits: 0,
+            adds: 0,
+            latencies: Histogram::new(),
+        },
+    };
+    load.all()?;
+    Ok(load.report)
+}
+
+/// The most bytes that any request or answer takes.
+fn most<P: Protocol>(config: &Config, _: &P) -> usize {
+    config.id_len + config.data_len + P::REQUEST_EXTRA.max(P::ANSWER_EXTRA)
+}
+
+struct Load<'c, 'm, P> {
+    config: &'c Config,
+    protocol: &'c P,
+    target: Target,
+    poller: Poller,
+    pool: Pool<'m>,
+    callers: Vec<Caller>,
+    random: Rng,
+    /// Sessions that were stored, or sent to be, before the clock runs.
+    stored: u32,
+    /// Whether the clock runs.
+    running: bool,
+    /// How many callers found no room to connect.
+    crowded: usize,
+    now: Instant,
+    report: Report,
+}
+
+impl<P: Protocol> Load<'_, '_, P> {
+    fn all(&mut self) -> Result<(), Failure> {
+        let mut events = Events::new();
+        for number in 0..self.callers.len() {
+            self.connect(number)?;
+        }
+        if self.stored < self.config.keys {
+            self.turns(&mut events, None)?;
+        }
+        self.now = Instant::now();
+        let started = self.now;
+        self.running = true;
+        self.turns(&mut events, Some(started + self.config.time))?;
+        self.report.elapsed = self.now - started;
+        Ok(())
+    }
+
+    /// Turns until `end`, or until everything open is answered and nothing more is to be asked.
+    fn turns(&mut self, events: &mut Events, end: Option<Instant>) -> Result<(), Failure> {
+        for number in 0..self.callers.len() {
+            self.ask(number)?;
+        }
+        let mut heard_at = self.now;
+        loop {
+            let pause = if self.crowded > 0 { CROWDED } else { Duration::from_millis(100) };
+            self.poller.wait(events, Some(pause)).map_err(Failure::Io)?;
+            self.now = Instant::now();
+            for event in events.iter() {
+                heard_at = self.now;
+                self.attend(event)?;
+            }
+            if self.crowded > 0 {
+                self.connect_crowded()?;
+            }
+            let done = match end {
+                Some(end) => self.now >= end,
+                None => {
+                    self.stored == self.config.keys && self.callers.iter().all(|c| c.open() == 0)
+                }
+            };
+            if done {
+                return Ok(());
+            }
+            if self.now - heard_at > PATIENCE {
+                return Err(Failure::Silent(PATIENCE));
+            }
+        }
+    }
+
+    fn connect(&mut self, number: usize) -> Result<(), Failure> {
+        let caller = &mut self.callers[number];
+        match Stream::connect(&self.target) {
+            Ok((stream, open)) => {
+                caller.connecting = open;
+                caller.watched = caller.wanted();
+                self.poller.add(&stream, number, caller.watched).map_err(Failure::Io)?;
+                caller.stream = Some(stream);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.crowded += 1;
+                Ok(())
+            }
+            Err(error) => Err(Failure::Connect(error)),
+        }
+    }
+
+    fn connect_crowded(&mut self) -> Result<(), Failure> {
+        self.crowded = 0;
+        for number in 0..self.callers.len() {
+            if self.callers[number].stream.is_none() {
+                self.connect(number)?;
+                self.send(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, event: Event) -> Result<(), Failure> {
+        let number = event.key;
+        let caller = &mut self.callers[number];
+        let Some(stream) = &caller.stream else { return Ok(()) };
+        if caller.connecting {
+            stream.connected().map_err(Failure::Connect)?;
+            caller.connecting = false;
+        } else if event.readable {
+            self.receive(number)?;
+            self.now = Instant::now();
+            let answered = self.answers(number)?;
+            if answered && self.running && self.config.short_lived {
+                self.callers[number].stream = None;
+                self.connect(number)?;
+            }
+        }
+        self.ask(number)
+    }
+
+    fn receive(&mut self, number: usize) -> Result<(), Failure> {
+        let caller = &mut self.callers[number];
+        let Some(stream) = &caller.stream else { return Ok(()) };
+        let received = stream.recv(caller.inbox.space(&mut self.pool)).map_err(Failure::Io)?;
+        let len = match received {
+            Received::Bytes(len) => len,
+            Received::Nothing => 0,
+            Received::Ended => return Err(Failure::Closed),
+        };
+        caller.inbox.filled(&mut self.pool, len);
+        Ok(())
+    }
+
+    /// Looks at all whole answers, and says whether there was one.
+    fn answers(&mut self, number: usize) -> Result<bool, Failure> {
+        let Self { config, protocol, pool, report, .. } = self;
+        let caller = &mut self.callers[number];
+        let mut any = false;
+        while let Some((asked, sent)) = caller.first()
+            && !caller.inbox.is_empty()
+        {
+            let session = Session::new(asked.session, config.id_len, config.data_len);
+            let answer = protocol.answer(&asked, &session, caller.inbox.bytes_mut(pool));
+            let Asked { op, session, .. } = asked;
+            let Some(answer) = answer.map_err(|why| Failure::Wrong { op, session, why })? else {
+                break;
+            };
+            caller.inbox.consume(pool, answer.len);
+            caller.pop();
+            any = true;
+            if self.running {
+                report.latencies.record(self.now - sent);
+                report.gets += u64::from(op == Op::Get);
+                report.hits += u64::from(op == Op::Get && answer.done);
+                report.adds += u64::from(op == Op::Add);
+            }
+        }
+        Ok(any)
+    }
+
+    /// Opens as many requests as may be open, and sends them.
+    fn ask(&mut self, number: usize) -> Result<(), Failure> {
+        while !self.callers[number].is_full() {
+            let Some((op, key)) = self.next(number) else { break };
+            let caller = &mut self.callers[number];
+            caller.uid = caller.uid.wrapping_add(1);
+            let asked = Asked { op, session: key, uid: caller.uid };
+            let session = Session::new(key, self.config.id_len, self.config.data_len);
+            let room = caller.outbox.space(&mut self.pool);
+            let len = self.protocol.request(&asked, &session, TTL, room);
+            caller.outbox.filled(&mut self.pool, len);
+            caller.push(asked, self.now);
+        }
+        self.send(number)
+    }
+
+    /// What to ask next on a connection, about which session.
+    fn next(&mut self, number: usize) -> Option<(Op, u32)> {
+        if !self.running {
+            let next = (self.stored < self.config.keys).then_some((Op::Add, self.stored));
+            self.stored += u32::from(next.is_some());
+            return next;
+        }
+        let caller = &mut self.callers[number];
+        if let Some(session) = caller.removed.take() {
+            return Some((Op::Add, session));
+        }
+        let session = self.random.u32(..self.config.keys);
+        // Every REMOVE brings an ADD with it: so many in a hundred of all three are GETs.
+        if self.random.u32(..100 + self.config.get) < 2 * self.config.get {
+            return Some((Op::Get, session));
+        }
+        caller.removed = Some(session);
+        Some((Op::Remove, session))
+    }
+
+    /// One send of what there is, and watching for room for the rest.
+    fn send(&mut self, number: usize) -> Result<(), Failure> {
+        let caller = &mut self.callers[number];
+        let Some(stream) = caller.stream.as_ref().filter(|_| !caller.connecting) else {
+            return Ok(());
+        };
+        let sent = stream.send(caller.outbox.bytes(&self.pool)).map_err(Failure::Io)?;
+        caller.outbox.consume(&mut self.pool, sent);
+        let wanted: Interest = caller.wanted();
+        if wanted != caller.watched {
+            caller.watched = wanted;
+            self.poller.modify(stream, number, wanted).map_err(Failure::Io)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! What came of a load, as one line for programs.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use distcache_core::wire::Op;
+
+use crate::address::{AddressError, ResolveError};
+use crate::hammer::Histogram;
+
+/// A load whose every answer was right. Prints as one line of `name=value` pairs; times in us.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Fetches, and how many of them found their session.
+    pub gets: u64,
+    /// Fetches that found their session.
+    pub hits: u64,
+    /// Sessions stored or refused, as they were there.
+    pub adds: u64,
+    /// How long each request took, the connection for it included where it had its own.
+    pub latencies: Histogram,
+}
+
+/// Why a load stopped before its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// There can be no such load; why.
+    Config(&'static str),
+    /// Nobody can connect to such an address.
+    Address(AddressError),
+    /// The address leads nowhere.
+    Resolve(ResolveError),
+    /// The server is not there.
+    Connect(io::Error),
+    /// The server has closed a connection with requests open.
+    Closed,
+    /// Nothing was answered for so long.
+    Silent(Duration),
+    /// A request was not answered right.
+    Wrong {
+        /// What was asked.
+        op: Op,
+        /// About which session.
+        session: u32,
+        /// What is wrong with the answer.
+        why: &'static str,
+    },
+    /// The system failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ops, seconds) = (self.latencies.count(), self.elapsed.as_secs_f64());
+        write!(f, "ops/s={:.0}", ops as f64 / seconds.max(f64::MIN_POSITIVE))?;
+        write!(f, " hit={:.4}", self.hits as f64 / self.gets.max(1) as f64)?;
+        for (name, per_mille) in [("p50", 500), ("p90", 900), ("p99", 990), ("p99.9", 999)] {
+            write!(f, " {name}={:.1}", micros(self.latencies.quantile(per_mille)))?;
+        }
+        write!(f, " max={:.1} ops={ops}", micros(self.latencies.max()))?;
+        write!(f, " gets={} adds={} seconds={seconds:.3}", self.gets, self.adds)
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(why) => f.write_str(why),
+            Self::Address(error) => error.fmt(f),
+            Self::Resolve(error) => error.fmt(f),
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Closed => f.write_str("the server closed a connection with requests open"),
+            Self::Silent(time) => write!(f, "no answer for {} s", time.as_secs()),
+            Self::Wrong { op, session, why } => {
+                write!(f, "{} of session {session} was answered wrong: {why}", op.name())
+            }
+            Self::Io(error) => write!(f, "the loop can't run: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

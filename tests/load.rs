@@ -1,0 +1,51 @@
+//! `dc_test -seconds` as it runs: a load on a server and through a proxy, and what it says of it.
+
+use distcache_testing::process::{Dir, Program};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
+
+#[test]
+fn a_load_is_answered_right_in_every_shape() {
+    let dir = Dir::new();
+    let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
+    let proxy = Program::start(DC_CLIENT, &arguments);
+    proxy.err.wait_for("connected to ");
+    for address in [server.address(), proxy.address()] {
+        for shape in [
+            &["-conns", "5"][..],
+            &["-depth", "64", "-keys", "3"],
+            &["-conns", "20", "-depth", "16", "-idlen", "64", "-datalen", "5000"],
+            &["-conns", "9", "-shortlived", "-get", "0"],
+            &["-conns", "2", "-nostore", "-get", "100", "-idlen", "8"],
+        ] {
+            let arguments = [&["-connect", &address, "-seconds", "0.1", "-keys", "200"], shape];
+            let ended = Program::run(DC_TEST, &arguments.concat());
+            assert!(ended.code == 0 && ended.err.is_empty(), "{shape:?}: {ended:?}");
+            let words = ended.out.split_whitespace();
+            let names: Vec<_> = words.filter_map(|word| Some(word.split_once('=')?.0)).collect();
+            let expected = "ops/s hit p50 p90 p99 p99.9 max ops gets adds seconds";
+            assert_eq!(names.join(" "), expected, "{ended:?}");
+            assert!(!ended.out.contains(" ops=0 "), "{shape:?}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused() {
+    for (arguments, why) in [
+        (&["-seconds", "1", "-ops", "5"][..], "-ops is no option of a load"),
+        (&["-seconds", "1", "-timevar", "5"], "-timevar is no option of a load"),
+        (&["-conns", "3"], "-seconds is missing"),
+        (&["-seconds", "0"], "-seconds needs"),
+        (&["-seconds", "nan"], "-seconds needs"),
+        (&["-seconds", "1", "-depth", "2", "-shortlived"], "do not go together"),
+        (&["-seconds", "1", "-idlen", "7"], "-idlen"),
+    ] {
+        let ended = Program::run(DC_TEST, arguments);
+        assert_eq!(ended.code, 1);
+        assert!(ended.err.contains(why), "{arguments:?}: {ended:?}");
+    }
+}
