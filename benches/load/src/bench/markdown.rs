@@ -1,0 +1,162 @@
+//! The results as a page.
+
+use std::fmt::Write;
+
+use super::Results;
+use super::process::Figures;
+use super::race::{Race, Racer};
+
+const NONE: &str = "–";
+
+/// The page.
+pub(super) fn page(results: &Results) -> String {
+    let mut page = String::from("# Measured\n\n");
+    let _ = head(&mut page, results);
+    let (proxy, direct): (Vec<_>, Vec<_>) =
+        results.races.iter().partition(|race| race.shape.is_proxy());
+    page.push_str("![requests a second, and latencies](bench.svg)\n\n");
+    let _ = servers(&mut page, &direct);
+    let _ = proxies(&mut page, &proxy);
+    let _ = alone(&mut page, results);
+    page
+}
+
+fn head(page: &mut String, results: &Results) -> std::fmt::Result {
+    let scale = &results.scale;
+    writeln!(page, "By `{}` on: {}; {}.\n", results.command, results.machine, results.others)?;
+    writeln!(
+        page,
+        "Servers are on one core, the load on another. Ids of 32 bytes, sessions of 200; of the \
+         requests 90 in a hundred are GETs, the others REMOVE and ADD in turn, and every answer is \
+         looked at. Each figure is the median of {} rounds of {} s, in which every server has its \
+         turn; each ratio is the median of the rounds' ratios. \"No table\" answers every GET with \
+         what is expected and stores nothing: the kernel alone.\n",
+        scale.rounds, scale.seconds
+    )
+}
+
+fn servers(page: &mut String, races: &[&Race]) -> std::fmt::Result {
+    let racers = [Racer::Floor, Racer::Server, Racer::Redis, Racer::Memcached];
+    writeln!(page, "## dc_server over TCP\n\nconnections x requests open on each\n")?;
+    writeln!(
+        page,
+        "| ops/s | no table | dc_server | redis | memcached | of no table | x redis | x memcached |"
+    )?;
+    writeln!(page, "|---|---|---|---|---|---|---|---|")?;
+    for race in races {
+        write!(page, "| {} |", race.shape.name)?;
+        for racer in racers {
+            write!(page, " {} |", median(race, racer, |figures| figures.rate))?;
+        }
+        for racer in [Racer::Floor, Racer::Redis, Racer::Memcached] {
+            write!(page, " {} |", ratio(race, Racer::Server, racer, |figures| figures.rate))?;
+        }
+        writeln!(page)?;
+    }
+    writeln!(page, "\n| p99, us | no table | dc_server | redis | memcached | of no table |")?;
+    writeln!(page, "|---|---|---|---|---|---|")?;
+    for race in races {
+        write!(page, "| {} |", race.shape.name)?;
+        for racer in racers {
+            write!(page, " {} |", median(race, racer, |figures| figures.p99))?;
+        }
+        writeln!(page, " {} |", ratio(race, Racer::Server, Racer::Floor, |figures| figures.p99))?;
+    }
+    writeln!(page)
+}
+
+fn proxies(page: &mut String, races: &[&Race]) -> std::fmt::Result {
+    writeln!(
+        page,
+        "## dc_client in between\n\nAs applications use it: a UNIX connection for every request, here \
+         against the server without a table answering them itself. Kept connections, against asking \
+         dc_server itself, at a UNIX socket as dc_client's or over TCP. dc_client and dc_server share \
+         a core.\n"
+    )?;
+    writeln!(
+        page,
+        "| | without, ops/s | dc_client, ops/s | ratio | without, p50 us | dc_client, p50 us | without, p99 us | dc_client, p99 us |"
+    )?;
+    writeln!(page, "|---|---|---|---|---|---|---|---|")?;
+    for race in races {
+        let without = race.results.first().map_or(Racer::Floor, |(racer, _)| *racer);
+        write!(page, "| {} |", race.shape.name)?;
+        for racer in [without, Racer::Proxy] {
+            write!(page, " {} |", median(race, racer, |figures| figures.rate))?;
+        }
+        write!(page, " {} |", ratio(race, Racer::Proxy, without, |figures| figures.rate))?;
+        for of in [|figures: &Figures| figures.p50, |figures: &Figures| figures.p99] {
+            for racer in [without, Racer::Proxy] {
+                write!(page, " {} |", median(race, racer, of))?;
+            }
+        }
+        writeln!(page)?;
+    }
+    writeln!(page)
+}
+
+fn alone(page: &mut String, results: &Results) -> std::fmt::Result {
+    let (alone, scale) = (&results.alone, &results.scale);
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let calls = alone.calls.as_ref().map_or(NONE.to_owned(), |each| {
+        let sum: f64 = each.iter().map(|(_, rate)| rate).sum();
+        let each: Vec<_> = each.iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect();
+        format!("{sum:.2} ({})", each.join(", "))
+    });
+    let idle = alone.idle.map_or(NONE.to_owned(), |(_, bytes)| megabytes(bytes));
+    writeln!(page, "## dc_server alone\n\n| | |\n|---|---|")?;
+    writeln!(page, "| system calls a request, one open (strace -c) | {calls} |")?;
+    writeln!(
+        page,
+        "| memory (RSS) with {} sessions of 232 bytes, id included | {} |",
+        scale.many,
+        results.large_resident.map_or(NONE.to_owned(), megabytes)
+    )?;
+    writeln!(page, "| memory (RSS) for {} idle connections | {idle} |", scale.idle)?;
+    writeln!(page, "| start with room for 16 M sessions | {:.1} ms |", alone.start * 1e3)?;
+    let growth = alone.growth.map_or(NONE.to_owned(), |ratio| format!("{ratio:.2}"));
+    writeln!(page, "| ops/s at 16 M sessions to that at 10 k, 50 x 16 | {growth} |")?;
+    writeln!(
+        page,
+        "| ops/s of 50 busy connections among {} idle to that among 10 | {:.2} |",
+        scale.idle, alone.crowd
+    )
+}
+
+fn median(race: &Race, racer: Racer, of: impl Fn(&Figures) -> f64) -> String {
+    race.median(racer, of).map_or(NONE.to_owned(), number)
+}
+
+fn ratio(race: &Race, a: Racer, b: Racer, of: impl Fn(&Figures) -> f64) -> String {
+    race.ratio(a, b, of).map_or(NONE.to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+/// Thousands apart from each other; what is small with a digit more.
+pub(super) fn number(value: f64) -> String {
+    if value < 1000.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_reading() {
+        for (value, text) in
+            [(1.25, "1.2"), (999.94, "999.9"), (1000.0, "1,000"), (1234567.0, "1,234,567")]
+        {
+            assert_eq!(number(value), text);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The benchmark; `tests/bench` builds what it needs and calls it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use distcache_load::bench::{self, Scale};
+use distcache_posix::options::Options;
+use distcache_posix::program::{self, Stop};
+
+const USAGE: &str = "usage: distcache-bench [-quick] [-rounds n] [-seconds n] [-out directory]
+
+Measures dc_server and dc_client beside other caches, and writes bench.md and
+bench.svg to a directory (docs; with -quick, which only shows that it works,
+target/bench).
+";
+
+fn main() -> ExitCode {
+    program::run("distcache-bench", USAGE, bench)
+}
+
+fn bench(options: &mut Options) -> Result<(), Stop> {
+    let (mut scale, mut out) = (Scale::FULL, PathBuf::from("docs"));
+    let mut command = String::from("tests/bench");
+    while let Some(name) = options.next()? {
+        match name.as_str() {
+            "out" => out = options.path()?,
+            "quick" => (scale, out) = (Scale::QUICK, PathBuf::from("target/bench")),
+            "rounds" => scale.rounds = options.number(1..=99)? as usize | 1,
+            "seconds" => scale.seconds = options.number(1..=600)? as f64,
+            name => return Err(program::common_option(name, options)),
+        }
+        if name != "out" {
+            command = format!("{command} --{name}");
+            match name.as_str() {
+                "rounds" => command = format!("{command} {}", scale.rounds),
+                "seconds" => command = format!("{command} {}", scale.seconds),
+                _ => {}
+            }
+        }
+    }
+    bench::run(&scale, &out, &command).map_err(Stop::failed)?;
+    println!("written: {}", out.join("bench.md").display());
+    Ok(())
+}

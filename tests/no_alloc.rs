@@ -1,0 +1,324 @@
+//! Nothing is allocated once a daemon has started: every allocation of its loop's thread is counted.
+//!
+//! The daemons here are this test program itself, started again as a process in which the test
+//! `a_daemon` runs the same loop as `dc_server` or `dc_client`.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use distcache_core::conns::Limits;
+use distcache_posix::load::{self, Config, protocol::Distcache};
+use distcache_posix::{program, relay, serve};
+use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
+use distcache_testing::caller::{Caller, ask_until};
+use distcache_testing::process::{Dir, Program, Signal, until};
+
+/// Counts what one thread asks of the system's allocator.
+struct Counting;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if COUNTED.try_with(Cell::get) == Ok(true) {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call is passed on as it is to an allocator that keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ROLE: &str = "NO_ALLOC_ROLE";
+const LISTEN: &str = "NO_ALLOC_LISTEN";
+const SERVER: &str = "NO_ALLOC_SERVER";
+const COUNTER: &str = "NO_ALLOC_COUNTER";
+
+const CLIENTS: usize = 8;
+const SESSIONS: u32 = 64;
+const LIMITS: Limits = Limits { idle: 900, patience: 400 };
+
+/// What the processes run that the other tests start; on its own it has nothing to do.
+#[test]
+fn a_daemon() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let [listen, server, counter] =
+        [LISTEN, SERVER, COUNTER].map(|name| std::env::var(name).unwrap());
+    let counter = UnixListener::bind(counter).unwrap();
+    std::thread::spawn(move || {
+        for asker in counter.incoming() {
+            let _ = writeln!(asker.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
+        }
+    });
+    let running = program::daemon("daemon", &listen).unwrap().start().unwrap();
+    COUNTED.set(true);
+    if role == "server" {
+        let config = serve::Config {
+            sessions: SESSIONS,
+            max_bytes: Some(1 << 18),
+            clients: CLIENTS,
+            limits: LIMITS,
+            progress: 50,
+        };
+        serve::run(&config, running).unwrap();
+    } else {
+        let server = server.parse().unwrap();
+        let config = relay::Config { server, clients: CLIENTS, limits: LIMITS, retry: 50 };
+        relay::run(&config, running).unwrap();
+    }
+    COUNTED.set(false);
+    println!("\nin all {} allocations", COUNT.load(Ordering::Relaxed));
+}
+
+/// A daemon whose allocations are counted.
+struct Daemon {
+    program: Program,
+    address: String,
+    counter: String,
+}
+
+impl Daemon {
+    fn start(role: &str, listen: &str, server: &str) -> Self {
+        let counter = format!("{}.count", listen.trim_start_matches("UNIX:"));
+        let _ = std::fs::remove_file(&counter);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_daemon", "--nocapture", "--test-threads=1"]);
+        command.env(ROLE, role).env(LISTEN, listen).env(SERVER, server).env(COUNTER, &counter);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let program = Program::adopt(command);
+        program.address();
+        Self { program, address: listen.to_owned(), counter }
+    }
+
+    fn server(dir: &Dir) -> Self {
+        Self::start("server", &dir.address("server"), "")
+    }
+
+    fn allocations(&self) -> u64 {
+        let mut count = String::new();
+        UnixStream::connect(&self.counter).unwrap().read_to_string(&mut count).unwrap();
+        count.trim().parse().unwrap()
+    }
+
+    /// Ends it in order, and says how much it has allocated by then.
+    fn end(self) -> u64 {
+        let ended = self.program.end(Signal::TERM);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        let (_, count) = ended.out.split_once("in all ").expect("how much");
+        count.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+fn id(number: u32) -> [u8; 32] {
+    let mut id = [7; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    id
+}
+
+const LARGE: usize = 30_000;
+
+/// A client with a place, as soon as there is one: those of before may not all be gone.
+fn enter(address: &str) -> Caller {
+    until("a place is free", || {
+        let caller = Caller::try_to(address).ok()?;
+        caller.try_ask(&have(1, b"id")).ok()?;
+        Some(caller)
+    })
+}
+
+/// Every kind of request, right and wrong ones.
+fn ask_everything(address: &str) {
+    let caller = enter(address);
+    let large = vec![5; LARGE];
+    let requests = [
+        add(1, &id(1), b"session"),
+        add(2, &id(1), b"session"),
+        get(3, &id(1)),
+        get(4, &id(2)),
+        have(5, &id(1)),
+        have(6, &id(2)),
+        remove(7, &id(1)),
+        remove(8, &id(1)),
+        add(9, &id(3), &large),
+        get(10, &id(3)),
+        add_for(11, u32::MAX, &id(4), b"session"),
+        add(12, &id(4), b""),
+        add(13, &[1; 65], b"session"),
+        add(14, b"", b"session"),
+        get(15, &[1; 65]),
+        get(16, b""),
+        remove(17, &[2; 5000]),
+    ];
+    for request in &requests {
+        assert!(!caller.ask(request).is_empty());
+    }
+    caller.send(&requests.concat());
+    for _ in &requests {
+        caller.message();
+    }
+    for byte in get(18, &id(3)) {
+        caller.send(&[byte]);
+    }
+    assert!(caller.message().len() > LARGE);
+}
+
+/// What is not the protocol, and clients that leave at any time.
+fn misbehave(address: &str) {
+    for wrong in [
+        b"GET / HTTP/1.0\r\n\r\n".to_vec(),
+        frame(1, 1, 1, 1, b"id"),
+        frame(0, 1, 4, 1, b"id"),
+        frame(0, 1, 1, 0, b"id"),
+        message(0, 1, 0, b"short"),
+        [frame(0, 1, 1, 0, &[1; 2048]), frame(0, 2, 1, 1, b"")].concat(),
+    ] {
+        let caller = Caller::to(address);
+        caller.send(&[get(1, &id(2)), wrong].concat());
+        caller.rest();
+    }
+    for cut in [0, 5, 14, 20] {
+        Caller::to(address).send(&get(1, &id(3))[..cut]);
+        let caller = Caller::to(address);
+        caller.send(&get(1, &id(3)));
+        caller.send(&get(2, &id(3))[..cut]);
+        caller.finish();
+        caller.rest();
+    }
+    let crowd: Vec<_> = (0..3 * CLIENTS).map(|_| Caller::to(address)).collect();
+    crowd.iter().for_each(|caller| caller.send(&get(1, &id(3))));
+    drop(crowd);
+}
+
+/// Clients that ask nothing, that do not finish, and that do not read.
+fn dawdle(address: &str) {
+    let [idle, begun, deaf] = [(); 3].map(|()| enter(address));
+    begun.send(&get(1, &id(3))[..20]);
+    let requests = get(1, &id(3)).repeat(200);
+    while deaf.cram(&requests) == requests.len() {}
+    begun.rest();
+    idle.rest();
+    until("the deaf one is closed", || deaf.is_gone().then_some(()));
+}
+
+/// More sessions than there is room for, and some that expire.
+fn overflow(address: &str) {
+    let caller = enter(address);
+    for number in 100..100 + 4 * SESSIONS {
+        let stored = caller.ask(&add_for(number, 100 + number, &id(number), &[1; 700]));
+        assert_eq!(stored, status(number, 0, 0));
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    ask_until(address, &get(1, &id(101)), &status(1, 1, 1));
+}
+
+#[test]
+fn a_server_allocates_nothing_once_it_serves() {
+    let dir = Dir::new();
+    let server = Daemon::server(&dir);
+    let address = server.address.as_str();
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    let before = server.allocations();
+    assert!(before > 0, "what it takes at its start is counted");
+    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+        visit(address);
+        assert_eq!(server.allocations() - before, 0);
+    }
+    assert_eq!(server.end() - before, 0, "its end allocates nothing either");
+}
+
+#[test]
+fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
+    let dir = Dir::new();
+    let server = Daemon::server(&dir);
+    let proxy = Daemon::start("client", &dir.address("proxy"), &server.address);
+    let address = proxy.address.as_str();
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    let before = proxy.allocations();
+    assert!(before > 0, "what it takes at its start is counted");
+    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+        visit(address);
+        assert_eq!(proxy.allocations() - before, 0);
+    }
+    let server = lose(&dir, server, address);
+    ask_everything(address);
+    assert_eq!(proxy.allocations() - before, 0);
+    assert_eq!(proxy.end() - before, 0, "its end allocates nothing either");
+    drop(server);
+}
+
+#[test]
+fn a_load_allocates_nothing_while_its_clock_runs() {
+    let dir = Dir::new();
+    let server = Program::start(env!("CARGO_BIN_EXE_dc_server"), &["-listen", &dir.address("s")]);
+    let address = server.address().parse().unwrap();
+    for short_lived in [false, true] {
+        let allocations = [50, 400].map(|millis| {
+            let time = Duration::from_millis(millis);
+            let config = Config { conns: 5, keys: 100, time, short_lived, ..Config::default() };
+            let before = COUNT.load(Ordering::Relaxed);
+            COUNTED.set(true);
+            let report = load::run(&config, &Distcache, &address);
+            COUNTED.set(false);
+            let report = report.unwrap();
+            assert!(report.hits > 0 && report.adds > 0, "{report}");
+            COUNT.load(Ordering::Relaxed) - before
+        });
+        assert_eq!(allocations[0], allocations[1], "the same however long it takes");
+    }
+}
+
+/// The server dies with a request open, stays away, comes back as one that talks nonsense and as one
+/// that says nothing, and at last as itself.
+fn lose(dir: &Dir, server: Daemon, address: &str) -> Daemon {
+    let away = status(1, 1, 2);
+    let caller = enter(address);
+    server.program.freeze();
+    caller.send(&get(1, b"id"));
+    drop(server);
+    assert_eq!(caller.message(), away);
+    for _ in 0..20 {
+        assert_eq!(enter(address).ask(&get(1, b"id")), away);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for (nonsense, name) in [(&b"nonsense, and more than a header"[..], "odd"), (b"", "silent")] {
+        let path = dir.join("server");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut stream = listener.accept().unwrap().0;
+        let caller = Caller::to(address);
+        caller.send(&get(1, b"id"));
+        let _ = stream.write_all(nonsense);
+        assert_eq!(caller.message(), away, "{name}");
+    }
+    let _ = std::fs::remove_file(dir.join("server"));
+    let server = Daemon::server(dir);
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    server
+}
