@@ -1,0 +1,181 @@
+//! Requests that clients make, and the sessions in them.
+//!
+//! A session's bytes follow from its id and a version that no other has, so that bytes of another
+//! session, of another version or from another place are seen wherever they turn up.
+
+use crate::plan::pick;
+use distcache_core::message::TTL_MAX;
+use distcache_core::wire::{FRAME_DATA_MAX, Op};
+use distcache_testing::bytes;
+use distcache_testing::random::Random;
+use std::rc::Rc;
+
+/// What a request must be answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Expect {
+    /// What the store said when it was asked.
+    Executed,
+    /// This status, without the store being asked.
+    Fixed(u8),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What is asked for.
+    pub op: Op,
+    /// The uid that the answer must bear.
+    pub uid: u32,
+    /// The id, as it is sent.
+    pub id: Rc<[u8]>,
+    /// What an ADD stores, and for how long.
+    pub add: Option<(u32, Rc<[u8]>)>,
+    /// What the answer must be.
+    pub expect: Expect,
+    /// How much had been executed when it was made.
+    pub since: u64,
+}
+
+/// The bytes of a session: `len` of them. The first eight are the version where there are so many.
+pub fn session(id: &[u8], version: u64, len: usize) -> Rc<[u8]> {
+    let salt = id.iter().fold(version, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
+    let mut source = Random::new(salt);
+    let words = (1..len.div_ceil(8)).map(|_| source.next());
+    let bytes = std::iter::once(version).chain(words).flat_map(u64::to_le_bytes);
+    let bytes: Vec<u8> = bytes.take(len).collect();
+    match bytes[..] {
+        // A proxy's own word must not look like a session.
+        [2] => Rc::from([3]),
+        _ => Rc::from(bytes),
+    }
+}
+
+/// Whether these can be the bytes of a session of this id; those too short to tell can.
+pub fn is_session(id: &[u8], bytes: &[u8]) -> bool {
+    let version = bytes.first_chunk().map(|first| u64::from_le_bytes(*first));
+    version.is_none_or(|version| *session(id, version, bytes.len()) == *bytes)
+}
+
+/// The third and the fourth byte of every id that is asked for on purpose.
+pub const MARK: [u8; 2] = [0xd1, 0x57];
+
+/// An id that everybody uses (`owner` 0) or one client alone; 4 to 64 bytes.
+fn id_of(owner: u64, number: usize) -> Rc<[u8]> {
+    let mut source = Random::new(owner << 32 | number as u64);
+    let len = 4 + source.below(61);
+    let id = [owner as u8, number as u8].into_iter().chain(MARK);
+    id.chain(std::iter::repeat_with(|| source.next() as u8)).take(len).collect()
+}
+
+/// Draws requests for one client.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// The client's number, not 0.
+    pub owner: u64,
+    /// How many ids all clients share.
+    pub ids: usize,
+    /// The most bytes that most sessions have.
+    pub session: usize,
+    /// How long most sessions live at most.
+    pub life: u32,
+}
+
+impl Asker {
+    /// A request that the core's client can make; `version` is one that no session had.
+    pub fn lawful(&self, random: &mut Random, version: u64, since: u64) -> Ask {
+        let shared = random.below(4) > 0;
+        let id = match shared {
+            true => id_of(0, random.below(self.ids)),
+            false => id_of(self.owner, random.below(3)),
+        };
+        let op = pick(random, &[Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove]);
+        let add = (op == Op::Add).then(|| {
+            let len = self.len(random, id.len(), shared);
+            (self.ttl(random), session(&id, version, len))
+        });
+        let uid = pick(random, &[0, 1, u32::MAX, random.clone().next() as u32]);
+        Ask { op, uid, id, add, expect: Expect::Executed, since }
+    }
+
+    /// A request of any kind, also one that is refused without the store being asked.
+    pub fn any(&self, random: &mut Random, version: u64, since: u64) -> Ask {
+        let mut ask = self.lawful(random, version, since);
+        if random.below(12) > 0 {
+            return ask;
+        }
+        let status = match &mut ask.add {
+            Some((ttl, _)) if random.below(2) == 0 => {
+                *ttl = TTL_MAX + 1 + random.below(1_000) as u32;
+                102
+            }
+            Some((_, session)) => {
+                // With a longer id, the longest session would not fit into a message.
+                *session = Rc::from(&session[..session.len().min(5_000)]);
+                ask.id = Rc::from(vec![9; pick(random, &[0, 65, 100])]);
+                103
+            }
+            None => {
+                let longest = if self.session < 5_000 { 66 } else { 32_768 };
+                ask.id = Rc::from(vec![9; pick(random, &[0, 65, 2_048.min(longest), longest])]);
+                1
+            }
+        };
+        ask.expect = Expect::Fixed(status);
+        ask
+    }
+
+    fn ttl(&self, random: &mut Random) -> u32 {
+        let most = random.below(self.life as usize + 1) as u32;
+        pick(random, &[most, most, most, 0, 1, TTL_MAX])
+    }
+
+    /// Lengths at which frames end and begin are as likely as all others together. Those that one
+    /// sort of client can't tell from a status are only stored where nobody else looks.
+    fn len(&self, random: &mut Random, id: usize, shared: bool) -> usize {
+        let most = 16 * FRAME_DATA_MAX - 8 - id;
+        if self.session < 300 {
+            return 8 + random.below(self.session);
+        }
+        let frames = FRAME_DATA_MAX * (1 + random.below(self.session.div_ceil(FRAME_DATA_MAX)));
+        let near = frames + 1 - random.below(3);
+        let len = match random.below(6) {
+            0 => near - 8 - id,
+            1 => near,
+            2 if !shared => 1 + random.below(7),
+            3 if self.session >= 5_000 && random.below(8) == 0 => most,
+            _ => 8 + random.below(self.session),
+        };
+        len.min(most)
+    }
+}
+
+impl Ask {
+    /// The payload of the request.
+    pub fn payload(&self) -> Vec<u8> {
+        match &self.add {
+            Some((ttl, session)) => bytes::add_payload(*ttl, &self.id, session),
+            None => self.id.to_vec(),
+        }
+    }
+
+    /// The request on the wire, in one of the ways in which it can be put.
+    pub fn wire(&self, random: &mut Random) -> Vec<u8> {
+        let (payload, op) = (self.payload(), self.op as u8);
+        let mut wire = match payload.len() {
+            len if len > 0 && len % FRAME_DATA_MAX == 0 && len < 16 * FRAME_DATA_MAX => {
+                let mut wire = bytes::message(0, self.uid, op, &payload);
+                if random.below(2) == 0 {
+                    // The last full frame is not the last one: an empty one is.
+                    let last = wire.len() - FRAME_DATA_MAX - 14;
+                    wire[last + 11] = 0;
+                    wire.extend(bytes::frame(0, self.uid, op, 1, &[]));
+                }
+                wire
+            }
+            _ => bytes::message(0, self.uid, op, &payload),
+        };
+        // Any patch level is lawful.
+        wire[2..4].copy_from_slice(&(random.next() as u16).to_be_bytes());
+        wire
+    }
+}

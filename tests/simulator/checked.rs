@@ -1,0 +1,191 @@
+//! The real table beside a plain map: every operation is done on both and compared on the spot.
+//!
+//! The map knows what was stored and until when. A session may be missing from the table only
+//! because it was removed, because it expired, or because it was among those that expire soonest
+//! when an ADD needed the room, and then no more of them than needed.
+
+use crate::ledger::Ledger;
+use distcache_core::id::Id;
+use distcache_core::message::Status;
+use distcache_core::server::Store;
+use distcache_core::table::{Geometry, Table};
+use distcache_core::time::Instant;
+use distcache_core::wire::Op;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+struct Stored {
+    due: Instant,
+    session: Rc<[u8]>,
+}
+
+/// A table and what is known about it.
+pub struct Checked<'m> {
+    table: Table<'m>,
+    geometry: Geometry,
+    /// What is stored; expired sessions are taken out whenever the time is known.
+    model: BTreeMap<Rc<[u8]>, Stored>,
+    ledger: Rc<RefCell<Ledger>>,
+}
+
+/// Blocks of 256 bytes that a session takes: the first one holds 8 bytes of its own.
+fn blocks(id: &[u8], session: &[u8]) -> u32 {
+    1 + (id.len() + session.len()).saturating_sub(248).div_ceil(256) as u32
+}
+
+fn status(status: Status) -> Rc<[u8]> {
+    Rc::from([status.0])
+}
+
+impl<'m> Checked<'m> {
+    /// An empty table in `memory`.
+    ///
+    /// # Panics
+    /// Where that is too small.
+    pub fn new(
+        memory: &'m mut [u8],
+        geometry: Geometry,
+        key: u64,
+        ledger: Rc<RefCell<Ledger>>,
+    ) -> Self {
+        let key = u128::from(key).to_le_bytes();
+        let table = Table::new(memory, geometry, key).expect("enough memory");
+        Self { table, geometry, model: BTreeMap::new(), ledger }
+    }
+
+    /// When the `number`th session, of however many there are, expires.
+    pub fn due(&self, number: usize) -> Option<Instant> {
+        let number = number.checked_rem(self.model.len())?;
+        self.model.values().nth(number).map(|stored| stored.due)
+    }
+
+    /// Compares everything.
+    ///
+    /// # Panics
+    /// Where anything is missing or different.
+    pub fn audit(&self, now: Instant) {
+        let mut out = vec![0; 40_000];
+        for (id, stored) in self.model.iter().filter(|(_, stored)| now < stored.due) {
+            let id = Id::new(id).expect("a lawful id");
+            let len = self.table.get(now, id, &mut out);
+            assert_eq!(len.map(|len| &out[..len]), Some(&*stored.session), "{id:02x?} is lost");
+        }
+    }
+
+    fn bounds(&self) {
+        assert!(self.table.len() <= self.geometry.sessions(), "more sessions than the table holds");
+        assert!(self.table.len() as usize >= self.model.len(), "sessions are not counted");
+    }
+
+    fn done(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
+        self.ledger.borrow_mut().execute(op, id.bytes(), add, answer);
+    }
+
+    fn live(&mut self, now: Instant, id: Id<'_>) -> Option<&Stored> {
+        self.model.retain(|_, stored| now < stored.due);
+        self.model.get(id.bytes())
+    }
+
+    /// Takes out of the model what an ADD that needs `need` blocks has made leave.
+    fn follow_evictions(&mut self, now: Instant, need: u32) {
+        let there = |id: &[u8]| self.table.has(now, Id::new(id).expect("a lawful id"));
+        let gone: Vec<_> = self.model.keys().filter(|id| !there(id)).cloned().collect();
+        let gone: Vec<_> = gone.iter().filter_map(|id| self.model.remove_entry(id)).collect();
+        let Some(last) = gone.iter().map(|(_, stored)| stored.due).max() else {
+            return;
+        };
+        let soonest = self.model.values().map(|stored| stored.due).min();
+        assert!(
+            soonest.is_none_or(|soonest| last <= soonest),
+            "a session due at {last:?} has left for others, one due at {soonest:?} has not"
+        );
+        let held: u32 = self.model.iter().map(|(id, one)| blocks(id, &one.session)).sum();
+        let full = self.model.len() + 1 >= self.geometry.sessions() as usize;
+        // Before the last one left, there was no room; among equals, any may have been the last.
+        let needed = gone.iter().filter(|(_, stored)| stored.due == last).any(|(id, stored)| {
+            full || held + blocks(id, &stored.session) + need > self.geometry.blocks()
+        });
+        assert!(needed, "a session due at {last:?} has left although there was room");
+    }
+
+    fn expect_add(&mut self, now: Instant, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
+        let need = blocks(id.bytes(), session);
+        if session.is_empty() || session.len() > 32_768 || need > self.geometry.blocks() {
+            return Err(Status::ADD_DATA);
+        }
+        match self.live(now, id) {
+            Some(_) => Err(Status::ADD_EXISTS),
+            None => Ok(need),
+        }
+    }
+}
+
+impl Store for Checked<'_> {
+    fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        let expected = self.expect_add(now, id, session);
+        let done = Store::add(&mut self.table, now, ttl, id, session);
+        assert_eq!(done, expected.map(|_| ()), "ADD of {id:02x?}");
+        self.done(Op::Add, id, Some((ttl, session)), status(done.err().unwrap_or(Status::OK)));
+        if let Ok(need) = expected {
+            self.follow_evictions(now, need);
+            let stored = Stored { due: now.after(ttl.into()), session: Rc::from(session) };
+            self.model.insert(Rc::from(id.bytes()), stored);
+        }
+        self.live(now, id);
+        self.bounds();
+        done
+    }
+
+    fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
+        let expected = self.live(now, id).map(|stored| stored.session.clone());
+        let len = self.table.get(now, id, out);
+        assert_eq!(len, expected.as_ref().map(|session| session.len()), "GET of {id:02x?}");
+        // Where the answer has no room, the same is asked again later: this time does not count.
+        let wire = |session: &Rc<[u8]>| session.len() + 14 * session.len().div_ceil(2_048);
+        let fits = expected.as_ref().is_none_or(|session| wire(session) <= out.len() + 14);
+        if let Some(session) = expected.as_ref().filter(|_| fits) {
+            assert_eq!(out[..session.len()], **session, "GET of {id:02x?}: other bytes");
+        }
+        if fits {
+            self.done(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
+        }
+        len
+    }
+
+    fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
+        let expected = self.live(now, id).is_some();
+        let done = self.table.has(now, id);
+        assert_eq!(done, expected, "HAVE of {id:02x?}");
+        self.done(Op::Have, id, None, status(if done { Status::OK } else { Status::NOT_OK }));
+        done
+    }
+
+    fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
+        let expected = self.live(now, id).is_some();
+        let done = self.table.remove(now, id);
+        assert_eq!(done, expected, "REMOVE of {id:02x?}");
+        self.model.remove(id.bytes());
+        self.done(Op::Remove, id, None, status(if done { Status::OK } else { Status::NOT_OK }));
+        done
+    }
+
+    fn expire(&mut self, now: Instant, budget: usize) -> usize {
+        self.model.retain(|_, stored| now < stored.due);
+        let before = Store::len(&self.table);
+        let dropped = self.table.expire(now, budget);
+        assert!(dropped <= budget && Store::len(&self.table) + dropped == before);
+        if dropped < budget {
+            assert_eq!(Store::len(&self.table), self.model.len(), "what has not expired stays");
+        }
+        dropped
+    }
+
+    fn len(&self) -> usize {
+        Store::len(&self.table)
+    }
+
+    fn touch(&self, ids: &[Id<'_>]) {
+        Store::touch(&self.table, ids);
+    }
+}

@@ -1,0 +1,162 @@
+//! How a run ends, and what must hold then: nobody waits in vain, nothing is kept, all works again.
+
+use crate::ask::Asker;
+use crate::caller::Caller;
+use crate::plan;
+use crate::trace::{Who, note};
+use crate::world::World;
+use distcache_core::time::Instant;
+
+/// More rounds than anything sensible takes.
+const ROUNDS: usize = 200_000;
+/// Milliseconds that a request may take beyond what patience and retries explain.
+const SLACK: u64 = 1_000;
+
+impl World<'_> {
+    /// Ends the run.
+    ///
+    /// # Panics
+    /// Where anything is not as it must be.
+    pub fn finish(&mut self) {
+        self.heal();
+        let wires = &mut self.wires;
+        self.villains.iter_mut().for_each(|villain| villain.retire(wires));
+        self.villains.clear();
+        self.callers.iter_mut().for_each(Caller::retire);
+        self.answer_everybody();
+        for caller in &mut self.callers {
+            caller.leave(&mut self.wires, &mut self.ledger.borrow_mut());
+        }
+        self.callers.clear();
+        // Connections that swallow bytes and that nobody was waiting on are still there.
+        self.wires.heal(|_, _| true);
+        let end = self.wires.now.after(self.longest());
+        self.pass(end);
+        self.check_left();
+        self.probe();
+        self.check_left();
+        self.part();
+    }
+
+    /// What a request may take at most, with every proxy on its way losing patience and dialing.
+    fn longest(&self) -> u64 {
+        let wait = |node: &plan::Node| node.config.limits.patience + node.config.retry + 200;
+        self.plan.nodes.iter().skip(1).map(wait).sum::<u64>() + SLACK
+    }
+
+    fn answer_everybody(&mut self) {
+        let begun = self.wires.now;
+        // A liar may let proxies wait for every single answer.
+        let waits: u64 = self.plan.callers.iter().map(|caller| caller.window as u64).sum();
+        let waits = if self.plan.liar { 1 + waits } else { 1 };
+        // Where buffers are short, each connection that is not heard any more may hold one in turn.
+        let dead = |node: &plan::Node| node.config.limits.patience * node.slots as u64;
+        let limit = waits * self.longest() + self.plan.nodes.iter().map(dead).sum::<u64>();
+        for _ in 0..ROUNDS {
+            if !self.callers.iter().any(Caller::is_waiting) {
+                return;
+            }
+            self.round();
+            let waited = self.wires.now.since(begun);
+            assert!(waited <= limit, "after {waited} ms of calm, a request has not ended");
+        }
+        panic!("requests do not end");
+    }
+
+    /// Lets time pass until `end`, and everything that is to happen by then.
+    fn pass(&mut self, end: Instant) {
+        for _ in 0..ROUNDS {
+            if self.turns() {
+                continue;
+            }
+            match self.wake().filter(|at| *at <= end) {
+                Some(at) => self.wires.now = self.wires.now.max(at),
+                None => {
+                    self.wires.now = self.wires.now.max(end);
+                    return;
+                }
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// All clients have left: nothing is kept of them.
+    fn check_left(&mut self) {
+        let now = self.wires.now;
+        note(now, Who::World, "looks for leaks", [0, 0]);
+        let nodes = self.plan.nodes.clone();
+        let limits = |node: usize| nodes[node].config.limits;
+        let liar = self.plan.liar;
+        let mut links = vec![0; nodes.len()];
+        for shell in self.proxies() {
+            let upstream = shell.plan().upstream;
+            links[upstream] += usize::from(shell.machine.is_up());
+            let kicked = limits(upstream).idle > 0 || (liar && upstream == 0);
+            assert!(kicked || shell.machine.is_up(), "a proxy does not come back to its server");
+            let kept = usize::from(liar) * shell.machine.flights();
+            assert_eq!(shell.machine.flights(), kept, "requests are on their way that nobody made");
+        }
+        let check = |count: usize, links: usize, free: u32, all: u32| {
+            assert_eq!(count, links, "clients stay that have left");
+            assert_eq!(free, all, "buffers stay lent");
+        };
+        for shell in self.proxies() {
+            let (count, free) = (shell.machine.clients(), shell.machine.buffers_free());
+            check(count, links[shell.number()], free, shell.buffers());
+        }
+        if let Some(shell) = self.server() {
+            check(shell.machine.clients(), links[0], shell.machine.buffers_free(), shell.buffers());
+            shell.machine.store().audit(now);
+        }
+    }
+
+    /// A new client of every node gets real answers wherever nothing stands in the way.
+    fn probe(&mut self) {
+        if self.plan.liar {
+            return;
+        }
+        for node in 0..self.plan.nodes.len() {
+            let plan = plan::Caller {
+                node,
+                careful: false,
+                requests: 6,
+                window: 2,
+                connections: 1,
+                pause: 0,
+                patience: 1 << 40,
+                stay: 100,
+            };
+            let asker = Asker { owner: 200 + node as u64, ids: 3, session: 300, life: 60_000 };
+            let strict = (self.path_is_steady(node), false);
+            self.callers.push(Caller::new(300 + node, plan, asker, strict, Vec::new()));
+            let begun = self.wires.now;
+            while !self.callers.iter().all(Caller::is_done) {
+                self.round();
+                let waited = self.wires.now.since(begun);
+                assert!(waited <= self.longest(), "a new client is not served in {waited} ms");
+            }
+            for mut caller in std::mem::take(&mut self.callers) {
+                caller.leave(&mut self.wires, &mut self.ledger.borrow_mut());
+            }
+            self.pass(self.wires.now);
+        }
+    }
+
+    /// Whether no connection on the way from this node to the server ends for being idle.
+    fn path_is_steady(&self, mut node: usize) -> bool {
+        let nodes = &self.plan.nodes;
+        // Its own client may be sent away too, for being idle or for being slow.
+        let steady = |node: &plan::Node| node.config.limits.idle == 0;
+        while steady(&nodes[node]) && node > 0 {
+            node = nodes[node].upstream;
+        }
+        steady(&nodes[node])
+    }
+
+    /// Every connection breaks: nothing is on its way any more.
+    fn part(&mut self) {
+        for number in (0..self.plan.nodes.len()).rev() {
+            self.lose(number);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One direction of a connection: bytes on their way, in order, each with the time of its arrival.
+
+use distcache_core::time::Instant;
+use std::collections::VecDeque;
+
+/// How a direction ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// After the bytes: the writer sends no more.
+    Over,
+    /// At once: the connection is broken, and what has not been read is lost.
+    Broken,
+}
+
+/// What a reader finds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Front {
+    /// Nothing has arrived.
+    Nothing,
+    /// So many bytes: 1 or more.
+    Bytes(usize),
+    /// There are none and there will be none.
+    Ended(Ending),
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub struct Pipe {
+    bytes: VecDeque<u8>,
+    /// When how many of `bytes` arrive; in order.
+    arrivals: VecDeque<(Instant, usize)>,
+    end: Option<(Instant, Ending)>,
+    capacity: usize,
+    /// Nothing that has not arrived arrives any more, and nobody is told.
+    dead: bool,
+}
+
+impl Pipe {
+    /// An empty one that holds no more than `capacity` bytes.
+    pub fn new(capacity: usize) -> Self {
+        let (bytes, arrivals) = (VecDeque::new(), VecDeque::new());
+        Self { bytes, arrivals, end: None, capacity, dead: false }
+    }
+
+    /// How many bytes it takes now.
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.bytes.len())
+    }
+
+    /// Takes bytes, which arrive at `at`, or after what came before.
+    pub fn push(&mut self, at: Instant, bytes: &[u8]) {
+        let at = self.arrivals.back().map_or(at, |(last, _)| at.max(*last));
+        if self.end.is_none() && !bytes.is_empty() {
+            self.bytes.extend(bytes);
+            match self.arrivals.back_mut() {
+                _ if self.dead => (),
+                Some((last, len)) if *last == at => *len += bytes.len(),
+                _ => self.arrivals.push_back((at, bytes.len())),
+            }
+        }
+    }
+
+    /// Ends the direction; only breaking can follow on being over.
+    pub fn end(&mut self, at: Instant, ending: Ending) {
+        match (self.end, ending) {
+            (None, _) | (Some((_, Ending::Over)), Ending::Broken) => self.end = Some((at, ending)),
+            _ => (),
+        }
+    }
+
+    /// Swallows all that has not arrived, and all that follows, without a word.
+    pub fn kill(&mut self, now: Instant) {
+        self.arrivals.retain(|(at, _)| *at <= now);
+        self.dead = true;
+    }
+
+    /// Whether it swallows what is sent.
+    pub const fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// All that is on its way arrives at once, and there is plenty of room.
+    pub fn heal(&mut self, now: Instant) {
+        self.capacity = usize::MAX / 2;
+        for (at, _) in &mut self.arrivals {
+            *at = now.min(*at);
+        }
+        if let Some((at, _)) = &mut self.end {
+            *at = now.min(*at);
+        }
+    }
+
+    /// What the reader finds.
+    pub fn front(&self, now: Instant) -> Front {
+        if let Some((at, Ending::Broken)) = self.end
+            && at <= now
+        {
+            return Front::Ended(Ending::Broken);
+        }
+        let here = self.here(now);
+        match self.end {
+            _ if here > 0 => Front::Bytes(here),
+            Some((at, ending)) if at <= now && self.bytes.is_empty() && !self.dead => {
+                Front::Ended(ending)
+            }
+            _ => Front::Nothing,
+        }
+    }
+
+    fn here(&self, now: Instant) -> usize {
+        self.arrivals.iter().take_while(|(at, _)| *at <= now).map(|(_, len)| len).sum()
+    }
+
+    /// Moves up to `out.len()` bytes that have arrived to `out`, and says how many.
+    pub fn pull(&mut self, now: Instant, out: &mut [u8]) -> usize {
+        let len = self.here(now).min(out.len());
+        for (to, from) in out.iter_mut().zip(self.bytes.drain(..len)) {
+            *to = from;
+        }
+        let mut left = len;
+        while let Some((_, count)) = self.arrivals.front_mut() {
+            if *count > left {
+                *count -= left;
+                break;
+            }
+            left -= *count;
+            self.arrivals.pop_front();
+        }
+        len
+    }
+
+    /// When the reader finds something that it does not find now.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let end = self.end.map(|(at, _)| at).filter(|at| *at > now);
+        let bytes = self.arrivals.iter().map(|(at, _)| *at).find(|at| *at > now);
+        [end, bytes].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,264 @@
+//! What a seed decides before anything happens: who there is, how large, how patient, how unlucky.
+//!
+//! Each kind of trouble is there or not in a given run, so that none hides behind the others.
+
+use distcache_core::conns::Limits;
+use distcache_core::proxy::Config;
+use distcache_core::table::Geometry;
+use distcache_testing::random::Random;
+
+/// How bytes and attempts to connect fare.
+#[derive(Clone, Copy, Debug)]
+pub struct Wire {
+    /// The longest delay in milliseconds.
+    pub delay: u64,
+    /// The largest piece; 0 where a piece may be anything.
+    pub piece: usize,
+    /// How many bytes are on their way in one direction at most.
+    pub capacity: usize,
+    /// How many of a thousand pieces are the last ones of their connection.
+    pub cuts: usize,
+    /// How many of a thousand attempts to connect get no answer.
+    pub lost_dials: usize,
+}
+
+/// How often the rest goes wrong: of a thousand rounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// A node stops for a while; its bytes wait.
+    pub freezes: usize,
+    /// A node dies, and comes back with nothing.
+    pub deaths: usize,
+    /// Time jumps forward.
+    pub jumps: usize,
+    /// A node does nothing in so many of a thousand rounds.
+    pub sloth: usize,
+}
+
+/// The size and the patience of a server or proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    /// Who it passes requests to, where it is a proxy: a node of a lower number.
+    pub upstream: usize,
+    /// Whether that one may lie.
+    pub doubtful: bool,
+    /// Places for clients.
+    pub slots: usize,
+    /// Places for requests in flight.
+    pub flights: usize,
+    /// Buffers.
+    pub buffers: usize,
+    /// What it does with time.
+    pub config: Config,
+    /// Calls of `advance` in one turn; 0 where there is no bound.
+    pub turn: usize,
+}
+
+/// A client that keeps to the rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Whom it calls.
+    pub node: usize,
+    /// Whether it is the core's own client, which makes one request at a time.
+    pub careful: bool,
+    /// How many requests it makes in all.
+    pub requests: usize,
+    /// How many of them it sends without waiting for answers.
+    pub window: usize,
+    /// How many connections it may make.
+    pub connections: usize,
+    /// The longest pause between two requests.
+    pub pause: u64,
+    /// How long it waits for an answer.
+    pub patience: u64,
+    /// How many requests it makes on one connection.
+    pub stay: usize,
+}
+
+/// What a client that keeps to no rules does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Vice {
+    /// Says nothing, or half of something, and stays.
+    Mute,
+    /// Asks and never reads.
+    Deaf,
+    /// Leaves in the middle of a request.
+    Vanish,
+    /// Sends what is no message.
+    Babble,
+    /// Asks for much, in small pieces.
+    Flood,
+}
+
+/// A client that keeps to no rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Villain {
+    /// Whom it calls.
+    pub node: usize,
+    /// What it does.
+    pub vice: Vice,
+}
+
+/// All that is decided beforehand.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Whether nothing at all goes wrong: then every request must have a real answer.
+    pub calm: bool,
+    /// Whether node 0 is a server that lies.
+    pub liar: bool,
+    /// The size of the server's table.
+    pub geometry: Geometry,
+    /// Requests of one client that the server answers before the next one's turn.
+    pub budget: u32,
+    /// The server, and the proxies.
+    pub nodes: Vec<Node>,
+    /// Those who keep to the rules.
+    pub callers: Vec<Caller>,
+    /// Those who do not.
+    pub villains: Vec<Villain>,
+    /// How bytes fare.
+    pub wire: Wire,
+    /// How the rest fares.
+    pub faults: Faults,
+    /// The most bytes that most sessions have.
+    pub session: usize,
+    /// How many ids all clients share.
+    pub ids: usize,
+    /// How long most sessions live at most.
+    pub life: u32,
+}
+
+/// How often a node can die in one run.
+pub const LIVES: usize = 4;
+
+impl Plan {
+    /// What `random` decides.
+    pub fn draw(random: &mut Random) -> Self {
+        let calm = random.below(5) == 0;
+        let liar = !calm && random.below(6) == 0;
+        let proxies = random.below(if calm { 3 } else { 4 }).max(usize::from(liar));
+        let mut nodes: Vec<Node> =
+            (0..=proxies).map(|number| node(random, number, proxies, calm, liar)).collect();
+        if liar {
+            nodes[0].config.limits = Limits { idle: 0, patience: 0 };
+        }
+        let most = if calm { 3 } else { 5 };
+        let callers = (0..=random.below(most)).map(|_| caller(random, proxies, liar)).collect();
+        let villains = if calm { 0 } else { random.below(4) };
+        let sessions = pick(random, &[1, 2, 5, 16, 50, 80]);
+        let bytes = pick(random, &[256, 2_048, 33_024, 300_000]);
+        let wire = wire(random, calm);
+        // Byte for byte, long sessions would take up all the time there is.
+        let narrowest = if wire.piece == 0 { wire.capacity } else { wire.piece.min(wire.capacity) };
+        let session = pick(random, &[16, 300, 300, 5_000, 32_700]).min(100 * narrowest);
+        let mut plan = Self {
+            calm,
+            liar,
+            geometry: Geometry::new(sessions, bytes).expect("a lawful size"),
+            budget: pick(random, &[1, 2, 128]),
+            nodes,
+            callers,
+            villains: (0..villains).map(|_| villain(random, proxies, liar)).collect(),
+            wire,
+            faults: if calm { Faults::default() } else { faults(random, liar, proxies) },
+            session,
+            ids: pick(random, &[1, 3, 12, 100]),
+            life: pick(random, &[5, 2_000, 60_000, 604_800_000]),
+        };
+        if random.below(8) == 0 {
+            plan.hoard(random);
+        }
+        plan
+    }
+
+    /// Makes it a run in which a large table fills up, quickly and for long, while sessions in the
+    /// midst of it are removed and expire.
+    fn hoard(&mut self, random: &mut Random) {
+        (self.ids, self.session) = (100, 300);
+        self.life = pick(random, &[2_000, 60_000, 604_800_000]);
+        self.geometry = Geometry::new(pick(random, &[30, 80]), 300_000).expect("a lawful size");
+        self.wire = Wire { delay: 0, piece: 1 << 20, capacity: 1 << 20, cuts: 0, lost_dials: 0 };
+        self.faults = Faults::default();
+        self.faults.jumps = if self.calm { 0 } else { 30 };
+        for caller in &mut self.callers {
+            (caller.requests, caller.pause, caller.stay) = (400, 0, 1_000);
+        }
+        for node in &mut self.nodes {
+            node.config.limits.idle = 0;
+        }
+    }
+}
+
+/// One of `these`.
+pub fn pick<T: Copy>(random: &mut Random, these: &[T]) -> T {
+    these[random.below(these.len())]
+}
+
+fn wire(random: &mut Random, calm: bool) -> Wire {
+    let delay = if calm { pick(random, &[0, 0, 5]) } else { pick(random, &[0, 0, 3, 200, 4_000]) };
+    let (cuts, lost_dials) = match calm {
+        true => (0, 0),
+        false => (pick(random, &[0, 0, 5, 40]), pick(random, &[0, 0, 0, 200])),
+    };
+    let piece = pick(random, &[0, 0, 0, 1, 13, 2_062, 1 << 20]);
+    let capacity = pick(random, &[1, 20, 3_000, 60_000, 1 << 20, 1 << 20]);
+    Wire { delay, piece, capacity, cuts, lost_dials }
+}
+
+fn faults(random: &mut Random, liar: bool, proxies: usize) -> Faults {
+    let mut one = |rates: &[usize]| pick(random, rates);
+    Faults {
+        freezes: one(&[0, 0, 5, 20]),
+        deaths: if liar && proxies > 0 { 0 } else { one(&[0, 0, 3, 10]) },
+        jumps: one(&[0, 0, 10, 50]),
+        sloth: one(&[0, 0, 0, 500, 900]),
+    }
+}
+
+fn node(random: &mut Random, number: usize, proxies: usize, calm: bool, liar: bool) -> Node {
+    let idle = pick(random, &[0, 0, 40, 5_000, 60_000]);
+    let patience = pick(random, &[0, 300, 3_000, 10_000]);
+    let patience = if liar { patience.max(300) } else { patience };
+    let limits = if calm { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
+    // A proxy behind it finds a place for certain once the others have left.
+    let slots = proxies + 1 + random.below(6) + if calm { 5 } else { 0 };
+    let least = if number == 0 { 2 } else { 4 };
+    let upstream = random.below(number);
+    Node {
+        upstream,
+        doubtful: liar && upstream == 0,
+        slots,
+        flights: pick(random, &[1, 2, 3, 2 * slots]),
+        buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
+        config: Config { limits, retry: pick(random, &[1, 50, 1_000, 5_000]) },
+        turn: pick(random, &[0, 0, 1, 5]),
+    }
+}
+
+fn caller(random: &mut Random, proxies: usize, liar: bool) -> Caller {
+    let careful = random.below(3) == 0;
+    // Only the core's client defends itself against a server that lies.
+    let node = match liar && !careful {
+        true => 1 + random.below(proxies),
+        false => random.below(proxies + 1),
+    };
+    Caller {
+        node,
+        careful,
+        requests: match random.below(8) {
+            0 => 300,
+            _ => 1 + random.below(60),
+        },
+        window: if careful { 1 } else { pick(random, &[1, 2, 5, 30]) },
+        connections: if careful { 6 } else { 12 },
+        pause: pick(random, &[0, 0, 0, 10, 3_000]),
+        patience: pick(random, &[60_000, 60_000, 60_000, 300]),
+        stay: pick(random, &[1, 3, 10, 1_000]),
+    }
+}
+
+fn villain(random: &mut Random, proxies: usize, liar: bool) -> Villain {
+    let first = usize::from(liar);
+    let vices = [Vice::Mute, Vice::Deaf, Vice::Vanish, Vice::Babble, Vice::Flood];
+    Villain { node: first + random.below(proxies + 1 - first), vice: pick(random, &vices) }
+}

@@ -1,0 +1,129 @@
+//! What happened in a run: a hash of everything, and the last events in words.
+//!
+//! The trace belongs to the thread, so that it can be printed from wherever a run fails, be it a
+//! property of ours or a panic in what is tested.
+
+use distcache_core::time::Instant;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// How many events are printed when a run fails.
+const SHOWN: usize = 40;
+
+/// Who did something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Who {
+    /// Chance: a fault, or time itself.
+    World,
+    /// The server, or the liar in its place, is 0; proxies follow.
+    Node(usize),
+    /// A client that keeps to the rules.
+    Caller(usize),
+    /// A client that does not.
+    Villain(usize),
+}
+
+impl Who {
+    const fn code(self) -> u64 {
+        match self {
+            Self::World => 0,
+            Self::Node(number) => 1 << 8 | number as u64,
+            Self::Caller(number) => 2 << 8 | number as u64,
+            Self::Villain(number) => 3 << 8 | number as u64,
+        }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::World => write!(out, "world"),
+            Self::Node(0) => write!(out, "server"),
+            Self::Node(number) => write!(out, "proxy {number}"),
+            Self::Caller(number) => write!(out, "caller {number}"),
+            Self::Villain(number) => write!(out, "villain {number}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    at: u64,
+    who: Who,
+    what: &'static str,
+    numbers: [u64; 2],
+}
+
+struct Trace {
+    seed: u64,
+    hash: u64,
+    events: u64,
+    last: VecDeque<Event>,
+    aloud: bool,
+}
+
+thread_local! {
+    static TRACE: RefCell<Trace> = const {
+        RefCell::new(Trace { seed: 0, hash: 0, events: 0, last: VecDeque::new(), aloud: false })
+    };
+}
+
+/// Begins the trace of a run; `aloud` prints every event.
+pub fn begin(seed: u64, aloud: bool) {
+    TRACE.with_borrow_mut(|trace| {
+        *trace = Trace { seed, hash: seed, events: 0, last: VecDeque::new(), aloud };
+    });
+}
+
+/// The number of events so far and the hash of all.
+pub fn outcome() -> (u64, u64) {
+    TRACE.with_borrow(|trace| (trace.events, trace.hash))
+}
+
+/// Takes down one event; what the numbers mean follows from `what`.
+pub fn note(now: Instant, who: Who, what: &'static str, numbers: [u64; 2]) {
+    TRACE.with_borrow_mut(|trace| {
+        let event = Event { at: now.as_millis(), who, what, numbers };
+        let [a, b] = numbers;
+        let words = what.bytes().fold(0, |sum, byte| fold(sum, u64::from(byte)));
+        trace.hash = [event.at, who.code(), words, a, b].into_iter().fold(trace.hash, fold);
+        trace.events += 1;
+        if trace.aloud {
+            println!("{event}");
+        }
+        if trace.last.len() == SHOWN {
+            trace.last.pop_front();
+        }
+        trace.last.push_back(event);
+    });
+}
+
+const fn fold(hash: u64, value: u64) -> u64 {
+    (hash ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b] = self.numbers;
+        write!(out, "{:>14} ms  {:<10} {} {a} {b}", self.at, self.who.to_string(), self.what)
+    }
+}
+
+/// From now on, a panic anywhere says which seed it was, what came before, and how to see it again.
+pub fn report_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        TRACE.with(|trace| {
+            if let Ok(trace) = trace.try_borrow() {
+                for event in &trace.last {
+                    eprintln!("{event}");
+                }
+                let seed = trace.seed;
+                eprintln!("seed {seed} fails after {} events; to see it again:", trace.events);
+                eprintln!("  cargo run --release -p distcache-simulator -- --seed {seed} --trace");
+            }
+        });
+        before(info);
+    }));
+}
