@@ -7,24 +7,26 @@
 //!      └──────────── ledger: who asked what, what was executed, which answers came ────────┘
 //! ```
 //!
-//! The machines are the real ones: [`Server`] over the real [`Table`], [`Mux`], [`Client`]. Around
-//! them everything is made up, and decided by the seed: who there is and who talks to whom (clients
-//! at the server, at one or several proxies, proxies behind proxies), how much memory and patience
-//! each has, what is asked for, how bytes travel, and what goes wrong. [`plan::Plan`] is all that is
-//! decided beforehand; each kind of trouble is there or not in a given run, so that none hides another, and in
-//! one run of five nothing goes wrong at all.
+//! The machines are the real ones: [`Server`] over the real [`Table`], [`Mux`], [`Client`].
+//! Around them everything is made up, and decided by the seed: who there is and who talks to whom
+//! (clients at the server, at one or several proxies, proxies behind proxies), how much memory
+//! and patience each has, what is asked for, how bytes travel, and what goes wrong.
+//! [`plan::Plan`] is all that is decided beforehand; each kind of trouble is there or not in a
+//! given run, so that none hides another, and in one run of five nothing goes wrong at all.
 //!
 //! # What goes wrong
 //!
 //! - Bytes travel in pieces of any size, late, through pipes that hold as little as one byte.
-//! - Connections end at any byte: reset, swallowed without a word (one way or both), or half closed.
+//! - Connections end at any byte: reset, swallowed without a word (one way or both), or half
+//!   closed.
 //! - Attempts to connect are refused or never decided.
-//! - Servers and proxies stop for a while, die and come back with nothing, and do nothing for many
-//!   rounds or no more than one piece of work a turn.
-//! - Clients vanish in the middle of a request, hang up and wait for the rest, lose patience, never
-//!   read, say nothing, flood, or send what is no message: noise, HTTP, one bit changed, 17 frames,
-//!   answers, frames that disagree.
-//! - The server lies: answers out of order, twice, for nobody, with another operation, not at all.
+//! - Servers and proxies stop for a while, die and come back with nothing, and do nothing for
+//!   many rounds or no more than one piece of work a turn.
+//! - Clients vanish in the middle of a request, hang up and wait for the rest, lose patience,
+//!   never read, say nothing, flood, or send what is no message: noise, HTTP, one bit changed, 17
+//!   frames, answers, frames that disagree.
+//! - The server lies: answers out of order, twice, for nobody, with another operation, not at
+//!   all.
 //! - Tables of one session or one block; pools of the fewest buffers; one flight; few slots.
 //! - Time jumps: a little, by minutes, by 8 days, and to where a session is just about to expire.
 //!
@@ -33,22 +35,23 @@
 //! - A request ends exactly once: with an answer in its turn, under its own uid and operation, or
 //!   with its connection ([`caller`]).
 //! - An answer is what a store said to that very request after it was made, and every execution
-//!   answers once; or a proxy's word that its server is away, and not even that where nothing goes
-//!   wrong. What a store executes somebody has asked for, byte for byte and no more often ([`ledger`]).
-//! - A session's bytes follow from its id and a version that is its own: bytes of another session,
-//!   or of memory used before, are seen wherever they turn up ([`ask`]).
-//! - The table agrees with a plain map at every operation. A session is missing only because it was
-//!   removed, has expired, or was due soonest when room was short, and then room was needed
+//!   answers once; or a proxy's word that its server is away, and not even that where nothing
+//!   goes wrong. What a store executes somebody has asked for, byte for byte and no more often
+//!   ([`ledger`]).
+//! - A session's bytes follow from its id and a version that is its own: bytes of another
+//!   session, or of memory used before, are seen wherever they turn up ([`ask`]).
+//! - The table agrees with a plain map at every operation. A session is missing only because it
+//!   was removed, has expired, or was due soonest when room was short, and then room was needed
 //!   ([`checked`]).
-//! - A machine closes a connection only for a reason; who hangs up is answered first. It says what
-//!   it has to: it is woken only after events and at its deadline, and watched only as it asked to be
-//!   when it last named the peer. It rests when it has nothing to do, does a bounded number of steps
-//!   for each thing done, never dials more often than it may, has never more than one buffer pending,
-//!   and stale keys find nothing and change nothing ([`shell`]).
-//! - Once faults cease, every request ends within the patience and retries on its way; then, with all
-//!   clients gone, no slot, flight or buffer is still held, every proxy is back at its server, and a
-//!   new client of every node gets real answers. With all connections lost, nothing is kept at all
-//!   (`finish`).
+//! - A machine closes a connection only for a reason; who hangs up is answered first. It says
+//!   what it has to: it is woken only after events and at its deadline, and watched only as it
+//!   asked to be when it last named the peer. It rests when it has nothing to do, does a bounded
+//!   number of steps for each thing done, never dials more often than it may, has never more than
+//!   one buffer pending, and stale keys find nothing and change nothing ([`shell`]).
+//! - Once faults cease, every request ends within the patience and retries on its way; then, with
+//!   all clients gone, no slot, flight or buffer is still held, every proxy is back at its
+//!   server, and a new client of every node gets real answers. With all connections lost, nothing
+//!   is kept at all (`finish`).
 //!
 //! # How to run it
 //!
@@ -58,8 +61,8 @@
 //! cargo run --release -p distcache-simulator -- --seed 17 --trace
 //! ```
 //!
-//! A run that fails prints its last events, its seed, and the third of these lines. The same seed is
-//! the same run, event for event. To run with the core's own assertions as well, give cargo
+//! A run that fails prints its last events, its seed, and the third of these lines. The same seed
+//! is the same run, event for event. To run with the core's own assertions as well, give cargo
 //! `--config profile.release.debug-assertions=true`; `cargo test` has them on.
 //!
 //! # That it can fail
@@ -74,9 +77,9 @@
 //! | a frame of 2048 bytes is refused | `wire` | 2 |
 //! | an empty frame is counted after a full last one | `wire` | 2 |
 //! | a full last frame is not marked as the last | `wire` | 2 |
-//! | frames of an ADD are gathered with a byte between them | `wire` | 2 |
+//! | frames of a message are gathered a byte too near each other | `wire` | 2 |
 //! | a session is still there at its due time | `table` | 1 |
-//! | a session due now is not dropped | `table/expiry` | 4 |
+//! | a session due now is not dropped | `table` | 4 |
 //! | the heap sinks the wrong way: others leave than those due soonest | `table/expiry` | 3 |
 //! | the heap is not mended upwards when something is removed | `table/expiry` | 55 |
 //! | one session more than needed leaves | `table` | 19 |
@@ -101,13 +104,13 @@
 //! | the client does not look at an answer's uid | `client` | 23 |
 //! | the client keeps bytes of the last answer | `client` | 2 |
 //!
-//! Two were not found, in 6000 seeds: not to clear `Mux::blocked`, and not to queue a client again
-//! whose budget is spent. Neither changes what anybody sees: every event makes `advance` look again,
-//! and sending the answers queues the client.
+//! Two were not found, in 6000 seeds: not to clear `Mux::blocked`, and not to queue a client
+//! again whose budget is spent. Neither changes what anybody sees: every event makes `advance`
+//! look again, and sending the answers queues the client.
 //!
-//! What it does not see: how long anything takes in real time, what the shell around the machines
-//! does with sockets, and wrong answers that are right by chance, such as two answers to the same
-//! question about the same id that change places.
+//! What it does not see: who comes before whom among clients that all get their answers; how long
+//! anything takes in real time; what the shell around the machines does with sockets; and wrong
+//! answers that are right by chance, such as two to the same question that change places.
 //!
 //! [`Client`]: distcache_core::client::Client
 //! [`Mux`]: distcache_core::proxy::Mux

@@ -1,8 +1,8 @@
 //! A server or a proxy on the network: what a poll loop does, in an order that chance decides.
 //!
-//! The loop trusts the machine: it wakes it only after an event or at its deadline, and looks at a
-//! peer's wants only after a verb on that peer or when `advance` names it. So a machine that does not
-//! say what has changed, or when it wants to be woken, stands still here, and is found out.
+//! The loop trusts the machine: it wakes it only after an event or at its deadline, and looks at
+//! a peer's wants only after a verb on that peer or when `advance` names it. So a machine that does
+//! not say what has changed, or when it wants to be woken, stands still here, and is found out.
 
 use crate::pipe::{Ending, Front};
 use crate::plan::Node;
@@ -29,6 +29,8 @@ struct Port {
     went: Scan,
     /// When the peer last did what its patience is measured by.
     since: Instant,
+    /// Its bytes are there, and the machine had no room for them when it was last asked.
+    turned_away: bool,
 }
 
 /// A machine and its connections.
@@ -152,7 +154,8 @@ impl<M: Subject> Shell<M> {
     fn add_port(&mut self, end: End, peer: Peer, now: Instant) {
         let (came, went) = (Scan::default(), Scan::default());
         let wants = Wants::default();
-        self.ports.push(Port { end, peer, wants, ended: false, came, went, since: now });
+        let (ended, turned_away) = (false, false);
+        self.ports.push(Port { end, peer, wants, ended, came, went, since: now, turned_away });
         self.look(self.ports.len() - 1);
     }
 
@@ -191,6 +194,7 @@ impl<M: Subject> Shell<M> {
                 // Asking twice is asking once.
                 self.machine.space(port.peer);
                 let space = self.machine.space(port.peer);
+                port.turned_away = space.is_empty();
                 let len = match space.is_empty() {
                     true => 0,
                     false => wires.read(Who::Node(self.number), port.end, space),
@@ -296,10 +300,13 @@ impl<M: Subject> Shell<M> {
         let since = if port.peer == Peer::Server { self.flying } else { port.since };
         let waited = wires.now.since(since);
         let over = |limit: u64| limit > 0 && waited >= limit;
+        let answered = port.came.messages == port.went.messages;
         let right = match (port.peer, wires.dialer(port.end)) {
             (_, Who::Villain(_)) => true,
             // What an honest server does is no reason; what a liar does may be one.
             (Peer::Server, _) => port.ended || self.plan.doubtful || over(limits.patience),
+            // Who has no answer to read and waits for room is not late.
+            (Peer::Client(_), _) if port.turned_away && answered && !port.went.within => port.ended,
             (Peer::Client(_), _) => port.ended || over(limits.idle) || over(limits.patience),
         };
         assert!(right, "{} closes link {} for nothing: {port:?}", self.who(), port.end.link);
@@ -307,7 +314,6 @@ impl<M: Subject> Shell<M> {
         let timely = !over(limits.idle) && !over(limits.patience);
         let lawful =
             !matches!(wires.dialer(port.end), Who::Villain(_)) && port.peer != Peer::Server;
-        let answered = port.came.messages == port.went.messages;
         assert!(!(timely && lawful) || answered, "{} closes unanswered {port:?}", self.who());
     }
 
