@@ -13,6 +13,7 @@ pub mod memory;
 pub mod net;
 pub mod process;
 pub mod random;
+pub mod rig;
 pub mod siege;
 pub mod store;
 pub mod stranger;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::load::{Load, Timings};
-use crate::process::{Program, Signal, has_tool, until};
+use crate::process::{Program, Signal, until};
 
 /// How many rounds a load goes through in quiet, and again under siege.
 pub const ROUNDS: usize = 100;
@@ -150,16 +150,7 @@ pub fn rests(pid: u32) {
 /// Whether a test may make namespaces, for which it must be root.
 ///
 /// # Panics
-/// Where it is not root, unless `DC_SKIP_RIGS` is 1: then it says by its name that it proves nothing.
+/// See [`crate::rig::can_run`].
 pub fn may_make_namespaces(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let tools = ["ip", "nsenter", "unshare"].iter().all(|tool| has_tool(tool));
-    if !(root && tools) {
-        eprintln!(
-            "SKIPPED: {test} needs root, ip, nsenter and unshare, and proves nothing without"
-        );
-        let skip = std::env::var_os("DC_SKIP_RIGS").is_some_and(|value| value == "1");
-        assert!(skip, "{test} needs root and tools; DC_SKIP_RIGS=1 goes on without");
-    }
-    root && tools
+    crate::rig::can_run(test, true, &["ip", "nsenter", "unshare"])
 }
