@@ -70,22 +70,6 @@ fn messages_of_many_frames_pass_both_ways() {
 }
 
 #[test]
-fn the_patch_level_of_either_side_stays_there() {
-    let mut memory = Memory::of(1);
-    let mut net = world(&mut memory, Pieces::Whole);
-    let client = net.connect();
-    let mut ask = have(7, b"a");
-    ask[3] = 5;
-    net.send(client, &ask);
-    net.drive();
-    assert_eq!(net.received(SERVER)[..4], [0, 0x11, 0, 0]);
-    let mut reply = status(uid_of(&mut net), HAVE, 0);
-    reply[2] = 9;
-    answer(&mut net, &reply);
-    assert_eq!(net.received(client), status(7, HAVE, 0));
-}
-
-#[test]
 fn one_request_of_a_client_is_on_its_way_at_a_time() {
     every_way(40, |pieces| {
         let mut memory = Memory::of(1);

@@ -4,9 +4,13 @@
 //! distcache-core --bench wire`.
 
 use distcache_core::message::{Add, Reply, Request};
-use distcache_core::wire::{self, Direction, HEADER_LEN, Header, MESSAGE_MAX, Message, Op};
+use distcache_core::wire::{
+    self, Direction, Envelope, HEADER_LEN, Header, MESSAGE_MAX, Message, Op,
+};
 use divan::{Bencher, black_box, counter::BytesCount};
 
+const RESPONSE: Envelope =
+    Envelope { direction: Direction::Response, ..Envelope::request(7, Op::Get) };
 const SIZES: [usize; 3] = [32, 200, 32_768];
 
 fn main() {
@@ -16,7 +20,7 @@ fn main() {
 /// An answer that carries as much.
 fn answer(payload_len: usize) -> ([u8; MESSAGE_MAX], usize) {
     let mut wire = [0x5A; MESSAGE_MAX];
-    let len = wire::frame(&mut wire, Direction::Response, 7, Op::Get, payload_len);
+    let len = wire::frame(&mut wire, &RESPONSE, payload_len);
     (wire, len.expect("it fits"))
 }
 
@@ -60,9 +64,9 @@ fn read(bencher: Bencher<'_, '_>, payload_len: usize) {
 #[divan::bench(args = SIZES)]
 fn frame(bencher: Bencher<'_, '_>, payload_len: usize) {
     let mut wire = [0x5A; MESSAGE_MAX];
-    bencher.counter(BytesCount::new(payload_len)).bench_local(|| {
-        wire::frame(black_box(&mut wire), Direction::Response, 7, Op::Get, payload_len)
-    });
+    bencher
+        .counter(BytesCount::new(payload_len))
+        .bench_local(|| wire::frame(black_box(&mut wire), &RESPONSE, payload_len));
 }
 
 #[divan::bench(args = SIZES)]
@@ -72,7 +76,7 @@ fn relabel(bencher: Bencher<'_, '_>, payload_len: usize) {
     let mut out = [0; MESSAGE_MAX];
     bencher
         .counter(BytesCount::new(len))
-        .bench_local(|| message.relabel(black_box(&wire), 9, black_box(&mut out)));
+        .bench_local(|| message.relabel(black_box(&wire), 9, 0, black_box(&mut out)));
 }
 
 /// What a client does for an ADD: the payload, and the header around it.
@@ -83,7 +87,7 @@ fn write_add(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         let request = Request::Add(Add { ttl: 1000, id: black_box(id), session: &[5; 200] });
         let len = request.write(&mut wire[HEADER_LEN..]).expect("it fits");
-        wire::frame(black_box(&mut wire), Direction::Request, 7, Op::Add, len)
+        wire::frame(black_box(&mut wire), &Envelope::request(7, Op::Add), len)
     });
 }
 

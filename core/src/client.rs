@@ -7,7 +7,7 @@
 
 use crate::message::{Reply, Request};
 use crate::pool::{Fifo, Pool};
-use crate::wire::{self, Direction, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
+use crate::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
 
 /// Bytes of memory that a client needs.
 pub const MEMORY: usize = 2 * MESSAGE_MAX;
@@ -19,6 +19,9 @@ pub enum RequestError {
     Busy,
     /// The session is too long for one message.
     TooLarge,
+    /// The peer is not known to have this operation: it has answered at too low a level, or not at
+    /// all yet.
+    Unsupported,
 }
 
 /// One end of a connection to a server.
@@ -28,6 +31,8 @@ pub struct Client<'m> {
     inbox: Fifo,
     outbox: Fifo,
     uid: u32,
+    /// The patch level of the peer's last answer; 0 before the first.
+    level: u16,
     /// The operation that is to be answered.
     open: Option<Op>,
     /// The answer at the front of the inbox.
@@ -44,9 +49,21 @@ impl<'m> Client<'m> {
             inbox,
             outbox,
             uid: 0,
+            level: 0,
             open: None,
             answer: None,
         })
+    }
+
+    /// The patch level at which the peer has answered last; 0 before that. Operations that need a
+    /// higher one are not sent.
+    pub const fn level(&self) -> u16 {
+        self.level
+    }
+
+    /// On an earlier connection the same peer has answered at this patch level.
+    pub const fn set_level(&mut self, level: u16) {
+        self.level = level;
     }
 
     /// Begins a request. The answer to the last one is dropped.
@@ -58,10 +75,13 @@ impl<'m> Client<'m> {
             return Err(RequestError::Busy);
         }
         let (uid, op) = (self.uid.wrapping_add(1), request.op());
+        if op.level() > self.level {
+            return Err(RequestError::Unsupported);
+        }
         let room = self.outbox.space(&mut self.pool);
         let payload = room.get_mut(HEADER_LEN..).unwrap_or_default();
         let len = request.write(payload);
-        let len = len.and_then(|len| wire::frame(room, Direction::Request, uid, op, len));
+        let len = len.and_then(|len| wire::frame(room, &Envelope::request(uid, op), len));
         let len = len.ok_or(RequestError::TooLarge)?;
         self.outbox.filled(&mut self.pool, len);
         if let Some(answer) = self.answer.take() {
@@ -114,6 +134,7 @@ impl<'m> Client<'m> {
         let wire = self.inbox.bytes_mut(&mut self.pool);
         Reply::parse(header.op, message.payload(wire))?;
         self.answer = Some(message);
+        self.level = header.patch;
         Ok(true)
     }
 
@@ -141,7 +162,8 @@ mod tests {
     fn reply(uid: u32, op: Op, payload: &[u8]) -> vec::Vec<u8> {
         let mut wire = vec![0; MESSAGE_MAX];
         wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        let len = wire::frame(&mut wire, Direction::Response, uid, op, payload.len()).unwrap();
+        let envelope = Envelope { direction: Direction::Response, ..Envelope::request(uid, op) };
+        let len = wire::frame(&mut wire, &envelope, payload.len()).unwrap();
         wire.truncate(len);
         wire
     }

@@ -3,11 +3,11 @@
 use crate::id::Id;
 use crate::wire::{Malformed, Op};
 
-/// The longest life that an ADD may ask for: 7 days in milliseconds.
+/// The longest life that an ADD or PUT may ask for: 7 days in milliseconds.
 pub const TTL_MAX: u32 = 604_800_000;
-/// The bytes of an ADD before its id: the timeout and the length of the id.
+/// The bytes of an ADD or PUT before its id: the timeout and the length of the id.
 pub const ADD_FIXED_LEN: usize = 8;
-/// A response to GET that is shorter than this is taken for a status: no real session is so short.
+/// A response to GET or TAKE that is shorter than this is taken for a status: no real session is so short.
 pub const SESSION_MIN: usize = 5;
 
 /// The one byte with which most requests are answered.
@@ -21,6 +21,9 @@ impl Status {
     pub const NOT_OK: Self = Self(1);
     /// A proxy's word: the server is away.
     pub const DISCONNECTED: Self = Self(2);
+    /// PUT and TAKE: a proxy's word: the server behind it is not known to have them. The old
+    /// operations will do.
+    pub const UNSUPPORTED: Self = Self(3);
     /// ADD: the id's length leaves no room for a session.
     pub const ADD_CORRUPT: Self = Self(100);
     /// ADD: a session is stored under this id; it stays.
@@ -38,6 +41,7 @@ impl Status {
             Self::OK => Some("ok"),
             Self::NOT_OK => Some("not there"),
             Self::DISCONNECTED => Some("server away"),
+            Self::UNSUPPORTED => Some("not supported"),
             Self::ADD_CORRUPT => Some("corrupt"),
             Self::ADD_EXISTS => Some("already there"),
             Self::ADD_TIMEOUT => Some("timeout out of range"),
@@ -60,7 +64,7 @@ pub struct Add<'a> {
 }
 
 impl<'a> Add<'a> {
-    /// Reads the payload of an ADD.
+    /// Reads the payload of an ADD or PUT.
     ///
     /// # Errors
     /// [`Malformed::Payload`] where it is shorter than its fixed fields. The inner error is the
@@ -97,6 +101,10 @@ pub enum Request<'a> {
     Remove(Id<'a>),
     /// Ask for this id.
     Have(Id<'a>),
+    /// Store a session in place of what is there.
+    Put(Add<'a>),
+    /// Fetch the session of this id and forget it.
+    Take(Id<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -107,14 +115,16 @@ impl<'a> Request<'a> {
             Self::Get(_) => Op::Get,
             Self::Remove(_) => Op::Remove,
             Self::Have(_) => Op::Have,
+            Self::Put(_) => Op::Put,
+            Self::Take(_) => Op::Take,
         }
     }
 
     /// The id that the request is about.
     pub const fn id(&self) -> Id<'a> {
         match self {
-            Self::Add(add) => add.id,
-            Self::Get(id) | Self::Remove(id) | Self::Have(id) => *id,
+            Self::Add(add) | Self::Put(add) => add.id,
+            Self::Get(id) | Self::Remove(id) | Self::Have(id) | Self::Take(id) => *id,
         }
     }
 
@@ -122,12 +132,14 @@ impl<'a> Request<'a> {
     /// room for it.
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
         match self {
-            Self::Add(add) => {
+            Self::Add(add) | Self::Put(add) => {
                 let id = add.id.bytes();
                 let id_len = u32::try_from(id.len()).ok()?.to_be_bytes();
                 gather(&[&add.ttl.to_be_bytes(), &id_len, id, add.session], out)
             }
-            Self::Get(id) | Self::Remove(id) | Self::Have(id) => gather(&[id.bytes()], out),
+            Self::Get(id) | Self::Remove(id) | Self::Have(id) | Self::Take(id) => {
+                gather(&[id.bytes()], out)
+            }
         }
     }
 }
@@ -145,7 +157,7 @@ fn gather(parts: &[&[u8]], out: &mut [u8]) -> Option<usize> {
 /// What a server said to a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reply<'a> {
-    /// The session that a GET asked for.
+    /// The session that a GET or TAKE asked for.
     Session(&'a [u8]),
     /// Everything else. An answer without payload, which the C proxy gives while its server is
     /// away, counts as [`Status::DISCONNECTED`].
@@ -161,9 +173,11 @@ impl<'a> Reply<'a> {
         match (op, payload) {
             (_, []) => Ok(Self::Status(Status::DISCONNECTED)),
             (_, [code]) => Ok(Self::Status(Status(*code))),
-            (Op::Get, session) if session.len() >= SESSION_MIN => Ok(Self::Session(session)),
-            (Op::Get, _) => Ok(Self::Status(Status::NOT_OK)),
-            (Op::Add | Op::Remove | Op::Have, _) => Err(Malformed::Payload),
+            (Op::Get | Op::Take, session) if session.len() >= SESSION_MIN => {
+                Ok(Self::Session(session))
+            }
+            (Op::Get | Op::Take, _) => Ok(Self::Status(Status::NOT_OK)),
+            (Op::Add | Op::Put | Op::Remove | Op::Have, _) => Err(Malformed::Payload),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::message::{ADD_FIXED_LEN, Status};
 use crate::pool::{Fifo, Pool};
 use crate::slots::{Key, Lane, Queue, Slot, Slots, Tag};
 use crate::time::Instant;
-use crate::wire::{self, Direction, HEADER_LEN, Header, Malformed, Message, Op};
+use crate::wire::{self, Direction, Envelope, HEADER_LEN, Header, LEVEL, Malformed, Message};
 
 /// How long requests wait for a connection that is just being made, before they are answered that
 /// the server is away.
@@ -65,8 +65,8 @@ pub struct Traffic {
 #[derive(Debug)]
 pub struct Flight {
     client: Key,
-    uid: u32,
-    op: Op,
+    /// The client's own header.
+    request: Header,
     since: Instant,
 }
 
@@ -94,6 +94,8 @@ struct Upstream {
     stirred: bool,
     inbox: Fifo,
     outbox: Fifo,
+    /// The patch level of its last answer; 0 before the first one on a connection.
+    level: u16,
     /// When the last attempt to connect began; `None` before the first.
     dialed: Option<Instant>,
 }
@@ -142,6 +144,7 @@ impl<'m> Mux<'m> {
             stirred: false,
             inbox: Fifo::new(),
             outbox: Fifo::new(),
+            level: 0,
             dialed: None,
         };
         server.inbox.keep(&mut conns.pool);
@@ -174,6 +177,7 @@ impl<'m> Mux<'m> {
     pub fn connected(&mut self, _now: Instant) {
         if self.server.phase == Phase::Dialing {
             self.server.phase = Phase::Up;
+            self.server.level = 0;
             self.blocked = false;
             self.traffic.connects = self.traffic.connects.saturating_add(1);
         }
@@ -271,19 +275,21 @@ impl<'m> Mux<'m> {
             count(&mut self.traffic.strays);
             return Ok(None);
         };
-        if self.flights.get(tag).is_some_and(|flight| flight.op != message.header.op) {
+        if self.flights.get(tag).is_some_and(|flight| flight.request.op != message.header.op) {
             return Err(Malformed::Payload);
         }
         let Some(flight) = self.end_flight(tag) else {
             return Ok(None);
         };
+        self.server.level = message.header.patch;
         let Some((conn, pool)) = self.conns.get(flight.client) else {
             count(&mut self.traffic.orphaned);
             return Ok(None);
         };
         conn.flight = None;
         if let Some((wire, room)) = pool.between(&self.server.inbox, &conn.outbox) {
-            let len = message.relabel(wire, flight.uid, room).unwrap_or(0);
+            let level = flight.request.patch.min(self.server.level).min(LEVEL);
+            let len = message.relabel(wire, flight.request.uid, level, room).unwrap_or(0);
             conn.outbox.filled(pool, len);
         }
         count(&mut self.traffic.answered);
@@ -307,23 +313,26 @@ impl<'m> Mux<'m> {
             return Some(Peer::Server);
         };
         conn.flight = None;
-        self.refuse(now, flight.client, flight.uid, flight.op);
+        self.refuse(now, flight.client, &flight.request, Status::DISCONNECTED);
         Some(Peer::Client(flight.client))
     }
 
-    /// Answers that the server is away; the client has room for it.
-    fn refuse(&mut self, now: Instant, key: Key, uid: u32, op: Op) {
+    /// Answers that the server is away, or can't do this; the client has room for it.
+    fn refuse(&mut self, now: Instant, key: Key, request: &Header, status: Status) {
         let Some((conn, pool)) = self.conns.get(key) else {
             return;
         };
         // Its buffer was reserved when the request set out, or just now.
         let room = conn.outbox.space(pool);
-        if let Some(status) = room.get_mut(HEADER_LEN) {
-            *status = Status::DISCONNECTED.0;
+        if let Some(first) = room.get_mut(HEADER_LEN) {
+            *first = status.0;
         }
-        let len = wire::frame(room, Direction::Response, uid, op, 1).unwrap_or(0);
+        let level = self.server.level.min(LEVEL).max(request.op.level());
+        let len = wire::frame(room, &Envelope::answer(request, level), 1).unwrap_or(0);
         conn.outbox.filled(pool, len);
-        count(&mut self.traffic.disconnected);
+        if status == Status::DISCONNECTED {
+            count(&mut self.traffic.disconnected);
+        }
         self.conns.retime(now, key, true);
     }
 
@@ -361,9 +370,9 @@ impl<'m> Mux<'m> {
             Ok(None) => return Start::Nothing,
             Err(_) => return Start::Malformed,
         };
-        let Header { uid, op, .. } = message.header;
+        let request = message.header;
         // The server would close the connection of everybody for this.
-        if op == Op::Add && message.payload_len < ADD_FIXED_LEN {
+        if request.op.stores() && message.payload_len < ADD_FIXED_LEN {
             return Start::Malformed;
         }
         if waits {
@@ -372,11 +381,13 @@ impl<'m> Mux<'m> {
         if !conn.outbox.reserve(pool) {
             return Start::NoBuffer;
         }
-        if self.server.phase == Phase::Up && !self.server.doomed {
+        let up = self.server.phase == Phase::Up && !self.server.doomed;
+        if up && request.op.level() <= self.server.level {
             return self.forward(now, key, &message);
         }
         conn.inbox.consume(pool, message.wire_len);
-        self.refuse(now, key, uid, op);
+        let status = if up { Status::UNSUPPORTED } else { Status::DISCONNECTED };
+        self.refuse(now, key, &request, status);
         Start::Done
     }
 
@@ -385,8 +396,7 @@ impl<'m> Mux<'m> {
         let Some((conn, pool)) = self.conns.get(client) else {
             return Start::Nothing;
         };
-        let Header { uid, op, .. } = message.header;
-        let flight = Flight { client, uid, op, since: now };
+        let flight = Flight { client, request: message.header, since: now };
         if self.server.outbox.space(pool).len() < message.wire_len {
             return Start::Blocked;
         }
@@ -395,7 +405,7 @@ impl<'m> Mux<'m> {
         };
         let tag = self.flights.tag(flight);
         let between = pool.between(&conn.inbox, &self.server.outbox);
-        let copied = between.and_then(|(wire, room)| message.relabel(wire, tag, room));
+        let copied = between.and_then(|(wire, room)| message.relabel(wire, tag, LEVEL, room));
         let Some(len) = copied else {
             self.flights.remove(flight);
             return Start::Blocked;

@@ -20,7 +20,7 @@ use crate::pool::Pool;
 use crate::slots::{Key, Slot};
 use crate::table::{AddError, Table};
 use crate::time::Instant;
-use crate::wire::{self, Direction, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
+use crate::wire::{self, Direction, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
 
 /// Requests of one client that are answered before the next one's turn.
 pub const BUDGET: u32 = 128;
@@ -39,6 +39,12 @@ pub trait Store {
     /// # Errors
     /// The status that refuses it; then nothing has changed.
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status>;
+
+    /// Stores a session as [`Store::add`] does, in place of what is there.
+    ///
+    /// # Errors
+    /// The status that refuses it; then what is there stays.
+    fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status>;
 
     /// Copies as much of the session as fits to the front of `out`, and says how long it is; `None`
     /// where there is none.
@@ -68,11 +74,11 @@ pub trait Store {
 
 impl Store for Table<'_> {
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        Table::add(self, now, ttl, id, session).map_err(|error| match error {
-            AddError::Exists => Status::ADD_EXISTS,
-            AddError::Full => Status::NOT_OK,
-            AddError::TooLarge => Status::ADD_DATA,
-        })
+        Table::add(self, now, ttl, id, session).map_err(refusal)
+    }
+
+    fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        Table::put(self, now, ttl, id, session).map_err(refusal)
     }
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
@@ -100,16 +106,24 @@ impl Store for Table<'_> {
     }
 }
 
+const fn refusal(error: AddError) -> Status {
+    match error {
+        AddError::Exists => Status::ADD_EXISTS,
+        AddError::Full => Status::NOT_OK,
+        AddError::TooLarge => Status::ADD_DATA,
+    }
+}
+
 /// How many requests were answered, by operation, and how.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Operations {
     /// All requests answered.
     pub total: u64,
-    /// Requests to fetch a session.
+    /// Requests to fetch a session: GET and TAKE.
     pub gets: u64,
     /// Those of `gets` that were answered with a session.
     pub hits: u64,
-    /// Requests to store a session.
+    /// Requests to store a session: ADD and PUT.
     pub adds: u64,
     /// Those of `adds` that were refused.
     pub refused: u64,
@@ -366,7 +380,7 @@ impl<S: Store> Batch<'_, S> {
                 break;
             };
             let id = wire.get(HEADER_LEN..).and_then(Id::new);
-            if let (Some(id), Op::Get | Op::Have | Op::Remove) = (id, message.header.op) {
+            if let (Some(id), false) = (id, message.header.op.stores()) {
                 // There is room for as many as there are messages.
                 let _ = ids.push(id);
             }
@@ -402,11 +416,11 @@ impl Operations {
         let add = |counter: &mut u64, one: bool| *counter = counter.saturating_add(one.into());
         add(&mut self.total, true);
         match op {
-            Op::Add => {
+            Op::Add | Op::Put => {
                 add(&mut self.adds, true);
                 add(&mut self.refused, !done);
             }
-            Op::Get => {
+            Op::Get | Op::Take => {
                 add(&mut self.gets, true);
                 add(&mut self.hits, done);
             }
@@ -444,22 +458,29 @@ pub fn answer(
     };
     // Such a long id is not there, whatever it says.
     let id = match message.payload_len {
-        ..=ID_MAX if op != Op::Add => Id::new(message.payload(wire)),
+        ..=ID_MAX if !op.stores() => Id::new(message.payload(wire)),
         _ => None,
     };
     let status = match (op, id) {
-        (Op::Add, _) => match Add::parse(message.payload(wire))? {
-            Ok(add) => store.add(now, add.ttl, add.id, add.session).err(),
+        (Op::Add | Op::Put, _) => match Add::parse(message.payload(wire))? {
+            Ok(Add { ttl, id, session }) if op == Op::Add => store.add(now, ttl, id, session).err(),
+            Ok(Add { ttl, id, session }) => store.put(now, ttl, id, session).err(),
             Err(status) => Some(status),
         }
         .unwrap_or(Status::OK),
-        (Op::Get, Some(id)) => match store.get(now, id, room) {
-            Some(len @ 0..=PAYLOAD_MAX) => return Ok(reply(message, out, len, true)),
+        (Op::Get | Op::Take, Some(id)) => match store.get(now, id, room) {
+            Some(len @ 0..=PAYLOAD_MAX) => {
+                let answered = reply(message, out, len, true);
+                if op == Op::Take && answered.is_some() {
+                    store.remove(now, id);
+                }
+                return Ok(answered);
+            }
             _ => Status::NOT_OK,
         },
         (Op::Remove, Some(id)) if store.remove(now, id) => Status::OK,
         (Op::Have, Some(id)) if store.have(now, id) => Status::OK,
-        (Op::Get | Op::Remove | Op::Have, _) => Status::NOT_OK,
+        (Op::Get | Op::Remove | Op::Have | Op::Take, _) => Status::NOT_OK,
     };
     if let Some(first) = room.first_mut() {
         *first = status.0;
@@ -469,8 +490,8 @@ pub fn answer(
 
 #[inline]
 fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> Option<Answered> {
-    let (uid, op) = (message.header.uid, message.header.op);
-    let len = wire::frame(out, Direction::Response, uid, op, payload_len)?;
+    let envelope = Envelope::answer(&message.header, wire::LEVEL);
+    let len = wire::frame(out, &envelope, payload_len)?;
     Some(Answered { len, done })
 }
 
@@ -511,7 +532,7 @@ mod tests {
         let mut ask = |op, payload: &[u8], room| {
             let mut wire = [0; 64];
             wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-            wire::frame(&mut wire, Direction::Request, 1, op, payload.len()).unwrap();
+            wire::frame(&mut wire, &Envelope::request(1, op), payload.len()).unwrap();
             let message = Message::measure(&wire, Direction::Request).unwrap().unwrap();
             let mut out = [0; 64];
             let answer =

@@ -225,7 +225,7 @@ mod tests {
     fn message(uid: u32, op: Op, payload: &[u8]) -> Vec<u8> {
         let mut out = std::vec![0; wire::wire_len(payload.len())];
         out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        wire::frame(&mut out, Direction::Request, uid, op, payload.len()).unwrap();
+        wire::frame(&mut out, &wire::Envelope::request(uid, op), payload.len()).unwrap();
         out
     }
 

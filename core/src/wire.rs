@@ -9,14 +9,20 @@
 //! +-------+-------+---+---------------+---+---+---+-------+----------------+
 //! |version| patch |dir|      uid      |cls|op |end|  len  | len bytes      |
 //! +-------+-------+---+---------------+---+---+---+-------+----------------+
-//!   0x0011   any   0/1       any        0  0-3 0/1 0-2048   (2048 if end=0)
+//!   0x0011   any   0/1       any        0  0-5 0/1 0-2048   (2048 if end=0)
 //! ```
+//!
+//! The patch level is what its sender can do. A server answers at the lower of its own and the
+//! request's, so that who asks at level 0 gets what it always got. Operations 4 and 5 exist from
+//! level 1 on.
 //!
 //! Each byte of a header is judged as soon as it is there: what can no longer become a lawful
 //! message is [`Malformed`] at once, and what still can is waited for.
 
 /// The protocol version: the high half of a header's first field.
 pub const VERSION: u16 = 0x0011;
+/// Our patch level: the low half of the first field of all that we send of ourselves.
+pub const LEVEL: u16 = 1;
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 14;
 /// The most data that one frame carries, and exactly what every frame but a message's last carries.
@@ -54,20 +60,41 @@ pub enum Op {
     Remove = 2,
     /// Ask whether a session is there.
     Have = 3,
+    /// Store a session in place of what is there. From patch level 1 on.
+    Put = 4,
+    /// Fetch a session and forget it. From patch level 1 on.
+    Take = 5,
 }
 
 impl Op {
     /// All operations, in the order of their codes.
-    pub const ALL: [Self; 4] = [Self::Add, Self::Get, Self::Remove, Self::Have];
+    pub const ALL: [Self; 6] =
+        [Self::Add, Self::Get, Self::Remove, Self::Have, Self::Put, Self::Take];
 
-    const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::Add),
-            1 => Some(Self::Get),
-            2 => Some(Self::Remove),
-            3 => Some(Self::Have),
+    /// The operation of this code, where there is one at this patch level.
+    const fn from_code(code: u8, level: u16) -> Option<Self> {
+        match (code, level) {
+            (0, _) => Some(Self::Add),
+            (1, _) => Some(Self::Get),
+            (2, _) => Some(Self::Remove),
+            (3, _) => Some(Self::Have),
+            (4, 1..) => Some(Self::Put),
+            (5, 1..) => Some(Self::Take),
             _ => None,
         }
+    }
+
+    /// The least patch level at which there is this operation.
+    pub const fn level(self) -> u16 {
+        match self {
+            Self::Add | Self::Get | Self::Remove | Self::Have => 0,
+            Self::Put | Self::Take => 1,
+        }
+    }
+
+    /// Whether a request carries a session: [`crate::message::Add`] is its payload.
+    pub const fn stores(self) -> bool {
+        matches!(self, Self::Add | Self::Put)
     }
 
     /// The operation's name in capitals, as the protocol's documents write it.
@@ -77,6 +104,8 @@ impl Op {
             Self::Get => "GET",
             Self::Remove => "REMOVE",
             Self::Have => "HAVE",
+            Self::Put => "PUT",
+            Self::Take => "TAKE",
         }
     }
 }
@@ -96,9 +125,9 @@ pub enum Malformed {
     Direction,
     /// `data_len` is over 2048, or not 2048 in a frame that is not the last.
     Length,
-    /// `operation` is none of the four.
+    /// `operation` is none that there is at the frame's patch level.
     Operation,
-    /// An ADD is too short for its fixed fields, or a response answers another operation than asked.
+    /// An ADD or PUT is too short for its fixed fields, or a response answers another operation than asked.
     Payload,
     /// The protocol version is not ours.
     Version,
@@ -118,6 +147,40 @@ impl Malformed {
             Self::Payload => "payload does not fit the operation",
             Self::Version => "foreign protocol version",
         }
+    }
+}
+
+/// What all frames of one message agree in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Envelope {
+    /// The sender's patch level.
+    pub level: u16,
+    /// Which way the message goes.
+    pub direction: Direction,
+    /// The requester's mark.
+    pub uid: u32,
+    /// What is asked for.
+    pub op: Op,
+}
+
+impl Envelope {
+    /// That of a request of ours.
+    pub const fn request(uid: u32, op: Op) -> Self {
+        Self { level: LEVEL, direction: Direction::Request, uid, op }
+    }
+
+    /// That of the answer to a request, from who is at patch level `level`.
+    #[inline]
+    pub const fn answer(request: &Header, level: u16) -> Self {
+        let level = if level < request.patch { level } else { request.patch };
+        Self { level, direction: Direction::Response, uid: request.uid, op: request.op }
+    }
+
+    /// The header of a last, or only, frame with `len` bytes of data.
+    #[inline]
+    const fn header(&self, len: u16) -> Header {
+        let Self { level, direction, uid, op } = *self;
+        Header { patch: level, direction, uid, op, complete: true, len }
     }
 }
 
@@ -157,7 +220,7 @@ impl Header {
     #[cold]
     fn judge_part(bytes: &[u8], direction: Direction) -> Result<(), Malformed> {
         // Any uid, and ADD as the operation: lawful whatever the other bytes say.
-        let lenient = Self::message(direction, 0, Op::Add, 0).encode();
+        let lenient = Envelope { direction, ..Envelope::request(0, Op::Add) }.header(0).encode();
         Self::judge(&completed(bytes, lenient), direction).map(drop)
     }
 
@@ -166,7 +229,7 @@ impl Header {
         let (whole, all) = match bytes.first_chunk() {
             Some(whole) => (*whole, true),
             None => {
-                let lenient = Self::message(self.direction, self.uid, self.op, 0).encode();
+                let lenient = Self { len: 0, complete: true, ..*self }.encode();
                 (completed(bytes, lenient), false)
             }
         };
@@ -189,7 +252,8 @@ impl Header {
         if class != 0 {
             return Err(Malformed::Class);
         }
-        let op = Op::from_code(op).ok_or(Malformed::Operation)?;
+        let patch = u16::from_be_bytes([p0, p1]);
+        let op = Op::from_code(op, patch).ok_or(Malformed::Operation)?;
         if complete > 1 {
             return Err(Malformed::Complete);
         }
@@ -198,19 +262,7 @@ impl Header {
         if usize::from(len) > FRAME_DATA_MAX || (!complete && !full) {
             return Err(Malformed::Length);
         }
-        Ok(Self {
-            patch: u16::from_be_bytes([p0, p1]),
-            direction,
-            uid: u32::from_be_bytes([u0, u1, u2, u3]),
-            op,
-            complete,
-            len,
-        })
-    }
-
-    /// The header of a message's only frame.
-    pub(crate) const fn message(direction: Direction, uid: u32, op: Op, len: u16) -> Self {
-        Self { patch: 0, direction, uid, op, complete: true, len }
+        Ok(Self { patch, direction, uid: u32::from_be_bytes([u0, u1, u2, u3]), op, complete, len })
     }
 
     /// The header as its 14 bytes.
@@ -314,15 +366,15 @@ impl Message {
         wire.get_mut(HEADER_LEN..end).unwrap_or_default()
     }
 
-    /// Copies the whole message `wire` to the front of `out` under another uid and at our own patch
-    /// level, and says how long it is; `None` where `out` has no room for it.
-    pub fn relabel(&self, wire: &[u8], uid: u32, out: &mut [u8]) -> Option<usize> {
+    /// Copies the whole message `wire` to the front of `out` under another uid and patch level, and
+    /// says how long it is; `None` where `out` has no room for it.
+    pub fn relabel(&self, wire: &[u8], uid: u32, level: u16, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
         out.copy_from_slice(wire);
         for frame in out.chunks_mut(FRAME_MAX) {
             let [_, _, p0, p1, _, u0, u1, u2, u3, ..] = frame.first_chunk_mut::<HEADER_LEN>()?;
-            [*p0, *p1] = [0; 2];
+            [*p0, *p1] = level.to_be_bytes();
             [*u0, *u1, *u2, *u3] = uid.to_be_bytes();
         }
         Some(self.wire_len)
@@ -339,19 +391,13 @@ pub const fn wire_len(payload_len: usize) -> usize {
 /// Makes a message of the payload that lies at `out[14..14 + payload_len]`, in place, and says how
 /// long it is; `None`, and nothing changed, where `out` is too short or the payload too long.
 #[inline]
-pub fn frame(
-    out: &mut [u8],
-    direction: Direction,
-    uid: u32,
-    op: Op,
-    payload_len: usize,
-) -> Option<usize> {
+pub fn frame(out: &mut [u8], envelope: &Envelope, payload_len: usize) -> Option<usize> {
     let total = wire_len(payload_len);
     if payload_len > PAYLOAD_MAX || out.len() < total {
         return None;
     }
     if let (Some(header), ..=FRAME_DATA_MAX) = (out.first_chunk_mut(), payload_len) {
-        *header = Header::message(direction, uid, op, u16::try_from(payload_len).ok()?).encode();
+        *header = envelope.header(u16::try_from(payload_len).ok()?).encode();
         return Some(total);
     }
     // From the last frame to the first, so that no data is overwritten before it has moved.
@@ -364,7 +410,7 @@ pub fn frame(
         shift(out, from, start.saturating_add(HEADER_LEN), len);
         let header = Header {
             complete: number.saturating_add(1) == frames,
-            ..Header::message(direction, uid, op, u16::try_from(len).ok()?)
+            ..envelope.header(u16::try_from(len).ok()?)
         };
         *out.get_mut(start..)?.first_chunk_mut()? = header.encode();
     }
@@ -409,6 +455,7 @@ mod tests {
             (4, 1, Malformed::Direction),
             (9, 1, Malformed::Class),
             (10, 4, Malformed::Operation),
+            (10, 5, Malformed::Operation),
             (11, 2, Malformed::Complete),
             (11, 0, Malformed::Length),
             (12, 9, Malformed::Length),
@@ -421,16 +468,39 @@ mod tests {
     }
 
     #[test]
+    fn the_new_operations_are_there_from_level_1_on() {
+        for op in [Op::Put, Op::Take] {
+            let mut bytes = Envelope::request(1, op).header(0).encode();
+            let judged = Header::parse(&bytes, Direction::Request).unwrap().unwrap();
+            assert_eq!((judged.op, judged.patch), (op, LEVEL));
+            bytes[3] = 0;
+            let judged = Header::parse(&bytes[..11], Direction::Request);
+            assert_eq!(judged, Err(Malformed::Operation));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_at_the_lower_of_both_levels() {
+        for (asked, ours, level) in [(0, 1, 0), (1, 1, 1), (5, 1, 1), (5, 0, 0)] {
+            let request = Header { patch: asked, ..Envelope::request(1, Op::Get).header(0) };
+            assert_eq!(Envelope::answer(&request, ours).level, level);
+        }
+    }
+
+    #[test]
     fn every_beginning_of_a_lawful_header_waits() {
         for len in 0..GET.len() {
             assert_eq!(Message::measure(&GET[..len], Direction::Request), Ok(None), "{len} bytes");
         }
-        let full =
-            Header { complete: false, ..Header::message(Direction::Response, 1, Op::Get, 2048) };
+        let full = Header { complete: false, ..response(1, Op::Get).header(2048) };
         for len in 0..HEADER_LEN {
             let measured = Message::measure(&full.encode()[..len], Direction::Response);
             assert_eq!(measured, Ok(None), "{len} bytes");
         }
+    }
+
+    fn response(uid: u32, op: Op) -> Envelope {
+        Envelope { direction: Direction::Response, ..Envelope::request(uid, op) }
     }
 
     #[test]
@@ -440,7 +510,7 @@ mod tests {
             let payload: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
             let mut wire = [0; MESSAGE_MAX];
             wire[HEADER_LEN..][..len].copy_from_slice(&payload);
-            let written = frame(&mut wire, Direction::Response, 9, Op::Get, len).unwrap();
+            let written = frame(&mut wire, &response(9, Op::Get), len).unwrap();
             assert_eq!(written, wire_len(len));
             let short = Message::measure(&wire[..written - 1], Direction::Response);
             assert_eq!(short, Ok(None), "{len} bytes");
@@ -454,7 +524,7 @@ mod tests {
     fn what_does_not_fit_is_not_framed() {
         let mut wire = [7; MESSAGE_MAX + 20];
         let mut framed =
-            |room: usize, len| frame(&mut wire[..room], Direction::Request, 1, Op::Get, len);
+            |room: usize, len| frame(&mut wire[..room], &Envelope::request(1, Op::Get), len);
         assert_eq!(framed(13, 0), None);
         assert_eq!(framed(2075, 2048 - 1 + 15), None);
         assert_eq!(framed(MESSAGE_MAX + 20, PAYLOAD_MAX + 1), None);
@@ -463,7 +533,7 @@ mod tests {
 
     #[test]
     fn a_17th_frame_is_one_too_many_and_a_16th_must_be_the_last() {
-        let header = Header::message(Direction::Request, 3, Op::Get, 2048);
+        let header = Envelope::request(3, Op::Get).header(2048);
         let mut full = [0; FRAME_MAX];
         full[..HEADER_LEN].copy_from_slice(&Header { complete: false, ..header }.encode());
         let bytes = full.repeat(FRAMES_MAX);
@@ -475,14 +545,14 @@ mod tests {
     #[test]
     fn relabeling_changes_uid_and_patch_level_of_every_frame() {
         let mut wire = [5; MESSAGE_MAX];
-        let len = frame(&mut wire, Direction::Response, 9, Op::Get, 5000).unwrap();
-        wire[3] = 1;
+        let len = frame(&mut wire, &response(9, Op::Get), 5000).unwrap();
+        wire[3] = 7;
         let message = Message::measure(&wire, Direction::Response).unwrap().unwrap();
         let mut out = [0; MESSAGE_MAX];
-        assert_eq!(message.relabel(&wire, 77, &mut out), Some(len));
+        assert_eq!(message.relabel(&wire, 77, 3, &mut out), Some(len));
         let relabeled = Message::measure(&out, Direction::Response).unwrap().unwrap();
-        assert_eq!((relabeled.header.uid, relabeled.header.patch), (77, 0));
+        assert_eq!((relabeled.header.uid, relabeled.header.patch), (77, 3));
         assert_eq!((relabeled.wire_len, relabeled.payload_len), (len, 5000));
-        assert_eq!(message.relabel(&wire, 77, &mut out[..len - 1]), None);
+        assert_eq!(message.relabel(&wire, 77, 3, &mut out[..len - 1]), None);
     }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use ::rustls::server::StoresServerSessions;
 use distcache_core::id::Id;
-use distcache_core::message::{Status, TTL_MAX};
+use distcache_core::message::TTL_MAX;
 
-use crate::client::{AddError, Client};
+use crate::client::Client;
 
 /// A store of server sessions on a [`Client`].
 ///
@@ -46,14 +46,7 @@ impl ServerSessions {
 impl StoresServerSessions for ServerSessions {
     /// Stores a session in place of what is there; false where that could not be done.
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        let Some(id) = Id::new(&key) else { return false };
-        match self.client.add(self.ttl, id, &value) {
-            Ok(()) => true,
-            Err(AddError::Refused(Status::ADD_EXISTS)) => {
-                self.client.remove(id).is_ok() && self.client.add(self.ttl, id, &value).is_ok()
-            }
-            Err(_) => false,
-        }
+        Id::new(&key).is_some_and(|id| self.client.put(self.ttl, id, &value).is_ok())
     }
 
     /// Fetches a session; none where the cache cannot tell.
@@ -61,12 +54,10 @@ impl StoresServerSessions for ServerSessions {
         self.client.get(Id::new(key)?).ok()?
     }
 
-    /// Fetches a session and removes it. Of several who take one session, only the one whose removal
-    /// the server confirms has it: a session for a single use is used once, whatever servers do.
+    /// Fetches a session and removes it. Of several who take one session, one has it: a session for a
+    /// single use is used once, so early data can't be replayed to another server.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let id = Id::new(key)?;
-        let session = self.client.get(id).ok()??;
-        self.client.remove(id).ok()?.then_some(session)
+        self.client.take(Id::new(key)?).ok()?
     }
 
     /// Always true.

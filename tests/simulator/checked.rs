@@ -109,24 +109,23 @@ impl<'m> Checked<'m> {
         assert!(needed, "a session due at {last:?} has left although there was room");
     }
 
-    fn expect_add(&mut self, now: Instant, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
+    fn expect_room(&self, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
         let need = blocks(id.bytes(), session);
-        if session.is_empty() || session.len() > 32_768 || need > self.geometry.blocks() {
-            return Err(Status::ADD_DATA);
-        }
-        match self.live(now, id) {
-            Some(_) => Err(Status::ADD_EXISTS),
-            None => Ok(need),
-        }
+        let fits = (1..=32_768).contains(&session.len()) && need <= self.geometry.blocks();
+        fits.then_some(need).ok_or(Status::ADD_DATA)
     }
-}
 
-impl Store for Checked<'_> {
-    fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        let expected = self.expect_add(now, id, session);
-        let done = Store::add(&mut self.table, now, ttl, id, session);
-        assert_eq!(done, expected.map(|_| ()), "ADD of {id:02x?}");
-        self.done(Op::Add, id, Some((ttl, session)), status(done.err().unwrap_or(Status::OK)));
+    /// Follows what an ADD or a PUT has done.
+    fn stored(
+        &mut self,
+        now: Instant,
+        op: Op,
+        (ttl, id, session): (u32, Id<'_>, &[u8]),
+        done: Result<(), Status>,
+        expected: Result<u32, Status>,
+    ) -> Result<(), Status> {
+        assert_eq!(done, expected.map(|_| ()), "{} of {id:02x?}", op.name());
+        self.done(op, id, Some((ttl, session)), status(done.err().unwrap_or(Status::OK)));
         if let Ok(need) = expected {
             self.follow_evictions(now, need);
             let stored = Stored { due: now.after(ttl.into()), session: Rc::from(session) };
@@ -135,6 +134,26 @@ impl Store for Checked<'_> {
         self.live(now, id);
         self.bounds();
         done
+    }
+}
+
+impl Store for Checked<'_> {
+    fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        let expected = match self.live(now, id) {
+            Some(_) => self.expect_room(id, session).and(Err(Status::ADD_EXISTS)),
+            None => self.expect_room(id, session),
+        };
+        let done = Store::add(&mut self.table, now, ttl, id, session);
+        self.stored(now, Op::Add, (ttl, id, session), done, expected)
+    }
+
+    fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        let expected = self.expect_room(id, session);
+        let done = Store::put(&mut self.table, now, ttl, id, session);
+        if done.is_ok() {
+            self.model.remove(id.bytes());
+        }
+        self.stored(now, Op::Put, (ttl, id, session), done, expected)
     }
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {

@@ -8,6 +8,10 @@ pub const GET: u8 = 1;
 pub const REMOVE: u8 = 2;
 /// Ask for a session.
 pub const HAVE: u8 = 3;
+/// Store a session in place of what is there; from patch level 1 on.
+pub const PUT: u8 = 4;
+/// Fetch a session and forget it; from patch level 1 on.
+pub const TAKE: u8 = 5;
 
 /// One frame: `response` and `complete` are 0 or 1, or not, where a test wants it so.
 pub fn frame(response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) -> Vec<u8> {
@@ -28,7 +32,15 @@ pub fn message(response: u8, uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     (0..frames).flat_map(frame).collect()
 }
 
-/// The payload of an ADD.
+/// The same message at another patch level.
+pub fn at_level(level: u8, mut message: Vec<u8>) -> Vec<u8> {
+    for frame in message.chunks_mut(14 + 2048) {
+        frame[3] = level;
+    }
+    message
+}
+
+/// The payload of an ADD or a PUT.
 pub fn add_payload(ttl: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
     let id_len = id.len() as u32;
     [&ttl.to_be_bytes(), &id_len.to_be_bytes(), id, session].concat()

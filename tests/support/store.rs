@@ -42,6 +42,11 @@ impl Store for Plain {
         Ok(())
     }
 
+    fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        self.remove(now, id);
+        self.add(now, ttl, id, session)
+    }
+
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
         let session = self.find(now, id.bytes())?;
         let fits = session.len().min(out.len());

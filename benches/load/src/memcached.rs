@@ -18,9 +18,11 @@ impl Protocol for Memcached {
         let len = session.data_len();
         let text = Text::new(out);
         match asked.op {
-            Op::Add => text.put(b"add ").put(session.id()).put(b" 0 ").number(ttl / 1000),
+            Op::Add | Op::Put => text.put(b"add ").put(session.id()).put(b" 0 ").number(ttl / 1000),
             Op::Remove => return text.put(b"delete ").put(session.id()).put(b"\r\n").len(),
-            Op::Get | Op::Have => return text.put(b"get ").put(session.id()).put(b"\r\n").len(),
+            Op::Get | Op::Have | Op::Take => {
+                return text.put(b"get ").put(session.id()).put(b"\r\n").len();
+            }
         }
         .put(b" ")
         .number(len as u64)

@@ -207,6 +207,32 @@ impl<'m> Table<'m> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
+        self.store(now, ttl, id, session, false)
+    }
+
+    /// Stores `session` as [`Table::add`] does, in place of what is there.
+    ///
+    /// # Errors
+    ///
+    /// See [`AddError`], but never [`AddError::Exists`]. A refused PUT leaves what is there.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), AddError> {
+        self.store(now, ttl, id, session, true)
+    }
+
+    fn store(
+        &mut self,
+        now: Instant,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+        replace: bool,
+    ) -> Result<(), AddError> {
         self.now = self.clock(now);
         let need = arena::blocks_for(id.bytes().len(), session.len());
         let sizes = 1..=SESSION_MAX;
@@ -215,8 +241,10 @@ impl<'m> Table<'m> {
         }
         let probe = self.probe(id.bytes());
         match self.find(probe, id) {
-            Some(head) if self.is_live(self.now, head) => return Err(AddError::Exists),
-            Some(expired) => self.discard(probe, expired),
+            Some(head) if !replace && self.is_live(self.now, head) => {
+                return Err(AddError::Exists);
+            }
+            Some(replaced) => self.discard(probe, replaced),
             None if !self.index.has_room(probe) => {
                 self.counters.refused = self.counters.refused.saturating_add(1);
                 return Err(AddError::Full);

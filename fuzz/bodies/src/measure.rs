@@ -111,9 +111,9 @@ pub fn body(data: &[u8]) {
 fn relabeled(bytes: &[u8], direction: Direction, told: &Told) {
     let message = Message::measure(bytes, direction).ok().flatten().expect("it was measured");
     let mut out = vec![0; told.wire_len];
-    let len = message.relabel(bytes, 0xdead_beef, &mut out);
+    let len = message.relabel(bytes, 0xdead_beef, 1, &mut out);
     assert_eq!(len, Some(told.wire_len));
     let renamed = Told { uid: 0xdead_beef, ..told.clone() };
     assert_eq!(slow(&out, direction as u8), Verdict::Whole(renamed));
-    assert_eq!(message.relabel(bytes, 1, &mut out[1..]), None);
+    assert_eq!(message.relabel(bytes, 1, 1, &mut out[1..]), None);
 }

@@ -93,11 +93,17 @@ impl Connection {
         self.pid == pid
     }
 
+    /// What is known of the server's patch level, from earlier connections and from this one.
+    pub(super) fn level(&self) -> u16 {
+        self.machine.borrow_dependent().level()
+    }
+
     /// Takes in a request, without sending it. Fails where the connection is of no use any more: closed
     /// by the server since it was made or last answered, or with bytes on it that nobody asked for.
-    pub(super) fn begin(&mut self, request: &Request<'_>) -> Result<(), Why> {
+    pub(super) fn begin(&mut self, request: &Request<'_>, level: u16) -> Result<(), Why> {
         let Self { stream, machine, .. } = self;
         machine.with_dependent_mut(|_, machine| {
+            machine.set_level(level);
             // A request too long was refused before, and one that is open closes its connection.
             machine.request(request).map_err(|_| Why::Malformed(Malformed::Payload))?;
             // Bytes behind the last answer are in the machine already.

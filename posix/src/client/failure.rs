@@ -20,7 +20,7 @@ pub enum NewError {
     Connect(Failure),
 }
 
-/// Why a session was not stored.
+/// Why a session was not stored, by an ADD or a PUT.
 #[derive(Debug)]
 pub enum AddError {
     /// The server refused it: [`Status::ADD_EXISTS`] and its neighbours.
@@ -48,6 +48,11 @@ impl Failure {
     /// Whether a proxy was reached and said that the server behind it is away.
     pub const fn is_unavailable(&self) -> bool {
         matches!(self.why, Why::Unavailable)
+    }
+
+    /// Whether a proxy was reached whose server is not known to have this operation.
+    pub(super) const fn is_unsupported(&self) -> bool {
+        matches!(self.why, Why::Unexpected(Status::UNSUPPORTED))
     }
 
     /// Whether the deadline ended it.
@@ -106,10 +111,8 @@ impl fmt::Display for Failure {
 impl fmt::Display for AddError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(status) => write!(f, "ADD was refused: {}", Named(*status)),
-            Self::TooLarge => {
-                f.write_str("ADD is impossible: the session is too long for a message")
-            }
+            Self::Refused(status) => write!(f, "the session was refused: {}", Named(*status)),
+            Self::TooLarge => f.write_str("the session is too long for a message"),
             Self::Failed(failure) => failure.fmt(f),
         }
     }

@@ -26,7 +26,7 @@ pub(crate) mod tests;
 use std::fmt;
 use std::ops::BitOr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use distcache_core::id::Id;
@@ -92,6 +92,8 @@ pub struct Client {
     targets: Targets,
     /// Which target took the last connection: it is tried first.
     target: AtomicUsize,
+    /// At which patch level the server has answered last.
+    level: AtomicU16,
     flags: Flags,
     timeout_ms: AtomicU64,
     kept: Shelf<Connection>,
@@ -131,6 +133,7 @@ impl Client {
             address: address.to_string().into(),
             targets,
             target: AtomicUsize::new(0),
+            level: AtomicU16::new(0),
             flags,
             timeout_ms: AtomicU64::new(0),
             kept: Shelf::new(KEPT_MAX),
@@ -165,15 +168,30 @@ impl Client {
     /// [`AddError::Refused`] with the server's status, [`Status::ADD_EXISTS`] above all: what is
     /// stored under the id stays. [`AddError::TooLarge`] before anything is sent.
     pub fn add(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
-        if ADD_FIXED_LEN + id.bytes().len() + session.len() > PAYLOAD_MAX {
-            return Err(AddError::TooLarge);
+        self.store(&Request::Add(Add { ttl, id, session }), self.deadline())
+    }
+
+    /// Stores a session for `ttl` milliseconds, in place of what is there.
+    ///
+    /// With a server of old, or behind a proxy of old, the id is free for a moment between.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add), but an id that is taken is no reason.
+    pub fn put(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
+        let (add, deadline) = (Add { ttl, id, session }, self.deadline());
+        if let Some(done) = self.put_at_once(add, deadline) {
+            return done;
         }
-        let request = Request::Add(Add { ttl, id, session });
-        match self.ask(&request, status).map_err(AddError::Failed)? {
-            Status::OK => Ok(()),
-            Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(Op::Add))),
-            refused => Err(AddError::Refused(refused)),
+        match self.store(&Request::Add(add), deadline) {
+            Err(AddError::Refused(Status::ADD_EXISTS)) => {}
+            done => return done,
         }
+        // The answer has told whether there is a better way.
+        if let Some(done) = self.put_at_once(add, deadline) {
+            return done;
+        }
+        self.whether(&Request::Remove(id), deadline).map_err(AddError::Failed)?;
+        self.store(&Request::Add(add), deadline)
     }
 
     /// Fetches a session; `None` where there is none. A stored session under 5 bytes counts as none,
@@ -182,7 +200,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn get(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
-        self.fetch(id, <[u8]>::to_vec)
+        self.fetch(&Request::Get(id), self.deadline(), <[u8]>::to_vec)
     }
 
     /// Fetches a session into `out`, as much of it as fits, and says how long it is, which may be more
@@ -191,7 +209,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell; `out` is unchanged.
     pub fn get_into(&self, id: Id<'_>, out: &mut [u8]) -> Result<Option<usize>, Failure> {
-        self.fetch(id, |session| copy(session, out))
+        self.fetch(&Request::Get(id), self.deadline(), |session| copy(session, out))
     }
 
     /// The session that this thread's last operation on this client fetched, if that was `id`. Asks
@@ -210,7 +228,25 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn remove(&self, id: Id<'_>) -> Result<bool, Failure> {
-        self.ask_whether(&Request::Remove(id))
+        self.whether(&Request::Remove(id), self.deadline())
+    }
+
+    /// Fetches a session and forgets it; `None` where there is none. Of several who take one session,
+    /// one gets it, whatever servers and proxies there are.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell. The session may be gone then.
+    pub fn take(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
+        self.take_by(id, <[u8]>::to_vec)
+    }
+
+    /// The same as [`take`](Self::take) into `out`, as [`get_into`](Self::get_into) does it: what does
+    /// not fit is there for [`reget_into`](Self::reget_into) alone.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_into(&self, id: Id<'_>, out: &mut [u8]) -> Result<Option<usize>, Failure> {
+        self.take_by(id, |session| copy(session, out))
     }
 
     /// Whether there is a session of this id.
@@ -218,23 +254,95 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn has(&self, id: Id<'_>) -> Result<bool, Failure> {
-        self.ask_whether(&Request::Have(id))
+        self.whether(&Request::Have(id), self.deadline())
     }
 
-    fn fetch<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Failure> {
-        let found = self.ask(&Request::Get(id), |reply| match reply {
+    /// Makes an ADD or a PUT.
+    fn store(&self, request: &Request<'_>, deadline: Deadline) -> Result<(), AddError> {
+        if let Request::Add(add) | Request::Put(add) = request
+            && ADD_FIXED_LEN + add.id.bytes().len() + add.session.len() > PAYLOAD_MAX
+        {
+            return Err(AddError::TooLarge);
+        }
+        match self.ask(request, deadline, status).map_err(AddError::Failed)? {
+            Status::OK => Ok(()),
+            Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(request.op()))),
+            refused => Err(AddError::Refused(refused)),
+        }
+    }
+
+    /// Makes a PUT, where the server is known to have it; `None` where it turns out otherwise.
+    fn put_at_once(&self, add: Add<'_>, deadline: Deadline) -> Option<Result<(), AddError>> {
+        if self.level() < Op::Put.level() {
+            return None;
+        }
+        match self.store(&Request::Put(add), deadline) {
+            Err(AddError::Refused(Status::UNSUPPORTED)) => None,
+            // What a server of old does that has taken the place of a new one.
+            Err(AddError::Failed(failure)) if failure.why().is_network() => None,
+            done => Some(done),
+        }
+    }
+
+    fn take_by<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Failure> {
+        let deadline = self.deadline();
+        let mut read = Some(read);
+        let mut take = || match self.level() < Op::Take.level() {
+            true => None,
+            false => {
+                let mut read = |session: &[u8]| read.take().map(|read| read(session));
+                match self.fetch(&Request::Take(id), deadline, &mut read) {
+                    Err(failure) if failure.is_unsupported() || failure.why().is_network() => None,
+                    taken => Some(taken.map(Option::flatten)),
+                }
+            }
+        };
+        if let Some(taken) = take() {
+            return taken;
+        }
+        let found = self.fetch(&Request::Get(id), deadline, |_| ())?;
+        if found.is_none() {
+            return Ok(None);
+        }
+        let session = last::recall(self.number, id, <[u8]>::to_vec);
+        // The answer has told whether there is a better way.
+        if let Some(taken) = take() {
+            return taken;
+        }
+        match self.whether(&Request::Remove(id), deadline)? {
+            // Who removed it owns it.
+            true => Ok(session.zip(read.take()).map(|(session, read)| {
+                last::remember(self.number, id, &session);
+                read(&session)
+            })),
+            false => Ok(None),
+        }
+    }
+
+    /// Makes a GET or a TAKE.
+    fn fetch<T>(
+        &self,
+        request: &Request<'_>,
+        deadline: Deadline,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Failure> {
+        let found = self.ask(request, deadline, |reply| match reply {
             Reply::Session(session) => {
-                last::remember(self.number, id, session);
+                last::remember(self.number, request.id(), session);
                 Ok(Some(read(session)))
             }
-            Reply::Status(Status::DISCONNECTED) => Err(self.unavailable(Op::Get)),
+            Reply::Status(Status::DISCONNECTED) => Err(self.unavailable(request.op())),
+            Reply::Status(status @ Status::UNSUPPORTED) => {
+                Err(self.failure(Some(request.op()), Why::Unexpected(status)))
+            }
             Reply::Status(_) => Ok(None),
         });
         found?
     }
 
-    fn ask_whether(&self, request: &Request<'_>) -> Result<bool, Failure> {
-        match self.ask(request, status)? {
+    /// Makes a REMOVE or a HAVE.
+    fn whether(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, Failure> {
+        match self.ask(request, deadline, status)? {
             Status::OK => Ok(true),
             Status::NOT_OK => Ok(false),
             Status::DISCONNECTED => Err(self.unavailable(request.op())),
@@ -246,11 +354,13 @@ impl Client {
     fn ask<T>(
         &self,
         request: &Request<'_>,
+        deadline: Deadline,
         read: impl FnOnce(Reply<'_>) -> T,
     ) -> Result<T, Failure> {
         last::forget(self.number);
-        let answered = self.answered(request, self.deadline());
+        let answered = self.answered(request, deadline);
         let connection = answered.map_err(|why| self.failure(Some(request.op()), why))?;
+        self.level.store(connection.level(), Ordering::Relaxed);
         let result = connection.reply().map(read);
         self.put_back(connection);
         result.ok_or_else(|| self.failure(Some(request.op()), Why::Closed))
@@ -258,9 +368,11 @@ impl Client {
 
     /// The connection on which the request was answered.
     fn answered(&self, request: &Request<'_>, deadline: Deadline) -> Result<Connection, Why> {
+        // Whether the request may be made was asked before, and another thread may know better now.
+        let level = self.level().max(request.op().level());
         while let Some(mut connection) = self.take_kept() {
             // Nothing was sent yet, so another connection is not another attempt.
-            if connection.begin(request).is_err() {
+            if connection.begin(request, level).is_err() {
                 self.spare.put(connection.close());
                 continue;
             }
@@ -270,7 +382,7 @@ impl Client {
             }
         }
         let mut connection = self.connect(deadline)?;
-        connection.begin(request)?;
+        connection.begin(request, level)?;
         self.finished(connection, deadline)
     }
 
@@ -278,6 +390,8 @@ impl Client {
         match connection.finish(deadline) {
             Ok(()) => Ok(connection),
             Err(why) => {
+                // It may be another server by now.
+                self.level.store(0, Ordering::Relaxed);
                 self.spare.put(connection.close());
                 Err(why)
             }
@@ -302,6 +416,10 @@ impl Client {
         let (connection, target) = Connection::open(&self.targets, first, deadline, memory)?;
         self.target.store(target, Ordering::Relaxed);
         Ok(connection)
+    }
+
+    fn level(&self) -> u16 {
+        self.level.load(Ordering::Relaxed)
     }
 
     fn deadline(&self) -> Deadline {

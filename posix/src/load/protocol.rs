@@ -1,7 +1,7 @@
 //! What a load asks, and how that is said.
 
 use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
-use distcache_core::wire::{self, Direction, HEADER_LEN, Message, Op};
+use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, Message, Op};
 
 use super::session::Session;
 
@@ -63,7 +63,7 @@ impl Protocol for Distcache {
     fn request(&self, asked: &Asked, session: &Session, ttl: u32, out: &mut [u8]) -> usize {
         let (id, payload) = (session.id(), &mut out[HEADER_LEN..]);
         let len = match asked.op {
-            Op::Add => {
+            Op::Add | Op::Put => {
                 let (id_at, data_at) = (ADD_FIXED_LEN, ADD_FIXED_LEN + id.len());
                 let end = data_at + session.data_len();
                 payload[..4].copy_from_slice(&ttl.to_be_bytes());
@@ -72,12 +72,12 @@ impl Protocol for Distcache {
                 session.write(&mut payload[data_at..end]);
                 end
             }
-            Op::Get | Op::Remove | Op::Have => {
+            Op::Get | Op::Remove | Op::Have | Op::Take => {
                 payload[..id.len()].copy_from_slice(id);
                 id.len()
             }
         };
-        wire::frame(out, Direction::Request, asked.uid, asked.op, len).unwrap_or(0)
+        wire::frame(out, &Envelope::request(asked.uid, asked.op), len).unwrap_or(0)
     }
 
     fn answer(
@@ -96,11 +96,15 @@ impl Protocol for Distcache {
         let payload = message.payload(&mut bytes[..message.wire_len]);
         let reply = Reply::parse(asked.op, payload).map_err(|malformed| malformed.reason())?;
         let done = match (asked.op, reply) {
-            (Op::Get, Reply::Session(data)) if session.is(data) => true,
+            (Op::Get | Op::Take, Reply::Session(data)) if session.is(data) => true,
             (_, Reply::Session(_)) => return Err("it is another session"),
-            (Op::Add | Op::Remove | Op::Have, Reply::Status(Status::OK)) => true,
+            (Op::Get | Op::Take, Reply::Status(Status::OK)) => {
+                return Err("a status, and no session");
+            }
+            (_, Reply::Status(Status::OK)) => true,
             (Op::Add, Reply::Status(Status::ADD_EXISTS)) => false,
-            (Op::Get | Op::Remove | Op::Have, Reply::Status(Status::NOT_OK)) => false,
+            (Op::Add | Op::Put, Reply::Status(Status::NOT_OK)) => return Err("it was refused"),
+            (_, Reply::Status(Status::NOT_OK)) => false,
             (_, Reply::Status(status)) => return Err(status.name().unwrap_or("unknown status")),
         };
         Ok(Some(Answer { len: message.wire_len, done }))
@@ -119,7 +123,8 @@ mod tests {
     fn answer(op: Op, payload: &[u8], uid: u32) -> Result<Option<bool>, &'static str> {
         let mut wire = [0; 400];
         wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        let len = wire::frame(&mut wire, Direction::Response, uid, op, payload.len()).unwrap();
+        let envelope = Envelope { direction: Direction::Response, ..Envelope::request(uid, op) };
+        let len = wire::frame(&mut wire, &envelope, payload.len()).unwrap();
         let session = Session::new(5, 32, 200);
         for cut in 0..len {
             let cut = Distcache.answer(&asked(op), &session, &mut { wire }[..cut]);

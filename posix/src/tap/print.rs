@@ -125,8 +125,10 @@ impl<'a> Asked<'a> {
     fn of(message: &'a Seen) -> Self {
         let peek = message.peek();
         let id = match message.header.op {
-            Op::Add => Add::parse(peek).ok().and_then(Result::ok).map(|add| add.id.bytes()),
-            Op::Get | Op::Have | Op::Remove => Some(peek),
+            Op::Add | Op::Put => {
+                Add::parse(peek).ok().and_then(Result::ok).map(|add| add.id.bytes())
+            }
+            Op::Get | Op::Have | Op::Remove | Op::Take => Some(peek),
         };
         // The longest id with no byte of its session in what was kept.
         let id = id.or_else(|| peek.get(ADD_FIXED_LEN..).filter(|_| longest_id(peek)));
@@ -146,7 +148,7 @@ impl fmt::Display for Asked<'_> {
             return write!(f, "payload {payload_len} (corrupt)");
         };
         match (header.op, self.message.peek().first_chunk()) {
-            (Op::Add, Some(ttl)) => {
+            (Op::Add | Op::Put, Some(ttl)) => {
                 let session = payload_len.saturating_sub(ADD_FIXED_LEN + id.len());
                 let ttl = u32::from_be_bytes(*ttl);
                 write!(f, "id {} ttl {ttl} ms session {session}", Hex(id))

@@ -2,6 +2,7 @@
 
 mod faults;
 mod flags;
+mod levels;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -10,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::{array, thread};
 
-use distcache_core::wire::{self, Direction, HEADER_LEN, Header, Message};
+use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, Header, Message};
 
 use super::*;
 use crate::testing::Dir;
@@ -39,6 +40,8 @@ pub(crate) struct Peer {
     stream: UnixStream,
     seen: Arc<Seen>,
     bytes: Vec<u8>,
+    /// At which patch level it answers.
+    pub(crate) level: u16,
 }
 
 impl Peer {
@@ -63,9 +66,8 @@ impl Peer {
     pub(crate) fn answer(&mut self, request: &Header, payload: &[u8]) {
         let mut out = vec![0; wire::MESSAGE_MAX];
         out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        let len =
-            wire::frame(&mut out, Direction::Response, request.uid, request.op, payload.len())
-                .unwrap();
+        let envelope = Envelope::answer(request, self.level);
+        let len = wire::frame(&mut out, &envelope, payload.len()).unwrap();
         let _ = self.stream.write_all(&out[..len]);
     }
 
@@ -90,7 +92,12 @@ impl Server {
                 }
                 let number = theirs.connections.fetch_add(1, Ordering::SeqCst);
                 theirs.open.lock().unwrap().push(stream.try_clone().unwrap());
-                let mut peer = Peer { stream, seen: Arc::clone(&theirs), bytes: Vec::new() };
+                let mut peer = Peer {
+                    stream,
+                    seen: Arc::clone(&theirs),
+                    bytes: Vec::new(),
+                    level: wire::LEVEL,
+                };
                 let script = Arc::clone(&script);
                 thread::spawn(move || {
                     script(number, &mut peer);
@@ -104,9 +111,18 @@ impl Server {
 
     /// A server that does what it should, except that nothing expires.
     pub(crate) fn with_store() -> Self {
+        Self::at_level(wire::LEVEL)
+    }
+
+    /// The same, but it answers at this patch level, and at 0 it hangs up on what was not there then.
+    pub(crate) fn at_level(level: u16) -> Self {
         let store = Mutex::new(HashMap::new());
         Self::new(move |_, peer| {
+            peer.level = level;
             while let Some((header, payload)) = peer.request() {
+                if header.op.level() > level {
+                    return;
+                }
                 let answer = stored(&mut store.lock().unwrap(), header.op, &payload);
                 peer.answer(&header, &answer);
             }
@@ -144,7 +160,13 @@ pub(crate) fn stored(store: &mut HashMap<Vec<u8>, Vec<u8>>, op: Op, payload: &[u
             Ok(add) if store.contains_key(add.id.bytes()) => vec![Status::ADD_EXISTS.0],
             Ok(add) => code(store.insert(add.id.bytes().to_vec(), add.session.to_vec()).is_none()),
         },
+        Op::Put => {
+            let add = Add::parse(payload).unwrap().unwrap();
+            store.insert(add.id.bytes().to_vec(), add.session.to_vec());
+            code(true)
+        }
         Op::Get => store.get(payload).cloned().unwrap_or_else(|| code(false)),
+        Op::Take => store.remove(payload).unwrap_or_else(|| code(false)),
         Op::Remove => code(store.remove(payload).is_some()),
         Op::Have => code(store.contains_key(payload)),
     }
