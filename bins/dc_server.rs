@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use distcache_core::conns::Limits;
+use distcache_core::message::TTL_MAX;
 use distcache_core::table::Geometry;
 use distcache_posix::options::Options;
 use distcache_posix::program::{self, Stop};
@@ -25,6 +26,8 @@ Keeps TLS sessions for dc_client, or for anything else that speaks distcache.
   -idle ms          close a client that asks nothing for so long (default 0: never)
   -reqtimeout ms    close a client that leaves a request unfinished, or its answers
                     unread, for so long (default 10000, 0: never)
+  -mintimeout ms    let sessions live for so long at least, whatever is asked for
+                    (default 0: as is asked for)
   -progress n       print a line every n operations at least
 ",
     daemon_usage!()
@@ -41,6 +44,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         max_bytes: None,
         clients: 4096,
         limits: Limits { idle: 0, patience: 10_000 },
+        min_ttl: 0,
         progress: 0,
     };
     while let Some(name) = options.next()? {
@@ -48,6 +52,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
             "idle" => config.limits.idle = options.number(0..=3_600_000)?,
             "maxconn" => config.clients = options.number(1..=1_000_000)? as usize,
             "maxmem" => config.max_bytes = Some(options.bytes(1..=1 << 40)?),
+            "mintimeout" => config.min_ttl = options.number(0..=TTL_MAX.into())? as u32,
             "progress" => config.progress = options.number(0..=u32::MAX.into())? as u32,
             "reqtimeout" => config.limits.patience = options.number(0..=3_600_000)?,
             "sessions" => {

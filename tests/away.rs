@@ -11,8 +11,8 @@ use distcache_testing::store::Plain;
 
 type World<'m> = Net<Mux<'m>>;
 
-const CONFIG: Config = Config { limits: NO_LIMITS, retry: 5_000 };
-const PATIENT: Config = Config { limits: Limits { idle: 0, patience: 3_000 }, retry: 5_000 };
+const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
+const PATIENT: Config = Config::new(Limits { idle: 0, patience: 3_000 }, 5_000);
 
 fn world(memory: &mut Memory, config: Config, reach: Reach, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(config), pieces);
@@ -75,7 +75,7 @@ fn a_server_lost_long_after_it_was_dialed_is_dialed_at_once() {
     net.pass(60_000);
     net.cut(SERVER);
     net.drive();
-    assert!(net.dials.len() == 2 && net.machine.is_up());
+    assert!(net.dials.len() == 2 && net.machine.is_up(0));
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
             assert!(!net.is_open(SERVER));
             net.reach = Reach::Accepts;
             net.pass(5_000);
-            assert!(net.machine.is_up());
+            assert!(net.machine.is_up(0));
         });
     }
 }
@@ -305,7 +305,7 @@ fn requests_wait_no_longer_than_a_moment_for_a_connection() {
 fn a_server_lost_and_found_behind_a_proxy_loses_requests_but_never_mixes_them() {
     every_way(40, |pieces| {
         let (mut front, mut back) = (Memory::of(3), Memory::of(2));
-        let config = Config { limits: NO_LIMITS, retry: 1 };
+        let config = Config::new(NO_LIMITS, 1);
         let server = back.server(NO_LIMITS, Plain::new(100));
         let mut chain = Chain::new(front.proxy(config), server, pieces);
         chain.drive();

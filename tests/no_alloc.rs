@@ -85,12 +85,20 @@ fn a_daemon() {
             max_bytes: Some(1 << 18),
             clients: CLIENTS,
             limits: LIMITS,
+            min_ttl: 0,
             progress: 50,
         };
         serve::run(&config, running).unwrap();
     } else {
         let server = server.parse().unwrap();
-        let config = relay::Config { server, clients: CLIENTS, limits: LIMITS, retry: 50 };
+        let config = relay::Config {
+            servers: vec![server],
+            copies: 1,
+            clients: CLIENTS,
+            limits: LIMITS,
+            retry: 50,
+            min_ttl: 0,
+        };
         relay::run(&config, running).unwrap();
     }
     COUNTED.set(false);

@@ -12,7 +12,7 @@ use distcache_testing::store::Plain;
 
 type World<'m> = Net<Mux<'m>>;
 
-const CONFIG: Config = Config { limits: NO_LIMITS, retry: 5_000 };
+const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
 
 fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(CONFIG), pieces);

@@ -13,7 +13,7 @@ use distcache_testing::vectors::{Outcome, World, lines, replay, replay_merged};
 use std::collections::BTreeSet;
 
 const LIMITS: Limits = Limits { idle: 60_000, patience: 60_000 };
-const CONFIG: Config = Config { limits: LIMITS, retry: 5000 };
+const CONFIG: Config = Config::new(LIMITS, 5000);
 
 struct OfServer<'m>(Net<Server<'m, Plain>>);
 

@@ -76,7 +76,7 @@ fn relabel(bencher: Bencher<'_, '_>, payload_len: usize) {
     let mut out = [0; MESSAGE_MAX];
     bencher
         .counter(BytesCount::new(len))
-        .bench_local(|| message.relabel(black_box(&wire), 9, 0, black_box(&mut out)));
+        .bench_local(|| message.relabel(black_box(&wire), &RESPONSE, black_box(&mut out)));
 }
 
 /// What a client does for an ADD: the payload, and the header around it.

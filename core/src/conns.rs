@@ -53,6 +53,8 @@ pub enum TooSmall {
     Buffers(u32),
     /// There is no slot for a connection, or for a request in flight.
     Slots,
+    /// There must be 1 to [`SERVERS_MAX`](crate::proxy::SERVERS_MAX) servers.
+    Servers,
 }
 
 /// One client's connection.
@@ -173,7 +175,8 @@ impl<'m> Conns<'m> {
     }
 
     pub(crate) fn pending(&self, key: Key) -> &[u8] {
-        let conn = self.slots.get(key).filter(|conn| !conn.doomed);
+        // Before the request is answered in full, what is there may still be waiting for the rest.
+        let conn = self.slots.get(key).filter(|conn| !conn.doomed && conn.flight.is_none());
         conn.map_or(&[], |conn| conn.outbox.bytes(&self.pool))
     }
 
@@ -211,7 +214,7 @@ impl<'m> Conns<'m> {
             return Wants::CLOSE;
         }
         let waits = self.slots.standing(Lane::Work, key).is_some();
-        let write = !conn.outbox.is_empty();
+        let write = !conn.outbox.is_empty() && conn.flight.is_none();
         Wants {
             // A slow reader is not read from while its answers wait.
             read: !conn.input_over && !write && !waits && conn.inbox.len() < self.pool.buffer_len(),

@@ -25,8 +25,8 @@ use crate::time::Instant;
 pub enum Peer {
     /// A client, by the key that [`Machine::open`] gave.
     Client(Key),
-    /// The server that a proxy passes requests to.
-    Server,
+    /// A server that a proxy passes requests to, by its number.
+    Server(u8),
 }
 
 /// What a peer's socket is to be watched for.

@@ -144,6 +144,16 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Lets the session in the payload of an ADD or a PUT live for `min` milliseconds at least. What asks
+/// for longer, or for too long, stays as it is.
+pub fn raise_ttl(payload: &mut [u8], min: u32) {
+    if let Some(ttl) = payload.first_chunk_mut()
+        && u32::from_be_bytes(*ttl) < min
+    {
+        *ttl = min.to_be_bytes();
+    }
+}
+
 fn gather(parts: &[&[u8]], out: &mut [u8]) -> Option<usize> {
     let mut len = 0_usize;
     for part in parts {

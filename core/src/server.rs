@@ -15,7 +15,7 @@
 use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
 use crate::id::{ID_MAX, Id};
 use crate::machine::{Machine, Peer, Wants};
-use crate::message::{Add, Status};
+use crate::message::{Add, Status, raise_ttl};
 use crate::pool::Pool;
 use crate::slots::{Key, Slot};
 use crate::table::{AddError, Table};
@@ -136,6 +136,7 @@ pub struct Server<'m, S> {
     store: S,
     operations: Operations,
     budget: u32,
+    min_ttl: u32,
     /// When to look for expired sessions next; not at all while nothing is stored.
     expire_at: Instant,
 }
@@ -158,6 +159,7 @@ impl<'m, S: Store> Server<'m, S> {
             store,
             operations: Operations::default(),
             budget: BUDGET,
+            min_ttl: 0,
             expire_at: Instant::ORIGIN,
         })
     }
@@ -166,6 +168,12 @@ impl<'m, S: Store> Server<'m, S> {
     /// it is never called.
     pub fn set_budget(&mut self, requests: u32) {
         self.budget = requests.max(1);
+    }
+
+    /// Stores sessions that are to live for less for `millis` milliseconds; 0, as it is where this is
+    /// never called, leaves all as they are.
+    pub fn set_min_ttl(&mut self, millis: u32) {
+        self.min_ttl = millis;
     }
 
     /// The store.
@@ -211,6 +219,7 @@ impl<'m, S: Store> Server<'m, S> {
             now,
             store: &mut self.store,
             operations: &mut self.operations,
+            min_ttl: self.min_ttl,
             used: 0,
             written: 0,
         };
@@ -243,7 +252,7 @@ impl<S: Store> Machine for Server<'_, S> {
     fn space(&mut self, peer: Peer) -> &mut [u8] {
         match peer {
             Peer::Client(key) => self.conns.space(key),
-            Peer::Server => Default::default(),
+            Peer::Server(_) => Default::default(),
         }
     }
 
@@ -278,7 +287,7 @@ impl<S: Store> Machine for Server<'_, S> {
     fn pending(&self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.conns.pending(key),
-            Peer::Server => &[],
+            Peer::Server(_) => &[],
         }
     }
 
@@ -291,7 +300,7 @@ impl<S: Store> Machine for Server<'_, S> {
     fn wants(&self, peer: Peer) -> Wants {
         match peer {
             Peer::Client(key) => self.conns.wants(key),
-            Peer::Server => Wants::CLOSE,
+            Peer::Server(_) => Wants::CLOSE,
         }
     }
 
@@ -315,6 +324,7 @@ struct Batch<'a, S> {
     now: Instant,
     store: &'a mut S,
     operations: &'a mut Operations,
+    min_ttl: u32,
     /// Bytes of requests answered.
     used: usize,
     /// Bytes of answers.
@@ -351,6 +361,9 @@ impl<S: Store> Batch<'_, S> {
                 let wire = input.get_mut(self.used..).unwrap_or_default();
                 let wire = wire.get_mut(..message.wire_len).unwrap_or_default();
                 let room = output.get_mut(self.written..).unwrap_or_default();
+                if message.header.op.stores() {
+                    raise_ttl(wire.get_mut(HEADER_LEN..).unwrap_or_default(), self.min_ttl);
+                }
                 match answer(self.now, self.store, message, wire, room) {
                     Ok(Some(answered)) => {
                         self.used = self.used.saturating_add(message.wire_len);

@@ -366,16 +366,18 @@ impl Message {
         wire.get_mut(HEADER_LEN..end).unwrap_or_default()
     }
 
-    /// Copies the whole message `wire` to the front of `out` under another uid and patch level, and
-    /// says how long it is; `None` where `out` has no room for it.
-    pub fn relabel(&self, wire: &[u8], uid: u32, level: u16, out: &mut [u8]) -> Option<usize> {
+    /// Copies the whole message `wire` to the front of `out` in another envelope, and says how long it
+    /// is; `None` where `out` has no room for it.
+    pub fn relabel(&self, wire: &[u8], envelope: &Envelope, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
         out.copy_from_slice(wire);
         for frame in out.chunks_mut(FRAME_MAX) {
-            let [_, _, p0, p1, _, u0, u1, u2, u3, ..] = frame.first_chunk_mut::<HEADER_LEN>()?;
-            [*p0, *p1] = level.to_be_bytes();
-            [*u0, *u1, *u2, *u3] = uid.to_be_bytes();
+            let [_, _, p0, p1, to, u0, u1, u2, u3, _, op, ..] =
+                frame.first_chunk_mut::<HEADER_LEN>()?;
+            [*p0, *p1] = envelope.level.to_be_bytes();
+            [*u0, *u1, *u2, *u3] = envelope.uid.to_be_bytes();
+            (*to, *op) = (envelope.direction as u8, envelope.op as u8);
         }
         Some(self.wire_len)
     }
@@ -454,8 +456,7 @@ mod tests {
             (1, 0x12, Malformed::Version),
             (4, 1, Malformed::Direction),
             (9, 1, Malformed::Class),
-            (10, 4, Malformed::Operation),
-            (10, 5, Malformed::Operation),
+            (10, 6, Malformed::Operation),
             (11, 2, Malformed::Complete),
             (11, 0, Malformed::Length),
             (12, 9, Malformed::Length),
@@ -543,16 +544,18 @@ mod tests {
     }
 
     #[test]
-    fn relabeling_changes_uid_and_patch_level_of_every_frame() {
+    fn relabeling_changes_the_envelope_of_every_frame() {
         let mut wire = [5; MESSAGE_MAX];
         let len = frame(&mut wire, &response(9, Op::Get), 5000).unwrap();
         wire[3] = 7;
         let message = Message::measure(&wire, Direction::Response).unwrap().unwrap();
         let mut out = [0; MESSAGE_MAX];
-        assert_eq!(message.relabel(&wire, 77, 3, &mut out), Some(len));
-        let relabeled = Message::measure(&out, Direction::Response).unwrap().unwrap();
-        assert_eq!((relabeled.header.uid, relabeled.header.patch), (77, 3));
+        let other = Envelope { level: 3, ..Envelope::request(77, Op::Take) };
+        assert_eq!(message.relabel(&wire, &other, &mut out), Some(len));
+        let relabeled = Message::measure(&out, Direction::Request).unwrap().unwrap();
+        let Header { uid, patch, op, .. } = relabeled.header;
+        assert_eq!((uid, patch, op), (77, 3, Op::Take));
         assert_eq!((relabeled.wire_len, relabeled.payload_len), (len, 5000));
-        assert_eq!(message.relabel(&wire, 77, 3, &mut out[..len - 1]), None);
+        assert_eq!(message.relabel(&wire, &other, &mut out[..len - 1]), None);
     }
 }

@@ -13,7 +13,7 @@ use distcache_core::id::Id;
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::message::{Add, Reply, Request};
 use distcache_core::pool::Pool;
-use distcache_core::proxy::{Config, Flight, Mux};
+use distcache_core::proxy::{Config, Flight, Mux, Upstream};
 use distcache_core::server::Server;
 use distcache_core::slots::{Key, Slot};
 use distcache_core::table::{Geometry, Table};
@@ -23,7 +23,7 @@ use distcache_core::wire::MESSAGE_MAX;
 const CLIENTS: usize = 4;
 const BUFFERS: usize = (2 * CLIENTS + 2) * MESSAGE_MAX;
 const LIMITS: Limits = Limits { idle: 60_000, patience: 10_000 };
-const CONFIG: Config = Config { limits: LIMITS, retry: 5_000 };
+const CONFIG: Config = Config::new(LIMITS, 5_000);
 /// 64 sessions in 64 KiB.
 const TABLE: Option<Geometry> = Geometry::new(64, 64 * 1024);
 const TABLE_LEN: usize = match TABLE {
@@ -61,6 +61,7 @@ static SERVER_BUFFERS: Fixed<[u8; BUFFERS]> = Fixed::new([0; BUFFERS]);
 static SESSIONS: Fixed<[u8; TABLE_LEN]> = Fixed::new([0; TABLE_LEN]);
 static PROXY_SLOTS: Fixed<Slots> = Fixed::new([const { Slot::EMPTY }; CLIENTS]);
 static PROXY_BUFFERS: Fixed<[u8; BUFFERS]> = Fixed::new([0; BUFFERS]);
+static UPSTREAM: Fixed<[Upstream; 1]> = Fixed::new([Upstream::ONLY]);
 static FLIGHTS: Fixed<[Slot<Flight>; 2 * CLIENTS]> =
     Fixed::new([const { Slot::EMPTY }; 2 * CLIENTS]);
 static CLIENT_BUFFERS: Fixed<[u8; client::MEMORY]> = Fixed::new([0; client::MEMORY]);
@@ -83,7 +84,7 @@ impl<M: Machine> Station<M> {
     fn peer(&self, peer: i32) -> Option<Peer> {
         match usize::try_from(peer) {
             Ok(number) => self.keys.get(number).copied().flatten().map(Peer::Client),
-            Err(_) => Some(Peer::Server),
+            Err(_) => Some(Peer::Server(0)),
         }
     }
 
@@ -272,7 +273,9 @@ pub extern "C" fn dc_proxy_init() -> i32 {
     // SAFETY: there is one thread, and memory is lent only while there is no proxy.
     let (slots, flights, buffers) =
         unsafe { (PROXY_SLOTS.get(), FLIGHTS.get(), PROXY_BUFFERS.get()) };
-    let made = Mux::new(slots, flights, Pool::new(buffers, MESSAGE_MAX), CONFIG);
+    // SAFETY: as above.
+    let servers = unsafe { UPSTREAM.get() };
+    let made = Mux::new(slots, flights, servers, Pool::new(buffers, MESSAGE_MAX), CONFIG);
     *proxy = made.ok().map(Station::new);
     if proxy.is_some() { 0 } else { -1 }
 }
@@ -282,7 +285,7 @@ pub extern "C" fn dc_proxy_init() -> i32 {
 pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
     // SAFETY: there is one thread.
     let proxy = unsafe { PROXY.get() }.as_mut();
-    i32::from(proxy.is_some_and(|proxy| proxy.machine.dial(at(now))))
+    i32::from(proxy.is_some_and(|proxy| proxy.machine.dial(at(now)).is_some()))
 }
 
 /// The proxy's server is connected.
@@ -290,7 +293,7 @@ pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
 pub extern "C" fn dc_proxy_connected(now: u64) {
     // SAFETY: there is one thread.
     if let Some(proxy) = unsafe { PROXY.get() } {
-        proxy.machine.connected(at(now));
+        proxy.machine.connected(at(now), 0);
     }
 }
 

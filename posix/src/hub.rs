@@ -2,7 +2,7 @@
 //!
 //! A [`Machine`] has the connections' state, the hub their sockets, at the same index. What a turn
 //! does, in this order: look at the clock once, heed signals, write and read where that is possible,
-//! let time do its work, accept, and last send to the server what all of that put together for it.
+//! let time do its work, accept, and last send to servers what all of that put together for them.
 //! Each socket gets one receive a turn, and a turn ends once it would be somebody's next helping, so
 //! nobody who never stops talking keeps anybody else waiting.
 
@@ -30,8 +30,7 @@ const DRAIN_PATIENCE: u64 = 5000;
 const ACCEPT_PAUSE: u64 = 100;
 
 const SIGNALS_KEY: usize = 0;
-pub(crate) const SERVER_KEY: usize = 1;
-const LISTENERS_KEY: usize = 2;
+const SERVERS_KEY: usize = 1;
 
 /// A machine with its sockets.
 pub(crate) struct Hub<M> {
@@ -43,9 +42,8 @@ pub(crate) struct Hub<M> {
     /// By the index of the client's key.
     clients: Vec<Option<Client>>,
     connected: usize,
-    server: Option<Socket>,
-    /// Kept for the server while it is away.
-    pub(crate) place: Place,
+    /// By their numbers.
+    servers: Vec<Server>,
     reserve: Reserve,
     /// When listeners that failed are asked again.
     accept_at: Option<Instant>,
@@ -53,6 +51,14 @@ pub(crate) struct Hub<M> {
     end_by: Option<Instant>,
     /// Where what still comes from a connection that is closed goes.
     scrap: Box<[u8]>,
+}
+
+/// A server that the machine is a client of.
+#[derive(Default)]
+struct Server {
+    socket: Option<Socket>,
+    /// Kept for it while it is away.
+    place: Place,
 }
 
 struct Source {
@@ -74,17 +80,18 @@ struct Socket {
 }
 
 impl<M: Machine> Hub<M> {
-    /// A hub for a machine with as many places as `clients`.
+    /// A hub for a machine with as many places as `clients`, and as many `servers`.
     pub(crate) fn new(
         machine: M,
         clients: usize,
+        servers: usize,
         listeners: Vec<Listener>,
         signals: Signals,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add_fd(signals.fd(), SIGNALS_KEY, Interest::READ)?;
         for (number, listener) in listeners.iter().enumerate() {
-            poller.add_listener(listener, LISTENERS_KEY + number)?;
+            poller.add_listener(listener, SERVERS_KEY + servers + number)?;
         }
         let source = |listener| Source { listener, watched: true };
         Ok(Self {
@@ -95,8 +102,7 @@ impl<M: Machine> Hub<M> {
             listeners: listeners.into_iter().map(source).collect(),
             clients: std::iter::repeat_with(|| None).take(clients).collect(),
             connected: 0,
-            server: None,
-            place: Place::default(),
+            servers: std::iter::repeat_with(Server::default).take(servers).collect(),
             reserve: Reserve::new()?,
             accept_at: None,
             end_by: None,
@@ -126,20 +132,23 @@ impl<M: Machine> Hub<M> {
         Ok(self.clock.now())
     }
 
-    /// Does what the last [`Hub::wait`] found to be possible. An event of a connection to the server
-    /// that is still being made is handed back.
-    pub(crate) fn turn(&mut self, now: Instant, events: &Events) -> Option<Event> {
-        let mut dialing = None;
+    /// Does what the last [`Hub::wait`] found to be possible. Events of connections to servers that
+    /// are still being made are not for the hub: [`Hub::dialing`] tells them.
+    pub(crate) fn turn(&mut self, now: Instant, events: &Events) {
         let mut accept = self.listeners.iter().any(|source| source.listener.ready());
         if events.iter().any(|event| event.key == SIGNALS_KEY) {
             self.heed_signals(now);
         }
-        let base = self.clients_key();
+        let (listeners, base) = (self.listeners_key(), self.clients_key());
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
-                SERVER_KEY if self.server.is_none() => dialing = Some(event),
-                SERVER_KEY => self.attend(now, Peer::Server, event),
+                key if key < listeners => {
+                    let number = key - SERVERS_KEY;
+                    if self.servers[number].socket.is_some() {
+                        self.attend(now, Peer::Server(number as u8), event);
+                    }
+                }
                 key if key < base => accept = true,
                 key => {
                     let client = self.clients.get(key - base).and_then(Option::as_ref);
@@ -153,8 +162,29 @@ impl<M: Machine> Hub<M> {
         if accept || self.accept_at.is_some_and(|at| at <= now) {
             self.accept(now);
         }
-        self.flush_server(now);
-        dialing
+        self.flush_servers(now);
+    }
+
+    /// The server whose connection is still being made, if the event is about such a one.
+    pub(crate) fn dialing(&self, event: Event) -> Option<u8> {
+        let number = event.key.checked_sub(SERVERS_KEY)?;
+        let server = self.servers.get(number).filter(|server| server.socket.is_none());
+        server.map(|_| number as u8)
+    }
+
+    /// Has the poller report what can be done with a server's connection that is not the hub's yet.
+    pub(crate) fn watch_dial(&self, number: u8, stream: &Stream) -> io::Result<()> {
+        self.poller.add(stream, SERVERS_KEY + usize::from(number), Interest::WRITE)
+    }
+
+    /// The end of [`Hub::watch_dial`].
+    pub(crate) fn forget_dial(&self, stream: &Stream) {
+        let _ = self.poller.remove(stream);
+    }
+
+    /// The descriptor that is kept for a server's connection while there is none.
+    pub(crate) fn place(&mut self, number: u8) -> &mut Place {
+        &mut self.servers[usize::from(number)].place
     }
 
     /// Whether the program is to end: it was asked to and has answered what it had, or no client can
@@ -172,13 +202,23 @@ impl<M: Machine> Hub<M> {
         self.reserve.refused()
     }
 
-    /// Takes the connection to the server that was just made.
-    pub(crate) fn take_server(&mut self, stream: Stream, interest: Interest) {
-        self.server = Some(Socket { stream, watched: Some(interest), ended: false });
+    /// Takes the connection to a server that was just made.
+    ///
+    /// # Errors
+    /// The poller does not take it.
+    pub(crate) fn take_server(&mut self, number: u8, stream: Stream) -> io::Result<()> {
+        self.poller.add(&stream, SERVERS_KEY + usize::from(number), Interest::READ)?;
+        let socket = Socket { stream, watched: Some(Interest::READ), ended: false };
+        self.servers[usize::from(number)].socket = Some(socket);
+        Ok(())
+    }
+
+    fn listeners_key(&self) -> usize {
+        SERVERS_KEY + self.servers.len()
     }
 
     fn clients_key(&self) -> usize {
-        LISTENERS_KEY + self.listeners.len()
+        self.listeners_key() + self.listeners.len()
     }
 
     fn heed_signals(&mut self, now: Instant) {
@@ -243,7 +283,7 @@ impl<M: Machine> Hub<M> {
 
     /// One receive.
     fn receive(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
         let space = self.machine.space(peer);
         if space.is_empty() {
             return self.settle(now, peer);
@@ -258,7 +298,7 @@ impl<M: Machine> Hub<M> {
             }
             Err(_) => return self.close(now, peer),
         };
-        let last = len < room && self.end_by.is_some() && peer != Peer::Server;
+        let last = len < room && self.end_by.is_some() && matches!(peer, Peer::Client(_));
         let ended = socket.ended || last;
         self.machine.filled(now, peer, len);
         if ended {
@@ -267,9 +307,9 @@ impl<M: Machine> Hub<M> {
     }
 
     /// One send, if there is something to send; then closes the connection or watches it for what it
-    /// now waits for. What is for the server is sent once, at the end of the turn.
+    /// now waits for. What is for servers is sent once, at the end of the turn.
     fn settle(&mut self, now: Instant, peer: Peer) {
-        if peer == Peer::Server {
+        if let Peer::Server(_) = peer {
             return;
         }
         self.send(now, peer);
@@ -280,15 +320,17 @@ impl<M: Machine> Hub<M> {
         }
     }
 
-    fn flush_server(&mut self, now: Instant) {
-        if self.server.is_some() {
-            self.send(now, Peer::Server);
-            self.watch(now, Peer::Server);
+    fn flush_servers(&mut self, now: Instant) {
+        for number in 0..self.servers.len() {
+            if self.servers[number].socket.is_some() {
+                self.send(now, Peer::Server(number as u8));
+                self.watch(now, Peer::Server(number as u8));
+            }
         }
     }
 
     fn send(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
         let pending = self.machine.pending(peer);
         if pending.is_empty() {
             return;
@@ -300,15 +342,16 @@ impl<M: Machine> Hub<M> {
     }
 
     fn watch(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.server, peer) else { return };
+        let base = self.clients_key();
+        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
         let Wants { read, write, close } = self.machine.wants(peer);
         let interest = Interest { read, write };
         if close {
             return self.close(now, peer);
         }
         let key = match peer {
-            Peer::Server => SERVER_KEY,
-            Peer::Client(key) => LISTENERS_KEY + self.listeners.len() + key.index(),
+            Peer::Server(number) => SERVERS_KEY + usize::from(number),
+            Peer::Client(key) => base + key.index(),
         };
         let changed = match socket.watched.replace(interest) {
             Some(before) if before == interest => Ok(()),
@@ -323,7 +366,10 @@ impl<M: Machine> Hub<M> {
     /// Closes the connection, whoever wants that.
     fn close(&mut self, now: Instant, peer: Peer) {
         let socket = match peer {
-            Peer::Server => self.server.take(),
+            Peer::Server(number) => {
+                let server = self.servers.get_mut(usize::from(number));
+                server.and_then(|server| server.socket.take())
+            }
             Peer::Client(key) => {
                 let client = self.clients[key.index()].take_if(|client| client.key == key);
                 self.connected -= usize::from(client.is_some());
@@ -335,14 +381,14 @@ impl<M: Machine> Hub<M> {
         if socket.stream.is_shared() {
             let _ = self.poller.remove(&socket.stream);
         }
-        if !socket.ended && peer != Peer::Server {
+        if !socket.ended && matches!(peer, Peer::Client(_)) {
             // Closing on bytes that were never read takes our last answer from the peer's hands.
             let _ = socket.stream.shutdown_write();
             let _ = socket.stream.recv(&mut self.scrap);
         }
         drop(socket);
-        if peer == Peer::Server {
-            self.place.keep();
+        if let Peer::Server(number) = peer {
+            self.place(number).keep();
         }
     }
 
@@ -366,10 +412,11 @@ impl<M: Machine> Hub<M> {
                 }
             }
         }
+        let base = self.listeners_key();
         for (number, source) in self.listeners.iter_mut().enumerate() {
             let wanted = self.accept_at.is_none() && !source.listener.finished();
             if wanted != source.watched {
-                let key = LISTENERS_KEY + number;
+                let key = base + number;
                 let changed = self.poller.modify_listener(&source.listener, key, wanted);
                 source.watched = wanted && changed.is_ok();
             }
@@ -390,11 +437,11 @@ impl<M: Machine> Hub<M> {
 
 fn socket<'a>(
     clients: &'a mut [Option<Client>],
-    server: &'a mut Option<Socket>,
+    servers: &'a mut [Server],
     peer: Peer,
 ) -> Option<&'a mut Socket> {
     match peer {
-        Peer::Server => server.as_mut(),
+        Peer::Server(number) => servers.get_mut(usize::from(number))?.socket.as_mut(),
         Peer::Client(key) => {
             let client = clients.get_mut(key.index())?.as_mut()?;
             (client.key == key).then_some(&mut client.socket)

@@ -12,10 +12,9 @@ use distcache_core::time::Instant;
 
 use crate::hub::Hub;
 use crate::incidents::Incidents;
-use crate::limits;
 use crate::memory::Memory;
 use crate::poller::Events;
-use crate::service::{DESCRIPTORS, Running};
+use crate::service::Running;
 
 /// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
 /// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
@@ -33,6 +32,8 @@ pub struct Config {
     pub clients: usize,
     /// What clients may do.
     pub limits: Limits,
+    /// The least milliseconds that sessions live for, whatever is asked for.
+    pub min_ttl: u32,
     /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
     /// lines.
     pub progress: u32,
@@ -102,13 +103,11 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let table = table.map_err(|_| ServeError::Geometry)?;
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let server = Server::new(&mut slots, pool, config.limits, table);
-    let server = server.map_err(ServeError::TooSmall)?;
-    let wanted = config.clients as u64 + DESCRIPTORS;
-    if limits::raise_descriptors(wanted) < wanted {
-        running.warn(&format!("fewer than {wanted} descriptors are allowed: see ulimit -n"));
-    }
+    let mut server = server.map_err(ServeError::TooSmall)?;
+    server.set_min_ttl(config.min_ttl);
+    running.provide_descriptors(config.clients);
     let (listeners, signals) = running.take();
-    let mut hub = Hub::new(server, config.clients, listeners, signals)?;
+    let mut hub = Hub::new(server, config.clients, 0, listeners, signals)?;
     running.ready();
     let mut progress = Progress::new(config.progress, running.foreground());
     let mut incidents = Incidents::default();

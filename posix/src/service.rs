@@ -11,13 +11,14 @@ use distcache_core::conns::Counters;
 
 use crate::address::Address;
 use crate::daemon::{self, DetachError, Detached, PidFile, PidFileError, UserError};
+use crate::limits;
 use crate::listener::{ListenError, Listener, Ownership};
 use crate::say::say;
 use crate::signal::Signals;
 
 /// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
 /// the server's, the one in reserve, and some to spare.
-pub const DESCRIPTORS: u64 = 64;
+const DESCRIPTORS: usize = 64;
 
 /// What a daemon is told about itself.
 #[derive(Clone, Debug)]
@@ -145,6 +146,15 @@ impl Running {
             "{accepted} clients, {refused} more refused; closed: {malformed} malformed, {idle} idle, \
              {stalled} stalled"
         ));
+    }
+
+    /// Has the system allow as many descriptors as this many connections need, or says that it does
+    /// not.
+    pub(crate) fn provide_descriptors(&self, connections: usize) {
+        let wanted = (connections + DESCRIPTORS) as u64;
+        if limits::raise_descriptors(wanted) < wanted {
+            self.warn(&format!("fewer than {wanted} descriptors are allowed: see ulimit -n"));
+        }
     }
 
     /// Whether it runs in the foreground.

@@ -230,7 +230,7 @@ fn node(random: &mut Random, number: usize, proxies: usize, calm: bool, liar: bo
         slots,
         flights: pick(random, &[1, 2, 3, 2 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
-        config: Config { limits, retry: pick(random, &[1, 50, 1_000, 5_000]) },
+        config: Config::new(limits, pick(random, &[1, 50, 1_000, 5_000])),
         turn: pick(random, &[0, 0, 1, 5]),
     }
 }

@@ -14,6 +14,8 @@ use distcache_core::machine::{Peer, Wants};
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
 
+/// The one server of a proxy.
+const SERVER: Peer = Peer::Server(0);
 /// More than all requests that fit into all buffers.
 const STEPS_MAX: u64 = 100_000;
 
@@ -117,16 +119,16 @@ impl<M: Subject> Shell<M> {
         if let Some(end) = self.dialing {
             match wires.dialed(end) {
                 Dial::Waiting => return false,
-                Dial::Refused => self.machine.closed(now, Peer::Server),
+                Dial::Refused => self.machine.closed(now, SERVER),
                 Dial::Connected => {
-                    self.machine.connected(now);
-                    self.add_port(end, Peer::Server, now);
+                    self.machine.connected(now, 0);
+                    self.add_port(end, SERVER, now);
                 }
             }
             self.dialing = None;
             self.busy = true;
         }
-        if !self.machine.dial(now) {
+        if self.machine.dial(now).is_none() {
             return self.busy;
         }
         let early = self.dialed.is_some_and(|last| now.since(last) < self.plan.config.retry);
@@ -262,7 +264,7 @@ impl<M: Subject> Shell<M> {
             note(wires.now, self.who(), "thinks", [calls, self.machine.work()]);
             if let Some(number) = self.ports.iter().position(|port| port.peer == peer) {
                 self.look(number);
-            } else if peer == Peer::Server && self.machine.wants(peer).close {
+            } else if peer == SERVER && self.machine.wants(peer).close {
                 self.give_up_dialing(wires);
             }
             let most = 64 + 8 * self.ports.len() as u64 + 4 * (self.machine.work() - before);
@@ -275,7 +277,7 @@ impl<M: Subject> Shell<M> {
     }
 
     fn give_up_dialing(&mut self, wires: &mut Wires) {
-        self.machine.closed(wires.now, Peer::Server);
+        self.machine.closed(wires.now, SERVER);
         if let Some(end) = self.dialing.take() {
             wires.close(self.who(), end);
         }
@@ -297,14 +299,14 @@ impl<M: Subject> Shell<M> {
     fn check_close(&self, wires: &Wires, number: usize) {
         let port = &self.ports[number];
         let limits = self.plan.config.limits;
-        let since = if port.peer == Peer::Server { self.flying } else { port.since };
+        let since = if port.peer == SERVER { self.flying } else { port.since };
         let waited = wires.now.since(since);
         let over = |limit: u64| limit > 0 && waited >= limit;
         let answered = port.came.messages == port.went.messages;
         let right = match (port.peer, wires.dialer(port.end)) {
             (_, Who::Villain(_)) => true,
             // What an honest server does is no reason; what a liar does may be one.
-            (Peer::Server, _) => port.ended || self.plan.doubtful || over(limits.patience),
+            (Peer::Server(_), _) => port.ended || self.plan.doubtful || over(limits.patience),
             // Who has no answer to read and waits for room is not late.
             (Peer::Client(_), _) if port.turned_away && answered && !port.went.within => port.ended,
             (Peer::Client(_), _) => port.ended || over(limits.idle) || over(limits.patience),
@@ -312,8 +314,7 @@ impl<M: Subject> Shell<M> {
         assert!(right, "{} closes link {} for nothing: {port:?}", self.who(), port.end.link);
         // Who hangs up is answered first.
         let timely = !over(limits.idle) && !over(limits.patience);
-        let lawful =
-            !matches!(wires.dialer(port.end), Who::Villain(_)) && port.peer != Peer::Server;
+        let lawful = !matches!(wires.dialer(port.end), Who::Villain(_)) && port.peer != SERVER;
         assert!(!(timely && lawful) || answered, "{} closes unanswered {port:?}", self.who());
     }
 
@@ -325,7 +326,7 @@ impl<M: Subject> Shell<M> {
             let wants = self.machine.wants(port.peer);
             assert_eq!(wants, port.wants, "{} has not named {port:?}", self.who());
         }
-        let clients = self.ports.iter().filter(|port| port.peer != Peer::Server).count();
+        let clients = self.ports.iter().filter(|port| port.peer != SERVER).count();
         assert_eq!(self.machine.clients(), clients, "{} miscounts its clients", self.who());
     }
 

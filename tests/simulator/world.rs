@@ -56,8 +56,8 @@ impl Stock {
 
 /// What runs as one node.
 enum Post<'m> {
-    Server(Shell<Cache<'m>>),
-    Proxy(Shell<Mux<'m>>),
+    Server(Box<Shell<Cache<'m>>>),
+    Proxy(Box<Shell<Mux<'m>>>),
     Liar(Liar),
     /// Its process is dead.
     Nobody,
@@ -138,9 +138,9 @@ impl<'m> World<'m> {
                 let table = Checked::new(&mut table[aligned..], geometry, key, ledger);
                 let mut server = memory.server(plan.config.limits, table);
                 server.set_budget(self.plan.budget);
-                Post::Server(Shell::new(server, number, plan))
+                Post::Server(Box::new(Shell::new(server, number, plan)))
             }
-            _ => Post::Proxy(Shell::new(memory.proxy(plan.config), number, plan)),
+            _ => Post::Proxy(Box::new(Shell::new(memory.proxy(plan.config), number, plan))),
         };
         self.wires.listeners[number].up = true;
         note(self.wires.now, Who::Node(number), "begins", [0, 0]);
@@ -277,7 +277,7 @@ impl<'m> World<'m> {
     /// The nodes that are proxies.
     pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<Mux<'m>>> {
         self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
-            Post::Proxy(shell) => Some(shell),
+            Post::Proxy(shell) => Some(&mut **shell),
             _ => None,
         })
     }
@@ -285,7 +285,7 @@ impl<'m> World<'m> {
     /// The node that is the server, where it does not lie.
     pub(crate) fn server(&mut self) -> Option<&mut Shell<Cache<'m>>> {
         match &mut self.seats.first_mut()?.post {
-            Post::Server(shell) => Some(shell),
+            Post::Server(shell) => Some(&mut **shell),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use distcache_core::conns::{Conn, Limits};
 use distcache_core::pool::Pool;
-use distcache_core::proxy::{Config, Flight, Mux};
+use distcache_core::proxy::{Config, Flight, Mux, Upstream};
 use distcache_core::server::{Server, Store};
 use distcache_core::slots::Slot;
 use distcache_core::wire::MESSAGE_MAX;
@@ -15,6 +15,7 @@ pub const NO_LIMITS: Limits = Limits { idle: 0, patience: 0 };
 pub struct Memory {
     conns: Vec<Slot<Conn>>,
     flights: Vec<Slot<Flight>>,
+    servers: Vec<Upstream>,
     buffers: Vec<u8>,
 }
 
@@ -29,8 +30,18 @@ impl Memory {
         Self {
             conns: (0..clients).map(|_| Slot::EMPTY).collect(),
             flights: (0..2 * clients).map(|_| Slot::EMPTY).collect(),
+            servers: vec![Upstream::new(b"server 0")],
             buffers: vec![0; buffers * MESSAGE_MAX],
         }
+    }
+
+    /// The same for a proxy of so many servers, called `server 0`, `server 1` and so on.
+    #[must_use]
+    pub fn with_servers(mut self, servers: usize) -> Self {
+        let name = |number| Upstream::new(format!("server {number}").as_bytes());
+        self.buffers.resize(self.buffers.len() + (servers - 1) * 2 * MESSAGE_MAX, 0);
+        self.servers = (0..servers).map(name).collect();
+        self
     }
 
     /// The same with room for no more than `flights` requests on their way.
@@ -55,6 +66,7 @@ impl Memory {
     /// Where it finds this memory too small.
     pub fn proxy(&mut self, config: Config) -> Mux<'_> {
         let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
-        Mux::new(&mut self.conns, &mut self.flights, pool, config).expect("enough memory")
+        let Self { conns, flights, servers, .. } = self;
+        Mux::new(conns, flights, servers, pool, config).expect("enough memory")
     }
 }

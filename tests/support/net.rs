@@ -19,26 +19,29 @@ use distcache_core::time::Instant;
 /// How many turns, or pieces of work in a turn, are taken for a machine that runs in circles.
 const PATIENCE: usize = 1_000_000;
 
-/// A machine that may have a server to connect to.
+/// How many servers a world has at most.
+pub const SERVERS: usize = 4;
+
+/// A machine that may have servers to connect to.
 pub trait Station: Machine {
-    /// Whether it wants its server dialed now.
-    fn dial(&mut self, _now: Instant) -> bool {
-        false
+    /// The server that it wants dialed now.
+    fn dial(&mut self, _now: Instant) -> Option<u8> {
+        None
     }
 
-    /// Its server is connected.
-    fn connected(&mut self, _now: Instant) {}
+    /// A server is connected.
+    fn connected(&mut self, _now: Instant, _number: u8) {}
 }
 
 impl<S: Store> Station for Server<'_, S> {}
 
 impl Station for Mux<'_> {
-    fn dial(&mut self, now: Instant) -> bool {
+    fn dial(&mut self, now: Instant) -> Option<u8> {
         Mux::dial(self, now)
     }
 
-    fn connected(&mut self, now: Instant) {
-        Mux::connected(self, now);
+    fn connected(&mut self, now: Instant, number: u8) {
+        Mux::connected(self, now, number);
     }
 }
 
@@ -85,8 +88,13 @@ pub fn every_way(longest: usize, scenario: impl Fn(Pieces)) {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct End(usize);
 
-/// The end at which the server of a proxy sits.
+/// The end at which the server of a proxy sits, or the first of them.
 pub const SERVER: End = End(0);
+
+/// The end at which server `number` of a proxy sits.
+pub const fn server(number: u8) -> End {
+    End(number as usize)
+}
 
 /// What happens to a proxy that dials.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -144,6 +152,8 @@ pub struct Net<M> {
     pub pieces: Pieces,
     /// What becomes of attempts to reach the server.
     pub reach: Reach,
+    /// What becomes of attempts to reach one of several servers, where that differs from `reach`.
+    pub reach_of: [Option<Reach>; SERVERS],
     /// When the machine dialed.
     pub dials: Vec<Instant>,
     wires: Vec<Wire>,
@@ -153,8 +163,10 @@ impl<M: Station> Net<M> {
     /// A machine without peers at some time.
     pub fn new(machine: M, pieces: Pieces) -> Self {
         let now = Instant::from_millis(1_000_000);
-        let wires = vec![Wire::new(Peer::Server, false)];
-        Self { machine, now, pieces, reach: Reach::Accepts, dials: Vec::new(), wires }
+        let wires =
+            (0..SERVERS as u8).map(|number| Wire::new(Peer::Server(number), false)).collect();
+        let (reach, reach_of) = (Reach::Accepts, [None; SERVERS]);
+        Self { machine, now, pieces, reach, reach_of, dials: Vec::new(), wires }
     }
 
     /// Connects a client; `None` where it is refused.
@@ -283,23 +295,27 @@ impl<M: Station> Net<M> {
     }
 
     fn dial(&mut self) -> bool {
-        if !self.machine.dial(self.now) {
+        let Some(number) = self.machine.dial(self.now) else {
             return false;
-        }
+        };
         self.dials.push(self.now);
-        match self.reach {
+        match self.reach_of[usize::from(number)].unwrap_or(self.reach) {
             Reach::Hangs => (),
-            Reach::Refuses => self.machine.closed(self.now, Peer::Server),
-            Reach::Accepts => self.pick_up(),
+            Reach::Refuses => self.machine.closed(self.now, Peer::Server(number)),
+            Reach::Accepts => self.pick_up_at(number),
         }
         true
     }
 
     /// The server answers an attempt to reach it.
     pub fn pick_up(&mut self) {
-        self.wires[SERVER.0] = Wire::new(Peer::Server, true);
-        self.machine.connected(self.now);
-        self.look(SERVER);
+        self.pick_up_at(0);
+    }
+
+    fn pick_up_at(&mut self, number: u8) {
+        self.wires[usize::from(number)] = Wire::new(Peer::Server(number), true);
+        self.machine.connected(self.now, number);
+        self.look(server(number));
     }
 
     fn write(&mut self, end: End) -> bool {
@@ -354,7 +370,7 @@ impl<M: Station> Net<M> {
             let number = self.wires.iter().position(|wire| wire.open && wire.peer == peer);
             if let Some(number) = number {
                 self.look(End(number));
-            } else if peer == Peer::Server && self.machine.wants(peer).close {
+            } else if matches!(peer, Peer::Server(_)) && self.machine.wants(peer).close {
                 self.machine.closed(self.now, peer);
             }
         }

@@ -1,6 +1,6 @@
 //! Headers and messages are measured as a slow parser measures them, at every length.
 
-use distcache_core::wire::{Direction, MESSAGE_MAX, Message};
+use distcache_core::wire::{Direction, Envelope, MESSAGE_MAX, Message};
 
 /// What the protocol's text says about the first bytes of a stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -111,9 +111,10 @@ pub fn body(data: &[u8]) {
 fn relabeled(bytes: &[u8], direction: Direction, told: &Told) {
     let message = Message::measure(bytes, direction).ok().flatten().expect("it was measured");
     let mut out = vec![0; told.wire_len];
-    let len = message.relabel(bytes, 0xdead_beef, 1, &mut out);
+    let envelope = Envelope { level: 1, direction, uid: 0xdead_beef, op: message.header.op };
+    let len = message.relabel(bytes, &envelope, &mut out);
     assert_eq!(len, Some(told.wire_len));
     let renamed = Told { uid: 0xdead_beef, ..told.clone() };
     assert_eq!(slow(&out, direction as u8), Verdict::Whole(renamed));
-    assert_eq!(message.relabel(bytes, 1, 1, &mut out[1..]), None);
+    assert_eq!(message.relabel(bytes, &envelope, &mut out[1..]), None);
 }

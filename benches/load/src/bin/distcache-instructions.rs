@@ -4,7 +4,7 @@
 use distcache_core::conns::{Conn, Limits};
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::pool::Pool;
-use distcache_core::proxy::{self, Flight, Mux};
+use distcache_core::proxy::{self, Flight, Mux, Upstream};
 use distcache_core::server::Server;
 use distcache_core::slots::{Key, Slot};
 use distcache_core::table::{Geometry, Table};
@@ -119,10 +119,12 @@ fn relay(n: u32, short_lived: bool) {
     let mut flights: Vec<Slot<Flight>> = (0..2 * CLIENTS).map(|_| Slot::EMPTY).collect();
     let mut buffers = vec![0; (2 * CLIENTS + 2) * BUFFER_LEN];
     let pool = Pool::new(&mut buffers, BUFFER_LEN);
-    let config = proxy::Config { limits: LIMITS, retry: 1000 };
-    let mut mux = Mux::new(&mut slots, &mut flights, pool, config).expect("enough memory");
-    assert!(mux.dial(NOW));
-    mux.connected(NOW);
+    let config = proxy::Config::new(LIMITS, 1000);
+    let mut servers = [Upstream::new(b"server")];
+    let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, config);
+    let mut mux = mux.expect("enough memory");
+    assert_eq!(mux.dial(NOW), Some(0));
+    mux.connected(NOW, 0);
     let mut serving = Serving::new(mux);
     let mut answer = [0; 214];
     answer[..14].copy_from_slice(&[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 200]);
@@ -132,9 +134,9 @@ fn relay(n: u32, short_lived: bool) {
         let client = Peer::Client(serving.client);
         serving.receive(client, &wire[..len]);
         assert_eq!(serving.machine.advance(NOW), Some(client));
-        answer[5..9].copy_from_slice(&serving.machine.pending(Peer::Server)[5..9]);
-        assert_eq!(serving.send(Peer::Server), len);
-        serving.receive(Peer::Server, &answer);
+        answer[5..9].copy_from_slice(&serving.machine.pending(Peer::Server(0))[5..9]);
+        assert_eq!(serving.send(Peer::Server(0)), len);
+        serving.receive(Peer::Server(0), &answer);
         assert_eq!(serving.machine.advance(NOW), Some(client));
         assert_eq!(serving.send(client), answer.len());
         while serving.machine.advance(NOW).is_some() {}

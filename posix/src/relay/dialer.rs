@@ -1,0 +1,205 @@
+//! The connections to servers: how each is made, and made again.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use distcache_core::machine::{Machine, Peer};
+use distcache_core::proxy::Mux;
+use distcache_core::time::Instant;
+
+use crate::address::{Address, Targets};
+use crate::hub::Hub;
+use crate::poller::Event;
+use crate::resolver::Resolver;
+use crate::service::Running;
+use crate::socket::Stream;
+
+/// A server whose host has vanished is noticed after `KEEPALIVE_IDLE` + 3 x `KEEPALIVE_INTERVAL`
+/// even if nothing is asked of it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// Goes on with all attempts to connect, and begins those for which it is time.
+pub(super) fn dial(now: Instant, dialers: &mut [Dialer<'_>], hub: &mut Hub<Mux<'_>>) {
+    while let Some(number) = hub.machine.dial(now) {
+        let dialer = &mut dialers[usize::from(number)];
+        dialer.resolver.request();
+        dialer.state = Dial::Resolving;
+    }
+    for dialer in dialers {
+        dialer.go_on(now, hub);
+    }
+}
+
+/// Prints which servers have come or gone, once each.
+pub(super) fn tell(dialers: &mut [Dialer<'_>], hub: &Hub<Mux<'_>>, running: &Running) {
+    for dialer in dialers {
+        dialer.tell(hub, running);
+    }
+}
+
+/// Makes the connection to one server, again and again.
+pub(super) struct Dialer<'c> {
+    number: u8,
+    server: &'c Address,
+    retry: u64,
+    resolver: Resolver,
+    state: Dial,
+    /// The places that are still to be tried.
+    left: Targets,
+    failure: Failure,
+    told_up: Option<bool>,
+}
+
+/// Why there is no connection; kept without allocating, as is all that the loop does.
+#[derive(Clone, Copy)]
+enum Failure {
+    /// The last attempt failed.
+    Connect(io::ErrorKind),
+    /// There was one, and it broke.
+    Lost,
+    /// Nothing came of the last attempt in time.
+    Silent,
+    /// The server's name was not found.
+    Unresolved,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(kind) => kind.fmt(f),
+            Self::Lost => f.write_str("connection lost"),
+            Self::Silent => f.write_str("no answer"),
+            Self::Unresolved => f.write_str("its name was not found"),
+        }
+    }
+}
+
+enum Dial {
+    /// There is a connection, or it is not time for one.
+    Rest,
+    /// The server's address is being looked up.
+    Resolving,
+    /// One of its places is being tried.
+    Connecting(Stream),
+}
+
+impl Dial {
+    /// Ends an attempt that has got as far as to a socket, and gives that.
+    fn take_connecting(&mut self) -> Option<Stream> {
+        match std::mem::replace(self, Self::Rest) {
+            Self::Connecting(stream) => Some(stream),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+impl<'c> Dialer<'c> {
+    pub(super) fn new(
+        number: u8,
+        server: &'c Address,
+        retry: u64,
+        hub: &Hub<Mux<'_>>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            number,
+            server,
+            retry,
+            resolver: Resolver::new(server, hub.poller.waker())?,
+            state: Dial::Rest,
+            left: Targets::new(),
+            failure: Failure::Lost,
+            told_up: None,
+        })
+    }
+
+    /// Goes on with an attempt to connect.
+    fn go_on(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>) {
+        if hub.machine.wants(Peer::Server(self.number)).close && !matches!(self.state, Dial::Rest) {
+            return self.give_up(now, hub, Failure::Silent);
+        }
+        if let Dial::Resolving = self.state
+            && let Some(answer) = self.resolver.take()
+        {
+            match answer {
+                Ok(targets) => {
+                    self.left = targets;
+                    self.try_next(now, hub, Failure::Unresolved);
+                }
+                Err(_) => self.give_up(now, hub, Failure::Unresolved),
+            }
+        }
+    }
+
+    /// Looks how the attempt under way has ended.
+    pub(super) fn attend(&mut self, now: Instant, event: Event, hub: &mut Hub<Mux<'_>>) {
+        if !event.writable && !event.hangup {
+            return;
+        }
+        if let Some(stream) = self.state.take_connecting() {
+            hub.forget_dial(&stream);
+            match stream.connected() {
+                Ok(()) => self.succeed(now, hub, stream),
+                Err(error) => self.try_next(now, hub, Failure::Connect(error.kind())),
+            }
+        }
+    }
+
+    /// Tries one place after the other until one can be waited for.
+    fn try_next(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>, mut failure: Failure) {
+        hub.place(self.number).give_up();
+        while !self.left.is_empty() {
+            let target = self.left.remove(0);
+            match Stream::connect(&target) {
+                Ok((stream, false)) => return self.succeed(now, hub, stream),
+                Ok((stream, true)) => match hub.watch_dial(self.number, &stream) {
+                    Ok(()) => return self.state = Dial::Connecting(stream),
+                    Err(error) => failure = Failure::Connect(error.kind()),
+                },
+                Err(error) => failure = Failure::Connect(error.kind()),
+            }
+        }
+        self.give_up(now, hub, failure);
+    }
+
+    fn succeed(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>, stream: Stream) {
+        self.state = Dial::Rest;
+        // Only TCP has it; the others need none.
+        let _ = stream.keepalive(KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
+        match hub.take_server(self.number, stream) {
+            Ok(()) => hub.machine.connected(now, self.number),
+            Err(error) => self.give_up(now, hub, Failure::Connect(error.kind())),
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>, failure: Failure) {
+        if let Some(stream) = self.state.take_connecting() {
+            hub.forget_dial(&stream);
+        }
+        self.state = Dial::Rest;
+        hub.place(self.number).keep();
+        self.failure = failure;
+        hub.machine.closed(now, Peer::Server(self.number));
+    }
+
+    fn tell(&mut self, hub: &Hub<Mux<'_>>, running: &Running) {
+        let up = hub.machine.is_up(self.number);
+        let settled = up || matches!(self.state, Dial::Rest);
+        if !settled || self.told_up == Some(up) {
+            return;
+        }
+        if up {
+            running.note(format_args!("connected to {}", self.server));
+        } else {
+            let (server, failure, retry) = (self.server, self.failure, self.retry);
+            running.note(format_args!("{server} is away ({failure}); trying every {retry} ms"));
+        }
+        self.failure = Failure::Lost;
+        self.told_up = Some(up);
+    }
+}

@@ -1,0 +1,485 @@
+//! Which of several servers is asked, and what their answers come to, told over virtual time with
+//! servers that tests play.
+
+use std::collections::BTreeMap;
+
+use distcache_core::conns::Limits;
+use distcache_core::proxy::{Config, Mux};
+use distcache_testing::bytes::{
+    ADD, GET, HAVE, PUT, REMOVE, TAKE, add, add_payload, at_level, get, have, message, messages,
+    remove, session, status,
+};
+use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
+
+type World<'m> = Net<Mux<'m>>;
+
+const ALONE: Config = Config::new(NO_LIMITS, 5_000);
+const COPIED: Config = Config { copies: 2, ..ALONE };
+const PATIENT: Config = Config::new(Limits { idle: 0, patience: 3_000 }, 5_000);
+
+/// A server that a test plays: what it holds, and what it can do.
+#[derive(Default)]
+struct Played {
+    level: u8,
+    sessions: BTreeMap<Vec<u8>, Vec<u8>>,
+    asked: Vec<u8>,
+}
+
+impl Played {
+    fn answer(&mut self, (uid, op, payload): (u32, u8, Vec<u8>)) -> Vec<u8> {
+        self.asked.push(op);
+        let sessions = &mut self.sessions;
+        let say = |done: bool| vec![u8::from(!done)];
+        let answer = match op {
+            ADD | PUT => {
+                let id_len = usize::from(payload[7]);
+                let Some((id, session)) = payload[8..].split_at_checked(id_len) else {
+                    return at_level(self.level, status(uid, op, 100));
+                };
+                if op == ADD && sessions.contains_key(id) {
+                    vec![101]
+                } else {
+                    sessions.insert(id.to_vec(), session.to_vec());
+                    say(true)
+                }
+            }
+            GET => sessions.get(&payload).cloned().unwrap_or_else(|| say(false)),
+            TAKE => sessions.remove(&payload).unwrap_or_else(|| say(false)),
+            REMOVE => say(sessions.remove(&payload).is_some()),
+            _ => say(sessions.contains_key(&payload)),
+        };
+        at_level(self.level, message(1, uid, op, &answer))
+    }
+}
+
+/// A proxy, its servers, and one client that asks at level 1.
+struct Park<'m> {
+    net: World<'m>,
+    servers: Vec<Played>,
+    client: End,
+}
+
+impl<'m> Park<'m> {
+    fn new(memory: &'m mut Memory, config: Config, servers: usize, pieces: Pieces) -> Self {
+        let mut net = Net::new(memory.proxy(config), pieces);
+        net.drive();
+        let client = net.connect();
+        let played = || Played { level: 1, ..Played::default() };
+        Self { net, servers: (0..servers).map(|_| played()).collect(), client }
+    }
+
+    /// Lets all servers answer all that they are asked, until nobody is asked any more.
+    fn settle(&mut self) {
+        loop {
+            self.net.drive();
+            let mut quiet = true;
+            for (number, played) in (0..).zip(&mut self.servers) {
+                for asked in messages(&self.net.take(server(number))) {
+                    quiet = false;
+                    self.net.send(server(number), &played.answer(asked));
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, request: Vec<u8>) -> Vec<u8> {
+        self.net.send(self.client, &at_level(1, request));
+        self.settle();
+        self.net.take(self.client)
+    }
+
+    /// The servers that hold the id.
+    fn homes(&self, id: &[u8]) -> Vec<usize> {
+        let holds = |number: &usize| self.servers[*number].sessions.contains_key(id);
+        (0..self.servers.len()).filter(holds).collect()
+    }
+
+    /// What every server was asked since last time.
+    fn asked(&mut self) -> Vec<Vec<u8>> {
+        self.servers.iter_mut().map(|played| std::mem::take(&mut played.asked)).collect()
+    }
+
+    /// The server is gone, with all that it held, and can't be reached.
+    fn kill(&mut self, number: usize) {
+        self.servers[number].sessions.clear();
+        self.net.reach_of[number] = Some(Reach::Refuses);
+        self.net.cut(server(number as u8));
+        self.settle();
+    }
+
+    /// The server can be reached, and by the next attempt it is.
+    fn restart(&mut self, number: usize) {
+        self.net.reach_of[number] = None;
+        self.net.pass(5_000);
+    }
+
+    /// The order in which this id is looked for: the server that is asked first, the next, and so on.
+    fn ranks(&mut self, id: &[u8]) -> Vec<usize> {
+        let mut ranks = Vec::new();
+        while ranks.len() < self.servers.len() {
+            self.asked();
+            self.ask(have(1, id));
+            let asked = self.asked();
+            let first = (0..asked.len()).find(|number| !asked[*number].is_empty()).unwrap();
+            ranks.push(first);
+            self.net.reach_of[first] = Some(Reach::Refuses);
+            self.net.cut(server(first as u8));
+            self.settle();
+        }
+        self.net.reach_of = [None; 4];
+        self.net.pass(5_000);
+        ranks
+    }
+}
+
+fn put(uid: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
+    message(0, uid, PUT, &add_payload(60_000, id, session))
+}
+
+fn take(uid: u32, id: &[u8]) -> Vec<u8> {
+    message(0, uid, TAKE, id)
+}
+
+fn said(bytes: Vec<u8>) -> Vec<u8> {
+    at_level(1, bytes)
+}
+
+#[test]
+fn every_id_has_one_server_and_all_servers_have_ids() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, ALONE, 3, Pieces::Whole);
+    for number in 0..60_u8 {
+        let id = [number; 32];
+        assert_eq!(park.ask(add(1, &id, b"session")), said(status(1, ADD, 0)));
+        assert_eq!(park.homes(&id).len(), 1);
+        assert_eq!(park.ask(get(2, &id)), said(session(2, b"session")));
+        assert_eq!(park.ask(put(3, &id, b"another")), said(message(1, 3, PUT, &[0])));
+        assert_eq!(park.ask(take(4, &id)), said(message(1, 4, TAKE, b"another")));
+        assert_eq!(park.ask(remove(5, &id)), said(status(5, REMOVE, 1)));
+        assert_eq!(park.ask(have(6, &id)), said(status(6, HAVE, 1)));
+    }
+    assert!(park.asked().iter().all(|asked| asked.len() >= 60), "some have nothing to do");
+}
+
+#[test]
+fn what_no_server_holds_finds_a_server_all_the_same() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, ALONE, 3, Pieces::Whole);
+    assert_eq!(park.ask(get(1, b"")), said(status(1, GET, 1)));
+    assert_eq!(park.ask(get(2, &[7; 5000])), said(status(2, GET, 1)));
+    let huge = [&1_u32.to_be_bytes()[..], &u32::MAX.to_be_bytes(), b"x"].concat();
+    assert_eq!(park.ask(message(0, 3, ADD, &huge)), said(status(3, ADD, 100)));
+}
+
+#[test]
+fn a_server_that_is_away_is_left_out_and_the_ids_of_others_stay_where_they_are() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, ALONE, 3, Pieces::Whole);
+    let ids: Vec<_> = (0..30_u8).map(|number| [number; 16]).collect();
+    for id in &ids {
+        park.ask(add(1, id, b"session"));
+    }
+    let before: Vec<_> = ids.iter().map(|id| park.homes(id)[0]).collect();
+    park.kill(1);
+    for (id, home) in ids.iter().zip(&before) {
+        let there = if *home == 1 { status(1, GET, 1) } else { session(1, b"session") };
+        assert_eq!(park.ask(get(1, id)), said(there));
+        park.ask(put(2, id, b"another"));
+        let now = park.homes(id);
+        assert!(now.len() == 1 && now[0] != 1 && (*home == 1 || now[0] == *home));
+    }
+    park.restart(1);
+    for (id, home) in ids.iter().zip(&before) {
+        park.asked();
+        park.ask(have(3, id));
+        assert_eq!(park.asked()[*home], [HAVE], "it comes back to where it belongs");
+    }
+}
+
+#[test]
+fn with_copies_a_session_is_on_two_servers_and_outlives_either() {
+    every_way(20, |pieces| {
+        let mut memory = Memory::of(1).with_servers(3);
+        let mut park = Park::new(&mut memory, COPIED, 3, pieces);
+        let ranks = park.ranks(b"an id");
+        assert_eq!(park.ask(add(1, b"an id", b"session")), said(status(1, ADD, 0)));
+        let mut homes = ranks[..2].to_vec();
+        homes.sort_unstable();
+        assert_eq!(park.homes(b"an id"), homes);
+        park.kill(ranks[0]);
+        assert_eq!(park.ask(get(2, b"an id")), said(session(2, b"session")));
+        park.restart(ranks[0]);
+        assert_eq!(park.ask(get(3, b"an id")), said(session(3, b"session")), "it comes back empty");
+        assert_eq!(park.ask(have(4, b"an id")), said(status(4, HAVE, 0)));
+        assert_eq!(park.ask(add(5, b"an id", b"another")), said(status(5, ADD, 0)));
+        assert_eq!(park.homes(b"an id"), homes);
+        for home in homes {
+            assert_eq!(park.servers[home].sessions[&b"an id"[..]], b"another", "both are the same");
+        }
+    });
+}
+
+#[test]
+fn a_long_session_is_copied_whole() {
+    every_way(20, |pieces| {
+        let mut memory = Memory::of(1).with_servers(2);
+        let mut park = Park::new(&mut memory, COPIED, 2, pieces);
+        let long: Vec<u8> = (0..30_000_u32).map(|at| (at % 251) as u8).collect();
+        assert_eq!(park.ask(add(1, b"an id", &long)), said(status(1, ADD, 0)));
+        assert!(park.servers.iter().all(|played| played.sessions[&b"an id"[..]] == long));
+        assert!(park.ask(take(2, b"an id")) == said(message(1, 2, TAKE, &long)));
+        assert!(park.homes(b"an id").is_empty());
+    });
+}
+
+#[test]
+fn a_refused_add_goes_no_further() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
+    park.ask(add(1, b"an id", b"session"));
+    park.asked();
+    assert_eq!(park.ask(add(2, b"an id", b"another")), said(status(2, ADD, 101)));
+    assert_eq!(park.asked().concat(), [ADD]);
+    assert!(park.servers.iter().all(|played| played.sessions[&b"an id"[..]] == b"session"));
+}
+
+#[test]
+fn a_copy_replaces_what_a_server_of_old_holds_too() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
+    let ranks = park.ranks(b"an id");
+    park.servers[ranks[1]].level = 0;
+    park.servers[ranks[1]].sessions.insert(b"an id".to_vec(), b"left over".to_vec());
+    park.ask(have(1, b"another id"));
+    park.asked();
+    assert_eq!(park.ask(add(2, b"an id", b"session")), said(status(2, ADD, 0)));
+    assert_eq!(park.asked()[ranks[1]], [ADD, REMOVE, ADD]);
+    assert!(park.servers.iter().all(|played| played.sessions[&b"an id"[..]] == b"session"));
+}
+
+#[test]
+fn a_removed_session_is_on_no_server() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
+    for number in 0..20_u8 {
+        let id = [number; 8];
+        park.ask(add(1, &id, b"session"));
+        assert_eq!(park.ask(remove(2, &id)), said(status(2, REMOVE, 0)));
+        assert!(park.homes(&id).is_empty());
+        assert_eq!(park.ask(remove(3, &id)), said(status(3, REMOVE, 1)));
+    }
+}
+
+#[test]
+fn while_all_are_up_the_first_server_alone_decides_who_takes() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
+    let first_of = |park: &mut Park<'_>, id: &[u8]| {
+        park.asked();
+        park.ask(have(9, id));
+        park.asked().iter().position(|asked| !asked.is_empty()).unwrap()
+    };
+    for number in 0..20_u8 {
+        let id = [number; 8];
+        park.ask(add(1, &id, b"session"));
+        // Another proxy has just taken it, and has not come to the second server yet.
+        let homes = park.homes(&id);
+        let first = first_of(&mut park, &id);
+        park.servers[first].sessions.remove(&id[..]);
+        assert_eq!(park.ask(take(2, &id)), said(message(1, 2, TAKE, &[1])));
+        assert_eq!(park.ask(remove(3, &id)), said(status(3, REMOVE, 1)));
+        assert_eq!((homes.len(), park.homes(&id).len()), (2, 0));
+    }
+}
+
+#[test]
+fn a_session_can_be_taken_although_its_first_server_has_come_back_empty() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
+    let ranks = park.ranks(b"an id");
+    for (uid, killed) in [(1, ranks[0]), (2, ranks[1])] {
+        park.ask(add(uid, b"an id", b"session"));
+        park.kill(killed);
+        park.restart(killed);
+        // What a server can do is known once it has answered.
+        park.ask(have(5, b"an id"));
+        for number in 0..20_u8 {
+            park.ask(have(6, &[number; 9]));
+        }
+        assert_eq!(park.ask(take(7, b"an id")), said(message(1, 7, TAKE, b"session")));
+        assert!(park.homes(b"an id").is_empty());
+        assert_eq!(park.ask(take(8, b"an id")), said(message(1, 8, TAKE, &[1])));
+    }
+}
+
+#[test]
+fn a_request_whose_server_is_lost_goes_to_the_next_where_there_are_copies() {
+    for (config, lost) in [(ALONE, true), (COPIED, false)] {
+        let mut memory = Memory::of(1).with_servers(2);
+        let mut park = Park::new(&mut memory, config, 2, Pieces::Whole);
+        park.ask(add(1, b"an id", b"session"));
+        let homes = park.homes(b"an id");
+        park.net.send(park.client, &at_level(1, get(2, b"an id")));
+        park.net.drive();
+        let asked = [0, 1].map(|number| !park.net.received(server(number)).is_empty());
+        let first = asked.iter().position(|asked| *asked).unwrap();
+        assert!(homes.contains(&first));
+        park.kill(first);
+        let answer = park.net.take(park.client);
+        let wanted = if lost { status(2, GET, 2) } else { session(2, b"session") };
+        assert_eq!(answer, said(wanted));
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_given_up_and_the_copy_serves() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let config = Config { copies: 2, ..PATIENT };
+    let mut park = Park::new(&mut memory, config, 2, Pieces::Whole);
+    let first = park.ranks(b"an id")[0];
+    park.ask(add(1, b"an id", b"session"));
+    park.net.send(park.client, &at_level(1, get(2, b"an id")));
+    park.net.drive();
+    park.net.reach_of[first] = Some(Reach::Hangs);
+    park.net.pass(3_000);
+    assert!(!park.net.is_open(server(first as u8)));
+    park.settle();
+    assert_eq!(park.net.take(park.client), said(session(2, b"session")));
+    assert_eq!(park.ask(get(3, b"an id")), said(session(3, b"session")), "it is left out now");
+}
+
+#[test]
+fn without_any_server_every_request_is_answered_at_once() {
+    let mut memory = Memory::of(1).with_servers(3);
+    let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
+    for number in 0..3 {
+        park.kill(number);
+    }
+    assert_eq!(park.ask(get(1, b"an id")), status(1, GET, 2));
+    assert_eq!(park.ask(add(2, b"an id", b"session")), status(2, ADD, 2));
+    park.restart(2);
+    assert_eq!(park.ask(add(3, b"an id", b"session")), said(status(3, ADD, 0)));
+    assert_eq!(park.homes(b"an id"), [2], "one server is better than none");
+}
+
+#[test]
+fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
+    let mut memory = Memory::of(40).with_servers(2);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.drive();
+    let stuck = server(0);
+    net.window(stuck, 0);
+    // Long requests for both; those for the stuck one fill its outbox many times over.
+    let clients: Vec<_> = (0..40_u8).map(|_| net.connect()).collect();
+    for (number, client) in (0..).zip(&clients) {
+        net.send(*client, &add(1, &[number; 8], &[7; 5000]));
+    }
+    net.drive();
+    let served = messages(&net.take(server(1)));
+    assert!(served.len() > 5, "only {} passed", served.len());
+    for (uid, op, _) in &served {
+        net.send(server(1), &status(*uid, *op, 0));
+    }
+    net.drive();
+    let answered = clients.iter().filter(|client| !net.received(**client).is_empty()).count();
+    assert_eq!(answered, served.len());
+    net.window(stuck, usize::MAX);
+    let mut late = 0;
+    while late + served.len() < 40 {
+        net.drive();
+        let asked = messages(&net.take(stuck));
+        assert!(!asked.is_empty(), "the others are never sent");
+        late += asked.len();
+        for (uid, op, _) in asked {
+            net.send(stuck, &status(uid, op, 0));
+        }
+    }
+    net.drive();
+    assert!(clients.iter().all(|client| net.received(*client) == status(1, ADD, 0)));
+    assert_eq!(net.machine.flights(), 0);
+}
+
+#[test]
+fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
+    let mut memory = Memory::of(40).with_servers(2);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.drive();
+    net.window(server(0), 0);
+    let clients: Vec<_> = (0..40_u8).map(|_| net.connect()).collect();
+    for (number, client) in (0..).zip(&clients) {
+        net.send(*client, &add(1, &[number; 8], &[7; 5000]));
+    }
+    net.drive();
+    net.cut(clients[0]);
+    net.reach_of[0] = Some(Reach::Refuses);
+    net.cut(server(0));
+    for _ in 0..10 {
+        net.drive();
+        for (uid, op, _) in messages(&net.take(server(1))) {
+            net.send(server(1), &status(uid, op, 0));
+        }
+    }
+    net.drive();
+    let lost = clients[1..].iter().filter(|client| net.received(**client) == status(1, ADD, 2));
+    // What was sent, or lay in the outbox, is lost; what waited is not.
+    assert!((1..20).contains(&lost.count()));
+    assert!(clients[1..].iter().all(|client| net.received(*client).len() == 15));
+    assert_eq!(net.machine.flights(), 0);
+}
+
+#[test]
+fn an_answer_from_another_server_than_was_asked_reaches_nobody() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.drive();
+    let client = net.connect();
+    net.send(client, &get(1, b"an id"));
+    net.drive();
+    let asked = [0, 1].map(|number| messages(&net.take(server(number))));
+    let right = u8::from(asked[0].is_empty());
+    let uid = asked[usize::from(right)][0].0;
+    net.send(server(1 - right), &session(uid, b"not its own"));
+    net.drive();
+    assert!(net.received(client).is_empty());
+    assert_eq!(net.machine.traffic().strays, 1);
+    net.send(server(right), &session(uid, b"its own"));
+    net.drive();
+    assert_eq!(net.received(client), session(1, b"its own"));
+}
+
+#[test]
+fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.reach_of[1] = Some(Reach::Hangs);
+    net.drive();
+    let client = net.connect();
+    net.send(client, &get(1, b"an id"));
+    net.drive();
+    assert!(net.received(server(0)).is_empty(), "the id may belong to the other one");
+    net.pass(100);
+    assert_eq!(messages(net.received(server(0))).len(), 1);
+}
+
+#[test]
+fn short_lives_are_made_longer_and_no_others() {
+    let mut memory = Memory::of(1);
+    let config = Config { min_ttl: 10_000, ..ALONE };
+    let mut net = Net::new(memory.proxy(config), Pieces::Whole);
+    net.drive();
+    let client = net.connect();
+    for (asked, stored) in
+        [(0_u32, 10_000_u32), (999, 10_000), (10_001, 10_001), (604_800_001, 604_800_001)]
+    {
+        net.send(client, &message(0, 1, ADD, &add_payload(asked, b"an id", b"session")));
+        net.drive();
+        let asked = messages(&net.take(server(0)));
+        assert_eq!(asked[0].2, add_payload(stored, b"an id", b"session"));
+        net.send(server(0), &status(asked[0].0, ADD, 0));
+        net.drive();
+    }
+}
