@@ -4,9 +4,11 @@
 //! Nothing here uses the code under test to say what is right.
 
 pub mod bytes;
+pub mod c;
 pub mod caller;
 pub mod chain;
 pub mod daemon;
+pub mod handshake;
 pub mod lan;
 pub mod load;
 pub mod memory;

@@ -73,19 +73,23 @@ impl Connection {
         for tried in 0..targets.len() {
             let number = (first + tried) % targets.len();
             match connect(&targets[number], deadline.share(targets.len() - tried)) {
-                Ok(stream) => return Ok((Self::new(stream, memory), number)),
+                Ok(stream) => return Ok((Self::new(stream, memory)?, number)),
                 Err(error) => why = error,
             }
         }
         Err(why)
     }
 
-    fn new(stream: Stream, memory: Option<Memory>) -> Self {
-        let memory = memory.unwrap_or_else(|| vec![0; MEMORY].into_boxed_slice());
-        let machine = Owned::new(MutBorrow::new(memory), |memory| {
-            Machine::new(memory.borrow_mut()).expect("MEMORY is what a machine needs")
-        });
-        Self { stream, machine, pid: std::process::id() }
+    fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, Why> {
+        let memory = match memory {
+            Some(memory) => memory,
+            None => new_memory().ok_or_else(no_memory)?,
+        };
+        // It has what a machine needs, so this can't fail.
+        let machine = Owned::try_new(MutBorrow::new(memory), |memory| {
+            Machine::new(memory.borrow_mut()).ok_or_else(no_memory)
+        })?;
+        Ok(Self { stream, machine, pid: std::process::id() })
     }
 
     /// Whether the process `pid` opened it.
@@ -133,6 +137,18 @@ impl Connection {
     pub(super) fn close(self) -> Memory {
         self.machine.into_owner().into_inner()
     }
+}
+
+/// Who calls may be a server that shall not end for want of memory: this is all that takes much of it.
+fn new_memory() -> Option<Memory> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(MEMORY).ok()?;
+    memory.resize(MEMORY, 0);
+    Some(memory.into_boxed_slice())
+}
+
+fn no_memory() -> Why {
+    Why::NotConnected(io::ErrorKind::OutOfMemory.into())
 }
 
 fn exchange(stream: &Stream, machine: &mut Machine<'_>, deadline: Deadline) -> Result<(), Why> {

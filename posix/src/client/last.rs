@@ -27,10 +27,14 @@ pub(super) fn remember(client: u64, id: Id<'_>, session: &[u8]) {
         };
         last.client = client;
         last.id.clear();
-        last.id.extend_from_slice(id.bytes());
         last.session.clear();
-        last.session.extend_from_slice(session);
-        fetched.push(last);
+        // Without memory there is nothing to remember, and no reason to fail.
+        let room = fetched.try_reserve(1).and(last.id.try_reserve(id.bytes().len()));
+        if room.and(last.session.try_reserve(session.len())).is_ok() {
+            last.id.extend_from_slice(id.bytes());
+            last.session.extend_from_slice(session);
+            fetched.push(last);
+        }
     });
 }
 

@@ -209,7 +209,19 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell; `out` is unchanged.
     pub fn get_into(&self, id: Id<'_>, out: &mut [u8]) -> Result<Option<usize>, Failure> {
-        self.fetch(&Request::Get(id), self.deadline(), |session| copy(session, out))
+        self.get_with(id, |session| copy(session, out))
+    }
+
+    /// Fetches a session and lets `read` look at it where it is; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Failure`] where nobody could tell; `read` was not called.
+    pub fn get_with<T>(
+        &self,
+        id: Id<'_>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Failure> {
+        self.fetch(&Request::Get(id), self.deadline(), read)
     }
 
     /// The session that this thread's last operation on this client fetched, if that was `id`. Asks
@@ -220,7 +232,12 @@ impl Client {
 
     /// The same as [`reget`](Self::reget) into `out`, as [`get_into`](Self::get_into) does it.
     pub fn reget_into(&self, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
-        last::recall(self.number, id, |session| copy(session, out))
+        self.reget_with(id, |session| copy(session, out))
+    }
+
+    /// The same as [`reget`](Self::reget), where it is: `read` must not use this client.
+    pub fn reget_with<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        last::recall(self.number, id, read)
     }
 
     /// Forgets a session; false where there is none. Of several who remove one session, one gets true.
@@ -237,7 +254,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell. The session may be gone then.
     pub fn take(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
-        self.take_by(id, <[u8]>::to_vec)
+        self.take_with(id, <[u8]>::to_vec)
     }
 
     /// The same as [`take`](Self::take) into `out`, as [`get_into`](Self::get_into) does it: what does
@@ -246,7 +263,51 @@ impl Client {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn take_into(&self, id: Id<'_>, out: &mut [u8]) -> Result<Option<usize>, Failure> {
-        self.take_by(id, |session| copy(session, out))
+        self.take_with(id, |session| copy(session, out))
+    }
+
+    /// The same as [`take`](Self::take), but lets `read` look at the session where it is. What it
+    /// leaves is there for [`reget`](Self::reget) alone.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_with<T>(
+        &self,
+        id: Id<'_>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Failure> {
+        let deadline = self.deadline();
+        let mut read = Some(read);
+        let mut take = || match self.level() < Op::Take.level() {
+            true => None,
+            false => {
+                let mut read = |session: &[u8]| read.take().map(|read| read(session));
+                match self.fetch(&Request::Take(id), deadline, &mut read) {
+                    Err(failure) if failure.is_unsupported() || failure.why().is_network() => None,
+                    taken => Some(taken.map(Option::flatten)),
+                }
+            }
+        };
+        if let Some(taken) = take() {
+            return taken;
+        }
+        let found = self.fetch(&Request::Get(id), deadline, |_| ())?;
+        if found.is_none() {
+            return Ok(None);
+        }
+        let session = last::recall(self.number, id, <[u8]>::to_vec);
+        // The answer has told whether there is a better way.
+        if let Some(taken) = take() {
+            return taken;
+        }
+        match self.whether(&Request::Remove(id), deadline)? {
+            // Who removed it owns it.
+            true => Ok(session.zip(read.take()).map(|(session, read)| {
+                last::remember(self.number, id, &session);
+                read(&session)
+            })),
+            false => Ok(None),
+        }
     }
 
     /// Whether there is a session of this id.
@@ -281,41 +342,6 @@ impl Client {
             // What a server of old does that has taken the place of a new one.
             Err(AddError::Failed(failure)) if failure.why().is_network() => None,
             done => Some(done),
-        }
-    }
-
-    fn take_by<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, Failure> {
-        let deadline = self.deadline();
-        let mut read = Some(read);
-        let mut take = || match self.level() < Op::Take.level() {
-            true => None,
-            false => {
-                let mut read = |session: &[u8]| read.take().map(|read| read(session));
-                match self.fetch(&Request::Take(id), deadline, &mut read) {
-                    Err(failure) if failure.is_unsupported() || failure.why().is_network() => None,
-                    taken => Some(taken.map(Option::flatten)),
-                }
-            }
-        };
-        if let Some(taken) = take() {
-            return taken;
-        }
-        let found = self.fetch(&Request::Get(id), deadline, |_| ())?;
-        if found.is_none() {
-            return Ok(None);
-        }
-        let session = last::recall(self.number, id, <[u8]>::to_vec);
-        // The answer has told whether there is a better way.
-        if let Some(taken) = take() {
-            return taken;
-        }
-        match self.whether(&Request::Remove(id), deadline)? {
-            // Who removed it owns it.
-            true => Ok(session.zip(read.take()).map(|(session, read)| {
-                last::remember(self.number, id, &session);
-                read(&session)
-            })),
-            false => Ok(None),
         }
     }
 

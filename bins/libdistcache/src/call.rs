@@ -1,0 +1,182 @@
+//! The border between C and the rest: what happens at each call, whatever comes of it.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_char;
+use std::fmt::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use crate::reason::Reason;
+
+/// Room for a reason and the NUL behind it: the longest host fits, and what does not is cut.
+const WORDS_MAX: usize = 512;
+
+/// Bytes that a call has to find free: more than connection and session take, and little enough for
+/// the allocator to have them at hand.
+const MEMORY_PROBE: usize = 112 * 1024;
+
+thread_local! {
+    /// Nothing here needs to be released, so it is there until the very end of a thread.
+    static LAST: RefCell<Words> = const { RefCell::new(Words { bytes: [0; WORDS_MAX], len: 0 }) };
+    /// Whether the thread is in a call.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does the `work` of one call. Where it fails or panics, the result is `failed`, and the reason is kept.
+pub(crate) fn call<T>(failed: T, work: impl FnOnce() -> Result<T, Reason>) -> T {
+    let result = caught(|| match has_memory() {
+        true => work(),
+        false => Err(Reason::Said("no memory")),
+    });
+    let reason = match result {
+        Some(Ok(done)) => {
+            write(|words| words.set(format_args!("no failure")));
+            return done;
+        }
+        Some(Err(reason)) => reason,
+        None => Reason::Said("a fault in libdistcache itself: please report it"),
+    };
+    explain(&reason);
+    failed
+}
+
+/// Does `work`; `None` where it panics.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    hush();
+    let before = INSIDE.replace(true);
+    // Whatever a panic leaves is not looked at again: a connection in use is dropped with the stack.
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    INSIDE.set(before);
+    result.ok()
+}
+
+/// Whether a call can have what it may need: Rust ends the process where memory is refused, so nothing
+/// is begun that might come to that. What it takes much of it asks for with care in any case.
+fn has_memory() -> bool {
+    let mut probe: Vec<u8> = Vec::new();
+    let there = probe.try_reserve_exact(MEMORY_PROBE).is_ok();
+    // An allocation that nobody looks at is not made.
+    std::hint::black_box(&probe);
+    there
+}
+
+/// Keeps a reason for the thread to ask for.
+pub(crate) fn explain(reason: &Reason) {
+    write(|words| words.set(format_args!("{reason}")));
+}
+
+/// The reason that the thread kept last, as a C string that stays until its next call.
+pub(crate) fn last_words() -> *const c_char {
+    LAST.try_with(|last| match last.try_borrow() {
+        Ok(words) if words.len > 0 => words.bytes.as_ptr().cast(),
+        _ => c"no failure".as_ptr(),
+    })
+    .unwrap_or(c"no failure".as_ptr())
+}
+
+fn write(work: impl FnOnce(&mut Words)) {
+    let _ = LAST.try_with(|last| {
+        if let Ok(mut words) = last.try_borrow_mut() {
+            work(&mut words);
+        }
+    });
+}
+
+/// Keeps panics of ours from being printed; those of other Rust code in the process are told as before.
+fn hush() {
+    static ONCE: Once = Once::new();
+    // Inside a panic the hook must not be touched; the next call does it then.
+    if std::thread::panicking() {
+        return;
+    }
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !INSIDE.try_with(Cell::get).unwrap_or(false) {
+                others(info);
+            }
+        }));
+    });
+}
+
+/// A C string: a text without NUL in it, and all behind it NUL.
+struct Words {
+    bytes: [u8; WORDS_MAX],
+    len: usize,
+}
+
+impl Words {
+    fn set(&mut self, text: fmt::Arguments<'_>) {
+        self.bytes.fill(0);
+        self.len = 0;
+        let _ = self.write_fmt(text);
+    }
+}
+
+impl Write for Words {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            let char = if char.is_control() { '?' } else { char };
+            let end = self.len.saturating_add(char.len_utf8());
+            // The last byte stays NUL.
+            if end >= WORDS_MAX {
+                return Err(fmt::Error);
+            }
+            if let Some(room) = self.bytes.get_mut(self.len..end) {
+                char.encode_utf8(room);
+                self.len = end;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+    use std::process::Command;
+
+    fn words() -> String {
+        // SAFETY: it is a C string, and no call is made while it is looked at.
+        unsafe { CStr::from_ptr(last_words()) }.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_reason_is_kept_until_the_next_call_of_the_same_thread() {
+        assert_eq!(call(7, || Err(Reason::NotThere)), 7);
+        assert_eq!(words(), "no such session");
+        std::thread::spawn(|| assert_eq!(words(), "no failure")).join().unwrap();
+        assert_eq!(words(), "no such session");
+        assert_eq!(call(7, || Ok(8)), 8);
+        assert_eq!(words(), "no failure");
+    }
+
+    #[test]
+    fn a_reason_too_long_is_cut_between_characters_and_has_no_controls() {
+        let text = format!("a\0b\n{}", "ü".repeat(WORDS_MAX));
+        call((), || Err(Reason::Target(text)));
+        let words = words();
+        assert!(words.starts_with("a?b?üü") && words.ends_with('ü'));
+        assert_eq!(words.len(), WORDS_MAX - 2);
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_that_prints_nothing_and_others_are_told_as_before() {
+        const CHILD: &str = "DISTCACHE_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            assert_eq!(call(-1, || panic!("in the call")), -1);
+            assert!(words().starts_with("a fault in libdistcache"), "{}", words());
+            let _ = panic::catch_unwind(|| panic!("beside the call"));
+            return;
+        }
+        let name =
+            "call::tests::a_panic_is_a_failure_that_prints_nothing_and_others_are_told_as_before";
+        let own = std::env::current_exe().unwrap();
+        let arguments = ["--exact", name, "--nocapture", "--test-threads=1"];
+        let output = Command::new(own).args(arguments).env(CHILD, "1").output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{err}");
+        assert!(err.contains("beside the call") && !err.contains("in the call"), "{err}");
+    }
+}

@@ -1,0 +1,93 @@
+//! What a target and the environment say about a new client.
+
+use std::env;
+use std::ffi::{CStr, OsStr, c_char, c_int, c_uint};
+use std::time::Duration;
+
+use distcache_posix::address::Address;
+use distcache_posix::client::{Client, Flags, NewError, TIMEOUT_TCP, TIMEOUT_UNIX};
+
+use crate::reason::Reason;
+
+/// Milliseconds that each operation may take, where the usual time does not fit.
+const TIMEOUT_VARIABLE: &str = "DISTCACHE_TIMEOUT_MS";
+
+/// # Safety
+/// `target` is null, or a C string that stays as it is for as long as the result is used.
+pub(crate) unsafe fn text<'a>(target: *const c_char) -> Result<&'a str, Reason> {
+    if target.is_null() {
+        return Err(Reason::Said("the target is NULL"));
+    }
+    // SAFETY: the caller's promise.
+    let target = unsafe { CStr::from_ptr(target) };
+    target.to_str().map_err(|_| Reason::Said("the target is not UTF-8"))
+}
+
+/// A client of `target`, and how long each of its operations may take.
+pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), Reason> {
+    let address: Address = target.parse()?;
+    address.connectable().map_err(NewError::Address)?;
+    if let Address::Fd { write: Some(number), .. } = address
+        && !is_socket(number)
+    {
+        let why = "is no open socket: on a pipe that breaks the process would get SIGPIPE";
+        return Err(Reason::Target(format!("{target}: descriptor {number} {why}")));
+    }
+    let usual = match address {
+        Address::Ip { .. } => TIMEOUT_TCP,
+        Address::Unix(_) | Address::Fd { .. } => TIMEOUT_UNIX,
+    };
+    let timeout = said(env::var_os(TIMEOUT_VARIABLE).as_deref()).unwrap_or(usual);
+    // A child that went on with its parent's connection would get its parent's answers.
+    let flags = Flags::from_bits(flags) | Flags::PIDCHECK;
+    let client = Client::with_timeout(&address, flags, timeout)?;
+    Ok((client, timeout))
+}
+
+/// What the variable says; `None` where that is not a number above 0. There is nobody to tell of a
+/// mistake, and a server that does not start for it would be worse than the usual time.
+fn said(value: Option<&OsStr>) -> Option<Duration> {
+    let msecs: u64 = value?.to_str()?.trim().parse().ok()?;
+    (msecs > 0).then(|| Duration::from_millis(msecs))
+}
+
+fn is_socket(number: c_int) -> bool {
+    let mut kind: c_int = 0;
+    let Ok(mut len) = libc::socklen_t::try_from(size_of::<c_int>()) else { return false };
+    // SAFETY: it only looks, at whatever number, and `kind` has the `len` bytes that it may write.
+    let status = unsafe {
+        libc::getsockopt(
+            number,
+            libc::SOL_SOCKET,
+            libc::SO_TYPE,
+            (&raw mut kind).cast(),
+            &raw mut len,
+        )
+    };
+    status == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_environment_sets_the_time_if_it_is_a_number_above_0() {
+        let said = |text: &str| said(Some(OsStr::new(text)));
+        assert_eq!(said("1"), Some(Duration::from_millis(1)));
+        assert_eq!(said(" 2500\n"), Some(Duration::from_millis(2500)));
+        for unfit in ["", "0", "-1", "1s", "0.5", "99999999999999999999999"] {
+            assert_eq!(said(unfit), None, "{unfit:?}");
+        }
+    }
+
+    #[test]
+    fn only_open_sockets_are_sockets() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (_reader, pipe) = std::io::pipe().unwrap();
+        assert!(is_socket(socket.as_raw_fd()));
+        assert!(!is_socket(pipe.as_raw_fd()));
+        assert!(!is_socket(c_int::MAX));
+    }
+}

@@ -1,0 +1,349 @@
+//! The C library as C programs use it: small ones in `bins/libdistcache/tests`, each of which ends with
+//! 0 where all holds that it is there to see, and says what doesn't.
+
+use std::io::{PipeWriter, Write, pipe};
+use std::path::Path;
+use std::process::Command;
+
+use distcache_testing::c::Workshop;
+use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::rig::{can_run, installed, succeed};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const ANY_PORT: &str = "IP:127.0.0.1:0";
+const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
+
+/// No flags; PERSISTENT; PERSISTENT, PIDCHECK, RETRY and LATE.
+const FLAGS: [&str; 3] = ["0", "1", "15"];
+
+fn can(test: &str, more: &[&str]) -> bool {
+    can_run(test, false, &[&TOOLS, more].concat())
+}
+
+fn prefix() -> &'static Path {
+    installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn source(name: &str) -> String {
+    format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A program of ours, linked as programs are that were written for the original.
+fn made(dir: &Dir, name: &str) -> String {
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    workshop.make(&source(name), &["distcache"], &["-Wl,--no-as-needed", "-lnal", "-lpthread"])
+}
+
+fn passes(program: &str, arguments: &[&str]) {
+    let ended = Program::run(program, arguments);
+    let nothing = Ended { code: 0, out: String::new(), err: String::new() };
+    assert_eq!(ended, nothing, "{program} {arguments:?}");
+}
+
+/// A cache, and where it listens.
+fn server(listen: &str) -> (Program, String) {
+    let program = Program::start(DC_SERVER, &["-listen", listen]);
+    let address = program.address();
+    (program, address)
+}
+
+/// A proxy that is connected to its server, and where it listens.
+fn proxy(listen: &str, server: &str) -> (Program, String) {
+    let program =
+        Program::start(DC_CLIENT, &["-listen", listen, "-server", server, "-retry", "50"]);
+    let address = program.address();
+    program.err.wait_for("connected to ");
+    (program, address)
+}
+
+/// A program that waits for lines on its stdin.
+fn waiting(program: &str, arguments: &[&str], timeout_ms: Option<&str>) -> (Program, PipeWriter) {
+    let (reader, writer) = pipe().expect("a pipe");
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(reader).stdout(std::process::Stdio::piped());
+    match timeout_ms {
+        Some(timeout) => command.env("DISTCACHE_TIMEOUT_MS", timeout),
+        None => command.env_remove("DISTCACHE_TIMEOUT_MS"),
+    };
+    (Program::adopt(command), writer)
+}
+
+#[test]
+fn every_function_does_what_its_header_says_with_a_server_and_through_a_proxy() {
+    if !can("every_function", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let api = made(&dir, "api.c");
+    for listen in [ANY_PORT, &dir.address("server")] {
+        let (_server, direct) = server(listen);
+        let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
+        let (_tcp_proxy, tcp_through) = proxy(ANY_PORT, &direct);
+        for target in [&direct, &through, &tcp_through] {
+            FLAGS.iter().for_each(|flags| passes(&api, &[target, flags]));
+        }
+    }
+}
+
+#[test]
+fn a_program_with_the_original_s_declarations_links_and_works() {
+    if !can("declarations", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let (_server, address) = server(ANY_PORT);
+    passes(&made(&dir, "declared.c"), &[&address]);
+}
+
+#[test]
+fn it_links_statically_too() {
+    if !can("static", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let archive = prefix().join("lib/libdistcache.a").display().to_string();
+    let nal = prefix().join("lib/libnal.a").display().to_string();
+    let private = workshop.flags(&["--static", "--libs-only-l", "distcache"]);
+    let private = private.iter().map(String::as_str).filter(|flag| *flag != "-ldistcache");
+    let arguments: Vec<_> = [archive.as_str(), nal.as_str()].into_iter().chain(private).collect();
+    let program = workshop.build("cc", &source("declared.c"), &arguments);
+    let (_server, address) = server(ANY_PORT);
+    passes(&program, &[&address]);
+}
+
+#[test]
+fn the_headers_are_c89_and_c_plus_plus() {
+    if !can("headers", &["g++"]) {
+        return;
+    }
+    let dir = Dir::new();
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let found = workshop.flags(&["--cflags", "--libs", "distcache"]);
+    let found: Vec<&str> = found.iter().map(String::as_str).collect();
+    let text = "#include <distcache/dc_client.h>\n\
+                #if DISTCACHE_CLIENT_API < 0x0001 || DISTCACHE_CLIENT_BINARY < 0x0001\n\
+                #error\n\
+                #endif\n\
+                int main(void) { DC_CTX *none = 0; DC_CTX_free(none); return DC_CTX_errstr() == 0; }\n";
+    for (compiler, file, standard) in [("cc", "c.c", "-std=c89"), ("g++", "cpp.cc", "-std=c++11")] {
+        let path = dir.text(file);
+        std::fs::write(&path, text).expect("a file of our own");
+        workshop.build(compiler, &path, &[&[standard], &found[..]].concat());
+    }
+}
+
+#[test]
+fn nothing_but_the_documented_functions_can_be_seen_of_the_library() {
+    if !can("symbols", &["nm"]) {
+        return;
+    }
+    let library = prefix().join("lib/libdistcache.so.1");
+    let listed = succeed(Command::new("nm").args(["-D", "--defined-only"]).arg(library));
+    let mut names: Vec<_> = listed.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    names.sort_unstable();
+    let header = prefix().join("include/distcache/dc_client.h");
+    let header = std::fs::read_to_string(header).expect("our header");
+    let declared: Vec<_> =
+        names.iter().filter(|name| header.contains(&format!("{name}("))).collect();
+    assert_eq!((names.len(), declared.len()), (11, 11), "{names:?}");
+}
+
+#[test]
+fn targets_that_lead_nowhere_make_no_context_and_broken_ones_no_signal() {
+    if !can("targets", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "targets.c"), &[&dir.text("")]);
+}
+
+#[test]
+fn without_memory_every_call_fails_and_with_it_again_all_is_well() {
+    if !can("memory", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let memory = made(&dir, "memory.c");
+    let (_server, address) = server(&dir.address("server"));
+    FLAGS.iter().for_each(|flags| passes(&memory, &[&address, flags]));
+}
+
+#[test]
+fn sixteen_threads_on_one_context_get_each_its_own_answers() {
+    if !can("threads", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let threads = made(&dir, "threads.c");
+    let (_server, direct) = server(ANY_PORT);
+    let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
+    for flags in FLAGS {
+        passes(&threads, &[&direct, flags]);
+        passes(&threads, &[&through, flags]);
+    }
+}
+
+#[test]
+fn parent_and_child_have_connections_of_their_own_even_without_pidcheck() {
+    if !can("forked", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let forked = made(&dir, "forked.c");
+    for flags in ["1", "3"] {
+        let (server, address) = server(ANY_PORT);
+        passes(&forked, &[&address, flags]);
+        // The parent's outlived the child, and neither needed another one.
+        let said = server.end(Signal::TERM).err;
+        assert!(said.contains("dc_server: 2 clients, 0 more refused"), "{said}");
+    }
+}
+
+#[test]
+fn a_child_that_is_forked_in_the_midst_and_its_parent_get_each_its_own_answers() {
+    if !can("fork", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let threads = made(&dir, "threads.c");
+    let (_server, address) = server(&dir.address("server"));
+    for flags in FLAGS {
+        passes(&threads, &[&address, flags, "fork"]);
+    }
+}
+
+#[test]
+fn with_a_server_that_is_stopped_every_call_ends_by_its_deadline_and_later_all_is_well() {
+    if !can("stopped", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let bereaved = made(&dir, "bereaved.c");
+    // A UNIX socket has less time than 600 ms of its own accord, and TCP has 1000.
+    for (listen, timeout, wait) in
+        [(&*dir.address("server"), Some("600"), "600"), (ANY_PORT, None, "1000")]
+    {
+        for flags in ["0", "15"] {
+            let (server, address) = server(listen);
+            let (program, mut line) = waiting(&bereaved, &[&address, flags, wait], timeout);
+            program.out.wait_for("ready");
+            server.freeze();
+            line.write_all(b"go\n").expect("it reads");
+            program.out.wait_for("done");
+            server.signal(Signal::CONT);
+            line.write_all(b"again\n").expect("it reads");
+            program.out.wait_for("well");
+            drop(line);
+            let ended = program.ended();
+            assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_costs_failures_and_nothing_else_and_its_successor_is_found() {
+    if !can("killed", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let bereaved = made(&dir, "bereaved.c");
+    for flags in FLAGS {
+        let (first, address) = server(&dir.address("server"));
+        let (program, mut line) = waiting(&bereaved, &[&address, flags, "0"], None);
+        program.out.wait_for("ready");
+        assert_eq!(first.end(Signal::KILL).code, -9);
+        line.write_all(b"go\n").expect("it reads");
+        program.out.wait_for("done");
+        let (_second, address_again) = server(&address);
+        assert_eq!(address, address_again);
+        line.write_all(b"again\n").expect("it reads");
+        program.out.wait_for("well");
+        drop(line);
+        let ended = program.ended();
+        assert_eq!((ended.code, ended.err.as_str()), (0, ""));
+    }
+}
+
+#[test]
+fn of_two_processes_that_take_the_same_sessions_each_session_goes_to_one() {
+    if !can("takers", &[]) {
+        return;
+    }
+    const COUNT: &str = "500";
+    let dir = Dir::new();
+    let taker = made(&dir, "taker.c");
+    let (_server, address) = server(ANY_PORT);
+    let (_one, first) = proxy(&dir.address("one"), &address);
+    let (_two, second) = proxy(&dir.address("two"), &address);
+    passes(&taker, &[&first, "store", COUNT]);
+    let takers = [&first, &second].map(|target| Program::start(&taker, &[target, "take", COUNT]));
+    let ended = takers.map(Program::ended);
+    assert!(ended.iter().all(|ended| ended.code == 0 && ended.err.is_empty()), "{ended:?}");
+    let mut taken: Vec<u32> = ended
+        .iter()
+        .flat_map(|ended| ended.out.lines().map(|line| line.parse().expect("a number")))
+        .collect();
+    taken.sort_unstable();
+    assert_eq!(taken, (0..500).collect::<Vec<_>>());
+}
+
+#[test]
+fn valgrind_finds_nothing_to_complain_about() {
+    if !can("valgrind", &["valgrind"]) {
+        return;
+    }
+    let dir = Dir::new();
+    let (_server, address) = server(&dir.address("server"));
+    let (api, targets, threads) =
+        (made(&dir, "api.c"), made(&dir, "targets.c"), made(&dir, "threads.c"));
+    let valgrind = ["-q", "--error-exitcode=9", "--leak-check=full", "--num-callers=30"];
+    let whole = dir.text("");
+    for program in [
+        &[&*api, &address, "0"][..],
+        &[&api, &address, "15"],
+        &[&targets, &whole],
+        // Not with a fork on top: what threads had that the child lacks is lost to it.
+        &[&threads, &address, "15"],
+    ] {
+        passes("valgrind", &[&valgrind, program].concat());
+    }
+}
+
+#[test]
+fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
+    if !can("install", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let install = format!("{}/bins/libdistcache/install", env!("CARGO_MANIFEST_DIR"));
+    let start = |prefix: &str, destdir: &str| {
+        let mut command = Command::new(&install);
+        command.arg(prefix).env("DESTDIR", destdir).current_dir(dir.path());
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+        Program::adopt(command)
+    };
+    let package = dir.text("package");
+    let both = [start("relative/", ""), start("/usr/local", &package)];
+    for ended in both.map(Program::ended) {
+        assert_eq!(ended, Ended { code: 0, out: String::new(), err: String::new() });
+    }
+    for (place, prefix) in
+        [("relative", dir.text("relative")), ("package/usr/local", "/usr/local".into())]
+    {
+        let file = |name: &str| dir.join(place).join(name);
+        let described =
+            std::fs::read_to_string(file("lib/pkgconfig/distcache.pc")).expect("a file");
+        assert!(described.starts_with(&format!("prefix={prefix}\n")), "{described}");
+        for library in ["libdistcache", "libnal"] {
+            let soname = std::fs::read_link(file(&format!("lib/{library}.so"))).expect("a link");
+            let real = std::fs::read_link(file("lib").join(&soname)).expect("a link");
+            assert_eq!(soname.to_str(), Some(&*format!("{library}.so.1")));
+            assert_eq!(real.to_str(), Some(&*format!("{library}.so.1.0.0")));
+            assert!(file("lib").join(real).is_file());
+        }
+    }
+    let ended = Program::run(&install, &[]);
+    assert!(ended.code == 1 && ended.err.contains("usage: ") && ended.err.lines().count() == 1);
+}
