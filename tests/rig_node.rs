@@ -1,0 +1,196 @@
+//! The module for Node: its own tests, run on a real `dc_server`, and two TLS servers of Node that share
+//! their sessions.
+//!
+//! ```text
+//!               ┌─ example.mjs ─ UNIX socket ─ dc_client ─┐
+//!  s_client ────┤                                         ├─ dc_server
+//!               └─ example.mjs ─ UNIX socket ─ dc_client ─┘
+//! ```
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use distcache_testing::bytes::{HAVE, have, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::handshake::{Client, Handshake, Version};
+use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::rig::{can_run, certificate};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// How long an operation may take in tests whose cache does not stand still: a machine with much else to
+/// do may take longer for an answer than the example waits.
+const PATIENT: &str = "20000";
+/// How long it may take in those where it does.
+const IMPATIENT: &str = "250";
+/// How long a connection may take while the cache is silent. Two questions of 250 ms are far less, and
+/// forever is more.
+const SILENT_MAX: Duration = Duration::from_secs(8);
+
+use Version::{Tls12, Tls13};
+
+fn can_run_here(test: &str) -> bool {
+    can_run(test, false, &["openssl", "node"])
+}
+
+/// An address without the word in front that says of which kind it is.
+fn place(address: &str) -> &str {
+    address.split_once(':').expect("an address").1
+}
+
+/// Both servers, with what is between them.
+struct Site {
+    servers: [Program; 2],
+    proxies: [Program; 2],
+    cache: Program,
+    dir: Dir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::with(PATIENT)
+    }
+
+    fn with(timeout: &str) -> Self {
+        let dir = Dir::new();
+        certificate(dir.path());
+        let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+        let names = ["one", "other"];
+        let proxies = names.map(|name| {
+            let (listen, cache) = (dir.address(name), cache.address());
+            let options = ["-listen", &listen, "-server", &cache, "-retry", "50"];
+            let proxy = Program::start(DC_CLIENT, &options);
+            proxy.err.wait_for("connected to ");
+            proxy
+        });
+        let servers = names.map(|name| {
+            let script = format!("{ROOT}/bins/node/example.mjs");
+            let [key, cert, path] = ["key.pem", "cert.pem", name].map(|name| dir.text(name));
+            let mut command = Command::new("node");
+            command.args([&script, &key, &cert, &path, "127.0.0.1:0"]);
+            command.env("DISTCACHE_TIMEOUT_MS", timeout);
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            let server = Program::adopt(command);
+            server.address();
+            server
+        });
+        Self { servers, proxies, cache, dir }
+    }
+
+    /// A connection to server 0 or 1 that begins a session, or offers the last one.
+    fn shake(&self, version: Version, server: usize, begin: bool) -> Handshake {
+        let (session, address) = (self.dir.join("session"), self.servers[server].address());
+        let (client, place) = (Client { version, session: &session }, ["-connect", &address]);
+        let done = if begin { client.begin(place) } else { client.go_on(place) };
+        let word = if done.resumed { "Resumed" } else { "Full" };
+        let hello = format!("hello, the handshake was {word}");
+        assert!(done.said.lines().any(|line| line == hello), "{hello}: {}", done.said);
+        done
+    }
+
+    fn begin(&self, version: Version, server: usize) -> Handshake {
+        self.shake(version, server, true)
+    }
+
+    fn go_on(&self, version: Version, server: usize) -> Handshake {
+        self.shake(version, server, false)
+    }
+
+    /// Waits until sessions are shared again: a proxy may first have to connect.
+    fn until_shared(&self) {
+        until("sessions are shared again", || {
+            self.begin(Tls12, 0);
+            self.go_on(Tls12, 1).resumed.then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_modules_own_tests_hold_on_a_real_server() {
+    if !can_run_here("the_modules_own_tests_hold_on_a_real_server") {
+        return;
+    }
+    let dir = Dir::new();
+    certificate(dir.path());
+    let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+    let mut command = Command::new("node");
+    command.args(["--test", "bins/node/distcache.test.mjs"]).current_dir(ROOT);
+    command.env("DISTCACHE_SERVER", place(&cache.address())).env("TLS_DIR", dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let ended = Program::adopt(command).ended();
+    assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
+    // That there were any: a runner that finds none is content.
+    assert!(ended.out.contains("of a thousand requests at once"), "{}", ended.out);
+}
+
+#[test]
+fn a_session_begun_at_one_server_is_resumed_at_the_other() {
+    if !can_run_here("a_session_begun_at_one_server_is_resumed_at_the_other") {
+        return;
+    }
+    let site = Site::new();
+    for (first, second) in [(0, 1), (1, 0)] {
+        let id = site.begin(Tls12, first).session_id;
+        let cache = Caller::to(&site.cache.address());
+        assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0), "under the id itself");
+        for server in [second, first, second] {
+            assert!(site.go_on(Tls12, server).resumed);
+        }
+    }
+}
+
+/// Node names sessions of TLS 1.3 to nobody: should that change, this tells.
+#[test]
+fn tls_1_3_is_full_handshakes() {
+    if !can_run_here("tls_1_3_is_full_handshakes") {
+        return;
+    }
+    let site = Site::new();
+    assert!(!site.begin(Tls13, 0).resumed);
+    for server in [1, 0] {
+        assert!(!site.go_on(Tls13, server).resumed);
+    }
+}
+
+#[test]
+fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
+    if !can_run_here("when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again") {
+        return;
+    }
+    let mut site = Site::new();
+    let address = site.cache.address();
+    site.begin(Tls12, 0);
+    assert!(site.go_on(Tls12, 1).resumed);
+    site.cache.freeze();
+    site.cache.signal(Signal::KILL);
+    for server in [1, 0, 1, 0] {
+        assert!(!site.go_on(Tls12, server).resumed);
+    }
+    for server in &site.servers {
+        let told = server.err.wait_for("sessions are not shared meanwhile");
+        assert_eq!(told.lines().count(), 1, "once in a while: {told}");
+    }
+    site.cache = Program::start(DC_SERVER, &["-listen", &address]);
+    site.until_shared();
+}
+
+#[test]
+fn while_cache_or_proxy_stand_still_handshakes_are_full_and_end() {
+    if !can_run_here("while_cache_or_proxy_stand_still_handshakes_are_full_and_end") {
+        return;
+    }
+    let site = Site::with(IMPATIENT);
+    for still in [&site.cache, &site.proxies[1]] {
+        site.until_shared();
+        still.freeze();
+        for _ in 0..3 {
+            let handshake = site.go_on(Tls12, 1);
+            assert!(!handshake.resumed);
+            assert!(handshake.took < SILENT_MAX, "{:?}", handshake.took);
+        }
+        still.signal(Signal::CONT);
+    }
+    site.until_shared();
+}
