@@ -20,8 +20,9 @@ one connection that stays; or to several servers, by what the session's id is.
                       UNIX:/path  UNIX:@name  IP:host:port  IP:[::1]:port  FD:n  FD:r:w
                     with several, give all proxies the same addresses, letter by letter
   -replicas n       how many servers hold each session: 1 or 2 (default 1)
-  -listen addr      where to listen (default UNIX:/tmp/scache): as -server, and
-                      IP:port  IPv6:port
+  -listen addr      where to listen (default UNIX:/tmp/scache), as often as wanted:
+                    as -server, and  IP:port  IPv6:port
+                      SESSIOND:host:port for stunnel's sessiond, over UDP
   -retry ms         time between attempts to connect to a server (default 5000,
                     1 to 3600000); until then it is left out, and where there is no
                     other every request is answered at once

@@ -14,9 +14,10 @@ const USAGE: &str = concat!(
 
 Keeps TLS sessions for dc_client, or for anything else that speaks distcache.
 
-  -listen addr      where to listen (default IP:127.0.0.1:9001):
+  -listen addr      where to listen (default IP:127.0.0.1:9001), as often as wanted:
                       UNIX:/path  UNIX:@name  IP:port  IP:host:port  IP:[::1]:port
                       IPv6:port  FD:n  FD:r:w
+                      SESSIOND:host:port for stunnel's sessiond, over UDP
   -sessions n       how many sessions to hold (default 65536, up to 16777216);
                     those due to expire soonest make room for new ones
   -maxmem bytes     how many bytes of sessions to hold, also with K, M or G

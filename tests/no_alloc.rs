@@ -17,6 +17,7 @@ use distcache_posix::{program, relay, serve};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
 use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::sessiond::{self, Asker};
 
 /// Counts what one thread asks of the system's allocator.
 struct Counting;
@@ -77,7 +78,10 @@ fn a_daemon() {
             let _ = writeln!(asker.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
         }
     });
-    let running = program::daemon("daemon", &listen).unwrap().start().unwrap();
+    let mut service = program::daemon("daemon", &listen).unwrap();
+    let listen = [&listen, "SESSIOND:127.0.0.1:0"];
+    service.listen = listen.map(|address| address.parse().unwrap()).to_vec();
+    let running = service.start().unwrap();
     COUNTED.set(true);
     if role == "server" {
         let config = serve::Config {
@@ -109,6 +113,7 @@ fn a_daemon() {
 struct Daemon {
     program: Program,
     address: String,
+    datagrams: String,
     counter: String,
 }
 
@@ -121,8 +126,9 @@ impl Daemon {
         command.env(ROLE, role).env(LISTEN, listen).env(SERVER, server).env(COUNTER, &counter);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let program = Program::adopt(command);
-        program.address();
-        Self { program, address: listen.to_owned(), counter }
+        let [address, datagrams] = program.addresses(2).try_into().unwrap();
+        assert_eq!(address, listen);
+        Self { program, address, datagrams, counter }
     }
 
     fn server(dir: &Dir) -> Self {
@@ -235,6 +241,27 @@ fn dawdle(address: &str) {
     until("the deaf one is closed", || deaf.is_gone().then_some(()));
 }
 
+/// Every kind of datagram, right and wrong ones, and more at a time than there are places.
+fn send_datagrams(datagrams: &str) {
+    let asker = Asker::to(datagrams);
+    let key = sessiond::key(&[8; 32]);
+    until("a place", || {
+        asker.new_session(300, &key, b"a session");
+        asker.get(&key)
+    });
+    asker.new_session(300, &key, &[9; 512]);
+    until("what is new", || (asker.get(&key)? == [9; 512]).then_some(()));
+    for wrong in [&b""[..], b"nonsense", &[1; 9000]] {
+        asker.send(wrong);
+    }
+    for _ in 0..5 {
+        (0..4 * CLIENTS).for_each(|_| asker.ask_for(&key));
+        (0..4 * CLIENTS).for_each(|_| drop(asker.answer(&key)));
+    }
+    asker.remove(&key);
+    until("that it is gone", || asker.get(&key).is_none().then_some(()));
+}
+
 /// More sessions than there is room for, and some that expire.
 fn overflow(address: &str) {
     let caller = enter(address);
@@ -256,6 +283,7 @@ fn a_server_allocates_nothing_once_it_serves() {
     assert!(before > 0, "what it takes at its start is counted");
     for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
         visit(address);
+        send_datagrams(&server.datagrams);
         assert_eq!(server.allocations() - before, 0);
     }
     assert_eq!(server.end() - before, 0, "its end allocates nothing either");
@@ -272,10 +300,12 @@ fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
     assert!(before > 0, "what it takes at its start is counted");
     for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
         visit(address);
+        send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
     let server = lose(&dir, server, address);
     ask_everything(address);
+    send_datagrams(&proxy.datagrams);
     assert_eq!(proxy.allocations() - before, 0);
     assert_eq!(proxy.end() - before, 0, "its end allocates nothing either");
     drop(server);

@@ -7,7 +7,7 @@
 //! # The parts
 //!
 //! ```text
-//!  client  server  proxy  snoop     who speaks and listens
+//!  client  server  proxy  snoop  sessiond     who speaks and listens
 //!            │       │
 //!           conns ◄──┘              many clients' connections: bytes held, room, time
 //!            │
@@ -22,6 +22,7 @@
 //!   meant, of fixed size, in which no operation takes longer for there being more sessions.
 //! - [`proxy::Mux`]: many clients on one connection to a server.
 //! - [`client::Client`]: one request at a time. [`snoop::Reader`]: looking on.
+//! - [`sessiond::Exchange`]: stunnel's protocol, told in this one's requests.
 //!
 //! # How bytes and time move
 //!
@@ -64,6 +65,7 @@ pub mod message;
 pub mod pool;
 pub mod proxy;
 pub mod server;
+pub mod sessiond;
 pub mod slots;
 pub mod snoop;
 pub mod table;

@@ -229,7 +229,8 @@ impl Header {
         let (whole, all) = match bytes.first_chunk() {
             Some(whole) => (*whole, true),
             None => {
-                let lenient = Self { len: 0, complete: true, ..*self }.encode();
+                // Any level that is not there yet may still be one that has the operation.
+                let lenient = Self { patch: u16::MAX, len: 0, complete: true, ..*self }.encode();
                 (completed(bytes, lenient), false)
             }
         };
@@ -541,6 +542,19 @@ mod tests {
         let measure = |len: usize| Message::measure(&bytes[..len], Direction::Request);
         assert_eq!(measure(15 * FRAME_MAX + COMPLETE_AT), Ok(None));
         assert_eq!(measure(15 * FRAME_MAX + COMPLETE_AT + 1), Err(Malformed::Frames));
+    }
+
+    #[test]
+    fn half_a_level_of_a_later_frame_is_waited_for() {
+        let mut wire = [5; MESSAGE_MAX];
+        let envelope = Envelope { level: 0x0100, ..Envelope::request(9, Op::Put) };
+        let len = frame(&mut wire, &envelope, 3000).unwrap();
+        let measure = |wire: &[u8]| Message::measure(wire, Direction::Request);
+        wire[FRAME_MAX + 2..][..2].copy_from_slice(&[0, 1]);
+        assert_eq!(measure(&wire[..FRAME_MAX + 3]), Ok(None));
+        assert_eq!(measure(&wire[..len]).unwrap().unwrap().wire_len, len);
+        wire[FRAME_MAX + 3] = 0;
+        assert_eq!(measure(&wire[..FRAME_MAX + 4]), Err(Malformed::Operation));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `IP:host:port`, `IP:[::1]:port`           | a host of either family                          |
 //! | `IPv4:host:port`, `IPv6:host:port`        | a host of that family only                       |
 //! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 stands for none        |
+//! | `SESSIOND:host:port`                      | listen for stunnel's datagrams there             |
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -49,6 +50,13 @@ pub enum Address {
         /// Where to write; `None` for a stream that only reads.
         write: Option<RawFd>,
     },
+    /// A UDP port of one host, for datagrams of stunnel's `sessiond`.
+    Sessiond {
+        /// A name or a numeric address, without brackets.
+        host: String,
+        /// 0 lets the system choose.
+        port: u16,
+    },
 }
 
 /// A version of the internet protocol, or either.
@@ -82,12 +90,15 @@ impl Address {
     /// Whether it leads somewhere without asking a name server.
     pub fn is_numeric(&self) -> bool {
         match self {
-            Self::Ip { host: Some(host), .. } => host.parse::<IpAddr>().is_ok(),
+            Self::Ip { host: Some(host), .. } | Self::Sessiond { host, .. } => {
+                host.parse::<IpAddr>().is_ok()
+            }
             _ => true,
         }
     }
 
-    /// Whether one can connect to it: a port of every interface, or port 0, is only to listen on.
+    /// Whether one can connect to it: a port of every interface, port 0, or one for datagrams, is only
+    /// to listen on.
     pub fn connectable(&self) -> Result<(), AddressError> {
         match self {
             Self::Ip { host: None, .. } => {
@@ -96,6 +107,20 @@ impl Address {
             Self::Ip { port: 0, .. } => {
                 Err(AddressError::new(&self.to_string(), "port 0 is only to listen on"))
             }
+            Self::Sessiond { .. } => {
+                Err(AddressError::new(&self.to_string(), "SESSIOND is only to listen on"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether streams come of it: not where it is for datagrams.
+    pub fn streaming(&self) -> Result<(), AddressError> {
+        match self {
+            Self::Sessiond { .. } => Err(AddressError::new(
+                &self.to_string(),
+                "only dc_server and dc_client listen on SESSIOND",
+            )),
             _ => Ok(()),
         }
     }
@@ -127,23 +152,33 @@ impl Address {
                 };
                 targets.push(Target::Ip(SocketAddr::new(ip, *port)));
             }
+            Self::Sessiond { host, port } => {
+                targets.extend(look_up(host, *port)?.map(Target::Ip).take(TARGETS_MAX));
+            }
             Self::Ip { family, host: Some(host), port } => {
-                let found = (host.as_str(), *port)
-                    .to_socket_addrs()
-                    .map_err(|error| ResolveError { host: host.clone(), why: error.to_string() })?;
-                let fitting = found.filter(|address| family.has(address.ip())).map(Target::Ip);
+                let fitting = look_up(host, *port)?
+                    .filter(|address| family.has(address.ip()))
+                    .map(Target::Ip);
                 targets.extend(fitting.take(TARGETS_MAX));
             }
         }
         if targets.is_empty() {
             let (host, family) = match self {
                 Self::Ip { family, host: Some(host), .. } => (host.clone(), *family),
+                Self::Sessiond { host, .. } => (host.clone(), Family::Any),
                 _ => (String::new(), Family::Any),
             };
             return Err(ResolveError { host, why: format!("it has no {family} address") });
         }
         Ok(targets)
     }
+}
+
+/// Asks the resolver, where the host is a name.
+fn look_up(host: &str, port: u16) -> Result<impl Iterator<Item = SocketAddr>, ResolveError> {
+    (host, port)
+        .to_socket_addrs()
+        .map_err(|error| ResolveError { host: host.to_owned(), why: error.to_string() })
 }
 
 impl Family {
@@ -169,6 +204,7 @@ impl FromStr for Address {
                 "IPv4" => parse_ip(Family::V4, rest),
                 "IPv6" => parse_ip(Family::V6, rest),
                 "FD" => parse_fd(rest),
+                "SESSIOND" => parse_sessiond(rest),
                 _ => Err("it does not start with UNIX:, IP: or FD:"),
             }
         };
@@ -212,6 +248,14 @@ fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
     Ok(Address::Ip { family, host, port: parse_port(port)? })
 }
 
+/// A host is not left out by mistake: whoever reaches the port may read and write all sessions.
+fn parse_sessiond(rest: &str) -> Result<Address, &'static str> {
+    match parse_ip(Family::Any, rest)? {
+        Address::Ip { host: Some(host), port, .. } => Ok(Address::Sessiond { host, port }),
+        _ => Err("its host is missing: write SESSIOND:host:port"),
+    }
+}
+
 fn parse_port(text: &str) -> Result<u16, &'static str> {
     if text.is_empty() {
         return Err("its port is missing");
@@ -253,6 +297,10 @@ impl fmt::Display for Address {
                 }
             }
             Self::Fd { read, write } => write_fds(f, *read, *write),
+            Self::Sessiond { host, port } if host.contains(':') => {
+                write!(f, "SESSIOND:[{host}]:{port}")
+            }
+            Self::Sessiond { host, port } => write!(f, "SESSIOND:{host}:{port}"),
         }
     }
 }
@@ -406,6 +454,9 @@ mod tests {
             ("FD:3:4", "FD:3:4"),
             ("FD:-1:4", "FD:-1:4"),
             ("FD:3:-1", "FD:3:-1"),
+            ("SESSIOND:127.0.0.1:54321", "SESSIOND:127.0.0.1:54321"),
+            ("SESSIOND:localhost:0", "SESSIOND:localhost:0"),
+            ("SESSIOND:[::1]:54321", "SESSIOND:[::1]:54321"),
         ] {
             let address = parse(text).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(address.to_string(), back, "{text}");
@@ -447,6 +498,13 @@ mod tests {
             ("FD:-1", "no descriptor"),
             ("FD:-1:-1", "no descriptor"),
             ("FD:99999999999", "that large"),
+            ("SESSIOND:54321", "host is missing"),
+            ("SESSIOND::54321", "host is missing"),
+            ("SESSIOND:127.0.0.1", "no port"),
+            ("SESSIOND:127.0.0.1:", "port is missing"),
+            ("SESSIOND:host:65536", "above 65535"),
+            ("SESSIOND:::1:54321", "belongs in []"),
+            ("sessiond:host:1", "does not start"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             let named = error.contains(&*text.escape_debug().to_string());
@@ -469,6 +527,7 @@ mod tests {
             ("IPv6:[::1]:9001", "IP:[::1]:9001"),
             ("UNIX:/tmp/x", "UNIX:/tmp/x"),
             ("FD:3:-1", "FD:3:-1"),
+            ("SESSIOND:127.0.0.1:9", "IP:127.0.0.1:9"),
         ] {
             let address = parse(text).unwrap();
             assert!(address.is_numeric(), "{text}");
@@ -496,6 +555,7 @@ mod tests {
             ("IP:h:1", true),
             ("UNIX:/x", true),
             ("FD:3", true),
+            ("SESSIOND:h:1", false),
         ] {
             assert_eq!(parse(text).unwrap().connectable().is_ok(), lawful, "{text}");
         }

@@ -6,6 +6,8 @@
 //! Each socket gets one receive a turn, and a turn ends once it would be somebody's next helping, so
 //! nobody who never stops talking keeps anybody else waiting.
 
+mod datagrams;
+
 use std::io;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use distcache_core::machine::{Machine, Peer, Wants};
 use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
+use self::datagrams::Datagrams;
 use crate::clock::Clock;
 use crate::listener::Listener;
 use crate::poller::{Event, Events, Interest, Poller};
@@ -42,6 +45,7 @@ pub(crate) struct Hub<M> {
     /// By the index of the client's key.
     clients: Vec<Option<Client>>,
     connected: usize,
+    datagrams: Datagrams,
     /// By their numbers.
     servers: Vec<Server>,
     reserve: Reserve,
@@ -93,6 +97,7 @@ impl<M: Machine> Hub<M> {
         for (number, listener) in listeners.iter().enumerate() {
             poller.add_listener(listener, SERVERS_KEY + servers + number)?;
         }
+        let datagrams = Datagrams::new(clients, &listeners);
         let source = |listener| Source { listener, watched: true };
         Ok(Self {
             machine,
@@ -102,6 +107,7 @@ impl<M: Machine> Hub<M> {
             listeners: listeners.into_iter().map(source).collect(),
             clients: std::iter::repeat_with(|| None).take(clients).collect(),
             connected: 0,
+            datagrams,
             servers: std::iter::repeat_with(Server::default).take(servers).collect(),
             reserve: Reserve::new()?,
             accept_at: None,
@@ -149,7 +155,7 @@ impl<M: Machine> Hub<M> {
                         self.attend(now, Peer::Server(number as u8), event);
                     }
                 }
-                key if key < base => accept = true,
+                key if key < base => accept |= self.is_for_connections(now, key - listeners),
                 key => {
                     let client = self.clients.get(key - base).and_then(Option::as_ref);
                     if let Some(peer) = client.map(|client| Peer::Client(client.key)) {
@@ -190,7 +196,7 @@ impl<M: Machine> Hub<M> {
     /// Whether the program is to end: it was asked to and has answered what it had, or no client can
     /// come any more.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
-        let deserted = self.connected == 0;
+        let deserted = self.connected == 0 && self.datagrams.open() == 0;
         match self.end_by {
             Some(end) => end <= now || deserted,
             None => deserted && self.listeners.iter().all(|source| source.listener.finished()),
@@ -228,6 +234,7 @@ impl<M: Machine> Hub<M> {
                 continue;
             }
             self.end_by = Some(now.after(DRAIN_PATIENCE));
+            self.take_last_datagrams(now);
             // Their keys stay taken: what the poller still reports of them finds nobody.
             for source in &self.listeners {
                 let _ = self.poller.remove_listener(&source.listener);
@@ -309,7 +316,7 @@ impl<M: Machine> Hub<M> {
     /// One send, if there is something to send; then closes the connection or watches it for what it
     /// now waits for. What is for servers is sent once, at the end of the turn.
     fn settle(&mut self, now: Instant, peer: Peer) {
-        if let Peer::Server(_) = peer {
+        if matches!(peer, Peer::Server(_)) || self.settle_datagram(now, peer) {
             return;
         }
         self.send(now, peer);
@@ -414,7 +421,8 @@ impl<M: Machine> Hub<M> {
         }
         let base = self.listeners_key();
         for (number, source) in self.listeners.iter_mut().enumerate() {
-            let wanted = self.accept_at.is_none() && !source.listener.finished();
+            let rests = self.accept_at.is_some() && !source.listener.is_datagrams();
+            let wanted = !rests && !source.listener.finished();
             if wanted != source.watched {
                 let key = base + number;
                 let changed = self.poller.modify_listener(&source.listener, key, wanted);

@@ -13,7 +13,8 @@
 //! # The parts
 //!
 //! - Names and what they lead to: [`address`], [`resolver`] (asks name servers beside the loop).
-//! - Bytes: [`socket`] (one connected stream), [`listener`] (where streams come from), [`poller`].
+//! - Bytes: [`socket`] (one connected stream), `datagram` (no connection), [`listener`] (where either
+//!   comes from), [`poller`].
 //! - Time: [`clock`], read once a turn and passed down.
 //! - The process: [`options`], [`daemon`] (detach, pid file, user), [`signal`], [`limits`].
 //! - Room: [`memory`], one mapping that the core's machines divide among themselves.
@@ -41,6 +42,7 @@ pub mod address;
 pub mod client;
 pub mod clock;
 pub mod daemon;
+mod datagram;
 pub mod hammer;
 mod hub;
 mod incidents;

@@ -1,4 +1,4 @@
-//! Where streams come from.
+//! Where streams and datagrams come from.
 
 mod path;
 
@@ -13,6 +13,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, sockopt};
 
 use self::path::Placed;
 use crate::address::{Address, Family, ResolveError, Target, UnixName};
+use crate::datagram;
 use crate::socket::{self, Stream};
 
 /// As many waiting connections as the system allows, which cuts this down to its own limit.
@@ -29,8 +30,8 @@ pub struct Ownership {
     pub mode: Option<u32>,
 }
 
-/// Something to accept streams from. Dropping it closes it, and removes the path of a UNIX socket if
-/// that still is its own and the process still may.
+/// Something to accept streams from, or to receive datagrams. Dropping it closes it, and removes the
+/// path of a UNIX socket if that still is its own and the process still may.
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
@@ -50,6 +51,8 @@ enum Source {
     Once { fd: OwnedFd, tcp: bool, accepted: Cell<bool> },
     /// An inherited connected stream, until it has been handed out.
     Given(RefCell<Option<Stream>>),
+    /// A socket for datagrams.
+    Datagrams(OwnedFd),
 }
 
 impl Listener {
@@ -66,7 +69,13 @@ impl Listener {
                     .map(|(fd, path)| Source::Socket { fd, tcp: false, path: Some(path) }),
                 None => open_abstract(unix),
             },
-            Address::Ip { family, .. } => open_tcp(address, *family),
+            Address::Ip { family, .. } => open_ip(address, |ip| {
+                let fd = bind_tcp(ip, *family)?;
+                Ok(Source::Socket { fd, tcp: true, path: None })
+            }),
+            Address::Sessiond { .. } => {
+                open_ip(address, |ip| datagram::bind(ip).map(Source::Datagrams))
+            }
             Address::Fd { read, write } => open_inherited(*read, *write),
         };
         let source = source.map_err(|why| ListenError { address: name.clone(), why })?;
@@ -75,7 +84,8 @@ impl Listener {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
         }
         let address = match &source {
-            Source::Socket { fd, tcp: true, .. } => bound(fd).unwrap_or(name),
+            Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, written),
+            Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
         Ok(Self { source, address, warnings })
@@ -101,7 +111,27 @@ impl Listener {
                 Ok(stream)
             }
             Source::Given(stream) => Ok(stream.take()),
+            Source::Datagrams(_) => Ok(None),
         }
+    }
+
+    /// Whether it is for datagrams, which have no stream to accept.
+    pub fn is_datagrams(&self) -> bool {
+        matches!(&self.source, Source::Datagrams(_))
+    }
+
+    /// The next datagram's length and sender, with as much of it as fits in the front of `buffer`;
+    /// `None` where none is there, or where none ever comes.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+        match &self.source {
+            Source::Datagrams(fd) => datagram::receive(fd, buffer),
+            _ => Ok(None),
+        }
+    }
+
+    /// Sends a datagram from where it listens; false where the system does not take it.
+    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> bool {
+        matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 
     /// Whether [`accept`](Self::accept) has a stream without waiting for anybody: an inherited one,
@@ -113,7 +143,7 @@ impl Listener {
     /// Whether no stream will come any more: an `FD:` listener that gave its one.
     pub fn finished(&self) -> bool {
         match &self.source {
-            Source::Socket { .. } => false,
+            Source::Socket { .. } | Source::Datagrams(_) => false,
             Source::Once { accepted, .. } => accepted.get(),
             Source::Given(stream) => stream.borrow().is_none(),
         }
@@ -127,7 +157,9 @@ impl Listener {
     /// What to poll for connections; `None` where there is nothing to wait for.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
-            Source::Socket { fd, .. } | Source::Once { fd, .. } => Some(fd.as_fd()),
+            Source::Socket { fd, .. } | Source::Once { fd, .. } | Source::Datagrams(fd) => {
+                Some(fd.as_fd())
+            }
             Source::Given(_) => None,
         }
     }
@@ -166,12 +198,16 @@ fn accept(fd: &OwnedFd, tcp: bool) -> io::Result<Option<Stream>> {
     }
 }
 
-fn open_tcp(address: &Address, family: Family) -> Result<Source, Why> {
+/// Opens the first of an address's places that `bind` can open.
+fn open_ip(
+    address: &Address,
+    bind: impl Fn(SocketAddr) -> io::Result<Source>,
+) -> Result<Source, Why> {
     let mut first = None;
     for target in address.resolve().map_err(Why::Resolve)? {
         let Target::Ip(ip) = target else { continue };
-        match bind_tcp(ip, family) {
-            Ok(fd) => return Ok(Source::Socket { fd, tcp: true, path: None }),
+        match bind(ip) {
+            Ok(source) => return Ok(source),
             Err(error) => first = first.or(Some(error)),
         }
     }
@@ -195,12 +231,16 @@ fn bind_tcp(ip: SocketAddr, family: Family) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The address that a TCP socket is bound to.
-fn bound(fd: &OwnedFd) -> Option<String> {
-    let address = SocketAddr::try_from(net::getsockname(fd).ok()?).ok()?;
+/// The address that a socket is bound to.
+fn bound(fd: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(net::getsockname(fd).ok()?).ok()
+}
+
+/// The address of a TCP socket as people write it.
+fn written(address: SocketAddr) -> String {
     match address.ip() {
-        IpAddr::V6(_) => Some(format!("IPv6:{address}")),
-        IpAddr::V4(_) => Some(format!("IP:{address}")),
+        IpAddr::V6(_) => format!("IPv6:{address}"),
+        IpAddr::V4(_) => format!("IP:{address}"),
     }
 }
 

@@ -146,15 +146,25 @@ impl Options {
         }
     }
 
-    /// The value as an address to listen on, independent of the working directory.
-    pub fn listen_address(&mut self) -> Result<Address, OptionsError> {
+    /// The value as an address to listen on, for streams or for datagrams, independent of the working
+    /// directory.
+    pub fn service_address(&mut self) -> Result<Address, OptionsError> {
         let address = self.text()?.parse::<Address>().and_then(Address::absolute);
         address.map_err(|error| OptionsError(format!("{}: {error}", self.option)))
     }
 
+    /// The value as an address to listen on for streams, independent of the working directory.
+    pub fn listen_address(&mut self) -> Result<Address, OptionsError> {
+        let address = self.service_address()?;
+        match address.streaming() {
+            Ok(()) => Ok(address),
+            Err(error) => Err(OptionsError(format!("{}: {error}", self.option))),
+        }
+    }
+
     /// The value as an address to connect to, independent of the working directory.
     pub fn server_address(&mut self) -> Result<Address, OptionsError> {
-        let address = self.listen_address()?;
+        let address = self.service_address()?;
         match address.connectable() {
             Ok(()) => Ok(address),
             Err(error) => Err(OptionsError(format!("{}: {error}", self.option))),
@@ -333,6 +343,9 @@ mod tests {
         assert!(given("IP:9001", Options::server_address).is_none());
         assert!(given("IP:localhost:9001", Options::server_address).is_some());
         assert!(given("nonsense", Options::listen_address).is_none());
+        assert!(given("SESSIOND:[::1]:1", Options::service_address).is_some());
+        assert!(given("SESSIOND:[::1]:1", Options::listen_address).is_none());
+        assert!(given("SESSIOND:[::1]:1", Options::server_address).is_none());
     }
 
     #[test]

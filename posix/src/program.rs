@@ -8,6 +8,9 @@ use crate::address::Address;
 use crate::options::{Options, OptionsError};
 use crate::service::Service;
 
+/// The most places that a daemon listens in: each takes one of the descriptors that it has to spare.
+const LISTENERS_MAX: usize = 16;
+
 /// Why a program ends otherwise than by having done its work.
 #[derive(Debug)]
 pub enum Stop {
@@ -100,7 +103,10 @@ pub fn daemon_option(
     match name {
         "daemon" => service.daemon = true,
         "killable" => service.killable = true,
-        "listen" => service.listen = vec![options.listen_address()?],
+        "listen" if service.listen.len() == LISTENERS_MAX => {
+            return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
+        }
+        "listen" => service.listen.push(options.service_address()?),
         "pidfile" => {
             let path = options.path()?;
             let path = std::path::absolute(path).map_err(|error| {
@@ -117,16 +123,17 @@ pub fn daemon_option(
     Ok(true)
 }
 
-/// The service of a daemon that is told nothing more than where to listen.
+/// The service of a daemon that is told nothing more than where to listen, if nothing else is said.
 ///
 /// # Errors
 /// The address is none.
 pub fn daemon(name: &'static str, listen: &str) -> Result<Service, OptionsError> {
-    let listen: Address =
+    let usual: Address =
         listen.parse().map_err(|error| OptionsError::new(format!("-listen: {error}")))?;
     Ok(Service {
         name,
-        listen: vec![listen],
+        listen: Vec::new(),
+        usual,
         ownership: Default::default(),
         daemon: false,
         pid_file: None,

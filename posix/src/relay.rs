@@ -82,7 +82,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
         }
         dialer::dial(now, &mut dialers, &mut hub);
         dialer::tell(&mut dialers, &hub, running);
-        if incidents.due(now, &hub.machine.counters(), hub.refused()) {
+        if incidents.due(now, &hub.machine.counters(), hub.refused() + hub.datagrams_in_vain()) {
             note(&hub, running);
         }
         if hub.is_over(now) {
@@ -101,5 +101,6 @@ fn note(hub: &Hub<Mux<'_>>, running: &Running) {
         "{forwarded} requests forwarded, {answered} answered, {disconnected} refused for want of \
          the server; {connects} connections to it, {losses} lost"
     ));
-    running.note_clients(&hub.machine.counters(), hub.refused());
+    running.note_clients(&hub.connections(hub.machine.counters()), hub.refused());
+    hub.note_datagrams(running);
 }

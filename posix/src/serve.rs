@@ -117,7 +117,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
         let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
         progress.tell(now, &hub.machine, running);
-        if incidents.due(now, &hub.machine.counters(), hub.refused()) {
+        if incidents.due(now, &hub.machine.counters(), hub.refused() + hub.datagrams_in_vain()) {
             note(&hub, running);
         }
         if hub.is_over(now) {
@@ -136,7 +136,8 @@ fn note(hub: &Hub<Server<'_, Table<'_>>>, running: &Running) {
         "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
          {evicted} sessions made room"
     ));
-    running.note_clients(&hub.machine.counters(), hub.refused());
+    running.note_clients(&hub.connections(hub.machine.counters()), hub.refused());
+    hub.note_datagrams(running);
 }
 
 /// Memory that is zero, and taken from the system as it is used.

@@ -25,8 +25,10 @@ const DESCRIPTORS: usize = 64;
 pub struct Service {
     /// The program's name, at the front of its lines.
     pub name: &'static str,
-    /// Where clients come from.
+    /// Where clients come from; from `usual` where it is empty.
     pub listen: Vec<Address>,
+    /// Where clients come from where nothing else was said.
+    pub usual: Address,
     /// To whom UNIX sockets belong.
     pub ownership: Ownership,
     /// Whether to detach from the terminal.
@@ -89,8 +91,7 @@ impl Service {
     /// # Errors
     /// [`StartError`]. What was opened is closed again.
     pub fn start(&self) -> Result<Running, StartError> {
-        let open = |address| Listener::open(address, &self.ownership).map_err(StartError::Listen);
-        let listeners: Vec<_> = self.listen.iter().map(open).collect::<Result<_, _>>()?;
+        let listeners = self.open()?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -108,6 +109,22 @@ impl Service {
             Ok(()) => Ok(running),
             Err(error) => running.fail(error),
         }
+    }
+
+    /// Opens all that is to be listened on.
+    fn open(&self) -> Result<Vec<Listener>, StartError> {
+        let usual = std::slice::from_ref(&self.usual);
+        let listen = if self.listen.is_empty() { usual } else { &self.listen };
+        let is_path =
+            |address: &Address| matches!(address, Address::Unix(name) if name.path().is_some());
+        let (some_path, nobodys) = (listen.iter().any(is_path), Ownership::default());
+        let open = |address| {
+            // Where one of several has an owner to set, the others are not meant.
+            let meant = is_path(address) || !some_path;
+            let ownership = if meant { &self.ownership } else { &nobodys };
+            Listener::open(address, ownership).map_err(StartError::Listen)
+        };
+        listen.iter().map(open).collect()
     }
 
     fn finish(&self, running: &mut Running) -> Result<(), StartError> {

@@ -260,14 +260,19 @@ fn quiet(fd: &OwnedFd) {
 
 /// A new stream socket, non-blocking and closed on exec.
 pub(crate) fn new_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    new_socket_of(family, SocketType::STREAM)
+}
+
+/// A new socket of any type, non-blocking and closed on exec.
+pub(crate) fn new_socket_of(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     #[cfg(not(target_vendor = "apple"))]
     let fd = {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        net::socket_with(family, SocketType::STREAM, flags, None)?
+        net::socket_with(family, kind, flags, None)?
     };
     #[cfg(target_vendor = "apple")]
     let fd = {
-        let fd = net::socket_with(family, SocketType::STREAM, SocketFlags::empty(), None)?;
+        let fd = net::socket_with(family, kind, SocketFlags::empty(), None)?;
         prepare(&fd)?;
         fd
     };

@@ -16,6 +16,7 @@ pub mod net;
 pub mod process;
 pub mod random;
 pub mod rig;
+pub mod sessiond;
 pub mod siege;
 pub mod store;
 pub mod stranger;

@@ -300,6 +300,20 @@ impl Program {
         })
     }
 
+    /// Waits until it says where it listens, in several places.
+    ///
+    /// # Panics
+    /// Where it never says so.
+    pub fn addresses(&self, count: usize) -> Vec<String> {
+        let heard = || format!("{count} lines; stderr: {}", self.err.so_far());
+        self.out.find(&heard(), |text| {
+            let whole = &text[..text.rfind('\n')?];
+            let lines = whole.lines().filter_map(|line| line.split_once(": listening on "));
+            let addresses: Vec<String> = lines.map(|(_, address)| address.to_owned()).collect();
+            (addresses.len() >= count).then_some(addresses)
+        })
+    }
+
     /// Its number.
     pub fn pid(&self) -> u32 {
         self.child.id()

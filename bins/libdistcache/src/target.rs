@@ -5,7 +5,7 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_uint};
 use std::time::Duration;
 
 use distcache_posix::address::Address;
-use distcache_posix::client::{Client, Flags, NewError, TIMEOUT_TCP, TIMEOUT_UNIX};
+use distcache_posix::client::{Client, Flags, NewError, usual_timeout};
 
 use crate::reason::Reason;
 
@@ -33,10 +33,7 @@ pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), 
         let why = "is no open socket: on a pipe that breaks the process would get SIGPIPE";
         return Err(Reason::Target(format!("{target}: descriptor {number} {why}")));
     }
-    let usual = match address {
-        Address::Ip { .. } => TIMEOUT_TCP,
-        Address::Unix(_) | Address::Fd { .. } => TIMEOUT_UNIX,
-    };
+    let usual = usual_timeout(&address);
     let timeout = said(env::var_os(TIMEOUT_VARIABLE).as_deref()).unwrap_or(usual);
     // A child that went on with its parent's connection would get its parent's answers.
     let flags = Flags::from_bits(flags) | Flags::PIDCHECK;

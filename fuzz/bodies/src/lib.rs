@@ -13,6 +13,7 @@ pub mod pool;
 pub mod proxy;
 pub mod seeds;
 pub mod server;
+pub mod sessiond;
 pub mod slots;
 pub mod snoop;
 pub mod table;
@@ -21,7 +22,7 @@ pub mod table;
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const BODIES: [(&str, Body); 10] = [
+pub const BODIES: [(&str, Body); 11] = [
     ("address", address::body),
     ("client", client::body),
     ("measure", measure::body),
@@ -29,6 +30,7 @@ pub const BODIES: [(&str, Body); 10] = [
     ("pool", pool::body),
     ("proxy", proxy::body),
     ("server", server::body),
+    ("sessiond", sessiond::body),
     ("slots", slots::body),
     ("snoop", snoop::body),
     ("table", table::body),

@@ -36,14 +36,19 @@ pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
             let lawful = match place {
                 0 => byte == 0,
                 1 => byte == 0x11,
-                2 | 3 => true,
+                2 => true,
+                // Operations 4 and 5 need a level in every frame.
+                3 => {
+                    let needs = first.as_ref().is_some_and(|f: &Vec<u8>| f[10] > 3);
+                    !needs || header[2] > 0 || byte > 0
+                }
                 4 => byte == is_response,
                 5..=8 | 10 if first.is_some() => {
                     first.as_ref().map(|f: &Vec<u8>| f[place]) == Some(byte)
                 }
                 5..=8 => true,
                 9 => byte == 0,
-                10 => byte <= 3,
+                10 => byte <= 3 || (byte <= 5 && (header[2] > 0 || header[3] > 0)),
                 11 => byte == 1 || (byte == 0 && number < 16),
                 12 if header[11] == 1 => byte <= 8,
                 12 => byte == 8,

@@ -28,8 +28,9 @@ pub fn body(data: &[u8]) {
 fn next(options: &mut Options) -> Result<bool, OptionsError> {
     let Some(name) = options.next()? else { return Ok(false) };
     match name.as_bytes().first() {
-        Some(b'a') => drop(options.listen_address()?),
+        Some(b'a') => drop(options.service_address()?),
         Some(b'b') => assert!((1..=1 << 40).contains(&options.bytes(1..=1 << 40)?)),
+        Some(b'l') => options.listen_address()?.streaming().expect("it was checked"),
         Some(b'm') => assert!(options.mode()? <= 0o777),
         Some(b'n') => assert!((3..=99).contains(&options.number(3..=99)?)),
         Some(b'p') => drop(options.path()?),

@@ -1,12 +1,13 @@
 //! Where fuzzing begins, and how one input becomes the next where no fuzzer does that.
 
+use distcache_testing::bytes::message;
 use distcache_testing::random::Random;
 use distcache_testing::vectors::lines;
 
 /// The longest input that the runner makes.
 const MOST: usize = 40_000;
 
-const ADDRESSES: [&str; 14] = [
+const ADDRESSES: [&str; 15] = [
     "UNIX:/tmp/scache",
     "UNIX:@name",
     "IP:9001",
@@ -21,15 +22,17 @@ const ADDRESSES: [&str; 14] = [
     "FD:-1:3",
     "IP:host:65536",
     "UNIX:",
+    "SESSIOND:[::1]:54321",
 ];
 
-const LINES: [&str; 6] = [
+const LINES: [&str; 7] = [
     "-address\0IP:9001\0--server=IP:127.0.0.1:9001",
     "-n\x00007\0--number=3\0-bytes\x0064M",
     "-mode\x000660\0-path=/tmp/x\0-text\0word",
     "-h\0-?\0--help\0-V\0-version",
     "-unknown\0--=\0-\0---x",
     "-text=\0-n\0-n",
+    "-address\0SESSIOND:localhost:1\0-listen\0SESSIOND:localhost:1",
 ];
 
 /// The seeds of one body: from the reference vectors where it takes a stream, else any bytes.
@@ -57,8 +60,39 @@ pub fn of(body: &str) -> Vec<Vec<u8>> {
             let of = |op: u8| move |reply: &[u8]| [&[op; 9][..], reply].concat();
             (0..4).flat_map(|op| replies.clone().map(of(op))).collect()
         }
+        "sessiond" => packets(),
         _ => (0..20).map(|seed| noise(seed, 40 * (1 + seed as usize))).collect(),
     }
+}
+
+/// What a server says: operation, level, payload.
+type Answer = (u8, u8, &'static [u8]);
+
+/// Datagrams of each type, each followed by what a server says.
+fn packets() -> Vec<Vec<u8>> {
+    let cases: [(u8, usize, &[Answer]); 7] = [
+        (0, 200, &[(0, 1, &[0])]),
+        (0, 512, &[(0, 1, &[101]), (4, 1, &[0])]),
+        (0, 9, &[(0, 0, &[101]), (2, 0, &[0]), (0, 0, &[0])]),
+        (0, 1, &[(0, 1, &[101]), (4, 1, &[3]), (2, 1, &[1]), (0, 1, &[101])]),
+        (1, 0, &[(1, 1, &[7; 512])]),
+        (1, 0, &[(1, 0, &[1])]),
+        (2, 0, &[(2, 1, &[0])]),
+    ];
+    let seed = |(code, value, answers): &(u8, usize, &[Answer])| {
+        let len = 36 + value;
+        let mut seed = vec![(len / 9) as u8, (len % 9) as u8, 1, *code, 1, 44];
+        seed.extend([9; 32]);
+        seed.resize(2 + len, 5);
+        for (op, level, payload) in *answers {
+            let mut message = message(1, 0, *op, payload);
+            message[3] = *level;
+            seed.extend((message.len() as u16).to_be_bytes());
+            seed.extend(message);
+        }
+        seed
+    };
+    cases.iter().map(seed).collect()
 }
 
 fn noise(seed: u64, len: usize) -> Vec<u8> {

@@ -84,6 +84,14 @@ impl BitOr for Flags {
     }
 }
 
+/// How long an operation may take at this address, if nothing else is said.
+pub const fn usual_timeout(address: &Address) -> Duration {
+    match address {
+        Address::Ip { .. } | Address::Sessiond { .. } => TIMEOUT_TCP,
+        Address::Unix(_) | Address::Fd { .. } => TIMEOUT_UNIX,
+    }
+}
+
 /// A client of one server or proxy; see the [module](self).
 pub struct Client {
     /// Its mark in each thread's memory of the last fetch.
@@ -109,11 +117,7 @@ impl Client {
     /// [`NewError`]: an address that one cannot connect to, a host without address, or a failure to
     /// connect where that is done.
     pub fn new(address: &Address, flags: Flags) -> Result<Self, NewError> {
-        let timeout = match address {
-            Address::Ip { .. } => TIMEOUT_TCP,
-            Address::Unix(_) | Address::Fd { .. } => TIMEOUT_UNIX,
-        };
-        Self::with_timeout(address, flags, timeout)
+        Self::with_timeout(address, flags, usual_timeout(address))
     }
 
     /// The same with another deadline for every operation; see [`set_timeout`](Self::set_timeout).
