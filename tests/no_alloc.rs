@@ -94,10 +94,10 @@ fn a_daemon() {
         };
         serve::run(&config, running).unwrap();
     } else {
-        let server = server.parse().unwrap();
+        let servers: Vec<_> = server.split(' ').map(|server| server.parse().unwrap()).collect();
         let config = relay::Config {
-            servers: vec![server],
-            copies: 1,
+            copies: servers.len() as u8,
+            servers,
             clients: CLIENTS,
             limits: LIMITS,
             retry: 50,
@@ -132,7 +132,11 @@ impl Daemon {
     }
 
     fn server(dir: &Dir) -> Self {
-        Self::start("server", &dir.address("server"), "")
+        Self::server_at(&dir.address("server"))
+    }
+
+    fn server_at(address: &str) -> Self {
+        Self::start("server", address, "")
     }
 
     fn allocations(&self) -> u64 {
@@ -309,6 +313,34 @@ fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
     assert_eq!(proxy.allocations() - before, 0);
     assert_eq!(proxy.end() - before, 0, "its end allocates nothing either");
     drop(server);
+}
+
+#[test]
+fn a_proxy_with_copies_allocates_nothing_when_a_server_dies_and_comes_back() {
+    let dir = Dir::new();
+    let addresses = ["first", "second"].map(|name| dir.address(name));
+    let [first, second] = [0, 1].map(|number| Daemon::server_at(&addresses[number]));
+    let proxy = Daemon::start("client", &dir.address("proxy"), &addresses.join(" "));
+    let address = proxy.address.as_str();
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    let before = proxy.allocations();
+    for visit in [ask_everything, misbehave, overflow] {
+        visit(address);
+        send_datagrams(&proxy.datagrams);
+        assert_eq!(proxy.allocations() - before, 0);
+    }
+    // A server may have closed the proxy's connection for its silence: that is made again first.
+    let served = || ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    drop(second);
+    served();
+    ask_everything(address);
+    let second = Daemon::server_at(&addresses[1]);
+    ask_until(&addresses[1], &get(1, b"id"), &status(1, 1, 1));
+    drop(first);
+    served();
+    ask_everything(address);
+    assert_eq!(proxy.end() - before, 0);
+    drop(second);
 }
 
 #[test]

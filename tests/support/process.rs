@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, kill_process_group};
 
 /// How long anything may take before a test fails: far longer than anything takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -325,6 +325,11 @@ impl Program {
     /// Where it has ended and was waited for.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("our own child");
+    }
+
+    /// Kills what is left of the process group that it was started as the leader of, if anything is.
+    pub fn kill_group(&self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
     }
 
     /// Stops it as if it did not get any time from the system; waits until it stands still.

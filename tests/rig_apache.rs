@@ -1,0 +1,412 @@
+//! Two of Debian's httpd that share sessions and staples by our module, each behind a `dc_client` of its
+//! own, in front of one `dc_server`.
+//!
+//! No server has tickets, so a session that one resumes and the other began came out of the cache.
+//! With TLS 1.3 that takes a session stored for each ticket, so there is more to lose.
+
+#[path = "rig_apache/httpd.rs"]
+mod httpd;
+#[path = "rig_apache/site.rs"]
+mod site;
+#[path = "rig_apache/staples.rs"]
+mod staples;
+
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use distcache_testing::bytes::{ADD, HAVE, REMOVE, add, have, remove, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::rig::{can_run, succeed};
+use rustls::HandshakeKind::{Full, Resumed};
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
+
+use httpd::{DEADLINE, preamble};
+use site::Site;
+use staples::Responder;
+
+const TOOLS: [&str; 5] = ["apache2", "apxs", "cc", "openssl", "pkg-config"];
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+/// A deadline, and less than another one: whoever waits for two comes too late.
+const PATIENT: Duration = DEADLINE.saturating_mul(19).checked_div(10).unwrap();
+
+#[test]
+fn a_session_begun_at_one_httpd_is_resumed_at_the_other() {
+    if !can_run("httpd resumes", false, &TOOLS) {
+        return;
+    }
+    let site = Site::new();
+    for version in VERSIONS {
+        for (first, second) in [(0, 1), (1, 0)] {
+            let client = site.client(version);
+            assert_eq!(site.shake(&client, first), Full);
+            assert_eq!(site.shake(&client, second), Resumed, "{version:?}");
+            assert_eq!(site.shake(&client, first), Resumed, "{version:?}");
+        }
+    }
+}
+
+/// So it is shared with whatever else speaks to the cache: nginx, stunnel, or httpd's stock module.
+#[test]
+fn a_session_of_httpd_is_in_the_cache_under_its_own_id() {
+    if !can_run("httpd's ids", false, &TOOLS) {
+        return;
+    }
+    let site = Site::new();
+    let (id, how) = openssl_shakes(&site, 0, &["-sess_out", &site.dirs[0].text("session")]);
+    assert_eq!((id.len(), how.as_str()), (32, "New"));
+    assert!(is_in_the_cache(&site, &id));
+}
+
+#[test]
+fn what_is_too_large_for_httpd_or_no_session_at_all_is_not_resumed() {
+    if !can_run("httpd refuses", false, &TOOLS) {
+        return;
+    }
+    let site = Site::new();
+    let file = site.dirs[0].text("session");
+    let caller = Caller::to(&site.dirs[1].address("cache"));
+    // mod_ssl has room for 10 KiB. What fits but makes no sense is found, and OpenSSL's to judge.
+    for (planted, counters) in [
+        (vec![0x30; 32_000], "CacheRefuseCount 1, RetrieveHitCount 1"),
+        (vec![0x30; 10_000], "CacheRefuseCount 1, RetrieveHitCount 3"),
+    ] {
+        let (id, _) = openssl_shakes(&site, 0, &["-sess_out", &file]);
+        assert_eq!(openssl_shakes(&site, 0, &["-sess_in", &file]).1, "Reused");
+        assert_eq!(caller.ask(&remove(1, &id)), status(1, REMOVE, 0));
+        assert_eq!(caller.ask(&add(1, &id, &planted)), status(1, ADD, 0));
+        assert_eq!(openssl_shakes(&site, 0, &["-sess_in", &file]).1, "New");
+        let page = site.visit(&site.client(&TLS12), 0, "/server-status?auto").page;
+        assert_counters(&page, counters);
+    }
+    assert_nobody_died(&site);
+}
+
+/// A handshake of `openssl s_client` with a server: the session's id, and `New` or `Reused`.
+fn openssl_shakes(site: &Site, server: usize, more: &[&str]) -> (Vec<u8>, String) {
+    let address = site.address(server);
+    let arguments = ["s_client", "-tls1_2", "-connect", &address, "-servername", "localhost"];
+    let printed = succeed(Command::new("openssl").args(arguments).args(more));
+    let id = printed.lines().find_map(|line| line.trim().strip_prefix("Session-ID: "));
+    let how = printed.lines().find_map(|line| Some(line.split_once(", TLSv1.2, Cipher is ")?.0));
+    (bytes_of(id.expect("a session")), how.expect("New or Reused").to_owned())
+}
+
+fn is_in_the_cache(site: &Site, id: &[u8]) -> bool {
+    let answer = Caller::to(&site.dirs[1].address("cache")).ask(&have(1, id));
+    assert!(answer == status(1, HAVE, 0) || answer == status(1, HAVE, 1), "{answer:?}");
+    answer == status(1, HAVE, 0)
+}
+
+/// What hexadecimal digits stand for, with or without colons between.
+fn bytes_of(digits: &str) -> Vec<u8> {
+    let digits = digits.replace(':', "");
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits");
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+#[test]
+fn a_session_of_httpd_can_still_be_resumed_after_two_seconds() {
+    if !can_run("httpd resumes later", false, &TOOLS) {
+        return;
+    }
+    let site = Site::new();
+    let clients = VERSIONS.map(|version| site.client(version));
+    for client in &clients {
+        assert_eq!(site.shake(client, 0), Full);
+    }
+    // Time is the point here: a session whose seconds are lost on the way to the cache, as with the
+    // stock module, is gone by then. The sender stays, so nothing but the time ends this wait.
+    let (_sender, nothing) = mpsc::channel::<()>();
+    assert!(nothing.recv_timeout(Duration::from_secs(2)).is_err());
+    for client in &clients {
+        assert_eq!(site.shake(client, 1), Resumed);
+    }
+}
+
+#[test]
+fn sixteen_clients_at_once_lose_no_session_of_two_httpd() {
+    if !can_run("httpd under load", false, &TOOLS) {
+        return;
+    }
+    for version in VERSIONS {
+        let site = Site::new();
+        let slowest = thread::scope(|scope| {
+            let clients = [(); 16].map(|()| site.client(version));
+            let shakes = clients.into_iter().enumerate().map(|(number, client)| {
+                let site = &site;
+                scope.spawn(move || {
+                    let mut slowest = Duration::ZERO;
+                    for round in 0..80 {
+                        let visit = site.visit(&client, (number + round) % 2, "/index.html");
+                        assert_eq!(visit.kind, if round == 0 { Full } else { Resumed }, "{round}");
+                        slowest = slowest.max(visit.took);
+                    }
+                    slowest
+                })
+            });
+            let shakes: Vec<_> = shakes.collect();
+            let slowest = shakes.into_iter().map(|shakes| shakes.join().expect("none fails")).max();
+            slowest.expect("sixteen")
+        });
+        println!("{version:?}: 1280 handshakes, none failed, none lost; slowest {slowest:?}");
+        for server in &site.servers {
+            assert!(!server.log().contains("socache_distcache:warn"), "nothing to complain of");
+        }
+        assert_nobody_died(&site);
+    }
+}
+
+#[test]
+fn a_graceful_restart_of_httpd_loses_no_session() {
+    if !can_run("httpd restarts", false, &TOOLS) {
+        return;
+    }
+    let site = Site::new();
+    let clients = VERSIONS.map(|version| site.client(version));
+    for client in &clients {
+        assert_eq!(site.shake(client, 0), Full);
+    }
+    for restarts in 1..=3 {
+        site.servers[0].restart();
+        until("httpd has restarted", || {
+            let log = site.servers[0].log();
+            (log.matches("resuming normal operations").count() > restarts).then_some(())
+        });
+        for client in &clients {
+            assert_eq!(site.shake(client, 0), Resumed);
+        }
+    }
+    assert_nobody_died(&site);
+}
+
+/// That no child of httpd was ended by a signal.
+fn assert_nobody_died(site: &Site) {
+    for server in &site.servers {
+        let log = server.log();
+        assert!(!log.contains("exit signal") && !log.contains("Segmentation"), "{log}");
+    }
+}
+
+/// That handshakes succeed while the cache is away, each within one deadline whatever it asks, and
+/// that sessions are shared again once `back` has ended that.
+fn goes_on_without(mut site: Site, away: impl FnOnce(&Site), back: impl FnOnce(&mut Site)) {
+    let clients: Vec<_> = (0..8).map(|number| site.client(VERSIONS[number % 2])).collect();
+    for client in &clients {
+        assert_eq!(site.shake(client, 0), Full);
+        assert_eq!(site.shake(client, 1), Resumed);
+    }
+    away(&site);
+    thread::scope(|scope| {
+        for (number, client) in clients.iter().enumerate() {
+            let site = &site;
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let visit = site.visit(client, (number + round) % 2, "/index.html");
+                    assert_eq!(visit.kind, Full);
+                    assert!(visit.took < PATIENT, "round {round} took {:?}", visit.took);
+                }
+            });
+        }
+    });
+    for server in &site.servers {
+        // 48 handshakes asked for more than a hundred things, in much less than ten seconds each.
+        let told = server.log().matches("handshakes go on without the cache").count();
+        assert!((1..=2).contains(&told), "told {told} times: {}", server.log());
+    }
+    back(&mut site);
+    for version in VERSIONS {
+        until("sessions are shared again", || {
+            let client = site.client(version);
+            assert_eq!(site.shake(&client, 0), Full);
+            (site.shake(&client, 1) == Resumed).then_some(())
+        });
+    }
+    assert_nobody_died(&site);
+}
+
+/// Starts another cache in the place of one that was killed.
+fn restart_cache(site: &mut Site) {
+    let address = site.cache.address();
+    until("the end of the old cache", || (!site.cache.is_running()).then_some(()));
+    site.cache = Program::start(env!("CARGO_BIN_EXE_dc_server"), &["-listen", &address]);
+    site.cache.address();
+}
+
+/// Ends a program such that it does nothing more from now on: a signal alone may still be on its way.
+fn kill(program: &Program) {
+    program.freeze();
+    program.signal(Signal::KILL);
+}
+
+#[test]
+fn while_the_cache_stands_still_httpd_goes_on_with_full_handshakes() {
+    if !can_run("httpd with a cache that stands still", false, &TOOLS) {
+        return;
+    }
+    let back = |site: &mut Site| site.cache.signal(Signal::CONT);
+    goes_on_without(Site::new(), |site| site.cache.freeze(), back);
+}
+
+#[test]
+fn while_the_proxies_stand_still_httpd_goes_on_with_full_handshakes() {
+    if !can_run("httpd with proxies that stand still", false, &TOOLS) {
+        return;
+    }
+    let back = |site: &mut Site| site.proxies.iter().for_each(|proxy| proxy.signal(Signal::CONT));
+    goes_on_without(Site::new(), |site| site.proxies.iter().for_each(Program::freeze), back);
+}
+
+#[test]
+fn when_the_cache_is_killed_httpd_goes_on_and_shares_with_the_next_one() {
+    if !can_run("httpd with a cache that was killed", false, &TOOLS) {
+        return;
+    }
+    goes_on_without(Site::new(), |site| kill(&site.cache), restart_cache);
+}
+
+#[test]
+fn when_the_proxies_are_killed_httpd_goes_on_and_shares_with_the_next_ones() {
+    if !can_run("httpd with proxies that were killed", false, &TOOLS) {
+        return;
+    }
+    let back = |site: &mut Site| {
+        let address = site.cache.address();
+        for number in [0, 1] {
+            site.restart_proxy(number, &address);
+        }
+    };
+    goes_on_without(Site::new(), |site| site.proxies.iter().for_each(kill), back);
+}
+
+#[test]
+fn server_status_counts_what_all_children_of_an_httpd_did() {
+    if !can_run("httpd counts", false, &TOOLS) {
+        return;
+    }
+    let mut site = Site::new();
+    let client = site.client(&TLS12);
+    // Who looks has begun a session, too: it counts itself.
+    let look = |site: &Site, page| site.visit(&site.client(&TLS12), 0, page).page;
+    assert_eq!(site.shake(&client, 0), Full);
+    for _ in 0..20 {
+        assert_eq!(site.shake(&client, 0), Resumed);
+    }
+    let status = look(&site, "/server-status?auto");
+    assert_counters(&status, "CacheStoreCount 2, RetrieveHitCount 20, RetrieveMissCount 0");
+    assert_counters(&status, "CacheRefuseCount 0, ErrorCount 0, SkipCount 0, RemoveHitCount 0");
+    assert!(status.contains("\nCacheType: DC\n"), "{status}");
+    assert!(status.contains(&format!("\nCacheTarget: {}\n", site.dirs[0].address("cache"))));
+
+    // A cache that was begun anew knows nothing: the session is missed, and another one stored.
+    kill(&site.cache);
+    restart_cache(&mut site);
+    site.proxies[0].err.find("second connection", |text| {
+        (text.matches("connected to ").count() == 2).then_some(())
+    });
+    assert_eq!(site.shake(&client, 0), Full);
+    let status = look(&site, "/server-status?auto");
+    assert_counters(&status, "CacheStoreCount 4, RetrieveHitCount 20, RetrieveMissCount 1");
+
+    // Without its proxy it can neither ask nor store, and learns that at once.
+    kill(&site.proxies[0]);
+    assert_eq!(site.shake(&client, 0), Full);
+    let status = look(&site, "/server-status?auto");
+    assert_counters(&status, "CacheErrorCount 3, SkipCount 0, StoreCount 4, RetrieveMissCount 1");
+    let page = look(&site, "/server-status");
+    assert!(page.contains("CacheRetrieveHitCount: <b>20</b><br>"), "{page}");
+    assert!(page.contains("CacheErrorCount: <b>4</b><br>"), "{page}");
+}
+
+/// That a page of `?auto` has these counters: a prefix, then names and numbers.
+fn assert_counters(status: &str, wanted: &str) {
+    let prefix = wanted.split("Cache").next().unwrap_or_default().to_owned() + "Cache";
+    for counter in wanted[prefix.len()..].split(", ") {
+        let (name, number) = counter.split_once(' ').expect("a name and a number");
+        let line = format!("\n{prefix}{name}: {number}\n");
+        assert!(status.contains(&line), "no line{line}in {status}");
+    }
+}
+
+/// A staple is served by both httpd, though only one asked the responder; and where it is too old, its
+/// successor takes its place in the cache, for both.
+#[test]
+fn a_staple_is_shared_and_the_next_one_is_stored_in_its_place() {
+    if !can_run("httpd staples", false, &TOOLS) {
+        return;
+    }
+    let dir = Dir::new();
+    let responder = Responder::new(&dir);
+    // A staple is good for these seconds, and cached for an hour: so there is one that is too old.
+    let more = format!(
+        "SSLUseStapling on\nSSLStaplingCache dc:CACHE\nSSLStaplingForceURL {}\n\
+         SSLStaplingStandardCacheTimeout 3600\nSSLStaplingResponseMaxAge 5\n\
+         SSLStaplingResponseTimeSkew 60\nSSLStaplingReturnResponderErrors off\n",
+        responder.url()
+    );
+    let (chain, key) = responder.certificate();
+    let site = Site::with(&chain, &key, &more, responder.roots());
+
+    assert!(is_stapled(&site, 0));
+    assert_eq!(responder.asked(), 1);
+    assert!(is_stapled(&site, 1) && is_stapled(&site, 0));
+    assert_eq!(responder.asked(), 1, "it came out of the cache");
+    until("the staple is too old", || {
+        assert!(is_stapled(&site, 0), "an old one is never served, and a new one fetched");
+        (responder.asked() == 2).then_some(())
+    });
+    assert!(is_stapled(&site, 1) && is_stapled(&site, 0));
+    assert_eq!(responder.asked(), 2, "the new one is in the cache, where the old one was");
+
+    // Behind its name space's byte, and longer than any session's id.
+    let sha1 = bytes_of(&responder.fingerprint());
+    let key = [&[b's', 20], &sha1[..], &[0; 11]].concat();
+    assert!(is_in_the_cache(&site, &key) && !is_in_the_cache(&site, &sha1));
+
+    let page = |server| site.visit(&site.client(&TLS12), server, "/server-status?auto").page;
+    let (status, other) = (page(0), page(1));
+    assert_counters(&status, "StaplingCacheStoreCount 2, ErrorCount 0, RefuseCount 0");
+    assert_counters(&other, "StaplingCacheStoreCount 0, RetrieveMissCount 0, ErrorCount 0");
+    let page = site.visit(&site.client(&TLS12), 0, "/server-status").page;
+    assert!(page.contains("StaplingCacheStoreCount: <b>2</b><br>"), "{page}");
+}
+
+/// Whether a server shows a staple that OpenSSL takes for a good one.
+fn is_stapled(site: &Site, server: usize) -> bool {
+    let address = site.address(server);
+    let arguments = ["s_client", "-status", "-connect", &address, "-servername", "localhost"];
+    let printed = succeed(Command::new("openssl").args(arguments));
+    let (good, none) = ("OCSP Response Status: successful", "OCSP response: no response sent");
+    assert!(printed.contains(good) != printed.contains(none), "{printed}");
+    printed.contains("Cert Status: good")
+}
+
+/// What httpd says about a configuration with this line in it; `None` where it takes it.
+fn complaint(line: &str) -> Option<String> {
+    let dir = Dir::new();
+    let config = preamble(dir.path()) + "Listen 127.0.0.1:1\n" + line + "\n";
+    std::fs::write(dir.join("httpd.conf"), config).expect("a file in our own directory");
+    let (root, file) = (dir.text(""), dir.text("httpd.conf"));
+    let ended = Program::run("apache2", &["-t", "-d", &root, "-f", &file]);
+    (ended.code != 0).then_some(ended.err)
+}
+
+#[test]
+fn a_misspelt_cache_is_told_by_the_test_of_the_configuration() {
+    if !can_run("httpd's test of its configuration", false, &TOOLS) {
+        return;
+    }
+    assert_eq!(complaint("SSLSessionCache dc"), None);
+    assert_eq!(complaint("SSLSessionCache dc:UNIX:/nowhere/yet"), None);
+    assert_eq!(complaint("SSLStaplingCache dc:IP:127.0.0.1:9001"), None);
+    for misspelt in ["UNIX", "tmp/scache", "IP:127.0.0.1", "IP:127.0.0.1:port"] {
+        let told = complaint(&format!("SSLSessionCache dc:{misspelt}"));
+        let told = told.expect("it is refused");
+        assert!(told.contains(&format!("dc:{misspelt}: ")), "{told}");
+        assert!(told.contains("give the address of dc_client or dc_server"), "{told}");
+    }
+}

@@ -1,0 +1,150 @@
+//! Two httpd that share a cache, and clients of both.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use distcache_testing::process::{Dir, PATIENCE, Program};
+use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream, SupportedProtocolVersion,
+};
+
+use super::httpd::{Httpd, free_port, preamble};
+
+const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// mod_ssl makes its session context of name and port: so both have the same, at two addresses.
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
+
+/// ```text
+///              ┌─ httpd 0 ─ UNIX socket ─ dc_client 0 ─┐
+///  TLS client ─┤                                       ├─ TCP ─ dc_server
+///              └─ httpd 1 ─ UNIX socket ─ dc_client 1 ─┘
+/// ```
+pub(crate) struct Site {
+    pub(crate) servers: [Httpd; 2],
+    pub(crate) proxies: [Program; 2],
+    pub(crate) cache: Program,
+    /// Each machine's own directory.
+    pub(crate) dirs: [Dir; 2],
+    port: u16,
+    roots: Arc<RootCertStore>,
+}
+
+/// A handshake, and what was fetched behind it.
+pub(crate) struct Visit {
+    pub(crate) kind: HandshakeKind,
+    /// From the first packet to the end of the answer.
+    pub(crate) took: Duration,
+    pub(crate) page: String,
+}
+
+impl Site {
+    /// A site with sessions in the cache.
+    pub(crate) fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        Self::with(&made.cert.pem(), &made.signing_key.serialize_pem(), "", roots)
+    }
+
+    /// A site with a certificate of the caller's and more configuration, in which `CACHE` stands for
+    /// the address of the cache.
+    pub(crate) fn with(cert: &str, key: &str, more: &str, roots: RootCertStore) -> Self {
+        let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
+        let dirs = [(); 2].map(|()| Dir::new());
+        for dir in &dirs {
+            fs::write(dir.join("cert.pem"), cert).unwrap();
+            fs::write(dir.join("key.pem"), key).unwrap();
+            fs::create_dir(dir.join("pages")).unwrap();
+            fs::write(dir.join("pages/index.html"), "hello\n").unwrap();
+        }
+        let address = cache.address();
+        let proxies = [0, 1].map(|number| start_proxy(&dirs[number], &address));
+        let (servers, port) = loop {
+            let port = free_port(&ADDRESSES);
+            let start = |number: usize| {
+                let (dir, at) = (&dirs[number], ADDRESSES[number]);
+                Httpd::start(dir, &config(dir, at, port, more))
+            };
+            if let (Some(one), Some(other)) = (start(0), start(1)) {
+                break ([one, other], port);
+            }
+        };
+        Self { servers, proxies, cache, dirs, port, roots: Arc::new(roots) }
+    }
+
+    /// Where a server listens.
+    pub(crate) fn address(&self, server: usize) -> String {
+        format!("{}:{}", ADDRESSES[server], self.port)
+    }
+
+    /// Starts a machine's proxy anew, for the cache at `address`.
+    pub(crate) fn restart_proxy(&mut self, number: usize, address: &str) {
+        self.proxies[number] = start_proxy(&self.dirs[number], address);
+    }
+
+    /// A client that remembers sessions and speaks one version only.
+    pub(crate) fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_protocol_versions(&[version]);
+        Arc::new(builder.with_root_certificates(Arc::clone(&self.roots)).with_no_client_auth())
+    }
+
+    /// Connects to a server, and fetches a page to its very end.
+    pub(crate) fn visit(&self, client: &Arc<ClientConfig>, server: usize, page: &str) -> Visit {
+        let began = Instant::now();
+        let mut socket = TcpStream::connect((ADDRESSES[server], self.port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
+        let mut stream = Stream::new(&mut connection, &mut socket);
+        write!(stream, "GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let took = began.elapsed();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{page}: {text}");
+        let page = text.split_once("\r\n\r\n").expect("a page").1.to_owned();
+        Visit { kind: connection.handshake_kind().unwrap(), took, page }
+    }
+
+    /// How a handshake with a server goes.
+    pub(crate) fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
+        let visit = self.visit(client, server, "/index.html");
+        assert_eq!(visit.page, "hello\n");
+        visit.kind
+    }
+}
+
+fn start_proxy(dir: &Dir, cache: &str) -> Program {
+    // httpd's children are another user than who runs the tests, where that is root.
+    let listen = dir.address("cache");
+    let arguments = ["-listen", &listen, "-server", cache, "-retry", "50", "-sockperms", "666"];
+    let proxy = Program::start(DC_CLIENT, &arguments);
+    proxy.address();
+    proxy.err.wait_for("connected to ");
+    proxy
+}
+
+fn config(dir: &Dir, at: Ipv4Addr, port: u16, more: &str) -> String {
+    let mut config = preamble(dir.path());
+    let (cache, dir) = (dir.address("cache"), dir.path().display());
+    // Several children, so that nothing is learned from what one of them remembers by itself.
+    let ours = format!(
+        "StartServers 2\nServerLimit 4\nThreadsPerChild 16\nMaxRequestWorkers 64\n\
+         MinSpareThreads 16\nMaxSpareThreads 64\n\
+         Listen {at}:{port}\nDocumentRoot {dir}/pages\n\
+         SSLSessionCache dc:{cache}\nSSLSessionTickets off\n{}\n\
+         <VirtualHost *:{port}>\nServerName localhost\nSSLEngine on\n\
+         SSLCertificateFile {dir}/cert.pem\nSSLCertificateKeyFile {dir}/key.pem\n</VirtualHost>\n\
+         <Directory {dir}/pages>\nRequire all granted\n</Directory>\n\
+         <Location /server-status>\nSetHandler server-status\n</Location>\n",
+        more.replace("CACHE", &cache)
+    );
+    config.write_str(&ours).expect("text has room");
+    config
+}
