@@ -10,6 +10,8 @@
 //!              stalled   in the middle of a request or an answer  since that last moved on
 //! ```
 //!
+//! Who has just sent something changes its time queue once `advance` has looked at it. A queue whose
+//! wait has no end stays empty.
 //! All waits in one time queue are equally long, so each queue is in the order of its deadlines.
 //! The last buffer of the pool is only lent for answers: with it, requests that are already here
 //! can be answered, and then their buffers come back.
@@ -132,7 +134,9 @@ impl<'m> Conns<'m> {
             return None;
         };
         self.counters.accepted = self.counters.accepted.saturating_add(1);
-        self.slots.enqueue(&mut self.idle, key);
+        if self.limits.idle > 0 {
+            self.slots.enqueue(&mut self.idle, key);
+        }
         Some(key)
     }
 
@@ -156,14 +160,13 @@ impl<'m> Conns<'m> {
         conn.inbox.space(&mut self.pool)
     }
 
-    pub(crate) fn filled(&mut self, now: Instant, key: Key, len: usize) {
+    pub(crate) fn filled(&mut self, key: Key, len: usize) {
         let Some(conn) = self.slots.get_mut(key) else {
             return;
         };
         conn.inbox.filled(&mut self.pool, len);
         if len > 0 {
             self.slots.enqueue(&mut self.work, key);
-            self.retime(now, key, false);
         }
     }
 
@@ -304,7 +307,7 @@ impl<'m> Conns<'m> {
             self.slots.dequeue(&mut self.stalled)?
         } else if idle.is_some_and(|due| due <= now) {
             let key = self.slots.front(&self.idle)?;
-            if self.slots.is_queued(&self.dry_in, key) {
+            if self.slots.standing(Lane::Work, key).is_some() {
                 self.retime(now, key, true);
                 return Some(key);
             }
@@ -340,11 +343,11 @@ impl<'m> Conns<'m> {
         };
         let quiet = conn.inbox.is_empty() && conn.outbox.is_empty();
         let since = conn.since;
-        let (right, wrong) = match quiet {
-            true => (&mut self.idle, &mut self.stalled),
-            false => (&mut self.stalled, &mut self.idle),
+        let (right, wrong, limit) = match quiet {
+            true => (&mut self.idle, &mut self.stalled, self.limits.idle),
+            false => (&mut self.stalled, &mut self.idle, self.limits.patience),
         };
-        if conn.flight.is_some() || conn.doomed {
+        if conn.flight.is_some() || conn.doomed || limit == 0 {
             self.slots.unlink(right, key);
             self.slots.unlink(wrong, key);
             return;
@@ -394,7 +397,7 @@ mod tests {
         let key = conns.open(Instant::ORIGIN).unwrap();
         assert_eq!(conns.space(key).len(), MESSAGE_MAX);
         assert_eq!(conns.space(key).len(), MESSAGE_MAX);
-        conns.filled(Instant::ORIGIN, key, 1);
+        conns.filled(key, 1);
         assert_eq!(conns.first(), Some(key));
         conns.closed(key);
         assert_eq!(conns.pool.free(), 2);
@@ -410,10 +413,13 @@ mod tests {
         let at = Instant::from_millis;
         let (first, second) = (conns.open(at(0)).unwrap(), conns.open(at(0)).unwrap());
         conns.space(first);
-        conns.filled(at(1), first, 1);
+        conns.filled(first, 1);
         assert!(conns.space(second).is_empty(), "the last buffer is for answers");
-        assert_eq!(conns.overdue(at(12), false), Some(second));
-        assert!(!conns.wants(second).close);
+        // So it is for one whose bytes nobody has looked at yet.
+        for waits in [first, second] {
+            assert_eq!(conns.overdue(at(12), false), Some(waits));
+            assert!(!conns.wants(waits).close);
+        }
         assert_eq!((conns.overdue(at(12), false), conns.counters.idle), (None, 0));
         assert_eq!(conns.deadline(), Some(at(22)));
     }

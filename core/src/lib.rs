@@ -20,7 +20,7 @@
 //! - [`wire`]: frames and messages; what is malformed. [`message`]: requests, replies, statuses.
 //! - [`server::Server`]: many clients and one [`server::Store`]. [`table::Table`]: the store that is
 //!   meant, of fixed size, in which no operation takes longer for there being more sessions.
-//! - [`proxy::Mux`]: many clients on one connection to a server.
+//! - [`proxy::Mux`]: many clients on one connection to each of a few servers.
 //! - [`client::Client`]: one request at a time. [`snoop::Reader`]: looking on.
 //! - [`sessiond::Exchange`]: stunnel's protocol, told in this one's requests.
 //!

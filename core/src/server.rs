@@ -256,9 +256,9 @@ impl<S: Store> Machine for Server<'_, S> {
         }
     }
 
-    fn filled(&mut self, now: Instant, peer: Peer, len: usize) {
+    fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
         if let Peer::Client(key) = peer {
-            self.conns.filled(now, key, len);
+            self.conns.filled(key, len);
         }
     }
 

@@ -297,9 +297,9 @@ impl Machine for Mux<'_> {
         }
     }
 
-    fn filled(&mut self, now: Instant, peer: Peer, len: usize) {
+    fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
         match peer {
-            Peer::Client(key) => self.conns.filled(now, key, len),
+            Peer::Client(key) => self.conns.filled(key, len),
             Peer::Server(number) => {
                 if let Some(server) = self.servers.get_mut(usize::from(number)) {
                     server.inbox.filled(&mut self.conns.pool, len);
