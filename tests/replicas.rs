@@ -22,6 +22,8 @@ const PATIENT: Config = Config::new(Limits { idle: 0, patience: 3_000 }, 5_000);
 #[derive(Default)]
 struct Played {
     level: u8,
+    /// It is a proxy itself, and does not know what its server can do.
+    unsure: bool,
     sessions: BTreeMap<Vec<u8>, Vec<u8>>,
     asked: Vec<u8>,
 }
@@ -29,6 +31,9 @@ struct Played {
 impl Played {
     fn answer(&mut self, (uid, op, payload): (u32, u8, Vec<u8>)) -> Vec<u8> {
         self.asked.push(op);
+        if self.unsure && [PUT, TAKE].contains(&op) {
+            return at_level(self.level, message(1, uid, op, &[3]));
+        }
         let sessions = &mut self.sessions;
         let say = |done: bool| vec![u8::from(!done)];
         let answer = match op {
@@ -259,6 +264,20 @@ fn a_copy_replaces_what_a_server_of_old_holds_too() {
     assert_eq!(park.ask(add(2, b"an id", b"session")), said(status(2, ADD, 0)));
     assert_eq!(park.asked()[ranks[1]], [ADD, REMOVE, ADD]);
     assert!(park.servers.iter().all(|played| played.sessions[&b"an id"[..]] == b"session"));
+}
+
+#[test]
+fn a_copy_is_stored_behind_another_proxy_that_is_not_sure_of_its_server() {
+    let mut memory = Memory::of(1).with_servers(2);
+    let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
+    let ranks = park.ranks(b"an id");
+    park.ask(add(1, b"another", b"session"));
+    park.ask(add(1, b"and another", b"session"));
+    park.servers[ranks[1]].unsure = true;
+    park.asked();
+    assert_eq!(park.ask(add(2, b"an id", b"session")), said(status(2, ADD, 0)));
+    assert_eq!(park.asked()[ranks[1]], [PUT, REMOVE, ADD]);
+    assert_eq!(park.homes(b"an id"), [0, 1]);
 }
 
 #[test]

@@ -151,6 +151,8 @@ impl Flight {
         }
         match (self.op, status) {
             (Op::Remove, _) => Step::Again(Op::Add),
+            // It is a proxy, and does not know its own server.
+            (Op::Put, Status::UNSUPPORTED) => Step::Again(Op::Remove),
             (Op::Add, Status::ADD_EXISTS) if !self.repaired => {
                 self.repaired = true;
                 Step::Again(Op::Remove)
