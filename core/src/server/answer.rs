@@ -1,0 +1,107 @@
+//! One request and its answer, whoever asks.
+
+use super::Store;
+use crate::id::{ID_MAX, Id};
+use crate::message::{Add, Status};
+use crate::time::Instant;
+use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
+
+/// One request's answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Answered {
+    /// Bytes of the answer on the wire.
+    pub len: usize,
+    /// Whether what was asked for was there, or was done.
+    pub done: bool,
+}
+
+/// Answers one whole request to the front of `out`; `None`, with nothing changed, where `out` has no
+/// room for the answer. [`wire::MESSAGE_MAX`] bytes are always enough.
+///
+/// `wire` is the request as it was measured; its bytes are of no use afterwards.
+///
+/// # Errors
+/// [`Malformed`] where the payload is none for this operation.
+pub fn answer(
+    now: Instant,
+    store: &mut impl Store,
+    message: &Message,
+    wire: &mut [u8],
+    out: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    let op = message.header.op;
+    let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
+        return Ok(None);
+    };
+    // Such a long id is not there, whatever it says.
+    let id = match message.payload_len {
+        ..=ID_MAX if !op.stores() => Id::new(message.payload(wire)),
+        _ => None,
+    };
+    let status = match (op, id) {
+        (Op::Add | Op::Put, _) => match Add::parse(message.payload(wire))? {
+            Ok(Add { ttl, id, session }) if op == Op::Add => store.add(now, ttl, id, session).err(),
+            Ok(Add { ttl, id, session }) => store.put(now, ttl, id, session).err(),
+            Err(status) => Some(status),
+        }
+        .unwrap_or(Status::OK),
+        (Op::Get | Op::Take, Some(id)) => match store.get(now, id, room) {
+            Some(len @ 0..=PAYLOAD_MAX) => {
+                let answered = reply(message, out, len, true);
+                if op == Op::Take && answered.is_some() {
+                    store.remove(now, id);
+                }
+                return Ok(answered);
+            }
+            _ => Status::NOT_OK,
+        },
+        (Op::Remove, Some(id)) if store.remove(now, id) => Status::OK,
+        (Op::Have, Some(id)) if store.have(now, id) => Status::OK,
+        (Op::Get | Op::Remove | Op::Have | Op::Take, _) => Status::NOT_OK,
+    };
+    if let Some(first) = room.first_mut() {
+        *first = status.0;
+    }
+    Ok(reply(message, out, 1, status == Status::OK))
+}
+
+#[inline]
+fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> Option<Answered> {
+    let envelope = Envelope::answer(&message.header, wire::LEVEL);
+    let len = wire::frame(out, &envelope, payload_len)?;
+    Some(Answered { len, done })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{Geometry, Table};
+    use crate::wire::Direction;
+    use std::vec;
+
+    #[test]
+    fn an_answer_without_room_changes_nothing() {
+        let geometry = Geometry::new(4, 4096).unwrap();
+        let mut sessions = vec![0; geometry.size()];
+        let mut table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+        let id = Id::new(b"id").unwrap();
+        let mut ask = |op, payload: &[u8], room| {
+            let mut wire = [0; 64];
+            wire[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+            wire::frame(&mut wire, &Envelope::request(1, op), payload.len()).unwrap();
+            let message = Message::measure(&wire, Direction::Request).unwrap().unwrap();
+            let mut out = [0; 64];
+            let answer =
+                answer(Instant::ORIGIN, &mut table, &message, &mut wire, &mut out[..room]).unwrap();
+            (answer.map(|answered| answered.len), Store::len(&table))
+        };
+        let add =
+            [&100_u32.to_be_bytes()[..], &2_u32.to_be_bytes(), id.bytes(), b"session"].concat();
+        assert_eq!(ask(Op::Add, &add, 14), (None, 0));
+        assert_eq!(ask(Op::Add, &add, 15), (Some(15), 1));
+        assert_eq!(ask(Op::Get, id.bytes(), 20), (None, 1));
+        assert_eq!(ask(Op::Get, id.bytes(), 21), (Some(21), 1));
+        assert_eq!(ask(Op::Remove, id.bytes(), 14), (None, 1));
+        assert_eq!(ask(Op::Remove, id.bytes(), 15), (Some(15), 0));
+    }
+}

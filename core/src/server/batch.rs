@@ -1,0 +1,117 @@
+//! The requests of one client that are answered in one go.
+
+use super::answer::answer;
+use super::{Operations, Store};
+use crate::id::Id;
+use crate::message::raise_ttl;
+use crate::time::Instant;
+use crate::wire::{Direction, HEADER_LEN, Message};
+
+/// How many requests of a batch have their sessions fetched into the processor's cache at a time.
+const LOOKAHEAD: u32 = 16;
+const AHEAD: usize = LOOKAHEAD as usize;
+
+/// The requests of one client that are answered in one go.
+pub(super) struct Batch<'a, S> {
+    pub(super) now: Instant,
+    pub(super) store: &'a mut S,
+    pub(super) operations: &'a mut Operations,
+    pub(super) min_ttl: u32,
+    /// Bytes of requests answered.
+    pub(super) used: usize,
+    /// Bytes of answers.
+    pub(super) written: usize,
+}
+
+/// Requests that were measured and are to be answered.
+type Ahead = heapless::Vec<Message, AHEAD>;
+
+/// Why a batch ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// More requests may be there, but it is somebody else's turn.
+    Budget,
+    /// The bytes behind the last request can't become one.
+    Malformed,
+    /// What is left is the beginning of a request, or nothing.
+    NeedsMore,
+    /// The next answer has no room before some of the others are sent.
+    NoRoom,
+}
+
+impl<S: Store> Batch<'_, S> {
+    pub(super) fn run(&mut self, input: &mut [u8], output: &mut [u8], budget: u32) -> End {
+        let mut left = budget;
+        loop {
+            let mut ahead = Ahead::new();
+            let rest = input.get(self.used..).unwrap_or_default();
+            let end = look_ahead(rest, left.min(LOOKAHEAD), &mut ahead);
+            if ahead.len() > 1 {
+                self.touch(rest, &ahead);
+            }
+            for message in &ahead {
+                let wire = input.get_mut(self.used..).unwrap_or_default();
+                let wire = wire.get_mut(..message.wire_len).unwrap_or_default();
+                let room = output.get_mut(self.written..).unwrap_or_default();
+                if message.header.op.stores() {
+                    raise_ttl(wire.get_mut(HEADER_LEN..).unwrap_or_default(), self.min_ttl);
+                }
+                match answer(self.now, self.store, message, wire, room) {
+                    Ok(Some(answered)) => {
+                        self.used = self.used.saturating_add(message.wire_len);
+                        self.written = self.written.saturating_add(answered.len);
+                        self.operations.count(message.header.op, answered.done);
+                    }
+                    Ok(None) => return End::NoRoom,
+                    Err(_) => return End::Malformed,
+                }
+                left = left.saturating_sub(1);
+            }
+            if let Some(end) = end {
+                return end;
+            }
+            if left == 0 {
+                return End::Budget;
+            }
+        }
+    }
+
+    /// Sends for the sessions that the requests at the front of `requests` ask for.
+    fn touch(&self, requests: &[u8], ahead: &Ahead) {
+        let mut rest = requests;
+        let mut ids = heapless::Vec::<Id<'_>, AHEAD>::new();
+        for message in ahead {
+            let Some((wire, behind)) = rest.split_at_checked(message.wire_len) else {
+                break;
+            };
+            let id = wire.get(HEADER_LEN..).and_then(Id::new);
+            if let (Some(id), false) = (id, message.header.op.stores()) {
+                // There is room for as many as there are messages.
+                let _ = ids.push(id);
+            }
+            rest = behind;
+        }
+        self.store.touch(&ids);
+    }
+}
+
+/// Measures up to `most` requests at the front of `requests`, and says why there are no more, if not
+/// for `most`.
+fn look_ahead(requests: &[u8], most: u32, ahead: &mut Ahead) -> Option<End> {
+    let mut rest = requests;
+    for _ in 0..most {
+        if rest.is_empty() {
+            return Some(End::NeedsMore);
+        }
+        let message = match Message::measure(rest, Direction::Request) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Some(End::NeedsMore),
+            Err(_) => return Some(End::Malformed),
+        };
+        if ahead.push(message).is_err() {
+            return None;
+        }
+        rest = rest.get(message.wire_len..).unwrap_or_default();
+    }
+    None
+}
