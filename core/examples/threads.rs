@@ -123,7 +123,7 @@ fn serve(listener: &TcpListener, shared: &'static Shared) {
 
 /// Sends one request and waits for its answer.
 fn ask<'c>(
-    client: &'c mut Client<'_>,
+    client: &'c mut Client<Vec<u8>>,
     mut stream: &TcpStream,
     request: &Request<'_>,
 ) -> Result<Reply<'c>> {
@@ -142,8 +142,7 @@ fn ask<'c>(
 /// Stores a session at a server and fetches it again.
 fn try_out(address: SocketAddr) -> Result<()> {
     let stream = TcpStream::connect(address)?;
-    let mut memory = vec![0; client::MEMORY];
-    let mut client = Client::new(&mut memory).ok_or(ErrorKind::OutOfMemory)?;
+    let mut client = Client::new(vec![0; client::MEMORY]).ok_or(ErrorKind::OutOfMemory)?;
     let id = Id::new(b"an id").ok_or(ErrorKind::InvalidInput)?;
     let session = &[7; 20_000];
     let add = Request::Add(Add { ttl: 60_000, id, session });

@@ -6,7 +6,7 @@
 //! taken for another one's.
 
 use crate::message::{Reply, Request};
-use crate::pool::{Fifo, Pool};
+use crate::run::Run;
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
 
 /// Bytes of memory that a client needs.
@@ -24,12 +24,13 @@ pub enum RequestError {
     Unsupported,
 }
 
-/// One end of a connection to a server.
+/// One end of a connection to a server, with the memory that it works in: borrowed, or its own.
 #[derive(Debug)]
-pub struct Client<'m> {
-    pool: Pool<'m>,
-    inbox: Fifo,
-    outbox: Fifo,
+pub struct Client<M> {
+    /// [`MESSAGE_MAX`] bytes of `inbox`, then as many of `outbox`.
+    memory: M,
+    inbox: Run,
+    outbox: Run,
     uid: u32,
     /// The patch level of the peer's last answer; 0 before the first.
     level: u16,
@@ -39,20 +40,23 @@ pub struct Client<'m> {
     answer: Option<Message>,
 }
 
-impl<'m> Client<'m> {
+impl<M: AsRef<[u8]> + AsMut<[u8]>> Client<M> {
     /// A client of a new connection; `None` where there are fewer than [`MEMORY`] bytes.
-    pub fn new(memory: &'m mut [u8]) -> Option<Self> {
-        let mut pool = Pool::new(memory, MESSAGE_MAX);
-        let (mut inbox, mut outbox) = (Fifo::new(), Fifo::new());
-        (inbox.keep(&mut pool) && outbox.keep(&mut pool)).then_some(Self {
-            pool,
-            inbox,
-            outbox,
+    pub fn new(memory: M) -> Option<Self> {
+        (memory.as_ref().len() >= MEMORY).then_some(Self {
+            memory,
+            inbox: Run::new(),
+            outbox: Run::new(),
             uid: 0,
             level: 0,
             open: None,
             answer: None,
         })
+    }
+
+    /// The memory, for another client.
+    pub fn into_memory(self) -> M {
+        self.memory
     }
 
     /// The patch level at which the peer has answered last; 0 before that. Operations that need a
@@ -78,14 +82,14 @@ impl<'m> Client<'m> {
         if op.level() > self.level {
             return Err(RequestError::Unsupported);
         }
-        let room = self.outbox.space(&mut self.pool);
+        let room = self.outbox.space(outbox_mut(&mut self.memory));
         let payload = room.get_mut(HEADER_LEN..).unwrap_or_default();
         let len = request.write(payload);
         let len = len.and_then(|len| wire::frame(room, &Envelope::request(uid, op), len));
         let len = len.ok_or(RequestError::TooLarge)?;
-        self.outbox.filled(&mut self.pool, len);
+        self.outbox.filled(len, MESSAGE_MAX);
         if let Some(answer) = self.answer.take() {
-            self.inbox.consume(&mut self.pool, answer.wire_len);
+            self.inbox.consume(answer.wire_len);
         }
         self.uid = uid;
         self.open = Some(op);
@@ -94,25 +98,25 @@ impl<'m> Client<'m> {
 
     /// The bytes to send.
     pub fn pending(&self) -> &[u8] {
-        self.outbox.bytes(&self.pool)
+        self.outbox.bytes(outbox(&self.memory))
     }
 
     /// The first `len` bytes of `pending` are on their way.
     pub fn sent(&mut self, len: usize) {
-        self.outbox.consume(&mut self.pool, len);
+        self.outbox.consume(len);
     }
 
     /// Where received bytes go; empty while an answer is there.
     pub fn space(&mut self) -> &mut [u8] {
         match self.answer {
             Some(_) => Default::default(),
-            None => self.inbox.space(&mut self.pool),
+            None => self.inbox.space(inbox_mut(&mut self.memory)),
         }
     }
 
     /// The next `len` received bytes are in the front of `space`.
     pub fn filled(&mut self, len: usize) {
-        self.inbox.filled(&mut self.pool, len);
+        self.inbox.filled(len, MESSAGE_MAX);
     }
 
     /// Looks whether the answer is there; then [`Client::reply`] gives it.
@@ -123,7 +127,7 @@ impl<'m> Client<'m> {
         if self.answer.is_some() {
             return Ok(true);
         }
-        let bytes = self.inbox.bytes(&self.pool);
+        let bytes = self.inbox.bytes(inbox(&self.memory));
         let Some(message) = Message::measure(bytes, Direction::Response)? else {
             return Ok(false);
         };
@@ -131,7 +135,7 @@ impl<'m> Client<'m> {
         if Some(header.op) != self.open || header.uid != self.uid {
             return Err(Malformed::Payload);
         }
-        let wire = self.inbox.bytes_mut(&mut self.pool);
+        let wire = self.inbox.bytes_mut(inbox_mut(&mut self.memory));
         Reply::parse(header.op, message.payload(wire))?;
         self.answer = Some(message);
         self.level = header.patch;
@@ -141,10 +145,26 @@ impl<'m> Client<'m> {
     /// The answer to the last request; `None` before it is there.
     pub fn reply(&self) -> Option<Reply<'_>> {
         let message = self.answer?;
-        let bytes = self.inbox.bytes(&self.pool);
+        let bytes = self.inbox.bytes(inbox(&self.memory));
         let payload = bytes.get(HEADER_LEN..)?.get(..message.payload_len)?;
         Reply::parse(message.header.op, payload).ok()
     }
+}
+
+fn inbox(memory: &impl AsRef<[u8]>) -> &[u8] {
+    memory.as_ref().get(..MESSAGE_MAX).unwrap_or_default()
+}
+
+fn inbox_mut(memory: &mut impl AsMut<[u8]>) -> &mut [u8] {
+    memory.as_mut().get_mut(..MESSAGE_MAX).unwrap_or_default()
+}
+
+fn outbox(memory: &impl AsRef<[u8]>) -> &[u8] {
+    memory.as_ref().get(MESSAGE_MAX..MEMORY).unwrap_or_default()
+}
+
+fn outbox_mut(memory: &mut impl AsMut<[u8]>) -> &mut [u8] {
+    memory.as_mut().get_mut(MESSAGE_MAX..MEMORY).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -168,7 +188,7 @@ mod tests {
         wire
     }
 
-    fn hear(client: &mut Client<'_>, bytes: &[u8]) {
+    fn hear<M: AsRef<[u8]> + AsMut<[u8]>>(client: &mut Client<M>, bytes: &[u8]) {
         client.space()[..bytes.len()].copy_from_slice(bytes);
         client.filled(bytes.len());
     }
@@ -241,5 +261,8 @@ mod tests {
         assert_eq!(client.request(&Request::Get(ID)), Err(RequestError::Busy));
         assert_eq!(client.pending().len(), MESSAGE_MAX);
         assert!(Client::new(&mut vec![0; MEMORY - 1]).is_none());
+        assert!(
+            Client::new([0; MEMORY]).is_some_and(|client| client.into_memory().len() == MEMORY)
+        );
     }
 }

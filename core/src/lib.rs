@@ -64,6 +64,7 @@ pub mod machine;
 pub mod message;
 pub mod pool;
 pub mod proxy;
+mod run;
 pub mod server;
 pub mod sessiond;
 pub mod slots;

@@ -12,6 +12,8 @@
 //! A buffer that was never lent is never touched, so a pool may be made far larger than what is
 //! ever used of it: untouched pages cost nothing.
 
+use crate::run::Run;
+
 const NIL: u32 = u32::MAX;
 
 /// Equal buffers cut from one slice of the caller's.
@@ -107,8 +109,8 @@ impl<'m> Pool<'m> {
         let (held, room) = (from.buffer.as_ref()?, to.buffer.as_ref()?);
         let held = (held.0 as usize).saturating_mul(self.buffer_len);
         let room = (room.0 as usize).saturating_mul(self.buffer_len);
-        let held = held.saturating_add(from.start)..held.saturating_add(from.end);
-        let room = room.saturating_add(to.end)..room.saturating_add(self.buffer_len);
+        let held = held.saturating_add(from.run.start)..held.saturating_add(from.run.end);
+        let room = room.saturating_add(to.run.end)..room.saturating_add(self.buffer_len);
         let [held, room] = self.memory.get_disjoint_mut([held, room]).ok()?;
         Some((held, room))
     }
@@ -116,44 +118,44 @@ impl<'m> Pool<'m> {
 
 /// A run of bytes, first in first out, that has a pooled buffer only while it needs one.
 ///
-/// `start <= end <= buffer_len`; without a buffer both are 0. It belongs to one pool: all calls
-/// take that one.
+/// It belongs to one pool: all calls take that one.
 #[derive(Debug, Default)]
 pub struct Fifo {
     buffer: Option<Buffer>,
     kept: bool,
-    start: usize,
-    end: usize,
+    /// Empty without a buffer.
+    run: Run,
 }
 
 impl Fifo {
     /// A run without bytes and without a buffer.
     pub const fn new() -> Self {
-        Self { buffer: None, kept: false, start: 0, end: 0 }
+        Self { buffer: None, kept: false, run: Run::new() }
     }
 
     /// Whether no bytes are held.
     pub const fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.run.is_empty()
     }
 
     /// How many bytes are held.
     pub const fn len(&self) -> usize {
-        self.end.saturating_sub(self.start)
+        self.run.len()
     }
 
     /// The bytes held, oldest first.
     #[inline]
     pub fn bytes<'a>(&self, pool: &'a Pool<'_>) -> &'a [u8] {
-        let bytes = self.buffer.as_ref().map(|buffer| pool.bytes(buffer));
-        bytes.and_then(|bytes| bytes.get(self.start..self.end)).unwrap_or_default()
+        self.buffer.as_ref().map_or(&[], |buffer| self.run.bytes(pool.bytes(buffer)))
     }
 
     /// The bytes held, oldest first.
     #[inline]
     pub fn bytes_mut<'a>(&self, pool: &'a mut Pool<'_>) -> &'a mut [u8] {
-        let bytes = self.buffer.as_ref().map(|buffer| pool.bytes_mut(buffer));
-        bytes.and_then(|bytes| bytes.get_mut(self.start..self.end)).unwrap_or_default()
+        match &self.buffer {
+            Some(buffer) => self.run.bytes_mut(pool.bytes_mut(buffer)),
+            None => Default::default(),
+        }
     }
 
     /// Whether it has a buffer, empty or not.
@@ -182,36 +184,30 @@ impl Fifo {
         if !self.reserve(pool) {
             return Default::default();
         }
-        let Some(buffer) = &self.buffer else {
-            return Default::default();
-        };
-        let bytes = pool.bytes_mut(buffer);
-        if self.start > 0 && self.end <= bytes.len() && self.start <= self.end {
-            bytes.copy_within(self.start..self.end, 0);
-            self.end = self.len();
-            self.start = 0;
+        match &self.buffer {
+            Some(buffer) => self.run.space(pool.bytes_mut(buffer)),
+            None => Default::default(),
         }
-        bytes.get_mut(self.end..).unwrap_or_default()
     }
 
     /// Takes in the first `len` bytes that were written to the room that is there. Without any, a
     /// buffer that holds nothing goes back to the pool.
     pub fn filled(&mut self, pool: &mut Pool<'_>, len: usize) {
         if self.buffer.is_some() {
-            self.end = self.end.saturating_add(len).min(pool.buffer_len);
+            self.run.filled(len, pool.buffer_len);
         }
         self.release(pool);
     }
 
     /// Drops the `len` oldest bytes; the buffer goes back to the pool with the last of them.
     pub fn consume(&mut self, pool: &mut Pool<'_>, len: usize) {
-        self.start = self.start.saturating_add(len).min(self.end);
+        self.run.consume(len);
         self.release(pool);
     }
 
     /// Drops all bytes.
     pub fn clear(&mut self, pool: &mut Pool<'_>) {
-        self.start = self.end;
+        self.run = Run::new();
         self.release(pool);
     }
 
@@ -219,7 +215,6 @@ impl Fifo {
         if !self.is_empty() {
             return;
         }
-        (self.start, self.end) = (0, 0);
         if let Some(buffer) = self.buffer.take_if(|_| !self.kept) {
             pool.give(buffer);
         }

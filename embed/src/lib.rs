@@ -68,7 +68,7 @@ static CLIENT_BUFFERS: Fixed<[u8; client::MEMORY]> = Fixed::new([0; client::MEMO
 
 static SERVER: Fixed<Option<Station<Server<'static, Table<'static>>>>> = Fixed::new(None);
 static PROXY: Fixed<Option<Station<Mux<'static>>>> = Fixed::new(None);
-static CLIENT: Fixed<Option<Client<'static>>> = Fixed::new(None);
+static CLIENT: Fixed<Option<Client<&'static mut [u8; client::MEMORY]>>> = Fixed::new(None);
 
 /// A machine, and its clients by small numbers.
 struct Station<M> {

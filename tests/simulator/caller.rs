@@ -20,7 +20,7 @@ enum Mouth<'m> {
     /// With its own words, many requests at a time. What it has not sent yet.
     Own(Vec<u8>),
     /// With the core's client.
-    Core(Client<'m>),
+    Core(Client<&'m mut [u8]>),
 }
 
 struct Open {

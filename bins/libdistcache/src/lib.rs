@@ -19,8 +19,7 @@
     )
 )]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
-// The names are those that C programs use.
-#![allow(non_snake_case, non_camel_case_types)]
+#![allow(non_snake_case, non_camel_case_types, reason = "the names are those that C programs use")]
 
 mod call;
 mod reason;

@@ -13,8 +13,7 @@ pub fn body(data: &[u8]) {
     let op = input.below(4);
     let mut pieces = input.word();
     let mut said = input.rest();
-    let mut memory = vec![0; MEMORY];
-    let mut client = Client::new(&mut memory).expect("enough memory");
+    let mut client = Client::new(vec![0; MEMORY]).expect("enough memory");
     for uid in 1..=3 {
         ask(&mut client, op);
         let begun = said;
@@ -44,7 +43,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-fn ask(client: &mut Client<'_>, op: usize) {
+fn ask(client: &mut Client<Vec<u8>>, op: usize) {
     let id = Id::new(b"id").expect("two bytes");
     let add = Request::Add(Add { ttl: 1000, id, session: b"session" });
     let request = [add, Request::Get(id), Request::Remove(id), Request::Have(id)][op];

@@ -5,12 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distcache_core::client::{Client as Machine, MEMORY};
+use distcache_core::client::{Client, MEMORY};
 use distcache_core::message::{Reply, Request};
 use distcache_core::wire::Malformed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use self_cell::{MutBorrow, self_cell};
 
 use super::failure::Why;
 use crate::address::Target;
@@ -22,15 +21,9 @@ const BACKLOG_WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_m
 /// What a connection's machine works in: [`MEMORY`] bytes.
 pub(super) type Memory = Box<[u8]>;
 
-self_cell! {
-    /// A machine together with its memory, so that it lives as long as the connection does: its
-    /// numbering of requests is what tells a late answer from the one that is waited for.
-    struct Owned {
-        owner: MutBorrow<Memory>,
-        #[covariant]
-        dependent: Machine,
-    }
-}
+/// It lives as long as the connection does: its numbering of requests is what tells a late answer from
+/// the one that is waited for.
+type Machine = Client<Memory>;
 
 /// The time by which an operation ends.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +48,7 @@ impl Deadline {
 /// A stream and the machine that speaks on it. Dropping it closes the stream.
 pub(super) struct Connection {
     stream: Stream,
-    machine: Owned,
+    machine: Machine,
     /// Who opened it: a fork gives the descriptor to another process as well.
     pid: u32,
 }
@@ -86,9 +79,7 @@ impl Connection {
             None => new_memory().ok_or_else(no_memory)?,
         };
         // It has what a machine needs, so this can't fail.
-        let machine = Owned::try_new(MutBorrow::new(memory), |memory| {
-            Machine::new(memory.borrow_mut()).ok_or_else(no_memory)
-        })?;
+        let machine = Machine::new(memory).ok_or_else(no_memory)?;
         Ok(Self { stream, machine, pid: std::process::id() })
     }
 
@@ -99,43 +90,40 @@ impl Connection {
 
     /// What is known of the server's patch level, from earlier connections and from this one.
     pub(super) fn level(&self) -> u16 {
-        self.machine.borrow_dependent().level()
+        self.machine.level()
     }
 
     /// Takes in a request, without sending it. Fails where the connection is of no use any more: closed
     /// by the server since it was made or last answered, or with bytes on it that nobody asked for.
     pub(super) fn begin(&mut self, request: &Request<'_>, level: u16) -> Result<(), Why> {
         let Self { stream, machine, .. } = self;
-        machine.with_dependent_mut(|_, machine| {
-            machine.set_level(level);
-            // A request too long was refused before, and one that is open closes its connection.
-            machine.request(request).map_err(|_| Why::Malformed(Malformed::Payload))?;
-            // Bytes behind the last answer are in the machine already.
-            if machine.advance().map_err(Why::Malformed)? {
-                return Err(Why::Malformed(Malformed::Payload));
-            }
-            match stream.recv(machine.space()).map_err(Why::Lost)? {
-                Received::Nothing => Ok(()),
-                Received::Bytes(_) => Err(Why::Malformed(Malformed::Payload)),
-                Received::Ended => Err(Why::Closed),
-            }
-        })
+        machine.set_level(level);
+        // A request too long was refused before, and one that is open closes its connection.
+        machine.request(request).map_err(|_| Why::Malformed(Malformed::Payload))?;
+        // Bytes behind the last answer are in the machine already.
+        if machine.advance().map_err(Why::Malformed)? {
+            return Err(Why::Malformed(Malformed::Payload));
+        }
+        match stream.recv(machine.space()).map_err(Why::Lost)? {
+            Received::Nothing => Ok(()),
+            Received::Bytes(_) => Err(Why::Malformed(Malformed::Payload)),
+            Received::Ended => Err(Why::Closed),
+        }
     }
 
     /// Sends the request and waits for its answer.
     pub(super) fn finish(&mut self, deadline: Deadline) -> Result<(), Why> {
-        let Self { stream, machine, .. } = self;
-        machine.with_dependent_mut(|_, machine| exchange(stream, machine, deadline))
+        exchange(&self.stream, &mut self.machine, deadline)
     }
 
     /// The answer; there is one after [`finish`](Self::finish).
     pub(super) fn reply(&self) -> Option<Reply<'_>> {
-        self.machine.borrow_dependent().reply()
+        self.machine.reply()
     }
 
     /// Closes the connection and hands back its memory.
     pub(super) fn close(self) -> Memory {
-        self.machine.into_owner().into_inner()
+        self.machine.into_memory()
     }
 }
 
@@ -151,7 +139,7 @@ fn no_memory() -> Why {
     Why::NotConnected(io::ErrorKind::OutOfMemory.into())
 }
 
-fn exchange(stream: &Stream, machine: &mut Machine<'_>, deadline: Deadline) -> Result<(), Why> {
+fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), Why> {
     while !machine.pending().is_empty() {
         match stream.send(machine.pending()).map_err(Why::Lost)? {
             0 => wait(stream.write_fd(), PollFlags::OUT, deadline)?,

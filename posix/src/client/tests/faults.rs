@@ -26,7 +26,8 @@ fn a_server_that_answers_in_drops_is_waited_for_no_longer() {
             Header { direction: Direction::Response, complete: false, len: 2048, ..header };
         let mut wire = header.encode().to_vec();
         wire.resize(2062, 0);
-        // Stops when the client is gone.
+        // So slow that the answer is not whole by the deadline, though each byte comes soon after the
+        // last. Stops when the client is gone.
         while wire.iter().all(|&byte| {
             thread::sleep(Duration::from_millis(5));
             peer.stream.write_all(&[byte]).is_ok()
