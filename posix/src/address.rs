@@ -10,13 +10,14 @@
 //! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 stands for none        |
 //! | `SESSIOND:host:port`                      | listen for stunnel's datagrams there             |
 
+mod parse;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::str::FromStr;
 
 use arrayvec::ArrayVec;
 
@@ -191,99 +192,6 @@ impl Family {
     }
 }
 
-impl FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let parse = || {
-            let (kind, rest) =
-                text.split_once(':').ok_or("it does not start with UNIX:, IP: or FD:")?;
-            match kind {
-                "UNIX" => parse_unix(rest),
-                "IP" => parse_ip(Family::Any, rest),
-                "IPv4" => parse_ip(Family::V4, rest),
-                "IPv6" => parse_ip(Family::V6, rest),
-                "FD" => parse_fd(rest),
-                "SESSIOND" => parse_sessiond(rest),
-                _ => Err("it does not start with UNIX:, IP: or FD:"),
-            }
-        };
-        parse().map_err(|why| AddressError::new(text, why))
-    }
-}
-
-fn parse_unix(rest: &str) -> Result<Address, &'static str> {
-    let (name, is_abstract) = match rest.strip_prefix('@') {
-        Some(name) if cfg!(target_os = "linux") => (name, true),
-        Some(_) => return Err("names with @ exist on Linux only"),
-        None => (rest, false),
-    };
-    UnixName::new(name.as_bytes(), is_abstract).map(Address::Unix)
-}
-
-fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
-    let (host, port) = if let Some(bracketed) = rest.strip_prefix('[') {
-        let (host, port) = bracketed.split_once("]:").ok_or("no ]:port follows the [")?;
-        let (ip, zone) = host.split_once('%').unwrap_or((host, "1"));
-        if ip.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
-            return Err("what stands in [] is not an IPv6 address");
-        }
-        (host, port)
-    } else {
-        rest.rsplit_once(':').unwrap_or(("", rest))
-    };
-    if host.contains(':') && !rest.starts_with('[') {
-        return Err("an IPv6 host belongs in [], and ports are numbers");
-    }
-    if host.contains(|c: char| c.is_whitespace() || c == '/' || c == '\0') {
-        return Err("its host has characters that no host has");
-    }
-    if host.parse::<IpAddr>().is_ok_and(|ip| !family.has(ip)) {
-        return Err("its host is of the other IP version");
-    }
-    if !rest.contains(':') && port.parse::<IpAddr>().is_ok() {
-        return Err("it has a host but no port");
-    }
-    let host = (!host.is_empty()).then(|| host.to_owned());
-    Ok(Address::Ip { family, host, port: parse_port(port)? })
-}
-
-/// A host is not left out by mistake: whoever reaches the port may read and write all sessions.
-fn parse_sessiond(rest: &str) -> Result<Address, &'static str> {
-    match parse_ip(Family::Any, rest)? {
-        Address::Ip { host: Some(host), port, .. } => Ok(Address::Sessiond { host, port }),
-        _ => Err("its host is missing: write SESSIOND:host:port"),
-    }
-}
-
-fn parse_port(text: &str) -> Result<u16, &'static str> {
-    if text.is_empty() {
-        return Err("its port is missing");
-    }
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err("its port is not a number");
-    }
-    text.parse().map_err(|_| "its port is above 65535")
-}
-
-fn parse_fd(rest: &str) -> Result<Address, &'static str> {
-    let number = |text: &str| match text {
-        "-1" => Ok(None),
-        _ if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) => {
-            Err("a descriptor is a number, or -1 for none")
-        }
-        _ => text.parse::<RawFd>().map(Some).map_err(|_| "no descriptor has a number that large"),
-    };
-    let (read, write) = match rest.split_once(':') {
-        Some((read, write)) => (number(read)?, number(write)?),
-        None => (number(rest)?, number(rest)?),
-    };
-    if read.is_none() && write.is_none() {
-        return Err("it names no descriptor at all");
-    }
-    Ok(Address::Fd { read, write })
-}
-
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -425,146 +333,4 @@ impl fmt::Display for ResolveError {
 impl std::error::Error for ResolveError {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Address, AddressError> {
-        text.parse()
-    }
-
-    #[test]
-    fn every_form_is_read_and_written_back() {
-        for (text, back) in [
-            ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
-            ("UNIX:relative", "UNIX:relative"),
-            ("UNIX:@abstract", "UNIX:@abstract"),
-            ("IP:9001", "IP:9001"),
-            ("IP::9001", "IP:9001"),
-            ("IP:0", "IP:0"),
-            ("IP:localhost:9001", "IP:localhost:9001"),
-            ("IPv4:127.0.0.1:9001", "IPv4:127.0.0.1:9001"),
-            ("IPv4:9001", "IPv4:9001"),
-            ("IP:[::1]:9001", "IP:[::1]:9001"),
-            ("IPv6:9001", "IPv6:9001"),
-            ("IPv6:[::1]:9001", "IPv6:[::1]:9001"),
-            ("IPv6:[fe80::1%eth0]:9001", "IPv6:[fe80::1%eth0]:9001"),
-            ("IPv6:localhost:9001", "IPv6:localhost:9001"),
-            ("FD:3", "FD:3"),
-            ("FD:3:3", "FD:3"),
-            ("FD:3:4", "FD:3:4"),
-            ("FD:-1:4", "FD:-1:4"),
-            ("FD:3:-1", "FD:3:-1"),
-            ("SESSIOND:127.0.0.1:54321", "SESSIOND:127.0.0.1:54321"),
-            ("SESSIOND:localhost:0", "SESSIOND:localhost:0"),
-            ("SESSIOND:[::1]:54321", "SESSIOND:[::1]:54321"),
-        ] {
-            let address = parse(text).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(address.to_string(), back, "{text}");
-            assert_eq!(parse(back), Ok(address), "{back}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused_by_name_and_reason() {
-        let long = format!("UNIX:/{}", "x".repeat(107));
-        for (text, why) in [
-            ("", "does not start"),
-            ("9001", "does not start"),
-            ("TCP:localhost:1", "does not start"),
-            ("unix:/tmp/x", "does not start"),
-            ("UNIX:", "empty"),
-            ("UNIX:@", "empty"),
-            ("UNIX:/a\0b", "NUL"),
-            (long.as_str(), "107 bytes"),
-            ("IP:", "port is missing"),
-            ("IP:host:", "port is missing"),
-            ("IP:host:http", "not a number"),
-            ("IP:host:+1", "not a number"),
-            ("IP:65536", "above 65535"),
-            ("IP:127.0.0.1", "no port"),
-            ("IP:::1:9001", "belongs in []"),
-            ("IP:[::1]9001", "]:port"),
-            ("IP:[::1]", "]:port"),
-            ("IP:[]:9001", "not an IPv6"),
-            ("IP:[::1%]:9001", "not an IPv6"),
-            ("IP:[localhost]:9001", "not an IPv6"),
-            ("IP:a b:9001", "no host has"),
-            ("IPv4:[::1]:9001", "other IP version"),
-            ("IPv6:127.0.0.1:9001", "other IP version"),
-            ("FD:", "descriptor"),
-            ("FD:x", "descriptor"),
-            ("FD:-2", "descriptor"),
-            ("FD:1:2:3", "descriptor"),
-            ("FD:-1", "no descriptor"),
-            ("FD:-1:-1", "no descriptor"),
-            ("FD:99999999999", "that large"),
-            ("SESSIOND:54321", "host is missing"),
-            ("SESSIOND::54321", "host is missing"),
-            ("SESSIOND:127.0.0.1", "no port"),
-            ("SESSIOND:127.0.0.1:", "port is missing"),
-            ("SESSIOND:host:65536", "above 65535"),
-            ("SESSIOND:::1:54321", "belongs in []"),
-            ("sessiond:host:1", "does not start"),
-        ] {
-            let error = parse(text).expect_err(text).to_string();
-            let named = error.contains(&*text.escape_debug().to_string());
-            assert!(named && error.contains(why), "{text:?} gave: {error}");
-        }
-    }
-
-    #[test]
-    fn a_unix_path_of_107_bytes_is_the_longest() {
-        assert!(parse(&format!("UNIX:/{}", "x".repeat(106))).is_ok());
-        assert!(parse(&format!("UNIX:@{}", "x".repeat(107))).is_ok());
-    }
-
-    #[test]
-    fn numeric_addresses_lead_to_one_place_without_a_resolver() {
-        for (text, target) in [
-            ("IP:9001", "IP:0.0.0.0:9001"),
-            ("IPv6:9001", "IP:[::]:9001"),
-            ("IP:127.0.0.1:9001", "IP:127.0.0.1:9001"),
-            ("IPv6:[::1]:9001", "IP:[::1]:9001"),
-            ("UNIX:/tmp/x", "UNIX:/tmp/x"),
-            ("FD:3:-1", "FD:3:-1"),
-            ("SESSIOND:127.0.0.1:9", "IP:127.0.0.1:9"),
-        ] {
-            let address = parse(text).unwrap();
-            assert!(address.is_numeric(), "{text}");
-            let targets = address.resolve().unwrap();
-            assert_eq!(targets.len(), 1, "{text}");
-            assert_eq!(targets[0].to_string(), target);
-        }
-        assert!(!parse("IP:localhost:1").unwrap().is_numeric());
-        assert!(!parse("IP:[fe80::1%lo]:1").unwrap().is_numeric());
-    }
-
-    #[test]
-    fn a_name_leads_only_to_addresses_of_the_family_asked_for() {
-        for target in parse("IPv4:localhost:9001").unwrap().resolve().unwrap() {
-            assert!(matches!(target, Target::Ip(SocketAddr::V4(_))), "{target}");
-        }
-        assert!(!parse("IP:localhost:9001").unwrap().resolve().unwrap().is_empty());
-    }
-
-    #[test]
-    fn one_connects_only_to_a_host_and_a_port() {
-        for (text, lawful) in [
-            ("IP:9001", false),
-            ("IP:h:0", false),
-            ("IP:h:1", true),
-            ("UNIX:/x", true),
-            ("FD:3", true),
-            ("SESSIOND:h:1", false),
-        ] {
-            assert_eq!(parse(text).unwrap().connectable().is_ok(), lawful, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_relative_path_is_anchored_where_the_program_started() {
-        let address = parse("UNIX:here").unwrap().absolute().unwrap();
-        let Address::Unix(name) = address else { panic!("still a UNIX address") };
-        assert_eq!(name.path().unwrap(), std::env::current_dir().unwrap().join("here"));
-    }
-}
+mod tests;

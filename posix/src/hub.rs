@@ -7,21 +7,23 @@
 //! nobody who never stops talking keeps anybody else waiting.
 
 mod datagrams;
+mod sockets;
 
 use std::io;
 use std::time::Duration;
 
-use distcache_core::machine::{Machine, Peer, Wants};
+use distcache_core::machine::{Machine, Peer};
 use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
 use self::datagrams::Datagrams;
+use self::sockets::Socket;
 use crate::clock::Clock;
 use crate::listener::Listener;
 use crate::poller::{Event, Events, Interest, Poller};
 use crate::reserve::{Place, Reserve};
 use crate::signal::{Signal, Signals};
-use crate::socket::{Received, Stream};
+use crate::socket::Stream;
 
 /// The most connections that one listener is asked for in a turn.
 const ACCEPTS: usize = 64;
@@ -73,14 +75,6 @@ struct Source {
 struct Client {
     key: Key,
     socket: Socket,
-}
-
-struct Socket {
-    stream: Stream,
-    /// What it is watched for; `None` while it is not watched at all.
-    watched: Option<Interest>,
-    /// Whether the peer is known to send no more.
-    ended: bool,
 }
 
 impl<M: Machine> Hub<M> {
@@ -252,20 +246,6 @@ impl<M: Machine> Hub<M> {
         }
     }
 
-    fn attend(&mut self, now: Instant, peer: Peer, event: Event) {
-        let wants = self.machine.wants(peer);
-        if event.hangup && !wants.read && !wants.write {
-            // It would be reported for ever.
-            return self.close(now, peer);
-        }
-        if event.writable && wants.write {
-            self.settle(now, peer);
-        }
-        if (event.readable || event.hangup) && wants.read {
-            self.hear(now, peer);
-        }
-    }
-
     /// Goes on with what has come before, until somebody has had two pieces of work: others may have
     /// sent something since this turn began, and what one has sent could fill it for long.
     fn chores(&mut self, now: Instant) {
@@ -277,125 +257,6 @@ impl<M: Machine> Hub<M> {
             if peer == first {
                 return;
             }
-        }
-    }
-
-    /// One receive, and a piece of work: mostly what came of it.
-    fn hear(&mut self, now: Instant, peer: Peer) {
-        self.receive(now, peer);
-        if let Some(next) = self.machine.advance(now) {
-            self.settle(now, next);
-        }
-    }
-
-    /// One receive.
-    fn receive(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
-        let space = self.machine.space(peer);
-        if space.is_empty() {
-            return self.settle(now, peer);
-        }
-        let room = space.len();
-        let len = match socket.stream.recv(space) {
-            Ok(Received::Bytes(len)) => len,
-            Ok(Received::Nothing) => 0,
-            Ok(Received::Ended) => {
-                socket.ended = true;
-                0
-            }
-            Err(_) => return self.close(now, peer),
-        };
-        let last = len < room && self.end_by.is_some() && matches!(peer, Peer::Client(_));
-        let ended = socket.ended || last;
-        self.machine.filled(now, peer, len);
-        if ended {
-            self.machine.ended(now, peer);
-        }
-    }
-
-    /// One send, if there is something to send; then closes the connection or watches it for what it
-    /// now waits for. What is for servers is sent once, at the end of the turn.
-    fn settle(&mut self, now: Instant, peer: Peer) {
-        if matches!(peer, Peer::Server(_)) || self.settle_datagram(now, peer) {
-            return;
-        }
-        self.send(now, peer);
-        self.watch(now, peer);
-        if self.end_by.is_some() && self.machine.wants(peer).read {
-            // No event comes where nothing more was sent.
-            self.receive(now, peer);
-        }
-    }
-
-    fn flush_servers(&mut self, now: Instant) {
-        for number in 0..self.servers.len() {
-            if self.servers[number].socket.is_some() {
-                self.send(now, Peer::Server(number as u8));
-                self.watch(now, Peer::Server(number as u8));
-            }
-        }
-    }
-
-    fn send(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
-        let pending = self.machine.pending(peer);
-        if pending.is_empty() {
-            return;
-        }
-        match socket.stream.send(pending) {
-            Ok(len) => self.machine.sent(now, peer, len),
-            Err(_) => self.close(now, peer),
-        }
-    }
-
-    fn watch(&mut self, now: Instant, peer: Peer) {
-        let base = self.clients_key();
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
-        let Wants { read, write, close } = self.machine.wants(peer);
-        let interest = Interest { read, write };
-        if close {
-            return self.close(now, peer);
-        }
-        let key = match peer {
-            Peer::Server(number) => SERVERS_KEY + usize::from(number),
-            Peer::Client(key) => base + key.index(),
-        };
-        let changed = match socket.watched.replace(interest) {
-            Some(before) if before == interest => Ok(()),
-            Some(_) => self.poller.modify(&socket.stream, key, interest),
-            None => self.poller.add(&socket.stream, key, interest),
-        };
-        if changed.is_err() {
-            self.close(now, peer);
-        }
-    }
-
-    /// Closes the connection, whoever wants that.
-    fn close(&mut self, now: Instant, peer: Peer) {
-        let socket = match peer {
-            Peer::Server(number) => {
-                let server = self.servers.get_mut(usize::from(number));
-                server.and_then(|server| server.socket.take())
-            }
-            Peer::Client(key) => {
-                let client = self.clients[key.index()].take_if(|client| client.key == key);
-                self.connected -= usize::from(client.is_some());
-                client.map(|client| client.socket)
-            }
-        };
-        self.machine.closed(now, peer);
-        let Some(mut socket) = socket else { return };
-        if socket.stream.is_shared() {
-            let _ = self.poller.remove(&socket.stream);
-        }
-        if !socket.ended && matches!(peer, Peer::Client(_)) {
-            // Closing on bytes that were never read takes our last answer from the peer's hands.
-            let _ = socket.stream.shutdown_write();
-            let _ = socket.stream.recv(&mut self.scrap);
-        }
-        drop(socket);
-        if let Peer::Server(number) = peer {
-            self.place(number).keep();
         }
     }
 
@@ -440,19 +301,5 @@ impl<M: Machine> Hub<M> {
         // Who connects for one request has mostly sent it by now.
         self.hear(now, Peer::Client(key));
         self.watch(now, Peer::Client(key));
-    }
-}
-
-fn socket<'a>(
-    clients: &'a mut [Option<Client>],
-    servers: &'a mut [Server],
-    peer: Peer,
-) -> Option<&'a mut Socket> {
-    match peer {
-        Peer::Server(number) => servers.get_mut(usize::from(number))?.socket.as_mut(),
-        Peer::Client(key) => {
-            let client = clients.get_mut(key.index())?.as_mut()?;
-            (client.key == key).then_some(&mut client.socket)
-        }
     }
 }

@@ -1,7 +1,12 @@
-//! When a daemon tells, while it runs, what became of clients.
+//! What a daemon tells of what it has done: at its end, and while it runs when something became of
+//! clients.
 
 use distcache_core::conns::Counters;
+use distcache_core::machine::Machine;
 use distcache_core::time::Instant;
+
+use crate::hub::Hub;
+use crate::service::Running;
 
 /// How long at least between two times, in milliseconds: strangers decide how much there is to tell.
 const PAUSE: u64 = 10_000;
@@ -15,14 +20,42 @@ pub(crate) struct Incidents {
     changed: bool,
 }
 
+/// A machine that has something to tell.
+pub(crate) trait Tells: Machine {
+    /// What became of its clients so far.
+    fn counters(&self) -> Counters;
+
+    /// Prints what it has done so far.
+    fn tell(&self, running: &Running);
+}
+
 impl Incidents {
+    /// Ends a turn: tells what has happened so far where it is time to, and at the end of the program,
+    /// which it says whether it has come.
+    pub(crate) fn end_turn<M: Tells>(
+        &mut self,
+        now: Instant,
+        hub: &Hub<M>,
+        running: &Running,
+    ) -> bool {
+        let unheard = hub.refused() + hub.datagrams_in_vain();
+        let over = hub.is_over(now);
+        if self.due(now, &hub.machine.counters(), unheard) {
+            tell(hub, running);
+        }
+        if over {
+            tell(hub, running);
+        }
+        over
+    }
+
     /// When there is something to tell even if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.told_at.filter(|_| self.changed).map(|at| at.after(PAUSE))
     }
 
     /// Whether to tell now, of which `unheard` clients were refused for want of descriptors.
-    pub(crate) fn due(&mut self, now: Instant, counters: &Counters, unheard: u64) -> bool {
+    fn due(&mut self, now: Instant, counters: &Counters, unheard: u64) -> bool {
         let Counters { accepted: _, refused, malformed, idle, stalled } = counters;
         let all = refused + unheard + malformed + idle + stalled;
         self.changed = all != self.told;
@@ -32,6 +65,12 @@ impl Incidents {
         *self = Self { told: all, told_at: Some(now), changed: false };
         true
     }
+}
+
+fn tell<M: Tells>(hub: &Hub<M>, running: &Running) {
+    hub.machine.tell(running);
+    running.note_clients(&hub.connections(hub.machine.counters()), hub.refused());
+    hub.note_datagrams(running);
 }
 
 #[cfg(test)]

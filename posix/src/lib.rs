@@ -63,7 +63,7 @@ pub mod serve;
 pub mod service;
 pub mod signal;
 pub mod socket;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "it has what neither `std` nor `rustix` offers as safe")]
 mod sys;
 pub mod tap;
 #[cfg(test)]

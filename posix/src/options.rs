@@ -56,7 +56,10 @@ impl Options {
     ///
     /// `-h`, `-?` and all ways to write help are "help", `-V` is "version". Fails on what is no
     /// option, and where the option before had a value that nobody took.
-    #[allow(clippy::should_implement_trait)] // An iterator could not lend itself for values.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "an iterator could not lend itself for values"
+    )]
     pub fn next(&mut self) -> Result<Option<String>, OptionsError> {
         if self.attached.is_some() {
             return Err(self.error("takes no value"));

@@ -2,14 +2,14 @@
 
 mod dialer;
 
-use distcache_core::conns::Limits;
+use distcache_core::conns::{Counters, Limits};
 use distcache_core::pool::Pool;
-use distcache_core::proxy::{self, Mux, Upstream};
+use distcache_core::proxy::{self, Mux, Traffic, Upstream};
 use distcache_core::slots::Slot;
 
 use crate::address::Address;
 use crate::hub::Hub;
-use crate::incidents::Incidents;
+use crate::incidents::{Incidents, Tells};
 use crate::poller::Events;
 use crate::serve::{BUFFER_LEN, ServeError, memory};
 use crate::service::Running;
@@ -40,10 +40,7 @@ pub struct Config {
 /// # Errors
 /// [`ServeError`]; after the start only where the system's polling itself fails.
 pub fn run(config: &Config, mut running: Running) -> Result<(), ServeError> {
-    match start(config, &mut running) {
-        Ok(()) => Ok(()),
-        Err(error) => running.fail(error),
-    }
+    start(config, &mut running).or_else(|error| running.fail(error))
 }
 
 fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
@@ -82,25 +79,22 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
         }
         dialer::dial(now, &mut dialers, &mut hub);
         dialer::tell(&mut dialers, &hub, running);
-        if incidents.due(now, &hub.machine.counters(), hub.refused() + hub.datagrams_in_vain()) {
-            note(&hub, running);
-        }
-        if hub.is_over(now) {
-            break;
+        if incidents.end_turn(now, &hub, running) {
+            return Ok(());
         }
     }
-    note(&hub, running);
-    Ok(())
 }
 
-/// Prints what has happened so far.
-fn note(hub: &Hub<Mux<'_>>, running: &Running) {
-    let proxy::Traffic { forwarded, answered, disconnected, connects, losses, .. } =
-        hub.machine.traffic();
-    running.note(format_args!(
-        "{forwarded} requests forwarded, {answered} answered, {disconnected} refused for want of \
-         the server; {connects} connections to it, {losses} lost"
-    ));
-    running.note_clients(&hub.connections(hub.machine.counters()), hub.refused());
-    hub.note_datagrams(running);
+impl Tells for Mux<'_> {
+    fn counters(&self) -> Counters {
+        self.counters()
+    }
+
+    fn tell(&self, running: &Running) {
+        let Traffic { forwarded, answered, disconnected, connects, losses, .. } = self.traffic();
+        running.note(format_args!(
+            "{forwarded} requests forwarded, {answered} answered, {disconnected} refused for want \
+             of the server; {connects} connections to it, {losses} lost"
+        ));
+    }
 }

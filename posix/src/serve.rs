@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use distcache_core::conns::{Limits, TooSmall};
+use distcache_core::conns::{Counters, Limits, TooSmall};
 use distcache_core::pool::Pool;
 use distcache_core::server::{Operations, Server, Store};
 use distcache_core::slots::Slot;
@@ -11,7 +11,7 @@ use distcache_core::table::{Geometry, Table};
 use distcache_core::time::Instant;
 
 use crate::hub::Hub;
-use crate::incidents::Incidents;
+use crate::incidents::{Incidents, Tells};
 use crate::memory::Memory;
 use crate::poller::Events;
 use crate::service::Running;
@@ -84,10 +84,7 @@ impl From<io::Error> for ServeError {
 /// # Errors
 /// [`ServeError`]; after the start only where the system's polling itself fails.
 pub fn run(config: &Config, mut running: Running) -> Result<(), ServeError> {
-    match start(config, &mut running) {
-        Ok(()) => Ok(()),
-        Err(error) => running.fail(error),
-    }
+    start(config, &mut running).or_else(|error| running.fail(error))
 }
 
 fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
@@ -117,27 +114,25 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
         let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
         progress.tell(now, &hub.machine, running);
-        if incidents.due(now, &hub.machine.counters(), hub.refused() + hub.datagrams_in_vain()) {
-            note(&hub, running);
-        }
-        if hub.is_over(now) {
-            break;
+        if incidents.end_turn(now, &hub, running) {
+            return Ok(());
         }
     }
-    note(&hub, running);
-    Ok(())
 }
 
-/// Prints what has happened so far.
-fn note(hub: &Hub<Server<'_, Table<'_>>>, running: &Running) {
-    let Operations { total, gets, hits, adds, refused } = hub.machine.operations();
-    let evicted = hub.machine.store().counters().evicted;
-    running.note(format_args!(
-        "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
-         {evicted} sessions made room"
-    ));
-    running.note_clients(&hub.connections(hub.machine.counters()), hub.refused());
-    hub.note_datagrams(running);
+impl Tells for Server<'_, Table<'_>> {
+    fn counters(&self) -> Counters {
+        self.counters()
+    }
+
+    fn tell(&self, running: &Running) {
+        let Operations { total, gets, hits, adds, refused } = self.operations();
+        let evicted = self.store().counters().evicted;
+        running.note(format_args!(
+            "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
+             {evicted} sessions made room"
+        ));
+    }
 }
 
 /// Memory that is zero, and taken from the system as it is used.

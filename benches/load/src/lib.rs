@@ -5,6 +5,8 @@
 //! so that whatever the asking costs, it costs the same with each.
 
 pub mod bench;
+#[cfg(test)]
+mod case;
 pub mod floor;
 pub mod memcached;
 pub mod resp;

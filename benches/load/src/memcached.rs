@@ -62,31 +62,21 @@ impl Protocol for Memcached {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::understands;
 
     #[test]
     fn requests_and_answers_are_as_memcached_has_them() {
-        let (session, mut out) = (Session::new(1, 8, 9), [0; 99]);
-        let id = std::str::from_utf8(session.id()).unwrap().to_owned();
-        let data = format!("{id}{}", &id[..1]);
-        let get = format!("VALUE {id} 0 9\r\n{data}\r\nEND\r\n");
-        for (op, request, right, done) in [
-            (Op::Add, format!("add {id} 0 60 9\r\n{data}\r\n"), "STORED\r\n", true),
-            (Op::Add, format!("add {id} 0 60 9\r\n{data}\r\n"), "NOT_STORED\r\n", false),
-            (Op::Remove, format!("delete {id}\r\n"), "DELETED\r\n", true),
-            (Op::Get, format!("get {id}\r\n"), "END\r\n", false),
-            (Op::Get, format!("get {id}\r\n"), get.as_str(), true),
-        ] {
-            let asked = Asked { op, session: 1, uid: 0 };
-            let len = Memcached.request(&asked, &session, 60_000, &mut out);
-            assert_eq!(out[..len], *request.as_bytes());
-            let mut answer = [right.as_bytes(), b"END"].concat();
-            let len = right.len();
-            for cut in 0..len {
-                assert_eq!(Memcached.answer(&asked, &session, &mut answer[..cut]), Ok(None));
-            }
-            let whole = Memcached.answer(&asked, &session, &mut answer);
-            assert_eq!(whole, Ok(Some(Answer { len, done })));
-            assert!(Memcached.answer(&asked, &session, &mut b"ERROR\r\n".to_vec()).is_err());
-        }
+        understands(&Memcached, ["END", "ERROR\r\n"], |id, data| {
+            let add = format!("add {id} 0 60 9\r\n{data}\r\n");
+            let get = format!("get {id}\r\n");
+            let session = format!("VALUE {id} 0 9\r\n{data}\r\nEND\r\n");
+            [
+                (Op::Add, add.clone(), "STORED\r\n".into(), true),
+                (Op::Add, add, "NOT_STORED\r\n".into(), false),
+                (Op::Remove, format!("delete {id}\r\n"), "DELETED\r\n".into(), true),
+                (Op::Get, get.clone(), "END\r\n".into(), false),
+                (Op::Get, get, session, true),
+            ]
+        });
     }
 }

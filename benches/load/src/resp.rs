@@ -60,34 +60,23 @@ impl Protocol for Resp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::understands;
 
     #[test]
     fn requests_and_answers_are_as_redis_has_them() {
-        let (session, mut out) = (Session::new(1, 8, 9), [0; 120]);
-        let id = std::str::from_utf8(session.id()).unwrap().to_owned();
-        let data = format!("{id}{}", &id[..1]);
-        let get = format!("$9\r\n{data}\r\n");
-        let set = format!(
-            "*6\r\n$3\r\nSET\r\n$8\r\n{id}\r\n$9\r\n{data}\r\n$2\r\nPX\r\n$5\r\n60000\r\n$2\r\nNX\r\n"
-        );
-        for (op, request, right, done) in [
-            (Op::Add, set.clone(), "+OK\r\n", true),
-            (Op::Add, set, "$-1\r\n", false),
-            (Op::Remove, format!("*2\r\n$3\r\nDEL\r\n$8\r\n{id}\r\n"), ":1\r\n", true),
-            (Op::Get, format!("*2\r\n$3\r\nGET\r\n$8\r\n{id}\r\n"), "$-1\r\n", false),
-            (Op::Get, format!("*2\r\n$3\r\nGET\r\n$8\r\n{id}\r\n"), get.as_str(), true),
-        ] {
-            let asked = Asked { op, session: 1, uid: 0 };
-            let len = Resp.request(&asked, &session, 60_000, &mut out);
-            assert_eq!(out[..len], *request.as_bytes());
-            let mut answer = [right.as_bytes(), b"$-1"].concat();
-            let len = right.len();
-            for cut in 0..len {
-                assert_eq!(Resp.answer(&asked, &session, &mut answer[..cut]), Ok(None));
-            }
-            let whole = Resp.answer(&asked, &session, &mut answer);
-            assert_eq!(whole, Ok(Some(Answer { len, done })));
-            assert!(Resp.answer(&asked, &session, &mut b"-ERR\r\n".to_vec()).is_err());
-        }
+        understands(&Resp, ["$-1", "-ERR\r\n"], |id, data| {
+            let set = format!(
+                "*6\r\n$3\r\nSET\r\n$8\r\n{id}\r\n$9\r\n{data}\r\n$2\r\nPX\r\n$5\r\n60000\r\n$2\r\nNX\r\n"
+            );
+            let get = format!("*2\r\n$3\r\nGET\r\n$8\r\n{id}\r\n");
+            let remove = format!("*2\r\n$3\r\nDEL\r\n$8\r\n{id}\r\n");
+            [
+                (Op::Add, set.clone(), "+OK\r\n".into(), true),
+                (Op::Add, set, "$-1\r\n".into(), false),
+                (Op::Remove, remove, ":1\r\n".into(), true),
+                (Op::Get, get.clone(), "$-1\r\n".into(), false),
+                (Op::Get, get, format!("$9\r\n{data}\r\n"), true),
+            ]
+        });
     }
 }

@@ -247,8 +247,12 @@ fn rename_new(dir: &OwnedFd, name: &str, path: &Path) -> Result<(), Errno> {
     fs::renameat(dir, name, fs::CWD, path)
 }
 
-/// What tells one file from all others. The types differ between systems.
-#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+/// What tells one file from all others.
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
+    reason = "some systems have other types for both, and signed ones"
+)]
 fn file_of(stat: &fs::Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }

@@ -124,6 +124,7 @@ fn crowd(place: &Place, scale: &Scale) -> Result<f64, Fault> {
         eprintln!("50 x 1 among {} idle {among_many}", scale.idle);
         ratios.push(among_many.rate / among_few.rate);
         drop((few, many));
+        // The last of them are still being closed.
         std::thread::sleep(Duration::from_millis(300));
     }
     Ok(median(ratios))

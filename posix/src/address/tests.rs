@@ -1,0 +1,141 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Address, AddressError> {
+    text.parse()
+}
+
+#[test]
+fn every_form_is_read_and_written_back() {
+    for (text, back) in [
+        ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
+        ("UNIX:relative", "UNIX:relative"),
+        ("UNIX:@abstract", "UNIX:@abstract"),
+        ("IP:9001", "IP:9001"),
+        ("IP::9001", "IP:9001"),
+        ("IP:0", "IP:0"),
+        ("IP:localhost:9001", "IP:localhost:9001"),
+        ("IPv4:127.0.0.1:9001", "IPv4:127.0.0.1:9001"),
+        ("IPv4:9001", "IPv4:9001"),
+        ("IP:[::1]:9001", "IP:[::1]:9001"),
+        ("IPv6:9001", "IPv6:9001"),
+        ("IPv6:[::1]:9001", "IPv6:[::1]:9001"),
+        ("IPv6:[fe80::1%eth0]:9001", "IPv6:[fe80::1%eth0]:9001"),
+        ("IPv6:localhost:9001", "IPv6:localhost:9001"),
+        ("FD:3", "FD:3"),
+        ("FD:3:3", "FD:3"),
+        ("FD:3:4", "FD:3:4"),
+        ("FD:-1:4", "FD:-1:4"),
+        ("FD:3:-1", "FD:3:-1"),
+        ("SESSIOND:127.0.0.1:54321", "SESSIOND:127.0.0.1:54321"),
+        ("SESSIOND:localhost:0", "SESSIOND:localhost:0"),
+        ("SESSIOND:[::1]:54321", "SESSIOND:[::1]:54321"),
+    ] {
+        let address = parse(text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(address.to_string(), back, "{text}");
+        assert_eq!(parse(back), Ok(address), "{back}");
+    }
+}
+
+#[test]
+fn what_is_no_address_is_refused_by_name_and_reason() {
+    let long = format!("UNIX:/{}", "x".repeat(107));
+    for (text, why) in [
+        ("", "does not start"),
+        ("9001", "does not start"),
+        ("TCP:localhost:1", "does not start"),
+        ("unix:/tmp/x", "does not start"),
+        ("UNIX:", "empty"),
+        ("UNIX:@", "empty"),
+        ("UNIX:/a\0b", "NUL"),
+        (long.as_str(), "107 bytes"),
+        ("IP:", "port is missing"),
+        ("IP:host:", "port is missing"),
+        ("IP:host:http", "not a number"),
+        ("IP:host:+1", "not a number"),
+        ("IP:65536", "above 65535"),
+        ("IP:127.0.0.1", "no port"),
+        ("IP:::1:9001", "belongs in []"),
+        ("IP:[::1]9001", "]:port"),
+        ("IP:[::1]", "]:port"),
+        ("IP:[]:9001", "not an IPv6"),
+        ("IP:[::1%]:9001", "not an IPv6"),
+        ("IP:[localhost]:9001", "not an IPv6"),
+        ("IP:a b:9001", "no host has"),
+        ("IPv4:[::1]:9001", "other IP version"),
+        ("IPv6:127.0.0.1:9001", "other IP version"),
+        ("FD:", "descriptor"),
+        ("FD:x", "descriptor"),
+        ("FD:-2", "descriptor"),
+        ("FD:1:2:3", "descriptor"),
+        ("FD:-1", "no descriptor"),
+        ("FD:-1:-1", "no descriptor"),
+        ("FD:99999999999", "that large"),
+        ("SESSIOND:54321", "host is missing"),
+        ("SESSIOND::54321", "host is missing"),
+        ("SESSIOND:127.0.0.1", "no port"),
+        ("SESSIOND:127.0.0.1:", "port is missing"),
+        ("SESSIOND:host:65536", "above 65535"),
+        ("SESSIOND:::1:54321", "belongs in []"),
+        ("sessiond:host:1", "does not start"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        let named = error.contains(&*text.escape_debug().to_string());
+        assert!(named && error.contains(why), "{text:?} gave: {error}");
+    }
+}
+
+#[test]
+fn a_unix_path_of_107_bytes_is_the_longest() {
+    assert!(parse(&format!("UNIX:/{}", "x".repeat(106))).is_ok());
+    assert!(parse(&format!("UNIX:@{}", "x".repeat(107))).is_ok());
+}
+
+#[test]
+fn numeric_addresses_lead_to_one_place_without_a_resolver() {
+    for (text, target) in [
+        ("IP:9001", "IP:0.0.0.0:9001"),
+        ("IPv6:9001", "IP:[::]:9001"),
+        ("IP:127.0.0.1:9001", "IP:127.0.0.1:9001"),
+        ("IPv6:[::1]:9001", "IP:[::1]:9001"),
+        ("UNIX:/tmp/x", "UNIX:/tmp/x"),
+        ("FD:3:-1", "FD:3:-1"),
+        ("SESSIOND:127.0.0.1:9", "IP:127.0.0.1:9"),
+    ] {
+        let address = parse(text).unwrap();
+        assert!(address.is_numeric(), "{text}");
+        let targets = address.resolve().unwrap();
+        assert_eq!(targets.len(), 1, "{text}");
+        assert_eq!(targets[0].to_string(), target);
+    }
+    assert!(!parse("IP:localhost:1").unwrap().is_numeric());
+    assert!(!parse("IP:[fe80::1%lo]:1").unwrap().is_numeric());
+}
+
+#[test]
+fn a_name_leads_only_to_addresses_of_the_family_asked_for() {
+    for target in parse("IPv4:localhost:9001").unwrap().resolve().unwrap() {
+        assert!(matches!(target, Target::Ip(SocketAddr::V4(_))), "{target}");
+    }
+    assert!(!parse("IP:localhost:9001").unwrap().resolve().unwrap().is_empty());
+}
+
+#[test]
+fn one_connects_only_to_a_host_and_a_port() {
+    for (text, lawful) in [
+        ("IP:9001", false),
+        ("IP:h:0", false),
+        ("IP:h:1", true),
+        ("UNIX:/x", true),
+        ("FD:3", true),
+        ("SESSIOND:h:1", false),
+    ] {
+        assert_eq!(parse(text).unwrap().connectable().is_ok(), lawful, "{text}");
+    }
+}
+
+#[test]
+fn a_relative_path_is_anchored_where_the_program_started() {
+    let address = parse("UNIX:here").unwrap().absolute().unwrap();
+    let Address::Unix(name) = address else { panic!("still a UNIX address") };
+    assert_eq!(name.path().unwrap(), std::env::current_dir().unwrap().join("here"));
+}
