@@ -6,24 +6,24 @@
 //! --nocapture`.
 #![cfg(target_os = "linux")]
 
+use std::io::Read;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
 use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::{CONNECTIONS, alone};
-use distcache_testing::process::{Program, Signal, has_descriptors, has_tool, is_root, until};
-use distcache_testing::siege::{Counters, ROUNDS, Siege, rests, ticks};
+use distcache_testing::process::{
+    PATIENCE, Program, Signal, has_descriptors, has_tool, is_root, until,
+};
+use distcache_testing::siege::{self, Counters, ROUNDS, Siege, rests, ticks};
 use distcache_testing::stranger::{end, reset, stranger, takes};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Both programs, one after the other.
-fn each(arguments: &[&str], mut besiege: impl FnMut(Siege)) {
-    let _alone = alone();
-    besiege(Siege::server(DC_SERVER, arguments));
-    besiege(Siege::proxy(DC_CLIENT, DC_SERVER, arguments));
+fn each(arguments: &[&str], besiege: impl FnMut(Siege)) {
+    siege::each(DC_CLIENT, DC_SERVER, arguments, besiege);
 }
 
 #[test]
@@ -47,23 +47,29 @@ fn five_thousand_silent_connections_cost_nobody_an_answer() {
     });
 }
 
-/// A byte of a request on each connection, about every second for as long as it is wanted; how many
-/// connections still take them in the end.
-fn trickle(connections: &[TcpStream], mut wanted: impl FnMut() -> bool) -> usize {
+/// A byte of a request on each connection, one a second, for as long as it is wanted after so many of
+/// them; how many connections still take them in the end.
+fn trickle(connections: &[TcpStream], wanted: impl Fn(usize) -> bool) -> usize {
     // Long enough that none is whole before the test is over.
     let request = add(1, b"slow", &[7; 2000]);
     let mut open = connections.len();
-    for byte in request {
-        open = connections.iter().filter(|stream| takes(stream, &[byte])).count();
-        let next = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < next {
-            if open == 0 || !wanted() {
-                return open;
-            }
-            std::thread::sleep(Duration::from_millis(5));
+    for (sent, byte) in request.iter().enumerate() {
+        let take = |stream: &&TcpStream| takes(stream, &[*byte]);
+        let takers: Vec<_> = connections.iter().filter(take).collect();
+        open = takers.len();
+        match takers.first() {
+            Some(first) if wanted(sent) => watch(first, Duration::from_secs(1)),
+            _ => break,
         }
     }
     open
+}
+
+/// Lets so much time pass, or as much as it takes the other side to close the connection.
+fn watch(mut stream: &TcpStream, time: Duration) {
+    stream.set_read_timeout(Some(time)).expect("a socket takes a timeout");
+    let _ = stream.read(&mut [0]);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
 }
 
 #[test]
@@ -72,13 +78,8 @@ fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
     each(&["-reqtimeout", "0"], |siege| {
         let (mut load, quiet) = siege.load();
         let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
-        let mut bytes = 0;
-        let (under, open) = load.besieged(ROUNDS, |going| {
-            trickle(&slow, || {
-                bytes += 1;
-                going.on() || bytes < 300
-            })
-        });
+        let (under, open) =
+            load.besieged(ROUNDS, |going| trickle(&slow, |sent| going.on() || sent < 2));
         assert_eq!(open, 1_000, "they may take for ever");
         let counters = siege.lifted("1000 that send a byte a second", &quiet, &under);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
@@ -94,7 +95,7 @@ fn a_thousand_that_never_finish_their_requests_are_closed_after_reqtimeout() {
         let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
         let (under, open) = load.besieged(ROUNDS, |_| {
             let deadline = Instant::now() + Duration::from_secs(20);
-            trickle(&slow, || Instant::now() < deadline)
+            trickle(&slow, |_| Instant::now() < deadline)
         });
         assert_eq!(open, 0, "bytes that make no request whole are no progress");
         assert_eq!(slow.iter().map(end).sum::<usize>(), 0);
@@ -134,7 +135,7 @@ fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_an
                     let stream = stranger(address);
                     takes(&stream, &ask.repeat(3));
                     let mut bytes = vec![0; at];
-                    std::io::Read::read_exact(&mut &stream, &mut bytes).expect("some of an answer");
+                    (&stream).read_exact(&mut bytes).expect("some of an answer");
                     assert!(bytes == answer[..at], "cut at {at}");
                     reset(stream);
                     resets += 1;

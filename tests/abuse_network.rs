@@ -48,13 +48,10 @@ impl Site {
     }
 
     /// Waits until the proxy has said so many times that the server is away.
-    fn away(&self, times: usize, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        let said = || self.proxy.err.so_far().matches(" is away (").count();
-        while said() < times {
-            assert!(Instant::now() < deadline, "the server is away for long, and nobody noticed");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    fn away(&self, times: usize) {
+        self.proxy.err.find("word that the server is away", |text| {
+            (text.matches(" is away (").count() >= times).then_some(())
+        });
     }
 
     /// Waits until the proxy reaches the server.
@@ -92,7 +89,7 @@ impl Site {
         for time in 1..=2 {
             let ended = self.in_flight(&cut);
             println!("{what}: requests in flight ended after {} ms", ended.as_millis());
-            self.away(time, Duration::from_secs(30));
+            self.away(time);
             rests(self.proxy.pid());
             heal(&self.lan);
             self.heals();

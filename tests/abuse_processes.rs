@@ -13,22 +13,18 @@ use distcache_testing::lan::{B, Lan};
 use distcache_testing::load::{CONNECTIONS, Load, Tally, alone};
 use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
 use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, rests, row};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 fn server(dir: &Dir) -> Program {
-    let program = Program::start(DC_SERVER, &["-listen", &dir.address("s"), "-sockperms", "666"]);
-    program.address();
-    program
+    start::server(DC_SERVER, &dir.address("s"), &["-sockperms", "666"])
 }
 
 fn proxy(dir: &Dir) -> Program {
-    let (listen, server) = (dir.address("c"), dir.address("s"));
-    let words = ["-listen", &listen, "-server", &server, "-retry", "50", "-reqtimeout", "300"];
-    let program = Program::start(DC_CLIENT, &words);
-    program.address();
-    program
+    let words = ["-retry", "50", "-reqtimeout", "300"];
+    start::before(DC_CLIENT, &dir.address("c"), &dir.address("s"), &words)
 }
 
 #[test]
@@ -40,9 +36,10 @@ fn a_server_that_is_stopped_again_and_again_owes_nobody_an_answer() {
         let mut stops = 0;
         while stops < 10 || (going.on() && stops < 100) {
             siege.program.freeze();
+            // Nothing happens meanwhile: how long it stands still is what is tested.
             std::thread::sleep(Duration::from_millis(20));
             siege.program.signal(Signal::CONT);
-            std::thread::sleep(Duration::from_millis(20));
+            going.sees(CONNECTIONS);
             stops += 1;
         }
         stops
@@ -69,6 +66,7 @@ fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Progra
         server = self::server(dir);
         sees("what was stored in the next server", &tally.right);
         proxy.freeze();
+        // As above: nobody is told anything while the proxy stands still.
         std::thread::sleep(Duration::from_millis(100));
         proxy.signal(Signal::CONT);
         sees("what was stored, once the proxy goes on", &tally.right);
@@ -212,11 +210,10 @@ fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() 
     proxy.err.wait_for("connected to ");
     let (begun, address) = (Instant::now(), format!("{B}/24"));
     lan.on_b(&["ip", "address", "del", &address, "dev", "wire"]);
-    while !proxy.err.so_far().contains(" is away (") {
-        // It is stated that 25 s will do.
-        assert!(begun.elapsed() < 3 * Duration::from_secs(25), "nobody noticed");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // It is stated that 25 s will do.
+    proxy.err.find_within(3 * Duration::from_secs(25), "word that it is away", |text| {
+        text.contains(" is away (").then_some(())
+    });
     let noticed = begun.elapsed();
     println!("a vanished host was noticed after {} ms", noticed.as_millis());
     assert!(noticed >= Duration::from_secs(10), "a silence of {noticed:?} is nothing unusual");

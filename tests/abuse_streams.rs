@@ -8,20 +8,17 @@ use std::net::Shutdown;
 
 use distcache_testing::bytes::{HAVE, add, frame, get, have, message, session, status};
 use distcache_testing::caller::Caller;
-use distcache_testing::load::{CONNECTIONS, Going, alone};
+use distcache_testing::load::{CONNECTIONS, Going};
 use distcache_testing::process::{Signal, until};
 use distcache_testing::random::Random;
-use distcache_testing::siege::{ROUNDS, Siege, rests};
+use distcache_testing::siege::{self, ROUNDS, Siege, rests};
 use distcache_testing::stranger::{end, stranger, takes};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Both programs, one after the other.
-fn each(arguments: &[&str], mut besiege: impl FnMut(Siege)) {
-    let _alone = alone();
-    besiege(Siege::server(DC_SERVER, arguments));
-    besiege(Siege::proxy(DC_CLIENT, DC_SERVER, arguments));
+fn each(arguments: &[&str], besiege: impl FnMut(Siege)) {
+    siege::each(DC_CLIENT, DC_SERVER, arguments, besiege);
 }
 
 #[test]

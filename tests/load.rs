@@ -1,6 +1,7 @@
 //! `dc_test -seconds` as it runs: a load on a server and through a proxy, and what it says of it.
 
 use distcache_testing::process::{Dir, Program};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -10,9 +11,7 @@ const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
 fn a_load_is_answered_right_in_every_shape() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
-    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
-    let proxy = Program::start(DC_CLIENT, &arguments);
-    proxy.err.wait_for("connected to ");
+    let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
     for address in [server.address(), proxy.address()] {
         for shape in [
             &["-conns", "5"][..],

@@ -273,8 +273,19 @@ fn overflow(address: &str) {
         let stored = caller.ask(&add_for(number, 100 + number, &id(number), &[1; 700]));
         assert_eq!(stored, status(number, 0, 0));
     }
-    std::thread::sleep(Duration::from_millis(1500));
-    ask_until(address, &get(1, &id(101)), &status(1, 1, 1));
+    let last = 100 + 4 * SESSIONS - 1;
+    ask_until(address, &get(1, &id(last)), &status(1, 1, 1));
+}
+
+/// Waits until a server that was full has told that it has dropped what has expired, all but one.
+fn drops_what_has_expired(server: &Daemon) {
+    server.program.out.find("word that all but one are gone", |text| {
+        let whole = &text[..text.rfind('\n')?];
+        let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
+        let counts = told.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
+        let counts: Vec<_> = counts.collect();
+        (counts.contains(&SESSIONS) && counts.last() == Some(&1)).then_some(())
+    });
 }
 
 #[test]
@@ -290,6 +301,7 @@ fn a_server_allocates_nothing_once_it_serves() {
         send_datagrams(&server.datagrams);
         assert_eq!(server.allocations() - before, 0);
     }
+    drops_what_has_expired(&server);
     assert_eq!(server.end() - before, 0, "its end allocates nothing either");
 }
 
@@ -307,7 +319,7 @@ fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
-    let server = lose(&dir, server, address);
+    let server = lose(&dir, server, &proxy);
     ask_everything(address);
     send_datagrams(&proxy.datagrams);
     assert_eq!(proxy.allocations() - before, 0);
@@ -366,15 +378,18 @@ fn a_load_allocates_nothing_while_its_clock_runs() {
 
 /// The server dies with a request open, stays away, comes back as one that talks nonsense and as one
 /// that says nothing, and at last as itself.
-fn lose(dir: &Dir, server: Daemon, address: &str) -> Daemon {
+fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
+    let address = proxy.address.as_str();
     let away = status(1, 1, 2);
     let caller = enter(address);
     server.program.freeze();
     caller.send(&get(1, b"id"));
     drop(server);
     assert_eq!(caller.message(), away);
+    proxy.program.err.wait_for(" is away (");
     for _ in 0..20 {
         assert_eq!(enter(address).ask(&get(1, b"id")), away);
+        // Of the attempts to connect that fail now nothing tells: it is time that makes them.
         std::thread::sleep(Duration::from_millis(20));
     }
     for (nonsense, name) in [(&b"nonsense, and more than a header"[..], "odd"), (b"", "silent")] {

@@ -3,32 +3,25 @@
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
-const ANY_PORT: &str = "IP:127.0.0.1:0";
 
 /// A server, once it listens.
 fn server(listen: &str) -> Program {
-    let program = Program::start(DC_SERVER, &["-listen", listen, "-sessions", "512"]);
-    program.address();
-    program
+    start::server(DC_SERVER, listen, &["-sessions", "512"])
 }
 
 /// A proxy to a server, once it listens.
 fn proxy(listen: &str, server: &str, arguments: &[&str]) -> Program {
-    let usual = ["-listen", listen, "-server", server, "-retry", "50"];
-    let program = Program::start(DC_CLIENT, &[&usual, arguments].concat());
-    program.address();
-    program
+    start::before(DC_CLIENT, listen, server, &[&["-retry", "50"], arguments].concat())
 }
 
 /// The same, once it is connected.
 fn connected(listen: &str, server: &str, arguments: &[&str]) -> Program {
-    let program = proxy(listen, server, arguments);
-    program.err.wait_for("connected to ");
-    program
+    start::connected(DC_CLIENT, listen, server, &[&["-retry", "50"], arguments].concat())
 }
 
 /// What is answered to one who asks for what is not there.

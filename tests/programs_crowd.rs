@@ -4,6 +4,7 @@
 use distcache_testing::bytes::{HAVE, have, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_descriptors};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -79,9 +80,7 @@ fn two_thousand_that_are_idle_and_hundreds_that_are_busy_share_one_connection() 
     }
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
-    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
-    let proxy = Program::start(DC_CLIENT, &arguments);
-    proxy.err.wait_for("connected to ");
+    let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
     let address = proxy.address();
     let mut idle = Vec::new();
     gather(&mut idle, 2_000, &address);

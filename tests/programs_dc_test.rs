@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use distcache_testing::bytes::{ADD, GET, session};
 use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -51,9 +52,7 @@ fn a_server_is_right() {
 fn a_server_behind_a_proxy_is_right() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
-    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
-    let proxy = Program::start(DC_CLIENT, &arguments);
-    proxy.err.wait_for("connected to ");
+    let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
     is_right(&proxy.address());
 }
 
@@ -61,9 +60,7 @@ fn a_server_behind_a_proxy_is_right() {
 fn several_at_a_time_do_not_disturb_each_other() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
-    let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
-    let proxy = Program::start(DC_CLIENT, &arguments);
-    proxy.err.wait_for("connected to ");
+    let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
     let start = |_| {
         let address = proxy.address();
         Program::start(DC_TEST, &["-connect", &address, "-ops", "500", "-persistent"])

@@ -10,6 +10,7 @@ use distcache_testing::bytes::{
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal};
 use distcache_testing::random::Random;
+use distcache_testing::start;
 use distcache_testing::vectors::lines;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -26,9 +27,7 @@ impl Both {
     fn start() -> Self {
         let dir = Dir::new();
         let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
-        let arguments = ["-listen", &dir.address("c"), "-server", &server.address()];
-        let proxy = Program::start(DC_CLIENT, &arguments);
-        proxy.err.wait_for("connected to ");
+        let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
         Self { server, proxy, _dir: dir }
     }
 

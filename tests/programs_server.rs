@@ -3,19 +3,15 @@
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
+use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
-const ANY_PORT: &str = "IP:127.0.0.1:0";
-
-fn server(arguments: &[&str]) -> (Program, String) {
-    let program = Program::start(DC_SERVER, arguments);
-    let address = program.address();
-    (program, address)
-}
 
 fn server_on_any_port(arguments: &[&str]) -> (Program, String) {
-    server(&[&["-listen", ANY_PORT], arguments].concat())
+    let program = start::server(DC_SERVER, ANY_PORT, arguments);
+    let address = program.address();
+    (program, address)
 }
 
 /// What a server that has no session answers to one who asks for one.
@@ -29,8 +25,8 @@ fn is_served(caller: &Caller) -> bool {
 }
 
 fn answers_the_vectors(listen: &str) {
-    let (program, address) = server(&["-listen", listen, "-sessions", "512"]);
-    replay(&mut Answers { address: &address, barrier: ask() }, lines());
+    let program = start::server(DC_SERVER, listen, &["-sessions", "512"]);
+    replay(&mut Answers { address: &program.address(), barrier: ask() }, lines());
     assert_eq!(program.end(Signal::TERM).code, 0);
 }
 
@@ -103,10 +99,10 @@ fn a_client_that_is_silent_for_idle_is_closed() {
     let (silent, busy) = (Caller::to(&address), Caller::to(&address));
     std::thread::scope(|scope| {
         let closed = scope.spawn(|| silent.rest());
-        while !closed.is_finished() {
+        until("the end of the silent one", || {
             assert!(is_served(&busy));
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            closed.is_finished().then_some(())
+        });
         assert_eq!(closed.join().expect("an end"), b"");
     });
     assert!(is_served(&busy));

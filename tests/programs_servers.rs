@@ -12,15 +12,13 @@ use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::data;
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::random::Random;
+use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
-const ANY_PORT: &str = "IP:127.0.0.1:0";
 
 fn server(listen: &str, arguments: &[&str]) -> Program {
-    let program = Program::start(DC_SERVER, &[&["-listen", listen], arguments].concat());
-    program.address();
-    program
+    start::server(DC_SERVER, listen, arguments)
 }
 
 /// A proxy that is connected to all these servers.
@@ -126,7 +124,9 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
         });
         let err = proxy.end(Signal::TERM).err;
         assert!(err.contains(" 0 refused for want"), "{err}");
-        assert!(err.contains("; 4 connections to it, 1 lost"), "{err}");
+        // One that is connected again at once may still have found the dying.
+        let lost = ["; 4 connections to it, 1 lost", "; 5 connections to it, 2 lost"];
+        assert!(lost.iter().any(|lost| err.contains(lost)), "{err}");
     }
 }
 

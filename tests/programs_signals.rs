@@ -3,28 +3,23 @@
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 /// A server on a socket in a directory, with a pid file beside it.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
-    let (listen, pid_file) = (dir.address("server"), dir.text("server.pid"));
-    let usual = ["-listen", &listen, "-pidfile", &pid_file];
-    let program = Program::start(DC_SERVER, &[&usual, arguments].concat());
-    program.address();
-    program
+    let pid_file = dir.text("server.pid");
+    let words = [&["-pidfile", &pid_file], arguments].concat();
+    start::server(DC_SERVER, &dir.address("server"), &words)
 }
 
 /// A proxy to the server in the same directory.
 fn client(dir: &Dir, arguments: &[&str]) -> Program {
-    let (listen, server) = (dir.address("client"), dir.address("server"));
     let pid_file = dir.text("client.pid");
-    let usual = ["-listen", &listen, "-server", &server, "-pidfile", &pid_file];
-    let program = Program::start(DC_CLIENT, &[&usual, arguments].concat());
-    program.address();
-    program.err.wait_for("connected to ");
-    program
+    let words = [&["-pidfile", &pid_file], arguments].concat();
+    start::connected(DC_CLIENT, &dir.address("client"), &dir.address("server"), &words)
 }
 
 /// A client of the server that has sent more than it will ever read the answers to.

@@ -7,18 +7,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller};
 use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
-const ANY_PORT: &str = "IP:127.0.0.1:0";
 
 /// A snoop in front of a server.
 fn snoop(listen: &str, server: &str, arguments: &[&str]) -> Program {
-    let usual = ["-listen", listen, "-server", server];
-    let program = Program::start(DC_SNOOP, &[&usual, arguments].concat());
-    program.address();
-    program
+    start::before(DC_SNOOP, listen, server, arguments)
 }
 
 /// A server, and a snoop in front of it.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root};
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -17,7 +18,7 @@ const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
 /// A server on `s` in a directory, once it listens.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
-    let program = Program::start(DC_SERVER, &[&["-listen", &dir.address("s")], arguments].concat());
+    let program = start::server(DC_SERVER, &dir.address("s"), arguments);
     assert_eq!(program.address(), dir.address("s"));
     program
 }

@@ -8,10 +8,10 @@ use std::process::Command;
 use distcache_testing::c::Workshop;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::rig::{can_run, installed, succeed};
+use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
-const ANY_PORT: &str = "IP:127.0.0.1:0";
 const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
 
 /// No flags; PERSISTENT; PERSISTENT, PIDCHECK, RETRY and LATE.
@@ -43,17 +43,15 @@ fn passes(program: &str, arguments: &[&str]) {
 
 /// A cache, and where it listens.
 fn server(listen: &str) -> (Program, String) {
-    let program = Program::start(DC_SERVER, &["-listen", listen]);
+    let program = start::server(DC_SERVER, listen, &[]);
     let address = program.address();
     (program, address)
 }
 
 /// A proxy that is connected to its server, and where it listens.
 fn proxy(listen: &str, server: &str) -> (Program, String) {
-    let program =
-        Program::start(DC_CLIENT, &["-listen", listen, "-server", server, "-retry", "50"]);
+    let program = start::connected(DC_CLIENT, listen, server, &["-retry", "50"]);
     let address = program.address();
-    program.err.wait_for("connected to ");
     (program, address)
 }
 

@@ -12,12 +12,12 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use distcache_testing::bytes::{ADD, HAVE, add, have, remove, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::handshake::{Client, Handshake, Version};
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -162,12 +162,9 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         let Some(mut program) = self.program.take() else { return };
         // Killed, it would leave its workers behind; and a test that fails may be the reason to be here.
-        let deadline = Instant::now() + PATIENCE;
         if program.is_running() {
             program.signal(Signal::TERM);
-        }
-        while program.is_running() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
+            program.err.end();
         }
     }
 }

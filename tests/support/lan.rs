@@ -22,7 +22,7 @@ impl Lan {
     ///
     /// # Panics
     /// Where that can't be done: who is not root may not.
-    #[allow(clippy::new_without_default)] // It makes something in the system.
+    #[allow(clippy::new_without_default, reason = "it makes something in the system")]
     pub fn new() -> Self {
         // They end some time even if nobody ends them.
         let host = || Program::start("unshare", &["--net", "sleep", "300"]);

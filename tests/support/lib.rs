@@ -18,6 +18,7 @@ pub mod random;
 pub mod rig;
 pub mod sessiond;
 pub mod siege;
+pub mod start;
 pub mod store;
 pub mod stranger;
 pub mod vectors;

@@ -8,12 +8,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
 use crate::caller::Caller;
-use crate::process::until;
+use crate::process::{PATIENCE, until};
 use crate::random::Random;
 
 /// How many connections a load has.
@@ -58,13 +58,42 @@ impl Timings {
 }
 
 /// Whether an abuse is to go on, for whoever commits it.
-#[derive(Debug)]
-pub struct Going(AtomicBool);
+#[derive(Debug, Default)]
+pub struct Going(Mutex<Progress>, Condvar);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Rounds of all connections together.
+    rounds: usize,
+    over: bool,
+}
 
 impl Going {
     /// False once the load has all its answers.
     pub fn on(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        !self.progress().over
+    }
+
+    /// Waits until the load has gone through so many more rounds, or has all its answers.
+    ///
+    /// # Panics
+    /// Where neither happens.
+    pub fn sees(&self, rounds: usize) {
+        let progress = self.progress();
+        let wanted = progress.rounds + rounds;
+        let goes_on = |progress: &mut Progress| !progress.over && progress.rounds < wanted;
+        let waited = self.1.wait_timeout_while(progress, PATIENCE, goes_on);
+        let timed_out = waited.unwrap_or_else(PoisonError::into_inner).1.timed_out();
+        assert!(!timed_out, "the load does not get on");
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: impl FnOnce(&mut Progress)) {
+        news(&mut self.progress());
+        self.1.notify_all();
     }
 }
 
@@ -83,6 +112,10 @@ impl Load {
     /// # Panics
     /// Where one is wrong, or does not come.
     pub fn quiet(&mut self, rounds: usize) -> Timings {
+        self.go(rounds, &Going::default())
+    }
+
+    fn go(&mut self, rounds: usize, going: &Going) -> Timings {
         let first = self.rounds;
         self.rounds += rounds;
         let callers = &self.callers;
@@ -90,6 +123,7 @@ impl Load {
             let mut micros = Vec::with_capacity(rounds * 3);
             for round in first..first + rounds {
                 self::round(&callers[number], number, round, &mut micros);
+                going.tell(|progress| progress.rounds += 1);
             }
             micros
         };
@@ -114,14 +148,14 @@ impl Load {
         struct Stop<'a>(&'a Going);
         impl Drop for Stop<'_> {
             fn drop(&mut self) {
-                self.0.0.store(false, Ordering::Relaxed);
+                self.0.tell(|progress| progress.over = true);
             }
         }
-        let going = Going(AtomicBool::new(true));
+        let going = Going::default();
         std::thread::scope(|scope| {
             let stop = Stop(&going);
             let abuse = scope.spawn(|| abuse(&going));
-            let timings = self.quiet(rounds);
+            let timings = self.go(rounds, &going);
             drop(stop);
             (timings, abuse.join().expect("the abuse itself"))
         })

@@ -75,7 +75,7 @@ impl Dir {
     ///
     /// # Panics
     /// Where that can't be done.
-    #[allow(clippy::new_without_default)] // It makes something in the file system.
+    #[allow(clippy::new_without_default, reason = "it makes something in the file system")]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -184,9 +184,22 @@ impl Words {
     ///
     /// # Panics
     /// Where it does not come.
-    pub fn find<T>(&self, what: &str, mut enough: impl FnMut(&str) -> Option<T>) -> T {
+    pub fn find<T>(&self, what: &str, enough: impl FnMut(&str) -> Option<T>) -> T {
+        self.find_within(PATIENCE, what, enough)
+    }
+
+    /// The same for what takes its time.
+    ///
+    /// # Panics
+    /// Where it does not come.
+    pub fn find_within<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        mut enough: impl FnMut(&str) -> Option<T>,
+    ) -> T {
         let (heard, changed) = &*self.0;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut heard = heard.lock().expect("nobody panics with it");
         loop {
             let text = String::from_utf8_lossy(&heard.bytes);
@@ -220,14 +233,21 @@ impl Words {
     /// # Panics
     /// Where it does not come.
     pub fn all(&self) -> String {
+        let ended = self.end();
+        let text = self.so_far();
+        assert!(ended, "the program goes on, and printed:\n{text}");
+        text
+    }
+
+    /// Waits for the end, when nobody is left who could print here; false where it does not come.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn end(&self) -> bool {
         let (heard, changed) = &*self.0;
         let heard = heard.lock().expect("nobody panics with it");
         let ended = changed.wait_timeout_while(heard, PATIENCE, |heard| !heard.ended);
-        let (heard, timeout) = ended.expect("nobody panics with it");
-        let text = String::from_utf8_lossy(&heard.bytes).into_owned();
-        drop(heard);
-        assert!(!timeout.timed_out(), "the program goes on, and printed:\n{text}");
-        text
+        ended.expect("nobody panics with it").0.ended
     }
 }
 

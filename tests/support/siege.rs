@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::load::{Load, Timings};
+use crate::load::{Load, Timings, alone};
 use crate::process::{Program, Signal, until};
+use crate::start::{self, ANY_PORT};
 
 /// How many rounds a load goes through in quiet, and again under siege.
 pub const ROUNDS: usize = 100;
@@ -60,11 +61,17 @@ impl Counters {
     }
 }
 
+/// Besieges both programs, one after the other, and nobody else meanwhile.
+pub fn each(dc_client: &str, dc_server: &str, arguments: &[&str], mut besiege: impl FnMut(Siege)) {
+    let _alone = alone();
+    besiege(Siege::server(dc_server, arguments));
+    besiege(Siege::proxy(dc_client, dc_server, arguments));
+}
+
 impl Siege {
     /// A server.
     pub fn server(dc_server: &str, arguments: &[&str]) -> Self {
-        let program =
-            Program::start(dc_server, &[&["-listen", "IP:127.0.0.1:0"], arguments].concat());
+        let program = start::server(dc_server, ANY_PORT, arguments);
         let address = program.address();
         Self { name: "dc_server", program, address, server: None }
     }
@@ -72,10 +79,9 @@ impl Siege {
     /// A proxy, with a server behind it that is told nothing.
     pub fn proxy(dc_client: &str, dc_server: &str, arguments: &[&str]) -> Self {
         let server = Self::server(dc_server, &[]);
-        let usual = ["-listen", "IP:127.0.0.1:0", "-server", &server.address, "-retry", "50"];
-        let program = Program::start(dc_client, &[&usual[..], arguments].concat());
+        let words = [&["-retry", "50"], arguments].concat();
+        let program = start::connected(dc_client, ANY_PORT, &server.address, &words);
         let address = program.address();
-        program.err.wait_for("connected to ");
         Self { name: "dc_client", program, address, server: Some(server.program) }
     }
 
@@ -142,6 +148,7 @@ pub fn ticks(pid: u32) -> u64 {
 pub fn rests(pid: u32) {
     until("a while in which it uses no time", || {
         let before = ticks(pid);
+        // That nothing happens is no event: the while itself is what is measured.
         std::thread::sleep(Duration::from_millis(400));
         (ticks(pid) - before <= 2).then_some(())
     });
