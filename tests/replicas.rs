@@ -451,6 +451,33 @@ fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
 }
 
 #[test]
+fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
+    let mut memory = Memory::of(40).with_servers(2);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.drive();
+    net.window(server(0), 0);
+    let clients: Vec<_> = (0..40_u8).map(|_| net.connect()).collect();
+    for (number, client) in (0..).zip(&clients) {
+        net.send(*client, &add(1, &[number; 8], &[7; 5000]));
+    }
+    net.drive();
+    net.pass(5_000);
+    // The next attempt is due: it is connected again before the proxy has looked at who waits.
+    net.cut(server(0));
+    for _ in 0..40 {
+        net.drive();
+        for number in [0, 1] {
+            for (uid, op, _) in messages(&net.take(server(number))) {
+                net.send(server(number), &status(uid, op, 0));
+            }
+        }
+    }
+    assert_eq!(net.dials.len(), 3);
+    assert!(clients.iter().all(|client| net.received(*client).len() == 15), "some wait for ever");
+    assert_eq!(net.machine.flights(), 0);
+}
+
+#[test]
 fn an_answer_from_another_server_than_was_asked_reaches_nobody() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
@@ -482,6 +509,50 @@ fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
     assert!(net.received(server(0)).is_empty(), "the id may belong to the other one");
     net.pass(100);
     assert_eq!(messages(net.received(server(0))).len(), 1);
+}
+
+#[test]
+fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
+    let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_flights(1);
+    let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
+    net.reach_of[1] = Some(Reach::Hangs);
+    net.drive();
+    let clients = [net.connect(), net.connect()];
+    for client in clients {
+        net.send(client, &get(1, b"an id"));
+    }
+    // Once the first connections are not waited for any more, one request takes all the room there
+    // is: then a deadline that has passed would keep the proxy turning for nothing.
+    net.pass(200);
+    for client in clients {
+        let asked = messages(&net.take(server(0)));
+        assert_eq!(asked.len(), 1);
+        net.send(server(0), &session(asked[0].0, b"session"));
+        net.drive();
+        assert_eq!(net.take(client), session(1, b"session"));
+    }
+}
+
+#[test]
+fn a_server_that_was_reached_too_late_may_lack_what_others_hold() {
+    for number in 0..20_u8 {
+        let id = [number; 8];
+        let mut memory = Memory::of(1).with_servers(2);
+        let mut net = Net::new(memory.proxy(COPIED), Pieces::Whole);
+        net.reach = Reach::Hangs;
+        net.reach_of[1] = Some(Reach::Accepts);
+        net.drive();
+        let client = net.connect();
+        let played = || Played { level: 1, ..Played::default() };
+        let mut park = Park { net, servers: vec![played(), played()], client };
+        // After a while, what is for both goes to the one that is there.
+        park.net.pass(200);
+        assert_eq!(park.ask(add(1, &id, b"session")), said(status(1, ADD, 0)));
+        park.net.pick_up();
+        // What a server can do is known once it has answered.
+        (0..20_u8).for_each(|other| drop(park.ask(have(2, &[other; 9]))));
+        assert_eq!(park.ask(take(3, &id)), said(message(1, 3, TAKE, b"session")));
+    }
 }
 
 #[test]

@@ -160,11 +160,15 @@ impl<'m> Mux<'m> {
     }
 
     /// The connection to server `number` is made.
-    pub fn connected(&mut self, _now: Instant, number: u8) {
+    pub fn connected(&mut self, now: Instant, number: u8) {
         let server = self.servers.get_mut(usize::from(number));
         if let Some(server) = server.filter(|server| server.phase == Phase::Dialing) {
+            // Nobody has waited for it any more, so it lacks what went elsewhere.
+            server.forgetful |= server.grace(false).is_none_or(|end| end <= now);
             server.phase = Phase::Up;
             server.level = 0;
+            // Who waited for room on the last connection waits for nothing now.
+            server.roomy = true;
             self.away = self.away.saturating_sub(1);
             self.blocked = false;
             count(&mut self.traffic.connects);
@@ -396,7 +400,9 @@ impl Machine for Mux<'_> {
             earlier(dial, self.patience_ends(server))
         };
         let servers = self.servers.iter().filter_map(of_server).min();
-        let grace = self.grace().filter(|_| self.blocked);
+        // Where there is no flight to be had, the end of the wait for connections changes nothing.
+        let room = self.flights.len() < self.flights.capacity();
+        let grace = self.grace().filter(|_| self.blocked && room);
         earlier(self.conns.deadline(), earlier(servers, grace))
     }
 }
