@@ -3,8 +3,10 @@
 //! A session's bytes follow from its id and a version that no other has, so that bytes of another
 //! session, of another version or from another place are seen wherever they turn up.
 
+use crate::keeper::Promise;
 use crate::plan::pick;
 use distcache_core::message::TTL_MAX;
+use distcache_core::time::Instant;
 use distcache_core::wire::{FRAME_DATA_MAX, Op};
 use distcache_testing::bytes;
 use distcache_testing::random::Random;
@@ -28,12 +30,20 @@ pub struct Ask {
     pub uid: u32,
     /// The id, as it is sent.
     pub id: Rc<[u8]>,
-    /// What an ADD stores, and for how long.
+    /// The patch level at which it is asked.
+    pub level: u16,
+    /// What an ADD or a PUT stores, and for how long.
     pub add: Option<(u32, Rc<[u8]>)>,
     /// What the answer must be.
     pub expect: Expect,
     /// How much had been executed when it was made.
     pub since: u64,
+    /// The least time for which somebody on its way lets sessions live.
+    pub least: u32,
+    /// Whether it is asked of a proxy.
+    pub proxied: bool,
+    /// What held when it was made.
+    pub promise: Promise,
 }
 
 /// The bytes of a session: `len` of them. The first eight are the version where there are so many.
@@ -59,6 +69,10 @@ pub fn is_session(id: &[u8], bytes: &[u8]) -> bool {
 /// The third and the fourth byte of every id that is asked for on purpose.
 pub const MARK: [u8; 2] = [0xd1, 0x57];
 
+/// What those ask for who know everything.
+const ALL: [Op; 9] =
+    [Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove, Op::Put, Op::Put, Op::Take];
+
 /// An id that everybody uses (`owner` 0) or one client alone; 4 to 64 bytes.
 fn id_of(owner: u64, number: usize) -> Rc<[u8]> {
     let mut source = Random::new(owner << 32 | number as u64);
@@ -74,27 +88,55 @@ pub struct Asker {
     pub owner: u64,
     /// How many ids all clients share.
     pub ids: usize,
+    /// How many of four requests are for an id that all clients share.
+    pub shared: usize,
     /// The most bytes that most sessions have.
     pub session: usize,
     /// How long most sessions live at most.
     pub life: u32,
+    /// At which levels it asks.
+    pub speaks: Speaks,
+    /// The least time for which somebody on the way lets sessions live.
+    pub least: u32,
+    /// Whether it asks a proxy.
+    pub proxied: bool,
+}
+
+/// At which patch levels a client asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Speaks {
+    /// At level 0: it is of old.
+    Zero,
+    /// At any, but for nothing that a server of old does not have.
+    Any,
+    /// At any, and for everything.
+    All,
 }
 
 impl Asker {
     /// A request that the core's client can make; `version` is one that no session had.
     pub fn lawful(&self, random: &mut Random, version: u64, since: u64) -> Ask {
-        let shared = random.below(4) > 0;
+        let shared = random.below(4) < self.shared;
         let id = match shared {
             true => id_of(0, random.below(self.ids)),
             false => id_of(self.owner, random.below(3)),
         };
-        let op = pick(random, &[Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove]);
-        let add = (op == Op::Add).then(|| {
+        let op = match self.speaks {
+            Speaks::All => pick(random, &ALL),
+            _ => pick(random, &[Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove]),
+        };
+        let level = match self.speaks {
+            Speaks::Zero => 0,
+            _ => pick(random, &[0, 1, 1, 2, random.clone().next() as u16]).max(op.level()),
+        };
+        let add = op.stores().then(|| {
             let len = self.len(random, id.len(), shared);
             (self.ttl(random), session(&id, version, len))
         });
         let uid = pick(random, &[0, 1, u32::MAX, random.clone().next() as u32]);
-        Ask { op, uid, id, add, expect: Expect::Executed, since }
+        let (expect, promise) = (Expect::Executed, Promise::NONE);
+        let (least, proxied) = (self.least, self.proxied);
+        Ask { op, uid, id, level, add, expect, since, least, proxied, promise }
     }
 
     /// A request of any kind, also one that is refused without the store being asked.
@@ -150,6 +192,18 @@ impl Asker {
 }
 
 impl Ask {
+    /// For how long a store is told to keep the session, where there is one.
+    pub fn stored(&self) -> Option<(u32, Rc<[u8]>)> {
+        let (ttl, session) = self.add.as_ref()?;
+        Some((self.least.max(*ttl), session.clone()))
+    }
+
+    /// Until when the session is there for certain, if it was stored at this time.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        let (ttl, _) = self.stored()?;
+        Some(now.after(ttl.into()))
+    }
+
     /// The payload of the request.
     pub fn payload(&self) -> Vec<u8> {
         match &self.add {
@@ -174,8 +228,11 @@ impl Ask {
             }
             _ => bytes::message(0, self.uid, op, &payload),
         };
-        // Any patch level is lawful.
-        wire[2..4].copy_from_slice(&(random.next() as u16).to_be_bytes());
+        // Any patch level is lawful where it need not be 1, and the first frame's counts.
+        let frames = if self.op.level() > 0 { usize::MAX } else { 1 };
+        for frame in wire.chunks_mut(14 + FRAME_DATA_MAX).take(frames) {
+            frame[2..4].copy_from_slice(&self.level.to_be_bytes());
+        }
         wire
     }
 }

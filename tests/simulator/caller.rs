@@ -5,13 +5,14 @@ use crate::ask::{Ask, Asker};
 use crate::ledger::Ledger;
 use crate::pipe::Front;
 use crate::plan::Caller as Plan;
+use crate::scan::levels;
 use crate::trace::{Who, note};
 use crate::wires::{Dial, End, Wires};
-use distcache_core::client::Client;
+use distcache_core::client::{Client, RequestError};
 use distcache_core::id::Id;
-use distcache_core::message::{Add, Reply, Request};
+use distcache_core::message::{Add, Reply, Request, Status};
 use distcache_core::time::Instant;
-use distcache_core::wire::Op;
+use distcache_core::wire::{LEVEL, Op};
 use distcache_testing::bytes::whole_messages;
 use std::collections::VecDeque;
 
@@ -39,6 +40,8 @@ pub struct Caller<'m> {
     frail: bool,
     /// Whether it speaks to a server that lies.
     liar: bool,
+    /// The highest level at which whom it calls answers; `None` where that may change.
+    level: Option<u16>,
     mouth: Mouth<'m>,
     memory: Vec<&'m mut [u8]>,
     end: Option<End>,
@@ -64,7 +67,7 @@ impl<'m> Caller<'m> {
         number: usize,
         plan: Plan,
         asker: Asker,
-        (calm, liar): (bool, bool),
+        (calm, liar, level): (bool, bool, Option<u16>),
         memory: Vec<&'m mut [u8]>,
     ) -> Self {
         // Where nothing goes wrong there is no reason to lose patience.
@@ -73,9 +76,10 @@ impl<'m> Caller<'m> {
             number,
             plan,
             asker,
-            away: !calm && plan.node > 0,
+            away: !calm && asker.proxied,
             frail: !calm,
             liar: liar && plan.node == 0,
+            level,
             mouth: Mouth::Own(Vec::new()),
             memory,
             end: None,
@@ -192,21 +196,20 @@ impl<'m> Caller<'m> {
         match &mut self.mouth {
             Mouth::Own(unsent) => unsent.extend(ask.wire(&mut wires.random)),
             Mouth::Core(client) => {
-                let id = Id::new(&ask.id).expect("a lawful id");
-                let request = match (&ask.add, ask.op) {
-                    (Some((ttl, session)), _) => Request::Add(Add { ttl: *ttl, id, session }),
-                    (None, Op::Get) => Request::Get(id),
-                    (None, Op::Remove) => Request::Remove(id),
-                    (None, _) => Request::Have(id),
-                };
-                client.request(&request).expect("the last one is answered");
+                ask.level = LEVEL;
+                if client.level() < ask.op.level() {
+                    // Whom it calls is not known to have this. The old operations will do.
+                    assert_eq!(client.request(&request(&ask)), Err(RequestError::Unsupported));
+                    ask.op = if ask.op == Op::Put { Op::Add } else { Op::Get };
+                }
+                client.request(&request(&ask)).expect("the last one is answered");
                 // Whatever uid it took is the one that its answer must bear.
                 ask.uid =
                     u32::from_be_bytes(*client.pending()[5..].first_chunk().expect("a header"));
             }
         }
         note(wires.now, self.who(), "asks op, uid", [ask.op as u64, ask.uid.into()]);
-        ledger.ask(&ask);
+        ledger.ask(wires.now, &mut ask);
         self.open.push_back(Open { ask, made: wires.now });
         self.requests -= 1;
         self.made_here += 1;
@@ -285,11 +288,12 @@ impl<'m> Caller<'m> {
             return self.hear_core(wires, ledger);
         }
         let (messages, rest) = whole_messages(&self.heard);
-        let rest = rest.to_vec();
-        for (uid, op, payload) in messages {
+        let (rest, levels) = (rest.to_vec(), levels(&self.heard));
+        for ((uid, op, payload), level) in messages.into_iter().zip(levels) {
             let Open { ask, .. } = self.open.pop_front().expect("an answer to a request");
             assert_eq!((uid, op), (ask.uid, ask.op as u8), "{} hears out of turn", self.who());
-            ledger.answer(&ask, &payload, self.away);
+            self.check_level(&ask, level);
+            ledger.answer(wires.now, &ask, &payload, self.away);
             note(
                 wires.now,
                 self.who(),
@@ -329,10 +333,15 @@ impl<'m> Caller<'m> {
             return;
         };
         assert_eq!((*uid, *op), (ask.uid, ask.op as u8), "{} takes another answer", self.who());
+        let level = client.level();
         match reply {
-            Reply::Session(session) => ledger.answer(&ask, session, self.away),
-            Reply::Status(status) => ledger.answer_short(&ask, &[status.0], self.away),
+            Reply::Session(session) => ledger.answer(wires.now, &ask, session, self.away),
+            Reply::Status(Status(code)) => {
+                ledger.answer_short(wires.now, &ask, &[code], self.away);
+            }
         }
+        assert_eq!(level, levels(&self.heard)[0], "{} misses the level", self.who());
+        self.check_level(&ask, level);
         note(wires.now, self.who(), "has its answer to uid", [ask.uid.into(), 0]);
         assert!(messages.len() == 1 && rest.is_empty() || self.liar, "more than was asked for");
         let len = self.heard.len() - rest.len() - behind(&messages[1..]);
@@ -340,16 +349,38 @@ impl<'m> Caller<'m> {
         self.fed -= len;
     }
 
+    /// An answer is at the level of its request, as far as whom it calls can go.
+    fn check_level(&self, ask: &Ask, level: u16) {
+        let most = ask.level.min(LEVEL).min(self.level.unwrap_or(LEVEL));
+        let least = if self.level.is_some() { most } else { ask.op.level() };
+        let right = (least..=most).contains(&level);
+        assert!(right || self.liar, "{ask:02x?} is answered at level {level}");
+    }
+
     /// The connection is gone, and every request on it has ended.
     fn hung_up(&mut self, wires: &Wires, ledger: &mut Ledger) {
-        ledger.lost += self.open.len() as u64;
-        self.open.clear();
+        for Open { ask, .. } in self.open.drain(..) {
+            ledger.lose(&ask);
+        }
         self.heard.clear();
         self.fed = 0;
         self.mouth = Mouth::Own(Vec::new());
         (self.end, self.talks, self.finished) = (None, false, false);
         self.made_here = 0;
         self.next = wires.now.after(self.plan.pause.max(1));
+    }
+}
+
+/// The request as the core's client is asked to make it.
+fn request(ask: &Ask) -> Request<'_> {
+    let id = Id::new(&ask.id).expect("a lawful id");
+    match (&ask.add, ask.op) {
+        (Some((ttl, session)), Op::Put) => Request::Put(Add { ttl: *ttl, id, session }),
+        (Some((ttl, session)), _) => Request::Add(Add { ttl: *ttl, id, session }),
+        (None, Op::Get) => Request::Get(id),
+        (None, Op::Remove) => Request::Remove(id),
+        (None, Op::Take) => Request::Take(id),
+        (None, _) => Request::Have(id),
     }
 }
 

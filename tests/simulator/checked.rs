@@ -22,6 +22,7 @@ struct Stored {
 
 /// A table and what is known about it.
 pub struct Checked<'m> {
+    server: usize,
     table: Table<'m>,
     geometry: Geometry,
     /// What is stored; expired sessions are taken out whenever the time is known.
@@ -39,19 +40,20 @@ fn status(status: Status) -> Rc<[u8]> {
 }
 
 impl<'m> Checked<'m> {
-    /// An empty table in `memory`.
+    /// An empty table of this server in `memory`.
     ///
     /// # Panics
     /// Where that is too small.
     pub fn new(
         memory: &'m mut [u8],
+        server: usize,
         geometry: Geometry,
         key: u64,
         ledger: Rc<RefCell<Ledger>>,
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
         let table = Table::new(memory, geometry, key).expect("enough memory");
-        Self { table, geometry, model: BTreeMap::new(), ledger }
+        Self { server, table, geometry, model: BTreeMap::new(), ledger }
     }
 
     /// When the `number`th session, of however many there are, expires.
@@ -79,7 +81,7 @@ impl<'m> Checked<'m> {
     }
 
     fn done(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
-        self.ledger.borrow_mut().execute(op, id.bytes(), add, answer);
+        self.ledger.borrow_mut().execute(self.server, op, id.bytes(), add, answer);
     }
 
     fn live(&mut self, now: Instant, id: Id<'_>) -> Option<&Stored> {
@@ -148,6 +150,7 @@ impl Store for Checked<'_> {
     }
 
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
+        self.live(now, id);
         let expected = self.expect_room(id, session);
         let done = Store::put(&mut self.table, now, ttl, id, session);
         if done.is_ok() {

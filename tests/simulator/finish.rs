@@ -1,6 +1,6 @@
 //! How a run ends, and what must hold then: nobody waits in vain, nothing is kept, all works again.
 
-use crate::ask::Asker;
+use crate::ask::{Asker, Speaks};
 use crate::caller::Caller;
 use crate::plan;
 use crate::trace::{Who, note};
@@ -39,9 +39,12 @@ impl World<'_> {
     }
 
     /// What a request may take at most, with every proxy on its way losing patience and dialing.
-    fn longest(&self) -> u64 {
-        let wait = |node: &plan::Node| node.config.limits.patience + node.config.retry + 200;
-        self.plan.nodes.iter().skip(1).map(wait).sum::<u64>() + SLACK
+    pub(crate) fn longest(&self) -> u64 {
+        let wait = |node: &plan::Node| {
+            let one = node.config.limits.patience + node.config.retry + 200;
+            one * node.links as u64
+        };
+        self.plan.nodes.iter().map(wait).sum::<u64>() + SLACK
     }
 
     fn answer_everybody(&mut self) {
@@ -89,10 +92,12 @@ impl World<'_> {
         let liar = self.plan.liar;
         let mut links = vec![0; nodes.len()];
         for shell in self.proxies() {
-            let upstream = shell.plan().upstream;
-            links[upstream] += usize::from(shell.machine.is_up(0));
-            let kicked = limits(upstream).idle > 0 || (liar && upstream == 0);
-            assert!(kicked || shell.machine.is_up(0), "a proxy does not come back to its server");
+            for (number, upstream) in (0..).zip(shell.plan().upstreams()) {
+                let up = shell.machine.is_up(number);
+                links[*upstream] += usize::from(up);
+                let kicked = limits(*upstream).idle > 0 || (liar && *upstream == 0);
+                assert!(kicked || up, "a proxy does not come back to its server");
+            }
             let kept = usize::from(liar) * shell.machine.flights();
             assert_eq!(shell.machine.flights(), kept, "requests are on their way that nobody made");
         }
@@ -104,8 +109,9 @@ impl World<'_> {
             let (count, free) = (shell.machine.clients(), shell.machine.buffers_free());
             check(count, links[shell.number()], free, shell.buffers());
         }
-        if let Some(shell) = self.server() {
-            check(shell.machine.clients(), links[0], shell.machine.buffers_free(), shell.buffers());
+        for shell in self.servers() {
+            let (count, free) = (shell.machine.clients(), shell.machine.buffers_free());
+            check(count, links[shell.number()], free, shell.buffers());
             shell.machine.store().audit(now);
         }
     }
@@ -118,6 +124,7 @@ impl World<'_> {
         for node in 0..self.plan.nodes.len() {
             let plan = plan::Caller {
                 node,
+                speaks: Speaks::Any,
                 careful: false,
                 requests: 6,
                 window: 2,
@@ -126,8 +133,17 @@ impl World<'_> {
                 patience: 1 << 40,
                 stay: 100,
             };
-            let asker = Asker { owner: 200 + node as u64, ids: 3, session: 300, life: 60_000 };
-            let strict = (self.path_is_steady(node), false);
+            let asker = Asker {
+                owner: 200 + node as u64,
+                ids: 3,
+                shared: 3,
+                session: 300,
+                life: 60_000,
+                speaks: plan.speaks,
+                least: self.plan.least(node),
+                proxied: node >= self.plan.servers,
+            };
+            let strict = (self.path_is_steady(node), false, self.plan.level_of(node));
             self.callers.push(Caller::new(300 + node, plan, asker, strict, Vec::new()));
             let begun = self.wires.now;
             while !self.callers.iter().all(Caller::is_done) {
@@ -139,18 +155,19 @@ impl World<'_> {
                 caller.leave(&mut self.wires, &mut self.ledger.borrow_mut());
             }
             self.pass(self.wires.now);
+            if self.path_is_steady(node) {
+                self.verify(node);
+                self.pass(self.wires.now);
+            }
         }
     }
 
     /// Whether no connection on the way from this node to the server ends for being idle.
-    fn path_is_steady(&self, mut node: usize) -> bool {
-        let nodes = &self.plan.nodes;
+    fn path_is_steady(&self, node: usize) -> bool {
+        let node = &self.plan.nodes[node];
         // Its own client may be sent away too, for being idle or for being slow.
-        let steady = |node: &plan::Node| node.config.limits.idle == 0;
-        while steady(&nodes[node]) && node > 0 {
-            node = nodes[node].upstream;
-        }
-        steady(&nodes[node])
+        let steady = node.config.limits.idle == 0;
+        steady && node.upstreams().iter().all(|next| self.path_is_steady(*next))
     }
 
     /// Every connection breaks: nothing is on its way any more.

@@ -8,7 +8,7 @@ use crate::trace::{Who, note};
 use crate::wires::{End, Wires};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
-use distcache_testing::bytes::{message, whole_messages};
+use distcache_testing::bytes::{at_level, message, whole_messages};
 use distcache_testing::random::Random;
 use std::rc::Rc;
 
@@ -37,6 +37,8 @@ struct Line {
 /// A server that lies.
 #[derive(Default)]
 pub struct Liar {
+    /// The patch level of most of its answers.
+    level: u8,
     lines: Vec<Line>,
     /// Uids that are not in flight any more, by who used them.
     stale: Vec<(User, u32, Op)>,
@@ -44,6 +46,11 @@ pub struct Liar {
 }
 
 impl Liar {
+    /// One that most often answers at this patch level.
+    pub fn new(level: u8) -> Self {
+        Self { level, ..Self::default() }
+    }
+
     /// Takes one turn; false where nothing moved.
     pub fn turn(&mut self, wires: &mut Wires, ledger: &mut Ledger) -> bool {
         let mut moved = false;
@@ -98,6 +105,7 @@ impl Liar {
     fn speak(&mut self, wires: &mut Wires, ledger: &mut Ledger) {
         let random = &mut wires.random;
         for line in &mut self.lines {
+            let level = if random.below(8) > 0 { self.level } else { random.below(3) as u8 };
             let which = random.below(line.asked.len());
             match random.below(10) {
                 _ if line.asked.is_empty() => continue,
@@ -112,9 +120,11 @@ impl Liar {
                 kind => {
                     let asked = line.asked.swap_remove(which);
                     let answer = answer(random, ledger, &asked);
-                    line.unsent.extend(message(1, asked.uid, asked.op as u8, &answer));
+                    let told = message(1, asked.uid, asked.op as u8, &answer);
+                    line.unsent.extend(at_level(level.max(asked.op.level() as u8), told));
                     if kind == 5 {
-                        line.unsent.extend(message(1, asked.uid, asked.op as u8, &POISON));
+                        let poison = message(1, asked.uid, asked.op as u8, &POISON);
+                        line.unsent.extend(at_level(1, poison));
                     }
                     self.stale.push((line.user(), asked.uid, asked.op));
                 }
@@ -130,17 +140,17 @@ impl Liar {
 fn answer(random: &mut Random, ledger: &mut Ledger, asked: &Asked) -> Rc<[u8]> {
     let lawful = (1..=64).contains(&asked.id.len());
     let answer: Rc<[u8]> = match (asked.op, lawful, &asked.add) {
-        (Op::Get, true, _) if random.below(2) == 0 => {
+        (Op::Get | Op::Take, true, _) if random.below(2) == 0 => {
             let (version, _) = ledger.next();
             session(&asked.id, version, 8 + random.below(5_000))
         }
-        (Op::Add, _, Some((ttl, _))) if *ttl > 604_800_000 => return Rc::from([102]),
-        (Op::Add, false, _) => return Rc::from([103]),
+        (Op::Add | Op::Put, _, Some((ttl, _))) if *ttl > 604_800_000 => return Rc::from([102]),
+        (Op::Add | Op::Put, false, _) => return Rc::from([103]),
         (_, false, _) => return Rc::from([1]),
         _ => Rc::from([random.below(2) as u8]),
     };
     let add = asked.add.as_ref().map(|(ttl, session)| (*ttl, &session[..]));
-    ledger.execute(asked.op, &asked.id, add, answer.clone());
+    ledger.execute(0, asked.op, &asked.id, add, answer.clone());
     answer
 }
 
@@ -157,7 +167,7 @@ impl Line {
         for (uid, op, payload) in messages {
             let op = Op::ALL[usize::from(op)];
             let asked = match (op, payload.split_first_chunk::<4>()) {
-                (Op::Add, Some((ttl, rest))) => {
+                (Op::Add | Op::Put, Some((ttl, rest))) => {
                     let (len, rest) = rest.split_first_chunk().unwrap_or((&[0; 4], &[]));
                     let (id, session) =
                         rest.split_at(rest.len().min(u32::from_be_bytes(*len) as usize));
@@ -175,7 +185,7 @@ impl Line {
         let same = stale.iter().filter(|(user, ..)| *user == self.user());
         let same: Vec<_> = same.collect();
         if let Some((_, uid, op)) = same.get(random.below(same.len())) {
-            self.unsent.extend(message(1, *uid, *op as u8, &POISON));
+            self.unsent.extend(at_level(1, message(1, *uid, *op as u8, &POISON)));
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Each kind of trouble is there or not in a given run, so that none hides behind the others.
 
+use crate::ask::Speaks;
+use crate::park::{self, SERVERS_MAX};
 use distcache_core::conns::Limits;
 use distcache_core::proxy::Config;
 use distcache_core::table::Geometry;
@@ -38,8 +40,13 @@ pub struct Faults {
 /// The size and the patience of a server or proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
-    /// Who it passes requests to, where it is a proxy: a node of a lower number.
-    pub upstream: usize,
+    /// Who it passes requests to, where it is a proxy: the first `links` count, and all are nodes of
+    /// lower numbers.
+    pub upstreams: [usize; SERVERS_MAX],
+    /// How many it passes requests to: none where it is a server.
+    pub links: usize,
+    /// Whether it is a server of old, which knows no level but 0.
+    pub old: bool,
     /// Whether that one may lie.
     pub doubtful: bool,
     /// Places for clients.
@@ -48,10 +55,17 @@ pub struct Node {
     pub flights: usize,
     /// Buffers.
     pub buffers: usize,
-    /// What it does with time.
+    /// What it does with time, and with copies.
     pub config: Config,
     /// Calls of `advance` in one turn; 0 where there is no bound.
     pub turn: usize,
+}
+
+impl Node {
+    /// The nodes that it passes requests to.
+    pub fn upstreams(&self) -> &[usize] {
+        &self.upstreams[..self.links]
+    }
 }
 
 /// A client that keeps to the rules.
@@ -59,6 +73,8 @@ pub struct Node {
 pub struct Caller {
     /// Whom it calls.
     pub node: usize,
+    /// At which levels it asks.
+    pub speaks: Speaks,
     /// Whether it is the core's own client, which makes one request at a time.
     pub careful: bool,
     /// How many requests it makes in all.
@@ -106,6 +122,16 @@ pub struct Plan {
     pub calm: bool,
     /// Whether node 0 is a server that lies.
     pub liar: bool,
+    /// The first nodes are servers; proxies follow.
+    pub servers: usize,
+    /// On how many servers proxies store each session.
+    pub copies: u8,
+    /// Whether no session may be missing that was stored by all rules.
+    pub keeps: bool,
+    /// The only server that anything happens to.
+    pub victim: Option<usize>,
+    /// A server that stops and does not go on, where all else is well.
+    pub stuck: Option<usize>,
     /// The size of the server's table.
     pub geometry: Geometry,
     /// Requests of one client that the server answers before the next one's turn.
@@ -124,6 +150,8 @@ pub struct Plan {
     pub session: usize,
     /// How many ids all clients share.
     pub ids: usize,
+    /// How many of four requests are for these.
+    pub shared: usize,
     /// How long most sessions live at most.
     pub life: u32,
 }
@@ -135,15 +163,21 @@ impl Plan {
     /// What `random` decides.
     pub fn draw(random: &mut Random) -> Self {
         let calm = random.below(5) == 0;
-        let liar = !calm && random.below(6) == 0;
-        let proxies = random.below(if calm { 3 } else { 4 }).max(usize::from(liar));
+        let park = random.below(2) == 0;
+        let liar = !calm && !park && random.below(4) == 0;
+        let servers = if park { pick(random, &[1, 2, 2, 3, 3, SERVERS_MAX]) } else { 1 };
+        let least = usize::from(liar || park);
+        let proxies = random.below(if calm { 3 } else { 4 }).max(least);
+        let last = servers + proxies - 1;
         let mut nodes: Vec<Node> =
-            (0..=proxies).map(|number| node(random, number, proxies, calm, liar)).collect();
+            (0..=last).map(|number| node(random, number, (servers, last), calm, liar)).collect();
+        let min_ttl = if liar { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
+        nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = min_ttl);
         if liar {
             nodes[0].config.limits = Limits { idle: 0, patience: 0 };
         }
         let most = if calm { 3 } else { 5 };
-        let callers = (0..=random.below(most)).map(|_| caller(random, proxies, liar)).collect();
+        let callers = (0..=random.below(most)).map(|_| caller(random, last, liar)).collect();
         let villains = if calm { 0 } else { random.below(4) };
         let sessions = pick(random, &[1, 2, 5, 16, 50, 80]);
         let bytes = pick(random, &[256, 2_048, 33_024, 300_000]);
@@ -154,21 +188,71 @@ impl Plan {
         let mut plan = Self {
             calm,
             liar,
+            servers,
+            copies: if park { pick(random, &[1, 2, 2]) } else { 1 },
+            keeps: false,
+            victim: None,
+            stuck: None,
             geometry: Geometry::new(sessions, bytes).expect("a lawful size"),
             budget: pick(random, &[1, 2, 128]),
             nodes,
             callers,
-            villains: (0..villains).map(|_| villain(random, proxies, liar)).collect(),
+            villains: (0..villains).map(|_| villain(random, last, liar)).collect(),
             wire,
             faults: if calm { Faults::default() } else { faults(random, liar, proxies) },
             session,
             ids: pick(random, &[1, 3, 12, 100]),
+            shared: 3,
             life: pick(random, &[5, 2_000, 60_000, 604_800_000]),
         };
         if random.below(8) == 0 {
             plan.hoard(random);
         }
+        if park {
+            plan.spread(random);
+        }
+        plan.level();
         plan
+    }
+
+    /// Makes it a run with several servers.
+    fn spread(&mut self, random: &mut Random) {
+        park::spread(self, random);
+        match random.below(3) {
+            _ if self.calm => park::all_well(self, random),
+            0 if self.copies > 1 && self.servers > 1 => park::one_in_trouble(self, random),
+            1 if self.servers > 1 => park::one_stuck(self, random),
+            _ => (),
+        }
+    }
+
+    /// Who calls a server of old knows what it is.
+    fn level(&mut self) {
+        for caller in &mut self.callers {
+            let old = self.nodes[caller.node].old;
+            if old && caller.speaks == Speaks::All {
+                caller.speaks = Speaks::Any;
+            }
+        }
+    }
+
+    /// The least time for which a session lives that is stored by way of this node.
+    pub fn least(&self, node: usize) -> u32 {
+        let next = self.nodes[node].upstreams().first();
+        let beyond = next.map_or(0, |next| self.least(*next));
+        beyond.max(self.nodes[node].config.min_ttl)
+    }
+
+    /// The highest level at which this node answers, where that never changes.
+    pub fn level_of(&self, node: usize) -> Option<u16> {
+        let steady = node < self.servers && !self.liar;
+        steady.then(|| u16::from(!self.nodes[node].old))
+    }
+
+    /// Whether requests may leave this node for a server of old.
+    pub fn leads_to_old(&self, node: usize) -> bool {
+        let next = self.nodes[node].upstreams().iter();
+        self.nodes[node].old || next.into_iter().any(|next| self.leads_to_old(*next))
     }
 
     /// Makes it a run in which a large table fills up, quickly and for long, while sessions in the
@@ -215,35 +299,48 @@ fn faults(random: &mut Random, liar: bool, proxies: usize) -> Faults {
     }
 }
 
-fn node(random: &mut Random, number: usize, proxies: usize, calm: bool, liar: bool) -> Node {
+fn node(
+    random: &mut Random,
+    number: usize,
+    (servers, last): (usize, usize),
+    calm: bool,
+    liar: bool,
+) -> Node {
+    let is_server = number < servers;
     let idle = pick(random, &[0, 0, 40, 5_000, 60_000]);
     let patience = pick(random, &[0, 300, 3_000, 10_000]);
     let patience = if liar { patience.max(300) } else { patience };
     let limits = if calm { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
     // A proxy behind it finds a place for certain once the others have left.
-    let slots = proxies + 1 + random.below(6) + if calm { 5 } else { 0 };
-    let least = if number == 0 { 2 } else { 4 };
-    let upstream = random.below(number);
+    let slots = last + 1 + random.below(6) + if calm { 5 } else { 0 };
+    let least = if is_server { 2 } else { 4 };
+    let upstream = if is_server { 0 } else { random.below(number) };
+    let config = Config::new(limits, pick(random, &[1, 50, 1_000, 5_000]));
+    // All servers do the same, that proxies need not care which one they ask.
+    let min_ttl = if is_server { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
     Node {
-        upstream,
-        doubtful: liar && upstream == 0,
+        upstreams: [upstream; SERVERS_MAX],
+        links: usize::from(!is_server),
+        old: is_server && !liar && random.below(4) == 0,
+        doubtful: liar && !is_server && upstream == 0,
         slots,
         flights: pick(random, &[1, 2, 3, 2 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
-        config: Config::new(limits, pick(random, &[1, 50, 1_000, 5_000])),
+        config: Config { min_ttl, ..config },
         turn: pick(random, &[0, 0, 1, 5]),
     }
 }
 
-fn caller(random: &mut Random, proxies: usize, liar: bool) -> Caller {
+fn caller(random: &mut Random, last: usize, liar: bool) -> Caller {
     let careful = random.below(3) == 0;
     // Only the core's client defends itself against a server that lies.
     let node = match liar && !careful {
-        true => 1 + random.below(proxies),
-        false => random.below(proxies + 1),
+        true => 1 + random.below(last),
+        false => random.below(last + 1),
     };
     Caller {
         node,
+        speaks: pick(random, &[Speaks::Zero, Speaks::Any, Speaks::All, Speaks::All, Speaks::All]),
         careful,
         requests: match random.below(8) {
             0 => 300,
@@ -257,8 +354,8 @@ fn caller(random: &mut Random, proxies: usize, liar: bool) -> Caller {
     }
 }
 
-fn villain(random: &mut Random, proxies: usize, liar: bool) -> Villain {
+fn villain(random: &mut Random, last: usize, liar: bool) -> Villain {
     let first = usize::from(liar);
     let vices = [Vice::Mute, Vice::Deaf, Vice::Vanish, Vice::Babble, Vice::Flood];
-    Villain { node: first + random.below(proxies + 1 - first), vice: pick(random, &vices) }
+    Villain { node: first + random.below(last + 1 - first), vice: pick(random, &vices) }
 }

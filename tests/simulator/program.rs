@@ -75,6 +75,7 @@ fn run_many(options: &Options) {
             sum.1.events += outcome.events;
             sum.1.answered += outcome.answered;
             sum.1.away += outcome.away;
+            sum.1.unsupported += outcome.unsupported;
             sum.1.lost += outcome.lost;
         }
     };
@@ -84,11 +85,12 @@ fn run_many(options: &Options) {
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds hold ({:.0} a second): {} events; {} requests answered, {} of them that the \
-         server is away; {} lost with their connections",
+         server is away and {} that it may be too old; {} lost with their connections",
         seeds as f64 / seconds,
         total.events,
         total.answered,
         total.away,
+        total.unsupported,
         total.lost
     );
 }

@@ -39,3 +39,38 @@ impl Scan {
         }
     }
 }
+
+impl Scan {
+    /// Makes what comes next look as to a server of old, which does not know that there are levels.
+    pub fn age(&self, bytes: &mut [u8]) {
+        let mut scan = *self;
+        for byte in bytes {
+            if (2..4).contains(&scan.have) {
+                *byte = 0;
+            }
+            scan.pass(&[*byte]);
+        }
+    }
+}
+
+/// The patch levels of the whole messages at the front of a lawful stream.
+///
+/// # Panics
+/// Where the frames of one message disagree.
+pub fn levels(mut bytes: &[u8]) -> Vec<u16> {
+    let (mut levels, mut first) = (Vec::new(), None);
+    while let Some((header, data)) = bytes.split_first_chunk::<14>() {
+        let len = usize::from(u16::from_be_bytes([header[12], header[13]]));
+        let Some((_, rest)) = data.split_at_checked(len) else {
+            break;
+        };
+        let level = u16::from_be_bytes([header[2], header[3]]);
+        assert_eq!(level, *first.get_or_insert(level), "frames of one message disagree");
+        if header[11] == 1 {
+            levels.push(level);
+            first = None;
+        }
+        bytes = rest;
+    }
+    levels
+}

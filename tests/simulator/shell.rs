@@ -6,6 +6,7 @@
 
 use crate::pipe::{Ending, Front};
 use crate::plan::Node;
+use crate::route::Route;
 use crate::scan::Scan;
 use crate::subject::Subject;
 use crate::trace::{Who, note};
@@ -14,8 +15,6 @@ use distcache_core::machine::{Peer, Wants};
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
 
-/// The one server of a proxy.
-const SERVER: Peer = Peer::Server(0);
 /// More than all requests that fit into all buffers.
 const STEPS_MAX: u64 = 100_000;
 
@@ -33,6 +32,8 @@ struct Port {
     since: Instant,
     /// Its bytes are there, and the machine had no room for them when it was last asked.
     turned_away: bool,
+    /// How many of the bytes that are pending have been looked at.
+    seen: usize,
 }
 
 /// A machine and its connections.
@@ -43,8 +44,14 @@ pub struct Shell<M> {
     number: usize,
     plan: Node,
     ports: Vec<Port>,
-    dialing: Option<End>,
-    dialed: Option<Instant>,
+    /// By the numbers of its servers.
+    dialing: Vec<Option<End>>,
+    dialed: Vec<Option<Instant>>,
+    /// Which way its requests go.
+    route: Route,
+    thoughts: u64,
+    /// It has been without one of its servers, and may not have all that it gave away.
+    pub shaken: bool,
     /// No request now on its way set out before this.
     flying: Instant,
     /// There is work left from the last turn.
@@ -55,10 +62,22 @@ pub struct Shell<M> {
 
 impl<M: Subject> Shell<M> {
     /// A machine without connections.
-    pub fn new(machine: M, number: usize, plan: Node) -> Self {
-        let (ports, stale) = (Vec::new(), Vec::new());
-        let (dialing, dialed, flying) = (None, None, Instant::ORIGIN);
-        Self { machine, number, plan, ports, dialing, dialed, flying, busy: true, stale }
+    pub fn new(machine: M, number: usize, plan: Node, route: Route) -> Self {
+        let servers = plan.upstreams().len();
+        Self {
+            machine,
+            number,
+            plan,
+            ports: Vec::new(),
+            dialing: vec![None; servers],
+            dialed: vec![None; servers],
+            route,
+            thoughts: 0,
+            shaken: false,
+            flying: Instant::ORIGIN,
+            busy: true,
+            stale: Vec::new(),
+        }
     }
 
     const fn who(&self) -> Who {
@@ -103,39 +122,51 @@ impl<M: Subject> Shell<M> {
     pub fn wake(&self, wires: &Wires) -> Option<Instant> {
         let now = wires.now;
         let deadline = self.machine.deadline().map(|at| at.max(now));
-        let dialing = self.dialing.and_then(|end| wires.next_dial(end));
+        let dialing = self.dialing.iter().flatten().filter_map(|end| wires.next_dial(*end));
         let reads = self.ports.iter().filter(|port| port.wants.read && !port.ended);
         let reads = reads.filter_map(|port| wires.next(port.end));
-        [deadline, dialing, wires.next_accept(self.number)].into_iter().flatten().chain(reads).min()
+        let own = [deadline, wires.next_accept(self.number)].into_iter().flatten();
+        own.chain(dialing).chain(reads).min()
     }
 
     /// The connections of which it holds an end.
     pub fn ends(&self) -> impl Iterator<Item = End> {
-        self.ports.iter().map(|port| port.end).chain(self.dialing)
+        self.ports.iter().map(|port| port.end).chain(self.dialing.iter().flatten().copied())
     }
 
     fn dial(&mut self, wires: &mut Wires) -> bool {
         let now = wires.now;
-        if let Some(end) = self.dialing {
+        let mut moved = false;
+        for number in 0..self.dialing.len() {
+            let Some(end) = self.dialing[number] else { continue };
+            let peer = Peer::Server(number as u8);
             match wires.dialed(end) {
-                Dial::Waiting => return false,
-                Dial::Refused => self.machine.closed(now, SERVER),
+                Dial::Waiting => continue,
+                Dial::Refused => {
+                    self.shaken = true;
+                    self.machine.closed(now, peer);
+                }
                 Dial::Connected => {
-                    self.machine.connected(now, 0);
-                    self.add_port(end, SERVER, now);
+                    self.machine.connected(now, number as u8);
+                    let mark = &mut self.route.marks[number];
+                    (mark.since, mark.clear, mark.heard) = (Some(self.thoughts), None, false);
+                    self.add_port(end, peer, now);
                 }
             }
-            self.dialing = None;
-            self.busy = true;
+            self.dialing[number] = None;
+            moved = true;
         }
-        if self.machine.dial(now).is_none() {
-            return self.busy;
+        while let Some(number) = self.machine.dial(now) {
+            let number = usize::from(number);
+            let last = self.dialed[number].replace(now);
+            let early = last.is_some_and(|last| now.since(last) < self.plan.config.retry);
+            assert!(!early, "{} dials again before it may", self.who());
+            assert_eq!(self.dialing[number], None, "{} dials twice", self.who());
+            self.dialing[number] = Some(wires.dial(self.who(), self.plan.upstreams()[number]));
+            moved = true;
         }
-        let early = self.dialed.is_some_and(|last| now.since(last) < self.plan.config.retry);
-        assert!(!early, "{} dials again before it may", self.who());
-        self.dialed = Some(now);
-        self.dialing = Some(wires.dial(self.who(), self.plan.upstream));
-        true
+        self.busy |= moved;
+        moved
     }
 
     fn accept(&mut self, wires: &mut Wires) -> bool {
@@ -156,8 +187,8 @@ impl<M: Subject> Shell<M> {
     fn add_port(&mut self, end: End, peer: Peer, now: Instant) {
         let (came, went) = (Scan::default(), Scan::default());
         let wants = Wants::default();
-        let (ended, turned_away) = (false, false);
-        self.ports.push(Port { end, peer, wants, ended, came, went, since: now, turned_away });
+        let (ended, turned_away, since, seen) = (false, false, now, 0);
+        self.ports.push(Port { end, peer, wants, ended, came, went, since, turned_away, seen });
         self.look(self.ports.len() - 1);
     }
 
@@ -180,6 +211,7 @@ impl<M: Subject> Shell<M> {
             return false;
         }
         port.went.pass(&pending[..len]);
+        port.seen = port.seen.saturating_sub(len);
         port.since = wires.now;
         self.machine.sent(wires.now, port.peer, len);
         self.look(number);
@@ -204,7 +236,13 @@ impl<M: Subject> Shell<M> {
                 if len > 0 && !port.came.within && port.came.messages == port.went.messages {
                     port.since = wires.now;
                 }
+                if self.plan.old {
+                    port.came.age(&mut space[..len]);
+                }
                 port.came.pass(&space[..len]);
+                if let Peer::Server(server) = port.peer {
+                    self.route.marks[usize::from(server)].heard |= port.came.messages > 0;
+                }
                 self.machine.filled(wires.now, port.peer, len);
                 self.look(number);
                 len > 0
@@ -239,6 +277,7 @@ impl<M: Subject> Shell<M> {
 
     fn drop_port(&mut self, wires: &mut Wires, number: usize) {
         let port = self.ports.swap_remove(number);
+        self.forget(port.peer);
         self.machine.closed(wires.now, port.peer);
         wires.close(self.who(), port.end);
         if let Peer::Client(_) = port.peer {
@@ -254,7 +293,9 @@ impl<M: Subject> Shell<M> {
         self.busy = false;
         loop {
             let flew = self.machine.flights() > 0;
-            let Some(peer) = self.machine.advance(wires.now) else {
+            let next = self.machine.advance(wires.now);
+            self.follow(next.is_none());
+            let Some(peer) = next else {
                 return;
             };
             if !flew {
@@ -264,8 +305,10 @@ impl<M: Subject> Shell<M> {
             note(wires.now, self.who(), "thinks", [calls, self.machine.work()]);
             if let Some(number) = self.ports.iter().position(|port| port.peer == peer) {
                 self.look(number);
-            } else if peer == SERVER && self.machine.wants(peer).close {
-                self.give_up_dialing(wires);
+            } else if let Peer::Server(server) = peer
+                && self.machine.wants(peer).close
+            {
+                self.give_up_dialing(wires, server.into());
             }
             let most = 64 + 8 * self.ports.len() as u64 + 4 * (self.machine.work() - before);
             assert!(calls <= most.min(STEPS_MAX), "{} runs in circles", self.who());
@@ -276,9 +319,47 @@ impl<M: Subject> Shell<M> {
         }
     }
 
-    fn give_up_dialing(&mut self, wires: &mut Wires) {
-        self.machine.closed(wires.now, SERVER);
-        if let Some(end) = self.dialing.take() {
+    /// Looks at what the machine has put into the outboxes of its servers; `rests` where it has done
+    /// all that is to be done.
+    fn follow(&mut self, rests: bool) {
+        self.thoughts += 1;
+        let servers = self.ports.iter_mut().filter(|port| matches!(port.peer, Peer::Server(_)));
+        let mut fresh = Vec::new();
+        for port in servers {
+            let Peer::Server(number) = port.peer else { continue };
+            let (pending, doomed) =
+                (self.machine.pending(port.peer), self.machine.wants(port.peer).close);
+            let mark = &mut self.route.marks[usize::from(number)];
+            if doomed {
+                (mark.since, mark.clear) = (None, None);
+            }
+            if pending.len() > port.seen {
+                fresh.push((usize::from(number), &pending[port.seen..]));
+                port.seen = pending.len();
+            } else if rests && pending.is_empty() {
+                mark.clear = mark.since.map(|_| self.thoughts);
+            }
+        }
+        for (number, bytes) in fresh {
+            self.route.follow(number, bytes);
+        }
+        self.shaken |= self.route.shaken;
+    }
+
+    /// A server's connection is gone, or was never made.
+    fn forget(&mut self, peer: Peer) {
+        if let Peer::Server(number) = peer {
+            let mark = &mut self.route.marks[usize::from(number)];
+            (mark.since, mark.clear) = (None, None);
+            self.shaken = true;
+        }
+    }
+
+    fn give_up_dialing(&mut self, wires: &mut Wires, number: usize) {
+        let peer = Peer::Server(number as u8);
+        self.forget(peer);
+        self.machine.closed(wires.now, peer);
+        if let Some(end) = self.dialing[number].take() {
             wires.close(self.who(), end);
         }
         self.busy = true;
@@ -299,7 +380,8 @@ impl<M: Subject> Shell<M> {
     fn check_close(&self, wires: &Wires, number: usize) {
         let port = &self.ports[number];
         let limits = self.plan.config.limits;
-        let since = if port.peer == SERVER { self.flying } else { port.since };
+        let is_server = matches!(port.peer, Peer::Server(_));
+        let since = if is_server { self.flying } else { port.since };
         let waited = wires.now.since(since);
         let over = |limit: u64| limit > 0 && waited >= limit;
         let answered = port.came.messages == port.went.messages;
@@ -314,7 +396,7 @@ impl<M: Subject> Shell<M> {
         assert!(right, "{} closes link {} for nothing: {port:?}", self.who(), port.end.link);
         // Who hangs up is answered first.
         let timely = !over(limits.idle) && !over(limits.patience);
-        let lawful = !matches!(wires.dialer(port.end), Who::Villain(_)) && port.peer != SERVER;
+        let lawful = !matches!(wires.dialer(port.end), Who::Villain(_)) && !is_server;
         assert!(!(timely && lawful) || answered, "{} closes unanswered {port:?}", self.who());
     }
 
@@ -326,7 +408,8 @@ impl<M: Subject> Shell<M> {
             let wants = self.machine.wants(port.peer);
             assert_eq!(wants, port.wants, "{} has not named {port:?}", self.who());
         }
-        let clients = self.ports.iter().filter(|port| port.peer != SERVER).count();
+        let clients = self.ports.iter().filter(|port| matches!(port.peer, Peer::Client(_)));
+        let clients = clients.count();
         assert_eq!(self.machine.clients(), clients, "{} miscounts its clients", self.who());
     }
 
@@ -364,8 +447,10 @@ impl<M: Subject> Shell<M> {
         while !self.ports.is_empty() {
             self.drop_port(wires, 0);
         }
-        if self.dialing.is_some() {
-            self.give_up_dialing(wires);
+        for number in 0..self.dialing.len() {
+            if self.dialing[number].is_some() {
+                self.give_up_dialing(wires, number);
+            }
         }
         for _ in 0..10_000 {
             if self.busy || self.machine.flights() > 0 {
@@ -384,8 +469,7 @@ impl<M: Subject> Shell<M> {
 
     /// Its buffers, without those that it keeps for good.
     pub const fn buffers(&self) -> u32 {
-        let kept = if self.number == 0 { 0 } else { 2 };
-        self.plan.buffers as u32 - kept
+        self.plan.buffers as u32 - 2 * self.plan.links as u32
     }
 
     /// Its size and patience.

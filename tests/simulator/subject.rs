@@ -14,6 +14,10 @@ pub trait Subject: Station {
     fn buffers_free(&self) -> u32;
     /// How many requests it believes to be on their way.
     fn flights(&self) -> usize;
+    /// Whether it is connected to a server of its own.
+    fn is_up(&self, _number: u8) -> bool {
+        false
+    }
 }
 
 impl<S: Store> Subject for Server<'_, S> {
@@ -52,5 +56,9 @@ impl Subject for Mux<'_> {
 
     fn flights(&self) -> usize {
         Mux::flights(self)
+    }
+
+    fn is_up(&self, number: u8) -> bool {
+        Mux::is_up(self, number)
     }
 }

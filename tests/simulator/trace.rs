@@ -16,7 +16,7 @@ const SHOWN: usize = 40;
 pub enum Who {
     /// Chance: a fault, or time itself.
     World,
-    /// The server, or the liar in its place, is 0; proxies follow.
+    /// The servers, or the liar in the place of the only one; proxies follow.
     Node(usize),
     /// A client that keeps to the rules.
     Caller(usize),
@@ -39,8 +39,7 @@ impl fmt::Display for Who {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World => write!(out, "world"),
-            Self::Node(0) => write!(out, "server"),
-            Self::Node(number) => write!(out, "proxy {number}"),
+            Self::Node(number) => write!(out, "node {number}"),
             Self::Caller(number) => write!(out, "caller {number}"),
             Self::Villain(number) => write!(out, "villain {number}"),
         }

@@ -116,14 +116,15 @@ impl Villain {
 
     fn request(&self, wires: &mut Wires, ledger: &mut Ledger) -> Vec<u8> {
         let (version, since) = ledger.next();
-        let ask = match self.plan.vice {
+        let mut ask = match self.plan.vice {
             Vice::Flood => {
                 let ask = self.asker.lawful(&mut wires.random, version, since);
                 Ask { op: Op::Have, add: None, ..ask }
             }
             _ => self.asker.any(&mut wires.random, version, since),
         };
-        ledger.ask(&ask);
+        ledger.ask(wires.now, &mut ask);
+        ledger.keeper.lose(&ask);
         ask.wire(&mut wires.random)
     }
 }

@@ -76,6 +76,8 @@ pub struct Wires {
     pub wire: Wire,
     /// Where each node takes connections.
     pub listeners: Vec<Listener>,
+    /// The only node whose connections are cut or not made.
+    pub victim: Option<usize>,
     links: Vec<Link>,
 }
 
@@ -84,7 +86,7 @@ impl Wires {
     pub fn new(random: Random, wire: Wire, nodes: usize) -> Self {
         let listeners = vec![Listener { up: true, ..Listener::default() }; nodes];
         let now = Instant::from_millis(1_000);
-        Self { now, random, wire, listeners, links: Vec::new() }
+        Self { now, random, wire, listeners, victim: None, links: Vec::new() }
     }
 
     /// Whether something that happens `permille` times of a thousand happens now.
@@ -101,7 +103,7 @@ impl Wires {
     pub fn dial(&mut self, who: Who, node: usize) -> End {
         let link = self.links.len();
         let at = self.arrival();
-        let lost = self.chance(self.wire.lost_dials);
+        let lost = self.is_troubled(node) && self.chance(self.wire.lost_dials);
         let decided = match self.listeners[node].up {
             _ if lost => None,
             true => Some((at, Dial::Connected)),
@@ -179,7 +181,8 @@ impl Wires {
         }
         let len = self.piece(most);
         note(self.now, who, "sends on link, bytes", [end.link as u64, len as u64]);
-        let passes = match self.chance(self.wire.cuts) {
+        let troubled = self.is_troubled(self.links[end.link].node);
+        let passes = match troubled && self.chance(self.wire.cuts) {
             true => self.random.below(len + 1),
             false => len,
         };
@@ -188,6 +191,10 @@ impl Wires {
             self.cut(end, at);
         }
         len
+    }
+
+    fn is_troubled(&self, node: usize) -> bool {
+        self.victim.is_none_or(|victim| victim == node)
     }
 
     fn piece(&mut self, most: usize) -> usize {

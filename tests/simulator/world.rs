@@ -1,12 +1,13 @@
 //! Everybody together: rounds of turns in the order of chance, faults between them, and time that
 //! moves when nothing else does.
 
-use crate::ask::Asker;
+use crate::ask::{Asker, Speaks};
 use crate::caller::Caller;
 use crate::checked::Checked;
 use crate::ledger::Ledger;
 use crate::liar::Liar;
 use crate::plan::{LIVES, Plan, pick};
+use crate::route::Route;
 use crate::shell::Shell;
 use crate::trace::{Who, note};
 use crate::villain::Villain;
@@ -22,6 +23,9 @@ use std::rc::Rc;
 
 /// A server over a table that is checked.
 type Cache<'m> = Server<'m, Checked<'m>>;
+
+/// A time that does not come.
+const NEVER: Instant = Instant::from_millis(u64::MAX);
 
 /// Rounds in which faults happen.
 const STORM: usize = 3_000;
@@ -40,7 +44,8 @@ impl Stock {
         let node = |node: &crate::plan::Node| {
             let memory =
                 || Memory::with_buffers(node.slots, node.buffers).with_flights(node.flights);
-            (0..lives).map(|_| memory()).collect()
+            let servers = || node.upstreams().iter().copied();
+            (0..lives).map(|_| memory().with_servers_called(servers())).collect()
         };
         let client = |caller: &crate::plan::Caller| {
             let connections = if caller.careful { caller.connections } else { 0 };
@@ -48,7 +53,7 @@ impl Stock {
         };
         Self {
             nodes: plan.nodes.iter().map(node).collect(),
-            tables: (0..lives).map(|_| vec![0; plan.geometry.size() + 64]).collect(),
+            tables: (0..lives * plan.servers).map(|_| vec![0; plan.geometry.size() + 64]).collect(),
             clients: plan.callers.iter().map(client).collect(),
         }
     }
@@ -86,22 +91,30 @@ pub struct World<'m> {
 impl<'m> World<'m> {
     /// All nodes up, and nobody connected yet.
     pub fn new(plan: &'m Plan, stock: &'m mut Stock, random: Random) -> Self {
-        let wires = Wires::new(random, plan.wire, plan.nodes.len());
-        let asker = |owner: usize| Asker {
+        let mut wires = Wires::new(random, plan.wire, plan.nodes.len());
+        wires.victim = plan.victim;
+        let asker = |owner: usize, node: usize, speaks: Speaks| Asker {
             owner: owner as u64,
             ids: plan.ids,
+            shared: plan.shared,
             session: plan.session,
             life: plan.life,
+            speaks,
+            least: plan.least(node),
+            proxied: node >= plan.servers,
         };
         let clients = stock.clients.iter_mut().map(|own| own.iter_mut().map(Vec::as_mut_slice));
-        let flags = (plan.calm, plan.liar);
         let callers = plan.callers.iter().zip(clients).enumerate();
-        let callers = callers.map(|(number, (plan, memory))| {
-            Caller::new(number, *plan, asker(number + 1), flags, memory.collect())
+        let callers = callers.map(|(number, (caller, memory))| {
+            let asker = asker(number + 1, caller.node, caller.speaks);
+            let flags = (plan.calm, plan.liar, plan.level_of(caller.node));
+            Caller::new(number, *caller, asker, flags, memory.collect())
         });
         let villains = plan.villains.iter().enumerate();
-        let villains =
-            villains.map(|(number, plan)| Villain::new(number, *plan, asker(number + 100)));
+        let villains = villains.map(|(number, villain)| {
+            let asker = asker(number + 100, villain.node, Speaks::All);
+            Villain::new(number, *villain, asker)
+        });
         let seats = stock.nodes.iter_mut().map(|memory| Seat {
             post: Post::Nobody,
             memory: memory.iter_mut().collect(),
@@ -110,7 +123,7 @@ impl<'m> World<'m> {
         let mut world = Self {
             plan,
             wires,
-            ledger: Rc::default(),
+            ledger: Rc::new(RefCell::new(Ledger::new(plan))),
             callers: callers.collect(),
             villains: villains.collect(),
             seats: seats.collect(),
@@ -125,22 +138,29 @@ impl<'m> World<'m> {
     fn raise(&mut self, number: usize) {
         let plan = self.plan.nodes[number];
         if self.plan.liar && number == 0 {
-            self.seats[0].post = Post::Liar(Liar::default());
+            let level = self.wires.random.below(2) as u8;
+            self.seats[0].post = Post::Liar(Liar::new(level));
             return;
         }
         let memory = self.seats[number].memory.pop().expect("a life is left");
-        self.seats[number].post = match number {
-            0 => {
+        let old = |node: &usize| (*node, self.plan.nodes[*node].old);
+        let route = Route::new(plan.upstreams().iter().map(old), plan.config.copies);
+        self.seats[number].post = match number < self.plan.servers {
+            true => {
                 let table = self.tables.pop().expect("a life is left");
                 let aligned = table.as_ptr().align_offset(64);
                 let key = self.wires.random.next();
                 let (geometry, ledger) = (self.plan.geometry, self.ledger.clone());
-                let table = Checked::new(&mut table[aligned..], geometry, key, ledger);
+                let table = Checked::new(&mut table[aligned..], number, geometry, key, ledger);
                 let mut server = memory.server(plan.config.limits, table);
                 server.set_budget(self.plan.budget);
-                Post::Server(Box::new(Shell::new(server, number, plan)))
+                server.set_min_ttl(plan.config.min_ttl);
+                Post::Server(Box::new(Shell::new(server, number, plan, route)))
             }
-            _ => Post::Proxy(Box::new(Shell::new(memory.proxy(plan.config), number, plan))),
+            false => {
+                let proxy = memory.proxy(plan.config);
+                Post::Proxy(Box::new(Shell::new(proxy, number, plan, route)))
+            }
         };
         self.wires.listeners[number].up = true;
         note(self.wires.now, Who::Node(number), "begins", [0, 0]);
@@ -202,7 +222,11 @@ impl<'m> World<'m> {
         }
         match &mut seat.post {
             Post::Server(shell) => shell.turn(&mut self.wires),
-            Post::Proxy(shell) => shell.turn(&mut self.wires),
+            Post::Proxy(shell) => {
+                let moved = shell.turn(&mut self.wires);
+                self.ledger.borrow_mut().keeper.shaken |= shell.shaken;
+                moved
+            }
             Post::Liar(liar) => liar.turn(&mut self.wires, &mut self.ledger.borrow_mut()),
             Post::Nobody => {
                 self.raise(number);
@@ -214,6 +238,7 @@ impl<'m> World<'m> {
     /// When the next thing happens.
     pub(crate) fn wake(&self) -> Option<Instant> {
         let seats = self.seats.iter().map(|seat| match &seat.post {
+            _ if seat.stopped == NEVER => None,
             _ if seat.stopped > self.wires.now => Some(seat.stopped),
             Post::Server(shell) => shell.wake(&self.wires),
             Post::Proxy(shell) => shell.wake(&self.wires),
@@ -232,7 +257,15 @@ impl<'m> World<'m> {
         if self.wires.chance(faults.jumps) {
             self.jump();
         }
+        if let Some(stuck) = self.plan.stuck
+            && self.seats[stuck].stopped != NEVER
+            && self.wires.chance(20)
+        {
+            self.seats[stuck].stopped = NEVER;
+            note(self.wires.now, Who::Node(stuck), "is stuck", [0, 0]);
+        }
         let number = self.wires.random.below(self.seats.len());
+        let number = self.plan.victim.unwrap_or(number);
         if self.wires.chance(faults.freezes) {
             let longest = pick(&mut self.wires.random, &[20, 2_000, 60_000]);
             let pause = self.wires.random.below(longest) as u64;
@@ -260,7 +293,8 @@ impl<'m> World<'m> {
     fn jump(&mut self) {
         let now = self.wires.now;
         let number = self.wires.random.below(1_000);
-        let due = match &self.seats[0].post {
+        let server = self.wires.random.below(self.plan.servers);
+        let due = match &self.seats[server].post {
             Post::Server(shell) => shell.machine.store().due(number),
             _ => None,
         };
@@ -282,12 +316,12 @@ impl<'m> World<'m> {
         })
     }
 
-    /// The node that is the server, where it does not lie.
-    pub(crate) fn server(&mut self) -> Option<&mut Shell<Cache<'m>>> {
-        match &mut self.seats.first_mut()?.post {
+    /// The nodes that are servers, and do not lie.
+    pub(crate) fn servers(&mut self) -> impl Iterator<Item = &mut Shell<Cache<'m>>> {
+        self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
             Post::Server(shell) => Some(&mut **shell),
             _ => None,
-        }
+        })
     }
 
     /// A node loses all its connections, and keeps nothing.
@@ -317,7 +351,7 @@ impl<'m> World<'m> {
             (Who::Node(number), Who::Node(_)) => !patient[number],
             _ => true,
         });
-        if patient.iter().skip(1).any(|patient| !patient) {
+        if patient.iter().skip(self.plan.servers).any(|patient| !patient) {
             self.wires.refuse_hanging();
         }
     }

@@ -44,6 +44,15 @@ impl Memory {
         self
     }
 
+    /// The same for a proxy of these servers, by the numbers in their names; its own buffers are to be
+    /// enough for all of them.
+    #[must_use]
+    pub fn with_servers_called(mut self, numbers: impl Iterator<Item = usize>) -> Self {
+        let name = |number| Upstream::new(format!("server {number}").as_bytes());
+        self.servers = numbers.map(name).collect();
+        self
+    }
+
     /// The same with room for no more than `flights` requests on their way.
     #[must_use]
     pub fn with_flights(mut self, flights: usize) -> Self {

@@ -156,6 +156,8 @@ pub struct Net<M> {
     pub reach_of: [Option<Reach>; SERVERS],
     /// When the machine dialed.
     pub dials: Vec<Instant>,
+    /// How often it was connected to each of its servers.
+    pub connects: [usize; SERVERS],
     wires: Vec<Wire>,
 }
 
@@ -166,7 +168,8 @@ impl<M: Station> Net<M> {
         let wires =
             (0..SERVERS as u8).map(|number| Wire::new(Peer::Server(number), false)).collect();
         let (reach, reach_of) = (Reach::Accepts, [None; SERVERS]);
-        Self { machine, now, pieces, reach, reach_of, dials: Vec::new(), wires }
+        let (dials, connects) = (Vec::new(), [0; SERVERS]);
+        Self { machine, now, pieces, reach, reach_of, dials, connects, wires }
     }
 
     /// Connects a client; `None` where it is refused.
@@ -314,6 +317,7 @@ impl<M: Station> Net<M> {
 
     fn pick_up_at(&mut self, number: u8) {
         self.wires[usize::from(number)] = Wire::new(Peer::Server(number), true);
+        self.connects[usize::from(number)] += 1;
         self.machine.connected(self.now, number);
         self.look(server(number));
     }

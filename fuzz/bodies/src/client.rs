@@ -2,20 +2,23 @@
 
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
-use distcache_core::client::{Client, MEMORY};
+use distcache_core::client::{Client, MEMORY, RequestError};
 use distcache_core::id::Id;
 use distcache_core::message::{Add, Reply, Request, Status};
-use distcache_core::wire::Malformed;
+use distcache_core::wire::{Malformed, Op};
 
-/// First a byte for the operation and 8 for the pieces, then what the server says.
+/// First a byte for the operation, and whether the server is known to have all of them, and 8 for the
+/// pieces; then what the server says.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
-    let op = input.below(4);
+    let first = input.byte();
+    let wanted = usize::from(first & 0x7f) % Op::ALL.len();
     let mut pieces = input.word();
     let mut said = input.rest();
     let mut client = Client::new(vec![0; MEMORY]).expect("enough memory");
+    client.set_level(u16::from(first >> 7));
     for uid in 1..=3 {
-        ask(&mut client, op);
+        let op = ask(&mut client, wanted);
         let begun = said;
         let verdict = loop {
             match client.advance() {
@@ -39,17 +42,34 @@ pub fn body(data: &[u8]) {
         if !matches!(verdict, Ok(Some(_))) {
             return;
         }
+        // Only the first answer is looked at byte for byte, and so is its level.
+        let told = begun.get(2..4).filter(|_| uid == 1).and_then(|told| told.first_chunk());
+        assert!(told.is_none_or(|told| client.level() == u16::from_be_bytes(*told)));
         assert!(client.space().is_empty(), "what comes behind the answer waits");
     }
 }
 
-fn ask(client: &mut Client<Vec<u8>>, op: usize) {
+/// Asks for what is wanted, or, where the server is not known to have it, for something else.
+fn ask(client: &mut Client<Vec<u8>>, wanted: usize) -> usize {
     let id = Id::new(b"id").expect("two bytes");
-    let add = Request::Add(Add { ttl: 1000, id, session: b"session" });
-    let request = [add, Request::Get(id), Request::Remove(id), Request::Have(id)][op];
-    assert_eq!(client.request(&request), Ok(()));
+    let add = Add { ttl: 1000, id, session: b"session" };
+    let requests = [
+        Request::Add(add),
+        Request::Get(id),
+        Request::Remove(id),
+        Request::Have(id),
+        Request::Put(add),
+        Request::Take(id),
+    ];
+    let known = wanted < 4 || client.level() > 0;
+    if !known {
+        assert_eq!(client.request(&requests[wanted]), Err(RequestError::Unsupported));
+    }
+    let op = if known { wanted } else { 1 };
+    assert_eq!(client.request(&requests[op]), Ok(()));
     let len = client.pending().len();
     client.sent(len);
+    op
 }
 
 fn check(said: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>) {
@@ -59,8 +79,10 @@ fn check(said: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>)
             match (op, &told.payload[..]) {
                 (_, []) => Ok(Some(Reply::Status(Status::DISCONNECTED))),
                 (_, [code]) => Ok(Some(Reply::Status(Status(*code)))),
-                (1, [_, _] | [_, _, _] | [_, _, _, _]) => Ok(Some(Reply::Status(Status::NOT_OK))),
-                (1, session) => return assert_eq!(*verdict, Ok(Some(Reply::Session(session)))),
+                (1 | 5, [_, _] | [_, _, _] | [_, _, _, _]) => {
+                    Ok(Some(Reply::Status(Status::NOT_OK)))
+                }
+                (1 | 5, session) => return assert_eq!(*verdict, Ok(Some(Reply::Session(session)))),
                 _ => Err(()),
             }
         }

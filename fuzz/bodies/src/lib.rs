@@ -11,6 +11,7 @@ pub mod measure;
 pub mod options;
 pub mod pool;
 pub mod proxy;
+pub mod replicas;
 pub mod seeds;
 pub mod server;
 pub mod sessiond;
@@ -22,13 +23,14 @@ pub mod table;
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const BODIES: [(&str, Body); 11] = [
+pub const BODIES: [(&str, Body); 12] = [
     ("address", address::body),
     ("client", client::body),
     ("measure", measure::body),
     ("options", options::body),
     ("pool", pool::body),
     ("proxy", proxy::body),
+    ("replicas", replicas::body),
     ("server", server::body),
     ("sessiond", sessiond::body),
     ("slots", slots::body),

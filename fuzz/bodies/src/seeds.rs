@@ -1,6 +1,6 @@
 //! Where fuzzing begins, and how one input becomes the next where no fuzzer does that.
 
-use distcache_testing::bytes::message;
+use distcache_testing::bytes::{ADD, GET, PUT, TAKE, add_payload, at_level, message};
 use distcache_testing::random::Random;
 use distcache_testing::vectors::lines;
 
@@ -54,15 +54,55 @@ pub fn of(body: &str) -> Vec<Vec<u8>> {
         "server" => {
             let all: Vec<&[u8]> = requests.collect();
             let alone = all.chunks(1).chain(all[..30].chunks(10));
-            alone.map(|asks| [&[1; 8][..], &asks.concat()].concat()).collect()
+            let old = alone.map(|asks| [&[1; 8][..], &asks.concat()].concat());
+            old.chain(new_requests()).collect()
         }
         "client" => {
             let of = |op: u8| move |reply: &[u8]| [&[op; 9][..], reply].concat();
-            (0..4).flat_map(|op| replies.clone().map(of(op))).collect()
+            let old = (0..4).flat_map(|op| replies.clone().map(of(op)));
+            old.chain(new_replies()).collect()
         }
         "sessiond" => packets(),
         _ => (0..20).map(|seed| noise(seed, 40 * (1 + seed as usize))).collect(),
     }
+}
+
+/// Requests of level 1, each behind what it makes a difference to, and one at a level too low.
+fn new_requests() -> Vec<Vec<u8>> {
+    let store = |op, session: &[u8]| message(0, 7, op, &add_payload(60_000, b"an id", session));
+    let fetch = |op| message(0, 7, op, b"an id");
+    let short = message(0, 7, PUT, b"1234567");
+    let cases = [
+        vec![store(PUT, b"session"), store(PUT, &[7; 5_000]), fetch(GET)],
+        vec![store(ADD, b"session"), fetch(TAKE), fetch(TAKE), store(PUT, b"another")],
+        vec![store(PUT, &[8; 3_000]), fetch(TAKE), fetch(GET)],
+        vec![store(PUT, b""), fetch(TAKE), short],
+    ];
+    let seed = |level: u8| {
+        move |asks: &Vec<Vec<u8>>| {
+            let asks: Vec<u8> = asks.iter().flat_map(|ask| at_level(level, ask.clone())).collect();
+            [&[1; 8][..], &asks].concat()
+        }
+    };
+    let lawful = cases.iter().map(seed(1)).chain(cases.iter().map(seed(200)));
+    lawful.chain(cases.iter().map(seed(0))).collect()
+}
+
+/// Replies to a client that knows its server's level, or is about to learn it.
+fn new_replies() -> Vec<Vec<u8>> {
+    let said = |uid, op, level, payload: &[u8]| at_level(level, message(1, uid, op, payload));
+    let known = |op: u8, said: Vec<u8>| [&[0x80 | op][..], &[9; 8], &said].concat();
+    let learns = |op: u8, said: [Vec<u8>; 3]| [&[op; 9][..], &said.concat()].concat();
+    vec![
+        known(PUT, said(1, PUT, 1, &[0])),
+        known(PUT, said(1, PUT, 1, &[3])),
+        known(TAKE, said(1, TAKE, 1, &[7; 5_000])),
+        known(TAKE, said(1, TAKE, 1, b"four")),
+        known(TAKE, said(1, TAKE, 0, &[1])),
+        learns(PUT, [said(1, GET, 1, &[1]), said(2, PUT, 1, &[0]), said(3, PUT, 1, &[0])]),
+        learns(TAKE, [said(1, GET, 1, b"session"), said(2, TAKE, 1, &[1]), said(3, TAKE, 1, &[1])]),
+        learns(TAKE, [said(1, GET, 0, &[1]), said(2, GET, 9, &[1]), said(3, TAKE, 1, b"session")]),
+    ]
 }
 
 /// What a server says: operation, level, payload.

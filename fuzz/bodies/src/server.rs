@@ -1,7 +1,7 @@
 //! A server answers a stream in pieces as it answers it whole, and only to whom it must.
 
 use crate::measure::{Verdict, slow};
-use distcache_testing::bytes::whole_messages;
+use distcache_testing::bytes::{GET, TAKE, whole_messages};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{Net, Pieces};
 use distcache_testing::random::Random;
@@ -32,6 +32,7 @@ fn told(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
 
 /// Every whole request is answered in its turn under its own uid, until one is wrong.
 fn answers_fit(stream: &[u8], (answers, open, operations): &Outcome) {
+    let mut levels = answers.get(2..).unwrap_or_default();
     let (answers, rest) = whole_messages(answers);
     assert!(rest.is_empty());
     assert_eq!(answers.len() as u64, *operations);
@@ -41,13 +42,15 @@ fn answers_fit(stream: &[u8], (answers, open, operations): &Outcome) {
             Verdict::Waits => break true,
             Verdict::Wrong => break false,
             // An ADD or PUT without its fixed fields.
-            Verdict::Whole(told) if matches!(told.op, 0 | 4) && told.payload.len() < 8 => {
-                break false;
-            }
+            Verdict::Whole(told) if told.op % 4 == 0 && told.payload.len() < 8 => break false,
             Verdict::Whole(told) => {
                 let (uid, op, payload) = answered.next().expect("an answer to each request");
                 assert_eq!((uid, op), (told.uid, told.op));
-                assert!(matches!(op, 1 | 5) || payload.len() == 1, "a status");
+                assert!(op == GET || op == TAKE || payload.len() == 1, "a status");
+                // At the level of the request, but no higher than 1.
+                assert_eq!(levels[..2], [0, u8::from(rest[2] > 0 || rest[3] > 0)]);
+                let frames = payload.len().div_ceil(2048).max(1);
+                levels = levels.get(14 * frames + payload.len()..).unwrap_or_default();
                 rest = &rest[told.wire_len..];
             }
         }
