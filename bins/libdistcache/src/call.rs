@@ -11,9 +11,10 @@ use crate::reason::Reason;
 /// Room for a reason and the NUL behind it: the longest host fits, and what does not is cut.
 const WORDS_MAX: usize = 512;
 
-/// Bytes that a call has to find free: more than connection and session take, and little enough for
-/// the allocator to have them at hand.
-const MEMORY_PROBE: usize = 112 * 1024;
+/// Bytes that a call has to find free: more than a session and what else is not asked for with care, and
+/// so little that glibc has them at hand. At 112 KiB it gave memory back to the system after each
+/// call, of which every thread of the process had to be told.
+const MEMORY_PROBE: usize = 40 * 1024;
 
 thread_local! {
     /// Nothing here needs to be released, so it is there until the very end of a thread.
