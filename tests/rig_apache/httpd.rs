@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::rig::{installed, succeed};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -66,19 +66,18 @@ impl Httpd {
         command.env("DISTCACHE_TIMEOUT_MS", DEADLINE.as_millis().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let mut httpd = Self { program: Program::adopt(command), log };
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            if !httpd.program.is_running() {
-                let log = httpd.log() + &httpd.program.err.all();
-                assert!(log.contains("could not bind"), "httpd does not start: {log}");
-                return None;
-            }
+        let started = until("httpd listens, or says why not", || {
             if httpd.log().contains("resuming normal operations") {
-                return Some(httpd);
+                return Some(true);
             }
-            assert!(Instant::now() < patience, "httpd never listens: {}", httpd.log());
-            std::thread::sleep(Duration::from_millis(5));
+            (!httpd.program.is_running()).then_some(false)
+        });
+        if started {
+            return Some(httpd);
         }
+        let log = httpd.log() + &httpd.program.err.all();
+        assert!(log.contains("could not bind"), "httpd does not start: {log}");
+        None
     }
 
     /// Has it read its configuration again, and begin new children while the old ones finish.
@@ -100,9 +99,9 @@ impl Drop for Httpd {
         if self.program.is_running() {
             // The parent sees to its children.
             self.program.signal(Signal::TERM);
-            let patience = Instant::now() + PATIENCE;
-            while self.program.is_running() && Instant::now() < patience {
-                std::thread::sleep(Duration::from_millis(5));
+            // A second panic would hide the first.
+            if !std::thread::panicking() {
+                until("httpd has ended", || (!self.program.is_running()).then_some(()));
             }
         }
         // What is left of the group, if anything is: nobody else is in it.
