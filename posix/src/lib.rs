@@ -53,6 +53,7 @@ pub mod memory;
 pub mod options;
 pub mod poller;
 pub mod program;
+pub mod programs;
 pub mod relay;
 pub mod reserve;
 pub mod resolver;

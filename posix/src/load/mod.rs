@@ -27,6 +27,7 @@ use crate::address::{Address, Target};
 use crate::hammer::Histogram;
 use crate::limits;
 use crate::memory::Memory;
+use crate::options::table::{Entry, Group};
 use crate::options::{Options, OptionsError};
 use crate::poller::{Event, Events, Interest, Poller};
 use crate::socket::{Received, Stream};
@@ -90,21 +91,18 @@ impl Config {
     /// A value that is missing or unfit.
     pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
         match name {
-            "conns" => self.conns = options.number(1..=100_000)? as usize,
+            "conns" => self.conns = options.count(1..=100_000)? as usize,
             "datalen" => {
-                self.data_len = options.number(SESSION_MIN as u64..=DATA_MAX)? as usize;
+                self.data_len = options.bytes(SESSION_MIN as u64..=DATA_MAX)? as usize;
             }
-            "depth" => self.depth = options.number(1..=4096)? as usize,
+            "depth" => self.depth = options.count(1..=4096)? as usize,
             "get" => self.get = options.number(0..=100)? as u32,
             "idlen" => self.id_len = options.number(ID_MIN as u64..=ID_MAX as u64)? as usize,
-            "keys" => self.keys = options.number(1..=1 << 24)? as u32,
+            "keys" => self.keys = options.count(1..=1 << 24)? as u32,
             "nostore" => self.store_first = false,
             "seconds" => {
-                let seconds = options.text()?.parse().ok();
-                let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                let time = time.filter(|time| (1..=86_400_000).contains(&time.as_millis()));
-                self.time =
-                    time.ok_or_else(|| options.error("needs seconds from 0.001 to 86400"))?;
+                let limits = Duration::from_millis(1)..=Duration::from_secs(86_400);
+                self.time = options.duration(limits)?;
             }
             "shortlived" => self.short_lived = true,
             _ => return Ok(false),
@@ -123,6 +121,28 @@ impl Config {
         Ok(())
     }
 }
+
+/// The options that [`Config::option`] reads.
+pub const OPTIONS: Group = Group {
+    title: "Measure",
+    options: &[
+        Entry::valued(&["seconds"], "s", "measure for that long"),
+        Entry::valued(&["conns"], "n", "how many connections").default("1"),
+        Entry::valued(&["depth"], "n", "how many requests are open on each").default("1"),
+        Entry::valued(&["keys"], "n", "how many sessions, stored before the clock runs")
+            .default("10000"),
+        Entry::valued(&["idlen"], "bytes", "bytes of each id, 8 to 64").default("32"),
+        Entry::valued(&["datalen"], "bytes", "bytes of each session, 5 to 32696").default("200"),
+        Entry::valued(
+            &["get"],
+            "percent",
+            "how many requests are GETs; the others are REMOVE and ADD in turn",
+        )
+        .default("90"),
+        Entry::switch(&["shortlived"], "a connection for every request"),
+        Entry::switch(&["nostore"], "the sessions are there from an earlier run"),
+    ],
+};
 
 /// Puts the load on the server at `address`.
 ///
