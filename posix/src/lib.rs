@@ -54,6 +54,7 @@ pub mod options;
 pub mod poller;
 pub mod program;
 pub mod programs;
+mod reason;
 pub mod relay;
 pub mod reserve;
 pub mod resolver;
