@@ -30,6 +30,7 @@ use crate::memory::Memory;
 use crate::options::table::{Entry, Group};
 use crate::options::{Options, OptionsError};
 use crate::poller::{Event, Events, Interest, Poller};
+use crate::reason::is_closed;
 use crate::socket::{Received, Stream};
 use caller::Caller;
 use protocol::{Asked, Protocol};
@@ -163,6 +164,7 @@ pub fn run(
     let mut load = Load {
         config,
         protocol,
+        address,
         target,
         poller: Poller::new().map_err(Failure::Io)?,
         pool: Pool::new(&mut memory, room),
@@ -192,6 +194,7 @@ fn most<P: Protocol>(config: &Config, _: &P) -> usize {
 struct Load<'c, 'm, P> {
     config: &'c Config,
     protocol: &'c P,
+    address: &'c Address,
     target: Target,
     poller: Poller,
     pool: Pool<'m>,
@@ -261,6 +264,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         match Stream::connect(&self.target) {
             Ok((stream, open)) => {
                 caller.connecting = open;
+                caller.answered = false;
                 caller.watched = caller.wanted();
                 self.poller.add(&stream, number, caller.watched).map_err(Failure::Io)?;
                 caller.stream = Some(stream);
@@ -270,7 +274,7 @@ impl<P: Protocol> Load<'_, '_, P> {
                 self.crowded += 1;
                 Ok(())
             }
-            Err(error) => Err(Failure::Connect(error)),
+            Err(error) => Err(Failure::Connect(self.address.clone(), error.kind())),
         }
     }
 
@@ -290,7 +294,8 @@ impl<P: Protocol> Load<'_, '_, P> {
         let caller = &mut self.callers[number];
         let Some(stream) = &caller.stream else { return Ok(()) };
         if caller.connecting {
-            stream.connected().map_err(Failure::Connect)?;
+            let failed = |error: io::Error| Failure::Connect(self.address.clone(), error.kind());
+            stream.connected().map_err(failed)?;
             caller.connecting = false;
         } else if event.readable {
             self.receive(number)?;
@@ -307,14 +312,27 @@ impl<P: Protocol> Load<'_, '_, P> {
     fn receive(&mut self, number: usize) -> Result<(), Failure> {
         let caller = &mut self.callers[number];
         let Some(stream) = &caller.stream else { return Ok(()) };
-        let received = stream.recv(caller.inbox.space(&mut self.pool)).map_err(Failure::Io)?;
+        let received = stream.recv(caller.inbox.space(&mut self.pool));
         let len = match received {
-            Received::Bytes(len) => len,
-            Received::Nothing => 0,
-            Received::Ended => return Err(Failure::Closed),
+            Ok(Received::Bytes(len)) => len,
+            Ok(Received::Nothing) => 0,
+            Ok(Received::Ended) => return Err(self.closed(number)),
+            Err(error) => return Err(self.broken(number, error)),
         };
         caller.inbox.filled(&mut self.pool, len);
         Ok(())
+    }
+
+    /// What it means that a connection was closed by the server.
+    fn closed(&self, number: usize) -> Failure {
+        match self.callers[number].answered {
+            true => Failure::Closed,
+            false => Failure::Refused(self.address.clone()),
+        }
+    }
+
+    fn broken(&self, number: usize, error: io::Error) -> Failure {
+        if is_closed(&error) { self.closed(number) } else { Failure::Io(error) }
     }
 
     /// Looks at all whole answers, and says whether there was one.
@@ -333,6 +351,7 @@ impl<P: Protocol> Load<'_, '_, P> {
             };
             caller.inbox.consume(pool, answer.len);
             caller.pop();
+            caller.answered = true;
             any = true;
             if self.running {
                 report.latencies.record(self.now - sent);
@@ -386,7 +405,10 @@ impl<P: Protocol> Load<'_, '_, P> {
         let Some(stream) = caller.stream.as_ref().filter(|_| !caller.connecting) else {
             return Ok(());
         };
-        let sent = stream.send(caller.outbox.bytes(&self.pool)).map_err(Failure::Io)?;
+        let sent = match stream.send(caller.outbox.bytes(&self.pool)) {
+            Ok(sent) => sent,
+            Err(error) => return Err(self.broken(number, error)),
+        };
         caller.outbox.consume(&mut self.pool, sent);
         let wanted: Interest = caller.wanted();
         if wanted != caller.watched {
