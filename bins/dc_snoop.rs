@@ -1,6 +1,6 @@
 //! `dc_snoop`: shows what goes by between distcache clients and a server.
 
-use std::io::{self, BufWriter};
+use std::io;
 use std::process::ExitCode;
 
 use distcache_posix::options::{Options, OptionsError};
@@ -26,5 +26,5 @@ fn snoop(options: &mut Options) -> Result<(), Stop> {
     let listen = listen.ok_or_else(missing("-listen is missing: say where clients connect to"))?;
     let server = server.ok_or_else(missing("-server is missing: say where to pass them on to"))?;
     let config = tap::Config { listen, server, full };
-    tap::run(&config, &mut BufWriter::new(io::stdout())).map_err(Stop::Failed)
+    tap::run(&config, io::stdout()).map_err(Stop::Failed)
 }

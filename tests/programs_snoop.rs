@@ -1,12 +1,13 @@
 //! `dc_snoop` as it runs: what passes through it, and what it says about that.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller};
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::process::{Dir, PATIENCE, Program, Signal, has_tool, is_root};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
@@ -119,13 +120,144 @@ fn payloads_are_shown_to_who_asks_for_them() {
     let caller = Caller::to(&dir.address("c"));
     assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
     assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
-    snoop.out.wait_for("< GET uid 2");
-    let printed = snoop.end(Signal::TERM).out;
-    // That of the request has a header and an id in front, so its rows begin elsewhere.
     let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
-    assert_eq!(printed.matches(row).count(), 1, "{printed}");
-    assert_eq!(printed.matches("74 68 65 20 69 64  the id\n").count(), 0, "{printed}");
-    assert_eq!(printed.matches("the id").count(), 2, "{printed}");
+    snoop.out.wait_for(row);
+    let printed = snoop.end(Signal::TERM).out;
+    let told: Vec<String> = printed.lines().skip(2).map(payload_or_line).collect();
+    let expected = [
+        "#1 > ADD uid 1 id 746865206964(6) ttl 60000 ms session 16",
+        "    #1  00 00 ea 60 00 00 00 06 74 68 65 20 69 64 74 68  ...`....the idth",
+        "    #1  65 20 73 65 63 72 65 74 20 6f 66 20 69 74        e secret of it",
+        "#1 < ADD uid 1 id 746865206964(6) ok T",
+        "    #1  00                                               .",
+        "#1 > GET uid 2 id 746865206964(6)",
+        "    #1  74 68 65 20 69 64                                the id",
+        "#1 < GET uid 2 id 746865206964(6) session 16 T",
+        row,
+    ];
+    assert_eq!(told, expected);
+}
+
+/// A line without its times, where it has any.
+fn payload_or_line(line: &str) -> String {
+    if line.starts_with(' ') { line.to_owned() } else { without_times(line) }
+}
+
+#[test]
+fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() {
+    let dir = Dir::new();
+    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let caller = Caller::to(&dir.address("c"));
+    // The longest id, a session of several frames, and a request that comes byte by byte.
+    let (id, data) = ([0xab; 64], vec![b'.'; 5000]);
+    assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
+    get(2, &id).iter().for_each(|byte| caller.send(&[*byte]));
+    assert_eq!(caller.message(), session(2, &data));
+    caller.send(&have(3, &id)[..20]);
+    caller.finish();
+    assert_eq!(caller.rest(), b"");
+    snoop.out.wait_for("#1 closed");
+    let printed = snoop.end(Signal::TERM).out;
+    let mut parts: Vec<(String, usize)> = Vec::new();
+    for line in printed.lines().skip(2) {
+        match (line.starts_with(' '), parts.last_mut()) {
+            (true, Some((_, bytes))) => {
+                *bytes += line.split("  ").nth(3).unwrap_or("").split(' ').count()
+            }
+            _ => parts.push((without_times(line), 0)),
+        }
+    }
+    let id = format!("id {}(64)", "ab".repeat(64));
+    let expected = [
+        (format!("#1 > ADD uid 1 {id} ttl 60000 ms session 5000"), 8 + 64 + 5000),
+        (format!("#1 < ADD uid 1 {id} ok T"), 1),
+        (format!("#1 > GET uid 2 {id}"), 64),
+        (format!("#1 < GET uid 2 {id} session 5000 T"), 5000),
+        ("#1 > unfinished, payload 6 so far".to_owned(), 6),
+        ("#1 closed".to_owned(), 0),
+    ];
+    assert_eq!(parts, expected);
+}
+
+/// A snoop whose lines are read by the test itself, or by nobody.
+fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new(DC_SNOOP);
+    command.args(arguments).stdin(Stdio::null()).stdout(writer);
+    (Program::adopt(command), reader)
+}
+
+#[test]
+fn once_nobody_reads_its_lines_it_ends() {
+    let dir = Dir::new();
+    let _server = start::server(DC_SERVER, &dir.address("s"), &[]);
+    let (listen, server) = (dir.address("c"), dir.address("s"));
+    let (snoop, reader) = read_here(&["-listen", &listen, "-server", &server]);
+    let mut lines = BufReader::new(reader).lines();
+    assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("listening"))));
+    let caller = Caller::to(&listen);
+    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    drop(lines);
+    // Without anything more that it would print.
+    let ended = snoop.ended();
+    assert!(ended.code == 0 && ended.err.is_empty(), "{ended:?}");
+    assert_eq!(caller.rest(), b"");
+    assert_eq!(dir.names(), ["s"], "its socket is gone");
+}
+
+/// Runs a snoop that may open so many descriptors, as somebody who can't have more.
+fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program)> {
+    if !(has_tool("prlimit") && (!is_root() || has_tool("setpriv"))) {
+        return None;
+    }
+    dir.permit(0o777);
+    let server = start::server(DC_SERVER, &dir.address("s"), &["-sockperms", "666"]);
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let nobody = if is_root() { &nobody[..] } else { &[] };
+    let limit = format!("--nofile={soft}:{hard}");
+    let (listen, address) = (dir.address("c"), dir.address("s"));
+    let words = [DC_SNOOP, "-listen", &listen, "-server", &address];
+    let snoop = Program::start("prlimit", &[&[limit.as_str()], nobody, &words].concat());
+    snoop.address();
+    Some((server, snoop))
+}
+
+#[test]
+fn it_has_as_many_descriptors_as_it_may_have() {
+    let dir = Dir::new();
+    let Some((_server, snoop)) = with_descriptors(32, 2500, &dir) else { return };
+    let callers: Vec<_> = (0..100).map(|_| Caller::to(&dir.address("c"))).collect();
+    for caller in &callers {
+        assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    }
+    assert_eq!(snoop.end(Signal::TERM).err, "");
+}
+
+#[test]
+fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
+    let dir = Dir::new();
+    // For the client's end of a further connection, and not for the server's; or for neither.
+    for limit in [30, 31] {
+        let Some((_server, snoop)) = with_descriptors(limit, limit, &dir) else { return };
+        snoop.err.wait_for(&format!("dc_snoop: warning: only {limit} descriptors: about "));
+        let callers: Vec<_> = (0..40).map(|_| Caller::to(&dir.address("c"))).collect();
+        let is_served = |caller: &&Caller| {
+            caller.try_ask(&have(1, b"id")).is_ok_and(|answer| answer == status(1, HAVE, 1))
+        };
+        let served = callers.iter().filter(is_served).count();
+        assert!((5..=11).contains(&served), "{served} are served");
+        snoop.out.wait_for("#40 refused: no descriptor is left; raise ulimit -n");
+        let printed = snoop.out.so_far();
+        assert_eq!(printed.matches(" refused: no descriptor is left").count(), 40 - served);
+        assert_eq!(callers.iter().filter(is_served).count(), served, "they go on");
+        drop(callers);
+        snoop.out.find("the end of all", |text| {
+            (text.matches(" closed").count() == served).then_some(())
+        });
+        let ask = have(2, b"id");
+        assert_eq!(Caller::to(&dir.address("c")).ask(&ask), status(2, HAVE, 1));
+        assert_eq!(snoop.end(Signal::TERM).code, 0);
+    }
 }
 
 #[test]
@@ -210,7 +342,7 @@ fn without_a_server_clients_are_turned_away_and_that_is_noted() {
     let dir = Dir::new();
     let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
     assert_eq!(Caller::to(&dir.address("c")).rest(), b"");
-    snoop.out.wait_for("#1 refused: the server is away");
+    snoop.out.wait_for("#1 refused: the server is unreachable (no such socket)");
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
     assert_eq!(Caller::to(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
