@@ -51,7 +51,7 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
     } else if let Some(twice) = twice {
         format!("-server: {} is given twice", servers[twice])
     } else if usize::from(copies) > count {
-        format!("-replicas: each session can't be on {copies} servers where there is {count}")
+        format!("-replicas {copies} needs at least {copies} servers, not {count}")
     } else {
         return Ok(());
     };

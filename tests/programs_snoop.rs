@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller};
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, has_tool, is_root};
+use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
@@ -203,61 +203,6 @@ fn once_nobody_reads_its_lines_it_ends() {
     assert!(ended.code == 0 && ended.err.is_empty(), "{ended:?}");
     assert_eq!(caller.rest(), b"");
     assert_eq!(dir.names(), ["s"], "its socket is gone");
-}
-
-/// Runs a snoop that may open so many descriptors, as somebody who can't have more.
-fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program)> {
-    if !(has_tool("prlimit") && (!is_root() || has_tool("setpriv"))) {
-        return None;
-    }
-    dir.permit(0o777);
-    let server = start::server(DC_SERVER, &dir.address("s"), &["-sockperms", "666"]);
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let nobody = if is_root() { &nobody[..] } else { &[] };
-    let limit = format!("--nofile={soft}:{hard}");
-    let (listen, address) = (dir.address("c"), dir.address("s"));
-    let words = [DC_SNOOP, "-listen", &listen, "-server", &address];
-    let snoop = Program::start("prlimit", &[&[limit.as_str()], nobody, &words].concat());
-    snoop.address();
-    Some((server, snoop))
-}
-
-#[test]
-fn it_has_as_many_descriptors_as_it_may_have() {
-    let dir = Dir::new();
-    let Some((_server, snoop)) = with_descriptors(32, 2500, &dir) else { return };
-    let callers: Vec<_> = (0..100).map(|_| Caller::to(&dir.address("c"))).collect();
-    for caller in &callers {
-        assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
-    }
-    assert_eq!(snoop.end(Signal::TERM).err, "");
-}
-
-#[test]
-fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
-    let dir = Dir::new();
-    // For the client's end of a further connection, and not for the server's; or for neither.
-    for limit in [30, 31] {
-        let Some((_server, snoop)) = with_descriptors(limit, limit, &dir) else { return };
-        snoop.err.wait_for(&format!("dc_snoop: warning: only {limit} descriptors: about "));
-        let callers: Vec<_> = (0..40).map(|_| Caller::to(&dir.address("c"))).collect();
-        let is_served = |caller: &&Caller| {
-            caller.try_ask(&have(1, b"id")).is_ok_and(|answer| answer == status(1, HAVE, 1))
-        };
-        let served = callers.iter().filter(is_served).count();
-        assert!((5..=11).contains(&served), "{served} are served");
-        snoop.out.wait_for("#40 refused: no descriptor is left; raise ulimit -n");
-        let printed = snoop.out.so_far();
-        assert_eq!(printed.matches(" refused: no descriptor is left").count(), 40 - served);
-        assert_eq!(callers.iter().filter(is_served).count(), served, "they go on");
-        drop(callers);
-        snoop.out.find("the end of all", |text| {
-            (text.matches(" closed").count() == served).then_some(())
-        });
-        let ask = have(2, b"id");
-        assert_eq!(Caller::to(&dir.address("c")).ask(&ask), status(2, HAVE, 1));
-        assert_eq!(snoop.end(Signal::TERM).code, 0);
-    }
 }
 
 #[test]

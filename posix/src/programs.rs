@@ -60,7 +60,8 @@ pub const DC_SERVER: Command = Command {
             options: &[Entry::valued(
                 &["progress"],
                 "n",
-                "print a line after every n operations, and each second while anything changes",
+                "print a line after every n operations, and in the foreground each second while \
+                 anything changes",
             )
             .default("0, no lines")],
         },
