@@ -1,6 +1,8 @@
 //! The command lines of the programs: what they take, what they refuse, and what they say then.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use distcache_posix::options::table::Command;
 use distcache_posix::programs;
@@ -210,6 +212,23 @@ fn the_options_in_help_are_those_that_are_tried_here() {
         for entry in entries {
             let is_switch = told.switches.contains(&entry.name()) || common.contains(&entry.name());
             assert_eq!(entry.value.is_none(), is_switch, "{} -{}", told.name, entry.name());
+        }
+    }
+}
+
+#[test]
+fn every_option_is_in_the_documents() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).expect("our documents");
+    let docs = docs.map(|entry| entry.expect("an entry").path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    let texts = docs.chain([root.join("README.md")]).map(fs::read_to_string);
+    let texts: Vec<String> = texts.map(|text| text.expect("a document")).collect();
+    for command in programs::ALL {
+        for name in command.options().flat_map(|entry| entry.names) {
+            let written = [format!("`-{name}`"), format!("`-{name} ")];
+            let there = |text: &String| written.iter().any(|written| text.contains(written));
+            assert!(texts.iter().any(there), "{} -{name} is in no document", command.name);
         }
     }
 }
