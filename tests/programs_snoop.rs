@@ -160,9 +160,9 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
     let printed = snoop.end(Signal::TERM).out;
     let mut parts: Vec<(String, usize)> = Vec::new();
     for line in printed.lines().skip(2) {
-        match (line.starts_with(' '), parts.last_mut()) {
-            (true, Some((_, bytes))) => {
-                *bytes += line.split("  ").nth(3).unwrap_or("").split(' ').count()
+        match (line.split("  ").nth(3), parts.last_mut()) {
+            (Some(hex), Some((_, bytes))) if line.starts_with(' ') => {
+                *bytes += hex.split(' ').count();
             }
             _ => parts.push((without_times(line), 0)),
         }

@@ -1,4 +1,4 @@
-//! `dc_snoop` with few descriptors: what it raises, whom it turns away, and that it rests meanwhile.
+//! `dc_snoop` with few descriptors: it raises its limit, refuses clients, and does not spin.
 
 use distcache_testing::bytes::{HAVE, have, status};
 use distcache_testing::caller::Caller;
@@ -13,7 +13,7 @@ fn nobody() -> &'static [&'static str] {
     if is_root() { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] }
 }
 
-/// Runs a snoop that may open so many descriptors, as somebody who can't have more.
+/// Starts a snoop that may open so many descriptors, without the right to have more than `hard`.
 fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program)> {
     if !(has_tool("prlimit") && (!is_root() || has_tool("setpriv"))) {
         return None;

@@ -7,6 +7,8 @@ use std::fmt;
 const WIDTH: usize = 80;
 /// The column in which an option's text begins.
 const TEXT_COLUMN: usize = 21;
+/// Stands for a blank at which a line is not broken.
+const NO_BREAK: &str = "\u{a0}";
 /// How many letters may be wrong in a name for which another is suggested, at most.
 const TYPOS_MAX: usize = 3;
 
@@ -157,7 +159,11 @@ impl fmt::Display for Entry {
         }
         let mut text = self.text.to_owned();
         if let Some(default) = self.default {
-            text = format!("{text} (default: {default})");
+            let default = format!("(default: {default})");
+            // A short one is not broken.
+            let whole = default.chars().count() <= WIDTH - TEXT_COLUMN;
+            let default = if whole { default.replace(' ', NO_BREAK) } else { default };
+            text = format!("{text} {default}");
         }
         f.write_str(&head)?;
         let column = head.chars().count();
@@ -173,7 +179,8 @@ impl fmt::Display for Entry {
 fn wrap(f: &mut fmt::Formatter<'_>, text: &str, column: usize, indent: usize) -> fmt::Result {
     let mut column = column;
     let mut begun = false;
-    for word in text.split_whitespace() {
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let word = word.replace(NO_BREAK, " ");
         let len = word.chars().count();
         if begun && column + 1 + len > WIDTH {
             writeln!(f)?;
@@ -200,6 +207,8 @@ mod tests {
             options: &[
                 Entry::valued(&["server", "connect"], "addr", "where the server is"),
                 Entry::valued(&["listen"], "addr", "where to listen").default("IP:1").repeated(),
+                Entry::valued(&["idle"], "time", "close a client that asks nothing for that long")
+                    .default("0, never"),
                 Entry::valued(
                     &["sessions"],
                     "n",
@@ -224,6 +233,8 @@ What it does:
   -server, -connect addr
                      where the server is
   -listen addr       where to listen (default: IP:1)
+  -idle time         close a client that asks nothing for that long
+                     (default: 0, never)
   -sessions n        how many sessions to hold, said in so many words that they
                      need two lines
   -daemon            detach

@@ -249,3 +249,36 @@ impl fmt::Display for Hex<'_> {
         write!(f, "{dots}({})", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    /// A sink that fails.
+    struct Broken(ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_an_end_and_a_full_disk_is_none() {
+        for (kind, ended) in [(ErrorKind::BrokenPipe, true), (ErrorKind::StorageFull, false)] {
+            let mut broken = Broken(kind);
+            let mut printer = Printer::new(&mut broken, false);
+            assert!(!printer.ended());
+            printer.note(1, "opened");
+            assert_eq!(printer.ended(), ended, "{kind}");
+            let mut printer = Printer::new(&mut broken, false);
+            printer.flush();
+            assert_eq!(printer.ended(), ended, "{kind}");
+        }
+    }
+}
