@@ -108,6 +108,10 @@ int DC_CTX_take_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int 
  */
 const char *DC_CTX_errstr(void);
 #define DC_CTX_NO_SESSION "no such session"
+/* Where the deadline ended the call, the reason contains this. */
+#define DC_CTX_TIMED_OUT "no answer within the deadline"
+/* Where DC_CTX_new found no address of the target's host, the reason begins with this. */
+#define DC_CTX_NO_HOST "cannot find host"
 
 /*
  * Gives each call that begins from now on so many milliseconds, at most a day; 0 for what it was when
