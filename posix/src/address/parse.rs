@@ -56,8 +56,8 @@ fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
     if host.parse::<IpAddr>().is_ok_and(|ip| !family.has(ip)) {
         return Err("its host is of the other IP version");
     }
-    if !rest.contains(':') && port.parse::<IpAddr>().is_ok() {
-        return Err("it has a host but no port");
+    if !rest.contains(':') && port.contains(|c: char| !c.is_ascii_digit()) {
+        return Err("it has no port");
     }
     let host = (!host.is_empty()).then(|| host.to_owned());
     Ok(Address::Ip { family, host, port: parse_port(port)? })
