@@ -1,0 +1,111 @@
+//! httpd as it is started while the host of its cache is not known, and with caches that are not where it
+//! looks.
+
+#[path = "rig_apache/httpd.rs"]
+#[allow(dead_code, reason = "the other tests of httpd use all of it")]
+mod httpd;
+#[path = "rig_apache/site.rs"]
+#[allow(dead_code, reason = "the other tests of httpd use all of it")]
+mod site;
+
+use std::fs;
+use std::time::Duration;
+
+use distcache_testing::process::{Dir, until};
+use distcache_testing::rig::can_run;
+use rustls::HandshakeKind::{Full, Resumed};
+use rustls::version::TLS12;
+
+use site::{Setup, Site};
+
+const TOOLS: [&str; 5] = ["apache2", "apxs", "cc", "openssl", "pkg-config"];
+
+/// Has the cache stand still, and visits until a question was left out. Without a pause none ever is, and
+/// this goes on until a test's patience ends.
+fn is_left_alone(setup: &Setup, still: impl Fn(&Site)) {
+    let site = Site::set_up(setup);
+    let client = site.client(&TLS12);
+    site.shake(&client, 0);
+    still(&site);
+    until("a cache that is left alone", || {
+        assert_eq!(site.shake(&client, 0), Full);
+        (site.counter(0, "CacheSkipCount") > 0).then_some(())
+    });
+    assert!(site.counter(0, "CacheErrorCount") > 0, "it was asked before");
+}
+
+#[test]
+fn a_cache_that_times_out_is_left_alone_however_short_the_deadline_is() {
+    if !can_run("httpd with a short deadline", false, &TOOLS) {
+        return;
+    }
+    let setup = Setup { deadline: Duration::from_millis(40), ..Setup::default() };
+    is_left_alone(&setup, |site| site.proxies[0].freeze());
+}
+
+#[test]
+fn a_cache_whose_proxy_waits_for_the_server_and_gives_up_is_left_alone() {
+    if !can_run("httpd with a proxy that gives up", false, &TOOLS) {
+        return;
+    }
+    let setup = Setup { proxy: vec!["-reqtimeout", "500"], ..Setup::default() };
+    is_left_alone(&setup, |site| site.cache.freeze());
+}
+
+/// A command in front of httpd's that gives it a table of hosts of its own, and no name server.
+fn with_hosts(dir: &Dir) -> Vec<String> {
+    fs::write(dir.join("hosts"), "127.0.0.1 localhost\n").expect("a file of our own");
+    let sources = "passwd: files\ngroup: files\nhosts: files\n";
+    fs::write(dir.join("nsswitch.conf"), sources).expect("a file of our own");
+    let bind = |name: &str| format!("mount --bind {} /etc/{name}", dir.text(name));
+    let script = format!("{} && {} && exec \"$@\"", bind("hosts"), bind("nsswitch.conf"));
+    ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn a_host_that_is_not_found_lets_httpd_start_and_is_used_once_it_is_found() {
+    if !can_run("httpd with an unknown host", true, &[&TOOLS[..], &["unshare"]].concat()) {
+        return;
+    }
+    let dir = Dir::new();
+    let more = "SSLSessionCache dc:IP:cachehost:PORT\n".to_owned();
+    let site = Site::set_up(&Setup { more, before: with_hosts(&dir), ..Setup::default() });
+    let client = site.client(&TLS12);
+    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.shake(&client, 0), Full);
+    assert!(site.counter(0, "CacheSkipCount") >= 3, "two stores and a fetch");
+    assert_eq!(site.counter(0, "CacheErrorCount"), 0);
+    let told = |words: &str| site.servers[0].log().matches(words).count();
+    assert_eq!(told("cannot find host 'cachehost'"), 1, "{}", site.servers[0].log());
+
+    // Children end while they look.
+    site.servers[0].restart();
+    until("httpd has restarted", || (told("resuming normal operations") == 2).then_some(()));
+    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(told("cannot find host 'cachehost'"), 2, "{}", site.servers[0].log());
+
+    fs::write(dir.join("hosts"), "127.0.0.1 localhost cachehost\n").expect("a file of our own");
+    until("sessions are shared", || {
+        let client = site.client(&TLS12);
+        assert_eq!(site.shake(&client, 0), Full);
+        (site.shake(&client, 1) == Resumed).then_some(())
+    });
+    assert_eq!(told("the host is found, and"), 1, "{}", site.servers[0].log());
+    assert_eq!(told("exit signal"), 0, "{}", site.servers[0].log());
+}
+
+#[test]
+fn a_socket_that_is_not_there_below_tmp_is_told_with_a_hint() {
+    if !can_run("httpd with a cache below /tmp", false, &TOOLS) {
+        return;
+    }
+    for (place, hinted) in [("/tmp", true), ("/var/tmp", true), ("/run", false)] {
+        let more = format!("SSLSessionCache dc:UNIX:{place}/dct-{}-nobody/s\n", std::process::id());
+        let site = Site::set_up(&Setup { more, ..Setup::default() });
+        assert_eq!(site.shake(&site.client(&TLS12), 0), Full);
+        let log = site.servers[0].log();
+        let line = log.lines().find(|line| line.contains("handshakes go on without the cache"));
+        let line = line.unwrap_or_else(|| panic!("no warning in {log}"));
+        assert_eq!(line.contains(" (PrivateTmp?) ("), hinted, "{line}");
+    }
+}
