@@ -1,5 +1,5 @@
-//! httpd as it is started while the host of its cache is not known, and with caches that are not where it
-//! looks.
+//! httpd as it is installed and started: by the commands that users are given, while the host of its cache
+//! is not known, and with caches that are not where it looks.
 
 #[path = "rig_apache/httpd.rs"]
 #[allow(dead_code, reason = "the other tests of httpd use all of it")]
@@ -9,16 +9,21 @@ mod httpd;
 mod site;
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use distcache_testing::process::{Dir, until};
-use distcache_testing::rig::can_run;
+use distcache_testing::rig::{can_run, certificate, installed, succeed};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::version::TLS12;
 
 use site::{Setup, Site};
 
 const TOOLS: [&str; 5] = ["apache2", "apxs", "cc", "openssl", "pkg-config"];
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// Has the cache stand still, and visits until a question was left out. Without a pause none ever is, and
 /// this goes on until a test's patience ends.
@@ -108,4 +113,94 @@ fn a_socket_that_is_not_there_below_tmp_is_told_with_a_hint() {
         let line = line.unwrap_or_else(|| panic!("no warning in {log}"));
         assert_eq!(line.contains(" (PrivateTmp?) ("), hinted, "{line}");
     }
+}
+
+/// The commands of bins/apache/README.md as they stand, in namespaces with a copy of /etc, a /run and a
+/// loopback of their own.
+#[test]
+fn the_commands_of_the_readme_give_debians_httpd_the_cache() {
+    let tools = ["unshare", "ip", "a2enmod", "useradd"];
+    if !can_run("httpd by its README", true, &[&TOOLS[..], &tools].concat()) {
+        return;
+    }
+    let dir = Dir::new();
+    certificate(dir.path());
+    let readme = fs::read_to_string(Path::new(ROOT).join("bins/apache/README.md")).expect("it");
+    let [build, install, proxy, config] = first_blocks(&readme);
+    // What is not the README's: a cache, a site, and clients of it.
+    let script = format!(
+        "set -eux
+        ip link set lo up
+        mount -t tmpfs none /run
+        mkdir /run/lock
+        cp -a /etc /usr/lib/apache2/modules /var/lib/apache2 {dir}
+        mount --bind {dir}/etc /etc
+        mount --bind {dir}/modules /usr/lib/apache2/modules
+        mount --bind {dir}/apache2 /var/lib/apache2
+        mount -t tmpfs none /var/log/apache2
+        mkdir -p target/apache
+        mount --bind {dir}/out target/apache
+        echo 127.0.0.1 cachehost >>/etc/hosts
+        {build}
+        {install}
+        dc_server -listen IP:9001 -daemon
+        {proxy}
+        cat >/etc/apache2/conf-available/distcache.conf <<'END'\n{config}\nEND
+        a2enconf distcache
+        cat >/etc/apache2/sites-available/site.conf <<'END'
+        ServerName localhost
+        <VirtualHost *:443>
+            SSLEngine on
+            SSLCertificateFile {dir}/cert.pem
+            SSLCertificateKeyFile {dir}/key.pem
+        </VirtualHost>\nEND
+        a2ensite site
+        apache2ctl configtest
+        apache2ctl start
+        apache2ctl -M | grep socache_distcache
+        shake() {{ echo | openssl s_client -connect localhost:443 -tls1_2 \"$@\"; }}
+        until shake -sess_out {dir}/session; do :; done
+        shake -sess_in {dir}/session
+        cat /var/log/apache2/error.log
+        kill $(cat /run/distcache/dc_client.pid)
+        while [ -e /run/distcache/dc_client.pid ]; do sleep 0.01; done",
+        dir = dir.path().display()
+    );
+    fs::create_dir(dir.join("bin")).expect("a directory of our own");
+    fs::create_dir(dir.join("out")).expect("a directory of our own");
+    for program in [env!("CARGO_BIN_EXE_dc_client"), env!("CARGO_BIN_EXE_dc_server")] {
+        let name = Path::new(program).file_name().expect("a name");
+        symlink(program, dir.join("bin").join(name)).expect("a link in our own directory");
+    }
+    let path = format!("{}:{}", dir.text("bin"), std::env::var("PATH").unwrap_or_default());
+    // All of it ends with the shell.
+    let mut command = Command::new("timeout");
+    command.args(["120", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]);
+    command.arg("--mount-proc");
+    command.args(["bash", "-c", &script]).current_dir(ROOT).env("PATH", path);
+    command.env("PKG_CONFIG_PATH", installed(ROOT, TMP).join("lib/pkgconfig"));
+    let printed = succeed(&mut command);
+    for wanted in ["\nNew, TLSv1.2", "\nReused, TLSv1.2", "enable it: a2enmod socache_distcache"] {
+        assert!(printed.contains(wanted), "no {wanted} in {printed}");
+    }
+    assert!(!printed.contains("socache_distcache:warn"), "{printed}");
+}
+
+/// The first indented blocks of a text.
+fn first_blocks<const N: usize>(text: &str) -> [String; N] {
+    let mut blocks = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line.strip_prefix("    ") {
+            Some(code) if inside => {
+                let block: &mut String = blocks.last_mut().expect("one was begun");
+                *block += &format!("\n{code}");
+            }
+            Some(code) => blocks.push(code.to_owned()),
+            None => {}
+        }
+        inside = line.starts_with("    ");
+    }
+    blocks.truncate(N);
+    blocks.try_into().expect("that many blocks")
 }
