@@ -30,7 +30,7 @@ const LOG_EVERY = 10_000;
  * `lifetime` is that of sessions in milliseconds, the other options are those of Cache.
  */
 export function attach(server, { lifetime = 300_000, ...options } = {}) {
-  if (!(lifetime >= 0)) throw new TypeError(`distcache: lifetime must be milliseconds, not ${lifetime}`);
+  if (!(lifetime >= 1)) throw new TypeError(`distcache: lifetime must be milliseconds, not ${lifetime}`);
   const cache = new Cache(options);
   // The handshake waits for the store: its client may be at another server a moment later.
   server.on('newSession', (id, session, done) => {

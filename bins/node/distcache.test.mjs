@@ -368,6 +368,7 @@ test('options that cannot be followed are refused at once, by name', () => {
   refused({ port: '9001' }, /port/);
   refused({ path: '/run/distcache/scache', timeout: 'soon' }, /timeout/);
   refused({ path: '/run/distcache/scache', lifetime: -1 }, /lifetime/);
+  refused({ path: '/run/distcache/scache', lifetime: 0 }, /lifetime/);
 });
 
 /** A TLS server that keeps its sessions where `options` say. */
