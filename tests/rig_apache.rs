@@ -24,7 +24,7 @@ use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use httpd::preamble;
+use httpd::{IMPATIENT, preamble};
 use site::{Setup, Site};
 use staples::Responder;
 
@@ -192,7 +192,7 @@ fn assert_nobody_died(site: &Site) {
 /// That handshakes succeed while the cache is away, of which each asks in vain at most `each` times, and
 /// that sessions are shared again once `back` has ended that.
 fn goes_on_without(each: u64, away: impl FnOnce(&Site), back: impl FnOnce(&mut Site)) {
-    let mut site = Site::new();
+    let mut site = Site::set_up(&Setup { deadline: IMPATIENT, ..Setup::default() });
     let clients: Vec<_> = (0..8).map(|number| site.client(VERSIONS[number % 2])).collect();
     for client in &clients {
         assert_eq!(site.shake(client, 0), Full);

@@ -119,7 +119,10 @@ impl Drop for Httpd {
 
 /// How long the module's operations may take: longer than they do on the busiest machine, so what fails,
 /// fails for a reason.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENT: Duration = Duration::from_secs(20);
+
+/// How long they may take where the cache stands still, which each of some handshakes waits for.
+pub(crate) const IMPATIENT: Duration = Duration::from_secs(2);
 
 /// A port that is free on both addresses at the moment.
 pub(crate) fn free_port(addresses: &[Ipv4Addr; 2]) -> u16 {

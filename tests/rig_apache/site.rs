@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream, SupportedProtocolVersion,
 };
 
-use super::httpd::{DEADLINE, Httpd, free_port, preamble};
+use super::httpd::{Httpd, PATIENT, free_port, preamble};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -53,7 +53,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { more: String::new(), deadline: DEADLINE, proxy: Vec::new(), before: Vec::new() }
+        Self { more: String::new(), deadline: PATIENT, proxy: Vec::new(), before: Vec::new() }
     }
 }
 
