@@ -199,3 +199,43 @@ fn while_cache_or_proxy_stand_still_handshakes_are_full_and_end() {
     }
     site.until_shared();
 }
+
+/// The lines that users are given, with a certificate and a place to listen around them.
+#[test]
+fn servers_made_of_the_readmes_lines_share_sessions() {
+    if !can_run_here("servers_made_of_the_readmes_lines_share_sessions") {
+        return;
+    }
+    let dir = Dir::new();
+    certificate(dir.path());
+    let cache = Program::start(DC_SERVER, &["-listen", &dir.address("cache")]);
+    cache.address();
+    let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).expect("it");
+    let section = readme.split("\n### Node\n").nth(1).expect("a section").lines();
+    let code = section.skip_while(|line| !line.starts_with("    "));
+    let code: Vec<_> = code
+        .map_while(|line| line.strip_prefix("    ").or_else(|| line.is_empty().then_some("")))
+        .collect();
+    let code = code.join("\n");
+    for place in ["'/run/distcache/scache'", "'./distcache.mjs'"] {
+        assert_eq!(code.matches(place).count(), 1, "{place} in {code}");
+    }
+    let code = code
+        .replace("'/run/distcache/scache'", &format!("'{}', timeout: {PATIENT}", dir.text("cache")))
+        .replace("'./distcache.mjs'", &format!("'{ROOT}/bins/node/distcache.mjs'"));
+    let script = format!(
+        "import {{ readFileSync }} from 'node:fs';
+        const [key, cert] = ['key.pem', 'cert.pem'].map((name) => readFileSync(`{dir}/${{name}}`));
+        const answer = (request, response) => response.end('hello');
+        {code}
+        const say = () => console.log(`server: listening on 127.0.0.1:${{server.address().port}}`);
+        server.listen(0, '127.0.0.1', say);",
+        dir = dir.path().display()
+    );
+    std::fs::write(dir.join("server.mjs"), script).expect("a file of our own");
+    let servers = [(); 2].map(|()| Program::start("node", &[&dir.text("server.mjs")]));
+    let session = dir.join("session");
+    let client = Client { version: Tls12, session: &session };
+    assert!(!client.begin(["-connect", &servers[0].address()]).resumed);
+    assert!(client.go_on(["-connect", &servers[1].address()]).resumed);
+}

@@ -2,7 +2,7 @@
  * A TLS server that shares its sessions: start two of them, and each resumes what the other began.
  *
  *     cc openssl_server.c -o openssl_server $(pkg-config --cflags --libs distcache openssl) -lpthread
- *     ./openssl_server 127.0.0.1:4433 cert.pem key.pem UNIX:/tmp/scache [once]
+ *     ./openssl_server 127.0.0.1:4433 cert.pem key.pem UNIX:/run/distcache/scache [once]
  *
  * Answers each connection with one line, "full TLSv1.3" or "resumed TLSv1.2" and so on. With `once`
  * a session of TLS 1.3 is resumed only once. SIGTERM ends it when the open connections are done.
