@@ -115,19 +115,36 @@ fn a_socket_that_is_not_there_below_tmp_is_told_with_a_hint() {
     }
 }
 
-/// The commands of bins/apache/README.md as they stand, in namespaces with a copy of /etc, a /run and a
-/// loopback of their own.
+/// Tools that [`by_commands`] needs beyond the usual ones.
+const NAMESPACES: [&str; 4] = ["unshare", "ip", "a2enmod", "useradd"];
+
 #[test]
-fn the_commands_of_the_readme_give_debians_httpd_the_cache() {
-    let tools = ["unshare", "ip", "a2enmod", "useradd"];
-    if !can_run("httpd by its README", true, &[&TOOLS[..], &tools].concat()) {
+fn the_commands_of_its_readme_give_debians_httpd_the_cache() {
+    if !can_run("httpd by its README", true, &[&TOOLS[..], &NAMESPACES].concat()) {
         return;
     }
-    let dir = Dir::new();
-    certificate(dir.path());
     let readme = fs::read_to_string(Path::new(ROOT).join("bins/apache/README.md")).expect("it");
     let [build, install, proxy, config] = first_blocks(&readme);
-    // What is not the README's: a cache, a site, and clients of it.
+    by_commands(&format!("{build}\n{install}"), &proxy, &config);
+}
+
+#[test]
+fn the_commands_of_the_projects_readme_give_debians_httpd_the_cache() {
+    if !can_run("httpd by the README", true, &[&TOOLS[..], &NAMESPACES].concat()) {
+        return;
+    }
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("it");
+    let section = readme.split("\n## TLS servers\n").nth(1).expect("a section");
+    let [proxy, module, config] = first_blocks(section);
+    by_commands(&module, &proxy, &config);
+}
+
+/// Runs commands as users are given them, in namespaces with a copy of /etc, a /run and a loopback of their
+/// own: those that make and enable the module, those that start the proxy, and lines for httpd.
+fn by_commands(module: &str, proxy: &str, config: &str) {
+    let dir = Dir::new();
+    certificate(dir.path());
+    // What is not among them: a cache, a site, and clients of it.
     let script = format!(
         "set -eux
         ip link set lo up
@@ -141,8 +158,8 @@ fn the_commands_of_the_readme_give_debians_httpd_the_cache() {
         mkdir -p target/apache
         mount --bind {dir}/out target/apache
         echo 127.0.0.1 cachehost >>/etc/hosts
-        {build}
-        {install}
+        sudo() {{ \"$@\"; }}
+        {module}
         dc_server -listen IP:9001 -daemon
         {proxy}
         cat >/etc/apache2/conf-available/distcache.conf <<'END'\n{config}\nEND
