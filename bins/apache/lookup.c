@@ -25,13 +25,24 @@ struct lookup {
     char target[];
 };
 
+DC_CTX *lookup_now(const char *target, unsigned int flags)
+{
+    DC_CTX *ctx = DC_CTX_new(target, flags);
+
+#if DISTCACHE_CLIENT_MORE >= 2
+    if (ctx)
+        DC_CTX_set_pause(ctx, 0);
+#endif
+    return ctx;
+}
+
 static void *look(void *argument)
 {
     lookup_t *lookup = argument;
     const struct timespec pause = { PAUSE_S, 0 };
     DC_CTX *ctx;
 
-    while (!(ctx = DC_CTX_new(lookup->target, lookup->flags)))
+    while (!(ctx = lookup_now(lookup->target, lookup->flags)))
         nanosleep(&pause, NULL);
     atomic_store_explicit(&lookup->ctx, ctx, memory_order_release);
     return NULL;

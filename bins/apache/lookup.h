@@ -9,6 +9,9 @@
 
 typedef struct lookup lookup_t;
 
+/* A context without a pause of its own after a timeout: all children leave the cache alone together. */
+DC_CTX *lookup_now(const char *target, unsigned int flags);
+
 /* Looks for the host of `target` until it is found, in a thread. NULL where there is no thread. */
 lookup_t *lookup_start(const char *target, unsigned int flags);
 

@@ -219,7 +219,7 @@ static const char *dc_create(ap_socache_instance_t **instance, const char *arg, 
     ap_socache_instance_t *inst = apr_pcalloc(p, sizeof *inst);
 
     inst->target = arg && *arg ? apr_pstrdup(p, arg) : DEFAULT_TARGET;
-    inst->ctx = DC_CTX_new(inst->target, CONTEXT_FLAGS);
+    inst->ctx = lookup_now(inst->target, CONTEXT_FLAGS);
     if (!inst->ctx) {
         const char *why = DC_CTX_errstr();
 
