@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, sockopt};
+use rustix::net::{self, AddressFamily, sockopt};
 
 use self::path::Placed;
 use crate::address::{Address, Family, ResolveError, Target, UnixName};
@@ -171,7 +171,7 @@ impl Listener {
 fn accept(fd: &OwnedFd, tcp: bool) -> io::Result<Option<Stream>> {
     loop {
         #[cfg(not(target_vendor = "apple"))]
-        let accepted = net::accept_with(fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+        let accepted = net::accept_with(fd, net::SocketFlags::NONBLOCK | net::SocketFlags::CLOEXEC);
         #[cfg(target_vendor = "apple")]
         let accepted = net::accept(fd);
         match accepted {

@@ -170,6 +170,9 @@ impl Stream {
         }
         let fd = self.one();
         sockopt::set_socket_keepalive(fd, true)?;
+        // There the times are the system's own, the same for all sockets.
+        #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "nto"))]
+        let _ = (idle, interval, count);
         #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "nto")))]
         {
             sockopt::set_tcp_keepidle(fd, idle)?;

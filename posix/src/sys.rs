@@ -49,13 +49,43 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: 0 to 2 belong to the process as a whole and this one is open.
     let standard = unsafe { BorrowedFd::borrow_raw(number) };
     let fd = rustix::io::fcntl_dupfd_cloexec(standard, 3)?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|error| {
+        let text = format!("cannot open /dev/null in place of descriptor {number}: {error}");
+        io::Error::new(error.kind(), text)
+    })?;
     match number {
         0 => rustix::stdio::dup2_stdin(&null)?,
         1 => rustix::stdio::dup2_stdout(&null)?,
         _ => rustix::stdio::dup2_stderr(&null)?,
     }
     Ok(fd)
+}
+
+/// Fills `bytes` with what nobody can guess. Needs no file.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::rand::{GetRandomFlags, getrandom};
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
+                Ok(len) => filled += len,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        // The most that one call gives.
+        for piece in bytes.chunks_mut(256) {
+            // SAFETY: the pointer is to as many bytes as are asked for, and they are ours.
+            check(unsafe { libc::getentropy(piece.as_mut_ptr().cast(), piece.len()) })?;
+        }
+        Ok(())
+    }
 }
 
 /// Forks; `true` in the child. To be called while the process has a single thread.
@@ -236,7 +266,6 @@ pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
 
 /// Real, effective and saved user, then group; where the system does not tell the saved ones, the effective.
 pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
-    let (mut u, mut g) = ([0; 3], [0; 3]);
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -244,11 +273,13 @@ pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
         target_os = "openbsd"
     ))]
     {
+        let (mut u, mut g) = ([0; 3], [0; 3]);
         let ([ur, ue, us], [gr, ge, gs]) = (&mut u, &mut g);
         // SAFETY: each pointer is to a number that is ours for the call.
         check(unsafe { libc::getresuid(ur, ue, us) })?;
         // SAFETY: as above.
         check(unsafe { libc::getresgid(gr, ge, gs) })?;
+        Ok((u, g))
     }
     #[cfg(not(any(
         target_os = "linux",
@@ -258,10 +289,9 @@ pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
     )))]
     {
         use rustix::process::{getegid, geteuid, getgid, getuid};
-        u = [getuid().as_raw(), geteuid().as_raw(), geteuid().as_raw()];
-        g = [getgid().as_raw(), getegid().as_raw(), getegid().as_raw()];
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        Ok(([getuid().as_raw(), user, user], [getgid().as_raw(), group, group]))
     }
-    Ok((u, g))
 }
 
 /// Anonymous memory from the system, of zeros, which takes room only where it was written to.
