@@ -62,6 +62,19 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Lets all signals come, whatever the starter of this process had blocked.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: a signal set is plain numbers, and sigemptyset initialises it.
+    let mut none: libc::sigset_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the set is ours for the call.
+    check(unsafe { libc::sigemptyset(&raw mut none) })?;
+    // SAFETY: the set is initialised, and the old one is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// Fills `bytes` with what nobody can guess. Needs no file.
 pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
