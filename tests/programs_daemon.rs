@@ -169,7 +169,14 @@ fn a_daemon_of_another_user_removes_what_it_may() {
     dir.permit(0o755);
     as_user(&dir, "nobody").end(Signal::TERM);
     assert_eq!(dir.names(), ["pid", "s"]);
-    assert_eq!(fs::read(dir.join("pid")).expect("a file"), b"");
+    let number = fs::read_to_string(dir.join("pid")).expect("a file");
+    let number: i32 = number.trim_end().parse().expect("a number that a process could have had");
+    assert!(!fs::exists(format!("/proc/{number}")).expect("/proc"), "{number}");
+    if has_tool("start-stop-daemon") {
+        // What LSB calls "dead, and its pid file exists"; with an empty file it would be "unknown".
+        let ended = Program::run("start-stop-daemon", &["--status", "--pidfile", &dir.text("pid")]);
+        assert_eq!(ended.code, 1, "{ended:?}");
+    }
     // What is left does not keep the next one from starting.
     let daemon = as_user(&dir, "nobody");
     serves(&dir.address("s"));

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, sockopt};
 
 use self::path::Placed;
+pub(crate) use self::path::take_turn;
 use crate::address::{Address, Family, ResolveError, Target, UnixName};
 use crate::datagram;
 use crate::socket::{self, Stream};

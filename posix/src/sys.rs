@@ -62,6 +62,32 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Locks the whole of `file` without waiting; `false` where a lock of another keeps that from being
+/// done.
+///
+/// An exclusive lock needs a file that is open for writing, so only those who may write to a file can
+/// keep others from locking it shared. It goes with the last descriptor of the open file on Linux; on
+/// other systems with the process, or as soon as that closes any descriptor of the same file.
+pub(crate) fn lock_file(file: BorrowedFd<'_>, exclusive: bool) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    #[cfg(target_os = "linux")]
+    const SET: c_int = libc::F_OFD_SETLK;
+    #[cfg(not(target_os = "linux"))]
+    const SET: c_int = libc::F_SETLK;
+    // SAFETY: an all-zero flock is a valid value of it: the whole file, from its start.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = (if exclusive { libc::F_WRLCK } else { libc::F_RDLCK }) as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    // SAFETY: the descriptor is open and the lock is initialised; the call only reads it.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), SET, &raw const lock) }) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
 /// Lets all signals come, whatever the starter of this process had blocked.
 pub(crate) fn unblock_signals() -> io::Result<()> {
     // SAFETY: a signal set is plain numbers, and sigemptyset initialises it.

@@ -66,7 +66,7 @@ impl Drop for Placed {
 }
 
 /// Locks the directory of `path` until what is returned is dropped; `None` where that cannot be had.
-fn take_turn(path: &Path) -> Option<OwnedFd> {
+pub(crate) fn take_turn(path: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = fs::open(path.parent()?, flags, Mode::empty()).ok()?;
     for _ in 0..100 {
