@@ -217,12 +217,16 @@ fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
 }
 
 #[test]
-fn a_listener_that_is_handed_over_is_good_for_one_client() {
+fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
+    assert_eq!(program.address(), dir.address("s"));
     converse(Caller::to(&dir.address("s")));
-    ends(program);
+    let later = Caller::to(&dir.address("s"));
+    assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
+    assert_eq!(program.end(Signal::TERM).code, 0);
+    assert_eq!(dir.names(), ["s"], "it belongs to whoever made it");
 }
 
 #[test]

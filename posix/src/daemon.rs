@@ -4,6 +4,7 @@
 //! [`Detached::ready`], loop. Whoever started the program gets its prompt back at `ready`, and an
 //! exit code that says whether the service is up.
 
+mod activation;
 mod pid_file;
 mod user;
 
@@ -13,6 +14,8 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use crate::sys;
 
+pub use activation::ActivationError;
+pub(crate) use activation::take as take_activation;
 pub use pid_file::{PidFile, PidFileError};
 pub use user::{UserError, change_user};
 

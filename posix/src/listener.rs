@@ -2,7 +2,7 @@
 
 mod path;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -48,8 +48,6 @@ enum Source {
         fd: OwnedFd,
         tcp: bool,
     },
-    /// An inherited listening socket, good for one stream.
-    Once { fd: OwnedFd, tcp: bool, accepted: Cell<bool> },
     /// An inherited connected stream, until it has been handed out.
     Given(RefCell<Option<Stream>>),
     /// A socket for datagrams.
@@ -79,6 +77,29 @@ impl Listener {
             }
             Address::Fd { read, write } => open_inherited(*read, *write),
         };
+        Self::of(source, name, ownership, warnings)
+    }
+
+    /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket,
+    /// which is for stunnel's datagrams.
+    pub(crate) fn handed_over(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
+        let taken = |error| Why::System("take it", error);
+        let source = crate::sys::inherited(number).map_err(taken).and_then(|fd| {
+            if socket::is_udp(&fd) {
+                socket::prepare(&fd).map_err(taken)?;
+                return Ok(Source::Datagrams(fd));
+            }
+            take_inherited(fd)
+        });
+        Self::of(source, format!("FD:{number}"), ownership, Vec::new())
+    }
+
+    fn of(
+        source: Result<Source, Why>,
+        name: String,
+        ownership: &Ownership,
+        mut warnings: Vec<String>,
+    ) -> Result<Self, ListenError> {
         let source = source.map_err(|why| ListenError { address: name.clone(), why })?;
         let has_path = matches!(source, Source::Socket { path: Some(_), .. });
         if *ownership != Ownership::default() && !has_path {
@@ -86,6 +107,7 @@ impl Listener {
         }
         let address = match &source {
             Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, written),
+            Source::Socket { fd, path: None, .. } => unix_path(fd).unwrap_or(name),
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
@@ -105,12 +127,6 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         match &self.source {
             Source::Socket { fd, tcp, .. } => accept(fd, *tcp),
-            Source::Once { accepted, .. } if accepted.get() => Ok(None),
-            Source::Once { fd, tcp, accepted } => {
-                let stream = accept(fd, *tcp)?;
-                accepted.set(stream.is_some());
-                Ok(stream)
-            }
             Source::Given(stream) => Ok(stream.take()),
             Source::Datagrams(_) => Ok(None),
         }
@@ -141,11 +157,10 @@ impl Listener {
         matches!(&self.source, Source::Given(stream) if stream.borrow().is_some())
     }
 
-    /// Whether no stream will come any more: an `FD:` listener that gave its one.
+    /// Whether no stream will come any more: an inherited connection that was handed out.
     pub fn finished(&self) -> bool {
         match &self.source {
             Source::Socket { .. } | Source::Datagrams(_) => false,
-            Source::Once { accepted, .. } => accepted.get(),
             Source::Given(stream) => stream.borrow().is_none(),
         }
     }
@@ -158,9 +173,7 @@ impl Listener {
     /// What to poll for connections; `None` where there is nothing to wait for.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
-            Source::Socket { fd, .. } | Source::Once { fd, .. } | Source::Datagrams(fd) => {
-                Some(fd.as_fd())
-            }
+            Source::Socket { fd, .. } | Source::Datagrams(fd) => Some(fd.as_fd()),
             Source::Given(_) => None,
         }
     }
@@ -237,6 +250,12 @@ fn bound(fd: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(net::getsockname(fd).ok()?).ok()
 }
 
+/// Where a UNIX socket of somebody else is bound to, if it has a path.
+fn unix_path(fd: &OwnedFd) -> Option<String> {
+    let address = net::SocketAddrUnix::try_from(net::getsockname(fd).ok()?).ok()?;
+    Some(format!("UNIX:{}", address.path()?.to_string_lossy()))
+}
+
 /// The address of a TCP socket as people write it.
 fn written(address: SocketAddr) -> String {
     match address.ip() {
@@ -248,16 +267,21 @@ fn written(address: SocketAddr) -> String {
 fn open_inherited(read: Option<RawFd>, write: Option<RawFd>) -> Result<Source, Why> {
     let taken = |error| Why::System("take it", error);
     if let (Some(one), true) = (read, read == write) {
-        let fd = crate::sys::inherited(one).map_err(taken)?;
-        if listens(&fd) {
-            socket::prepare(&fd).map_err(taken)?;
-            let (_, tcp) = socket::kind(&fd);
-            return Ok(Source::Once { fd, tcp, accepted: Cell::new(false) });
-        }
-        let stream = Stream::adopt(fd).map_err(taken)?;
-        return Ok(Source::Given(RefCell::new(Some(stream))));
+        return take_inherited(crate::sys::inherited(one).map_err(taken)?);
     }
     let stream = Stream::inherited(read, write).map_err(taken)?;
+    Ok(Source::Given(RefCell::new(Some(stream))))
+}
+
+/// A listening socket goes on listening, whatever becomes of one that it gave; a connection is one.
+fn take_inherited(fd: OwnedFd) -> Result<Source, Why> {
+    let taken = |error| Why::System("take it", error);
+    if listens(&fd) {
+        socket::prepare(&fd).map_err(taken)?;
+        let (_, tcp) = socket::kind(&fd);
+        return Ok(Source::Socket { fd, tcp, path: None });
+    }
+    let stream = Stream::adopt(fd).map_err(taken)?;
     Ok(Source::Given(RefCell::new(Some(stream))))
 }
 

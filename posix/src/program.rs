@@ -9,7 +9,7 @@ use crate::options::{Options, OptionsError};
 use crate::service::Service;
 
 /// The most places that a daemon listens in: each takes one of the descriptors that it has to spare.
-const LISTENERS_MAX: usize = 16;
+pub(crate) const LISTENERS_MAX: usize = 16;
 
 /// Why a program ends otherwise than by having done its work.
 #[derive(Debug)]
@@ -134,6 +134,7 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Service, OptionsError>
         name,
         listen: Vec::new(),
         usual,
+        inherits: Vec::new(),
         ownership: Default::default(),
         daemon: false,
         pid_file: None,

@@ -5,16 +5,21 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use distcache_core::conns::Counters;
 
 use crate::address::Address;
-use crate::daemon::{self, DetachError, Detached, PidFile, PidFileError, UserError};
+use crate::daemon::{
+    self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
+};
 use crate::limits;
 use crate::listener::{ListenError, Listener, Ownership};
 use crate::say::say;
 use crate::signal::Signals;
+use crate::sys;
 
 /// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
 /// the server's, the one in reserve, and some to spare.
@@ -25,10 +30,14 @@ const DESCRIPTORS: usize = 64;
 pub struct Service {
     /// The program's name, at the front of its lines.
     pub name: &'static str,
-    /// Where clients come from; from `usual` where it is empty.
+    /// Where clients come from. Where it is empty, from the sockets that a service manager has handed
+    /// over (`LISTEN_FDS`), or else from `usual`.
     pub listen: Vec<Address>,
     /// Where clients come from where nothing else was said.
     pub usual: Address,
+    /// Other addresses of the program: descriptors that they name stay open, while everything else
+    /// that the process was started with is closed.
+    pub inherits: Vec<Address>,
     /// To whom UNIX sockets belong.
     pub ownership: Ownership,
     /// Whether to detach from the terminal.
@@ -44,6 +53,8 @@ pub struct Service {
 /// Why a daemon can't start.
 #[derive(Debug)]
 pub enum StartError {
+    /// It can't tell which sockets were handed over.
+    Activation(ActivationError),
     /// It can't listen.
     Listen(ListenError),
     /// It can't leave the terminal.
@@ -59,6 +70,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Activation(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
             Self::Detach(error) => error.fmt(f),
             Self::PidFile(error) => error.fmt(f),
@@ -91,7 +103,12 @@ impl Service {
     /// # Errors
     /// [`StartError`]. What was opened is closed again.
     pub fn start(&self) -> Result<Running, StartError> {
-        let listeners = self.open()?;
+        let mut handed = daemon::take_activation().map_err(StartError::Activation)?;
+        if !self.listen.is_empty() {
+            handed = 0..0;
+        }
+        sys::close_inherited(&self.named_descriptors(handed.clone()));
+        let listeners = self.open(handed)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -111,8 +128,22 @@ impl Service {
         }
     }
 
+    /// The inherited descriptors that somebody has a use for.
+    fn named_descriptors(&self, handed: Range<RawFd>) -> Vec<RawFd> {
+        let named = |address: &Address| match *address {
+            Address::Fd { read, write } => [read, write],
+            _ => [None, None],
+        };
+        let addresses = self.listen.iter().chain(&self.inherits);
+        handed.chain(addresses.flat_map(named).flatten()).collect()
+    }
+
     /// Opens all that is to be listened on.
-    fn open(&self) -> Result<Vec<Listener>, StartError> {
+    fn open(&self, handed: Range<RawFd>) -> Result<Vec<Listener>, StartError> {
+        if !handed.is_empty() {
+            let open = |number| Listener::handed_over(number, &self.ownership);
+            return handed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
+        }
         let usual = std::slice::from_ref(&self.usual);
         let listen = if self.listen.is_empty() { usual } else { &self.listen };
         let is_path =

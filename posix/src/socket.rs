@@ -312,6 +312,11 @@ pub(crate) fn kind(fd: &OwnedFd) -> (bool, bool) {
     }
 }
 
+/// Whether a descriptor is a socket for UDP.
+pub(crate) fn is_udp(fd: &OwnedFd) -> bool {
+    sockopt::socket_type(fd) == Ok(SocketType::DGRAM) && kind(fd) == (true, true)
+}
+
 /// Whether a connect is still under way. An interrupted one goes on by itself.
 fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
     match result {

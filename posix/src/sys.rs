@@ -88,6 +88,41 @@ pub(crate) fn lock_file(file: BorrowedFd<'_>, exclusive: bool) -> io::Result<boo
     }
 }
 
+/// Closes what the process was started with beside its standard streams and `keep`.
+///
+/// An inherited descriptor has survived an exec, so it is not marked to close on one; everything that
+/// this process has opened is.
+pub(crate) fn close_inherited(keep: &[RawFd]) {
+    for number in inherited_numbers() {
+        if number > 2 && !keep.contains(&number) {
+            // SAFETY: F_GETFD only looks, at whatever number.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+                // SAFETY: it is open, and by its flag nothing in this process owns it.
+                drop(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+}
+
+/// The descriptors that may be open: what /proc lists, or all that are allowed, up to a number that
+/// does not take long to try.
+fn inherited_numbers() -> Vec<RawFd> {
+    if let Ok(listed) = std::fs::read_dir("/proc/self/fd") {
+        let number =
+            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        return listed.filter_map(number).collect();
+    }
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    (3..most.unwrap_or(u64::MAX).min(1 << 16) as RawFd).collect()
+}
+
+/// Removes a variable from the environment. To be called while the process has a single thread.
+pub(crate) fn remove_variable(name: &str) {
+    // SAFETY: with a single thread nobody reads the environment meanwhile; the caller sees to it.
+    unsafe { std::env::remove_var(name) };
+}
+
 /// Lets all signals come, whatever the starter of this process had blocked.
 pub(crate) fn unblock_signals() -> io::Result<()> {
     // SAFETY: a signal set is plain numbers, and sigemptyset initialises it.

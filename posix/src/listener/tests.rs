@@ -300,18 +300,17 @@ fn a_directory_that_is_not_there_is_said() {
 }
 
 #[test]
-fn an_inherited_listening_socket_accepts_once() {
+fn an_inherited_listening_socket_goes_on_accepting() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let listener = open(&inherit(socket).parse().unwrap()).unwrap();
     assert!(!listener.finished() && !listener.ready() && listener.fd().is_some());
     assert!(listener.accept().unwrap().is_none());
-    let first = connect(&format!("IP:127.0.0.1:{port}"));
-    let served = accept(&listener);
-    talk(&first, &served);
-    assert!(listener.finished());
-    let _second = connect(&format!("IP:127.0.0.1:{port}"));
-    assert!(listener.accept().unwrap().is_none());
+    assert_eq!(listener.address(), format!("IP:127.0.0.1:{port}"));
+    for _ in 0..3 {
+        talk(&connect(&listener.address()), &accept(&listener));
+        assert!(!listener.finished());
+    }
 }
 
 #[test]
