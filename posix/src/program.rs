@@ -76,9 +76,10 @@ pub fn common_option(name: &str, options: &Options) -> Stop {
 #[macro_export]
 macro_rules! daemon_usage {
     () => {
-        "  -daemon           detach from the terminal
+        "  -daemon           detach from the terminal; from then on nothing is printed
   -pidfile path     write the process id there
-  -user name        go on as this user, by name or number, without any other groups
+  -user name        go on as this user, by name or number, without any other groups;
+                    user:group for another group than the user's own
   -sockowner name   user that UNIX sockets belong to
   -sockgroup name   group that UNIX sockets belong to
   -sockperms octal  permissions of UNIX sockets, such as 660
