@@ -95,3 +95,24 @@ fn inherited_descriptors_are_closed_where_nothing_lists_them() {
     assert_eq!(server.address(), "UNIX:/tmp/s");
     assert_eq!(server.end(Signal::TERM).code, 0);
 }
+
+#[test]
+fn the_default_socket_where_everybody_could_listen_is_warned_of() {
+    let Some(jail) = jail() else { return };
+    let tmp = jail.join("tmp");
+    for (mode, listen, warnings) in
+        [(0o1777, &[][..], 1), (0o755, &[], 0), (0o1777, &["-listen", "UNIX:/tmp/scache"], 0)]
+    {
+        permit(&tmp, mode);
+        let words = ["/dc_client", "-server", "IP:127.0.0.1:1"];
+        let client = start(&jail, &[&words[..], listen].concat());
+        assert_eq!(client.address(), "UNIX:/tmp/scache");
+        let ended = client.end(Signal::TERM);
+        let warned: Vec<_> = ended.err.lines().filter(|line| line.contains("warning: ")).collect();
+        assert_eq!((ended.code, warned.len()), (0, warnings), "{ended:?}");
+        assert!(
+            warned.iter().all(|line| line.contains("UNIX:/run/distcache/scache")),
+            "{warned:?}"
+        );
+    }
+}

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, sockopt};
@@ -61,11 +62,13 @@ impl Listener {
     /// else there is left alone and refused. May wait for a name server: for use before the loop.
     pub fn open(address: &Address, ownership: &Ownership) -> Result<Self, ListenError> {
         let name = address.to_string();
-        let mut warnings = Vec::new();
         let source = match address {
             Address::Unix(unix) => match unix.path() {
-                Some(path) => Placed::open(path, ownership, &mut warnings)
-                    .map(|(fd, path)| Source::Socket { fd, tcp: false, path: Some(path) }),
+                Some(path) => Placed::open(path, ownership).map(|(fd, path)| Source::Socket {
+                    fd,
+                    tcp: false,
+                    path: Some(path),
+                }),
                 None => open_abstract(unix),
             },
             Address::Ip { family, .. } => open_ip(address, |ip| {
@@ -77,7 +80,7 @@ impl Listener {
             }
             Address::Fd { read, write } => open_inherited(*read, *write),
         };
-        Self::of(source, name, ownership, warnings)
+        Self::of(source, name, ownership)
     }
 
     /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket,
@@ -91,16 +94,16 @@ impl Listener {
             }
             take_inherited(fd)
         });
-        Self::of(source, format!("FD:{number}"), ownership, Vec::new())
+        Self::of(source, format!("FD:{number}"), ownership)
     }
 
     fn of(
         source: Result<Source, Why>,
         name: String,
         ownership: &Ownership,
-        mut warnings: Vec<String>,
     ) -> Result<Self, ListenError> {
         let source = source.map_err(|why| ListenError { address: name.clone(), why })?;
+        let mut warnings = Vec::new();
         let has_path = matches!(source, Source::Socket { path: Some(_), .. });
         if *ownership != Ownership::default() && !has_path {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
@@ -114,10 +117,17 @@ impl Listener {
         Ok(Self { source, address, warnings })
     }
 
-    /// What could not be done as asked, a line each. A socket whose owner, group or mode could not be
-    /// set lets in no more than was asked for.
+    /// What was asked for and does not apply, a line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The path of its UNIX socket, which is to be removed in the end.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Socket { path, .. } => path.as_ref().map(Placed::path),
+            _ => None,
+        }
     }
 
     /// The next stream; `None` when nobody waits, or it is [`finished`](Self::finished).
@@ -317,6 +327,8 @@ pub struct ListenError {
 enum Why {
     InUse,
     NotASocket,
+    /// The owner, group or mode cannot be set to this, and why.
+    Own(&'static str, String, String),
     Resolve(ResolveError),
     /// What failed, and how.
     System(&'static str, io::Error),
@@ -330,6 +342,7 @@ impl fmt::Display for ListenError {
             Why::NotASocket => {
                 f.write_str("the file there is no stream socket and is left alone; remove it, or choose another")
             }
+            Why::Own(what, to, why) => write!(f, "cannot set the socket's {what} to {to}: {why}"),
             Why::Resolve(error) => error.fmt(f),
             Why::System(doing, error) => write!(f, "cannot {doing}: {error}"),
         }
