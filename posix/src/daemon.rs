@@ -17,6 +17,7 @@ use crate::sys;
 pub use activation::ActivationError;
 pub(crate) use activation::take as take_activation;
 pub use pid_file::{PidFile, PidFileError};
+pub(crate) use user::can_remove;
 pub use user::{UserError, change_user};
 
 /// A daemon that has left the terminal, while the process that was started still waits for its word.

@@ -7,9 +7,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use distcache_core::conns::Counters;
+use rustix::fs::Mode;
 
 use crate::address::Address;
 use crate::daemon::{
@@ -112,6 +113,16 @@ impl Service {
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
+        if let Some(socket) = listeners.iter().find_map(|listener| self.is_exposed(listener)) {
+            warn(
+                self.name,
+                &format!(
+                    "the default socket {} is in a directory that everybody can write to, so \
+                     others can listen in its place; use -listen UNIX:/run/distcache/scache",
+                    socket.display()
+                ),
+            );
+        }
         let detached = self.daemon.then(daemon::detach).transpose().map_err(StartError::Detach)?;
         let mut running = Running {
             name: self.name,
@@ -136,6 +147,14 @@ impl Service {
         };
         let addresses = self.listen.iter().chain(&self.inherits);
         handed.chain(addresses.flat_map(named).flatten()).collect()
+    }
+
+    /// The path of the default socket, where root listens in a directory that is everybody's.
+    fn is_exposed<'l>(&self, listener: &'l Listener) -> Option<&'l Path> {
+        let path = listener.path().filter(|_| self.listen.is_empty())?;
+        let mode = rustix::fs::stat(path.parent()?).ok()?.st_mode;
+        let open = Mode::from_raw_mode(mode).contains(Mode::WOTH);
+        (open && rustix::process::geteuid().is_root()).then_some(path)
     }
 
     /// Opens all that is to be listened on.
@@ -165,6 +184,7 @@ impl Service {
         running._pid_file = pid_file.map_err(StartError::PidFile)?;
         if let Some(user) = &self.user {
             daemon::change_user(user).map_err(StartError::User)?;
+            warn_of_leftovers(user, running);
         }
         Ok(())
     }
@@ -238,6 +258,21 @@ impl Running {
                 detached.fail(&format!("{}: {error}", self.name))
             }
             None => Err(error),
+        }
+    }
+}
+
+/// Names the files that the process can't remove in the end, now that it is `user`.
+fn warn_of_leftovers(user: &str, running: &Running) {
+    let sockets = running.listeners.iter().filter_map(Listener::path);
+    for path in sockets.chain(running._pid_file.as_ref().map(PidFile::path)) {
+        if !daemon::can_remove(path) {
+            let dir = path.parent().unwrap_or(path).display();
+            running.warn(&format!(
+                "{} cannot be removed at the end: user '{user}' may not do so in {dir}; use a \
+                 directory of that user's own, such as /run/distcache",
+                path.display()
+            ));
         }
     }
 }

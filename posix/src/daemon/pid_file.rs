@@ -66,6 +66,11 @@ impl PidFile {
         Err(cannot("put it there")(io::ErrorKind::AlreadyExists.into()))
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Removes the file, as dropping it does.
     pub fn close(self) {}
 }

@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
+
+use rustix::fs::{self, Access, Mode};
+use rustix::process::geteuid;
 
 use crate::accounts::{self, LookupError};
 use crate::sys;
@@ -30,6 +34,19 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
         return Err(UserError::Kept(name.to_owned()));
     }
     Ok(())
+}
+
+/// Whether this process may remove `path`, so far as the directory's owner and mode decide.
+pub(crate) fn can_remove(path: &Path) -> bool {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // After a change of user the real ids, which this asks about, are the effective ones.
+    if fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return false;
+    }
+    let (Ok(dir), Ok(file)) = (fs::stat(dir), fs::lstat(path)) else { return false };
+    let user = geteuid();
+    let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
+    !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
 }
 
 /// The process could not become another user. It must not go on.
