@@ -15,7 +15,7 @@ use rustix::net::{self, AddressFamily, sockopt};
 use self::path::Placed;
 pub(crate) use self::path::take_turn;
 use crate::address::{Address, Family, ResolveError, Target, UnixName};
-use crate::datagram;
+use crate::datagram::{self, Sender};
 use crate::socket::{self, Stream};
 
 /// As many waiting connections as the system allows, which cuts this down to its own limit.
@@ -89,8 +89,7 @@ impl Listener {
         let taken = |error| Why::System("take it", error);
         let source = crate::sys::inherited(number).map_err(taken).and_then(|fd| {
             if socket::is_udp(&fd) {
-                socket::prepare(&fd).map_err(taken)?;
-                return Ok(Source::Datagrams(fd));
+                return datagram::adopt(fd).map(Source::Datagrams).map_err(taken);
             }
             take_inherited(fd)
         });
@@ -149,7 +148,7 @@ impl Listener {
 
     /// The next datagram's length and sender, with as much of it as fits in the front of `buffer`;
     /// `None` where none is there, or where none ever comes.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
         match &self.source {
             Source::Datagrams(fd) => datagram::receive(fd, buffer),
             _ => Ok(None),
@@ -157,7 +156,7 @@ impl Listener {
     }
 
     /// Sends a datagram from where it listens; false where the system does not take it.
-    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> bool {
+    pub(crate) fn send(&self, datagram: &[u8], to: Sender) -> bool {
         matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 

@@ -1,5 +1,8 @@
 //! All of the crate's `unsafe`: what neither `std` nor `rustix` offers as safe functions.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod datagram;
+
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::MaybeUninit;
