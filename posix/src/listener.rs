@@ -71,8 +71,14 @@ impl Listener {
                 }),
                 None => open_abstract(unix),
             },
-            Address::Ip { family, .. } => open_ip(address, |ip| {
-                let fd = bind_tcp(ip, *family)?;
+            Address::Ip { family, host, .. } => open_ip(address, |ip| {
+                // Left to itself, what a socket on all interfaces is for depends on the system.
+                let only = match (family, host) {
+                    (Family::V6, _) => Some(true),
+                    (Family::Any, None) => Some(false),
+                    _ => None,
+                };
+                let fd = bind_tcp(ip, only)?;
                 Ok(Source::Socket { fd, tcp: true, path: None })
             }),
             Address::Sessiond { .. } => {
@@ -108,7 +114,7 @@ impl Listener {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
         }
         let address = match &source {
-            Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, written),
+            Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, |ip| written(fd, ip)),
             Source::Socket { fd, path: None, .. } => unix_path(fd).unwrap_or(name),
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
@@ -227,10 +233,15 @@ fn open_ip(
     bind: impl Fn(SocketAddr) -> io::Result<Source>,
 ) -> Result<Source, Why> {
     let mut first = None;
+    let everywhere = matches!(address, Address::Ip { host: None, .. });
     for target in address.resolve().map_err(Why::Resolve)? {
         let Target::Ip(ip) = target else { continue };
         match bind(ip) {
             Ok(source) => return Ok(source),
+            // Half of what was asked for may be free; that half is not what was meant.
+            Err(error) if everywhere && error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(Why::InUse);
+            }
             Err(error) => first = first.or(Some(error)),
         }
     }
@@ -241,13 +252,14 @@ fn open_ip(
     })
 }
 
-fn bind_tcp(ip: SocketAddr, family: Family) -> io::Result<OwnedFd> {
+/// Listens on `ip`. On an IPv6 address for IPv6 `only`, or for IPv4 too where that is all interfaces;
+/// `None` leaves it to the system.
+fn bind_tcp(ip: SocketAddr, only: Option<bool>) -> io::Result<OwnedFd> {
     let kind = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = socket::new_socket(kind)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    if ip.is_ipv6() && family == Family::V6 {
-        // Else [::] takes the IPv4 port too on some systems, and not on others.
-        sockopt::set_ipv6_v6only(&fd, true)?;
+    if let (true, Some(only)) = (ip.is_ipv6(), only) {
+        sockopt::set_ipv6_v6only(&fd, only)?;
     }
     net::bind(&fd, &ip)?;
     net::listen(&fd, BACKLOG)?;
@@ -266,8 +278,11 @@ fn unix_path(fd: &OwnedFd) -> Option<String> {
 }
 
 /// The address of a TCP socket as people write it.
-fn written(address: SocketAddr) -> String {
+fn written(fd: &OwnedFd, address: SocketAddr) -> String {
     match address.ip() {
+        IpAddr::V6(ip) if ip.is_unspecified() && sockopt::ipv6_v6only(fd) == Ok(false) => {
+            format!("IP:{address}")
+        }
         IpAddr::V6(_) => format!("IPv6:{address}"),
         IpAddr::V4(_) => format!("IP:{address}"),
     }

@@ -91,6 +91,26 @@ fn port_0_is_told_as_the_port_it_became() {
 }
 
 #[test]
+fn without_ipv6_every_interface_means_ipv4() {
+    let address: Address = "IP:0".parse().unwrap();
+    let without = |ip: SocketAddr| match ip {
+        SocketAddr::V6(_) => Err(Errno::AFNOSUPPORT.into()),
+        SocketAddr::V4(_) => {
+            let fd = bind_tcp(ip, Some(false))?;
+            Ok(Source::Socket { fd, tcp: true, path: None })
+        }
+    };
+    let Ok(Source::Socket { fd, .. }) = open_ip(&address, without) else { panic!("it listens") };
+    assert!(written(&fd, bound(&fd).unwrap()).starts_with("IP:0.0.0.0:"));
+    // Where half of it is taken, it does not make do with the other half.
+    let taken = |ip: SocketAddr| match ip {
+        SocketAddr::V6(_) => Err(Errno::ADDRINUSE.into()),
+        SocketAddr::V4(_) => panic!("not asked for"),
+    };
+    assert!(matches!(open_ip(&address, taken), Err(Why::InUse)));
+}
+
+#[test]
 fn a_live_server_keeps_its_path_and_its_clients() {
     let dir = Dir::new();
     let address = unix(&dir.join("s"));
