@@ -87,6 +87,7 @@ macro_rules! daemon_usage {
   -h, -help, -?     print this and exit
   -V, -version      print the version and exit
 
+Without -listen it listens on the sockets that LISTEN_FDS hands over, if any.
 SIGTERM and SIGINT end it once what it has received is answered.
 "
     };

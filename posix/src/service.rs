@@ -1,7 +1,8 @@
 //! How a daemon starts: what may fail first, and in the order that lets it drop what it needs for it.
 //!
-//! Bind and listen, owner, group and mode of the socket, detach, pid file, change of user; then the
-//! program takes its memory, says that it is ready, and loops.
+//! Close what was inherited and nobody named, bind and listen, owner, group and mode of the socket,
+//! detach, pid file, change of user; then the program takes its memory, says that it is ready, and
+//! loops.
 
 use std::fmt;
 use std::io::{self, Write};
