@@ -43,7 +43,13 @@ fn permit(path: &Path, mode: u32) {
 
 /// Starts one of the daemons in there.
 fn start(jail: &Dir, words: &[&str]) -> Program {
-    Program::start("chroot", &[&[jail.text("").as_str()][..], words].concat())
+    start_as("0:0", jail, words)
+}
+
+/// Starts one of the daemons in there as a user without entry.
+fn start_as(user: &str, jail: &Dir, words: &[&str]) -> Program {
+    let user = format!("--userspec={user}");
+    Program::start("chroot", &[&[user.as_str(), &jail.text("")][..], words].concat())
 }
 
 /// The user that a program runs as.
@@ -100,12 +106,15 @@ fn inherited_descriptors_are_closed_where_nothing_lists_them() {
 fn the_default_socket_where_everybody_could_listen_is_warned_of() {
     let Some(jail) = jail() else { return };
     let tmp = jail.join("tmp");
-    for (mode, listen, warnings) in
-        [(0o1777, &[][..], 1), (0o755, &[], 0), (0o1777, &["-listen", "UNIX:/tmp/scache"], 0)]
-    {
+    for (user, mode, listen, warnings) in [
+        ("0:0", 0o1777, &[][..], 1),
+        ("0:0", 0o755, &[], 0),
+        ("0:0", 0o1777, &["-listen", "UNIX:/tmp/scache"], 0),
+        ("54321:54321", 0o1777, &[], 0),
+    ] {
         permit(&tmp, mode);
         let words = ["/dc_client", "-server", "IP:127.0.0.1:1"];
-        let client = start(&jail, &[&words[..], listen].concat());
+        let client = start_as(user, &jail, &[&words[..], listen].concat());
         assert_eq!(client.address(), "UNIX:/tmp/scache");
         let ended = client.end(Signal::TERM);
         let warned: Vec<_> = ended.err.lines().filter(|line| line.contains("warning: ")).collect();

@@ -131,17 +131,18 @@ fn descriptors_that_no_option_names_are_closed() {
 fn sockets_that_a_service_manager_hands_over_are_where_clients_come_from() {
     let dir = Dir::new();
     let stream = UnixListener::bind(dir.join("s")).expect("a free path");
-    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let port = datagrams.local_addr().expect("an address");
+    let datagrams = UdpSocket::bind("0.0.0.0:0").expect("a free port");
+    let place = datagrams.local_addr().expect("an address");
     let line = "exec 3<&0 4>&1 </dev/null >&2; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\"";
     let server = by_shell(line, &[DC_SERVER], [stream.into(), datagrams.into()]);
-    for address in [dir.address("s"), format!("SESSIOND:{port}")] {
+    for address in [dir.address("s"), format!("SESSIOND:{place}")] {
         server.err.wait_for(&format!("dc_server: listening on {address}\n"));
     }
     for _ in 0..3 {
         serves(&dir.address("s"));
     }
-    let asker = Asker::to(&format!("SESSIOND:{port}"));
+    // It answers from where it was asked, as on a port that it has opened itself.
+    let asker = Asker::to(&format!("SESSIOND:127.0.0.2:{}", place.port()));
     asker.new_session(300, &key(b"id"), b"session");
     assert_eq!(asker.get(&key(b"id")), Some(b"session".to_vec()));
     assert_eq!(server.end(Signal::TERM).code, 0);

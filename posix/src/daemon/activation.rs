@@ -82,6 +82,23 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn the_variables_are_gone_once_they_were_read() {
+        use crate::testing::{alone, is_child, spawn_with};
+        if is_child() {
+            alone(|| {
+                let handed = take().unwrap();
+                let of_it = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("LISTEN_");
+                let left = std::env::vars_os().any(|(name, _)| of_it(&name));
+                sys::exit_now(if handed.is_empty() && !left { 7 } else { 1 });
+            });
+        }
+        let name = "daemon::activation::tests::the_variables_are_gone_once_they_were_read";
+        let variables = [("LISTEN_PID", "1"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "a:b")];
+        assert_eq!(spawn_with(name, "", &variables).status.code(), Some(7));
+    }
+
+    #[test]
     fn a_number_of_sockets_that_is_none_is_refused() {
         for count in ["", "x", "-1", "17", "4294967297"] {
             let error = handed(Some("77"), Some(count)).unwrap_err().to_string();
