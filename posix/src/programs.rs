@@ -16,7 +16,8 @@ const UNITS: &str = "Times take ms, s, m, h or d, as in 250ms or 5s; without a u
     milliseconds. Numbers of things take k and M (1000 and 1000000), numbers of bytes K, M and G \
     (powers of 1024).";
 const END: &str =
-    "SIGTERM and SIGINT end it in order, once everything received so far is answered.";
+    "Without -listen it listens on the sockets that LISTEN_FDS hands over, if any. SIGTERM and \
+     SIGINT end it in order, once everything received so far is answered.";
 
 /// The cache.
 pub const DC_SERVER: Command = Command {

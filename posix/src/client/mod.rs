@@ -26,7 +26,7 @@ pub(crate) mod tests;
 use std::fmt;
 use std::ops::BitOr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use distcache_core::id::Id;
@@ -103,7 +103,7 @@ pub struct Client {
     /// At which patch level the server has answered last.
     level: AtomicU16,
     flags: Flags,
-    timeout_ms: AtomicU64,
+    timeout_ms: AtomicUsize,
     kept: Shelf<Connection>,
     /// Memory of connections that were closed.
     spare: Shelf<Memory>,
@@ -129,17 +129,18 @@ impl Client {
         flags: Flags,
         timeout: Duration,
     ) -> Result<Self, NewError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Not every processor has atomic numbers of 64 bits.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
         address.connectable().map_err(NewError::Address)?;
         let targets = address.resolve().map_err(NewError::Resolve)?;
         let client = Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            number: NEXT.fetch_add(1, Ordering::Relaxed) as u64,
             address: address.to_string().into(),
             targets,
             target: AtomicUsize::new(0),
             level: AtomicU16::new(0),
             flags,
-            timeout_ms: AtomicU64::new(0),
+            timeout_ms: AtomicUsize::new(0),
             kept: Shelf::new(KEPT_MAX),
             spare: Shelf::new(KEPT_MAX),
         };
@@ -155,7 +156,7 @@ impl Client {
 
     /// How long an operation may take, connecting and trying again included.
     pub fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
+        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed) as u64)
     }
 
     /// Sets how long operations that begin from now on may take: whole milliseconds, at least 1, at
@@ -163,7 +164,7 @@ impl Client {
     pub fn set_timeout(&self, timeout: Duration) {
         let timeout = timeout.clamp(Duration::from_millis(1), TIMEOUT_MAX);
         self.timeout_ms
-            .store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            .store(usize::try_from(timeout.as_millis()).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Stores a session for `ttl` milliseconds, where the id is free.
