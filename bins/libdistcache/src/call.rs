@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_char;
 use std::fmt::{self, Write};
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cancel::Uncancelled;
 use crate::reason::Reason;
 
 /// Room for a reason and the NUL behind it: the longest host fits, and what does not is cut.
@@ -43,6 +45,7 @@ pub(crate) fn call<T>(failed: T, work: impl FnOnce() -> Result<T, Reason>) -> T 
 
 /// Does `work`; `None` where it panics.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let _uncancelled = Uncancelled::new();
     hush();
     let before = INSIDE.replace(true);
     // Whatever a panic leaves is not looked at again: a connection in use is dropped with the stack.
@@ -83,21 +86,31 @@ fn write(work: impl FnOnce(&mut Words)) {
     });
 }
 
+/// The hook that was there before ours.
+static OTHERS: OnceLock<Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>> = OnceLock::new();
+
 /// Keeps panics of ours from being printed; those of other Rust code in the process are told as before.
 fn hush() {
-    static ONCE: Once = Once::new();
+    /// A flag and no `Once`: a thread that another thread's fork leaves behind never finishes, and
+    /// the child would wait for it for ever. Here the child goes on without the hook.
+    static BEGUN: AtomicBool = AtomicBool::new(false);
     // Inside a panic the hook must not be touched; the next call does it then.
-    if std::thread::panicking() {
+    if BEGUN.load(Ordering::Relaxed)
+        || std::thread::panicking()
+        || BEGUN.swap(true, Ordering::Relaxed)
+    {
         return;
     }
-    ONCE.call_once(|| {
-        let others = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !INSIDE.try_with(Cell::get).unwrap_or(false) {
-                others(info);
-            }
-        }));
-    });
+    // One thread comes here, so this never waits.
+    let _ = OTHERS.set(panic::take_hook());
+    // It captures nothing, so the box is no allocation.
+    panic::set_hook(Box::new(|info| {
+        if !INSIDE.try_with(Cell::get).unwrap_or(false)
+            && let Some(others) = OTHERS.get()
+        {
+            others(info);
+        }
+    }));
 }
 
 /// A C string: a text without NUL in it, and all behind it NUL.

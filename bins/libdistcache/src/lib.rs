@@ -22,6 +22,7 @@
 #![allow(non_snake_case, non_camel_case_types, reason = "the names are those that C programs use")]
 
 mod call;
+mod cancel;
 mod reason;
 mod target;
 

@@ -8,7 +8,8 @@
  * No call ends the process, prints, or raises a signal, and none takes longer than the deadline of
  * its context: 250 ms for UNIX sockets and 1 s for TCP, unless the environment variable
  * DISTCACHE_TIMEOUT_MS or DC_CTX_set_timeout says otherwise. A NULL where something is needed and
- * a length out of bounds are failures like any other.
+ * a length out of bounds are failures like any other. A thread that is cancelled during a call is
+ * cancelled after it.
  */
 #ifndef DISTCACHE_DC_CLIENT_H
 #define DISTCACHE_DC_CLIENT_H

@@ -1,0 +1,56 @@
+//! What the programs that the C library runs in may do to it: cancel its threads, fork at any time,
+//! run out of memory. Each test is a C program in `bins/libdistcache/tests`.
+
+use std::path::Path;
+
+use distcache_testing::c::Workshop;
+use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::rig::{can_run, installed};
+use distcache_testing::start::{self, ANY_PORT};
+
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
+
+fn can(test: &str) -> bool {
+    can_run(test, false, &TOOLS)
+}
+
+fn prefix() -> &'static Path {
+    installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn made(dir: &Dir, name: &str) -> String {
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let source = format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"));
+    workshop.make(&source, &["distcache"], &["-lpthread"])
+}
+
+fn passes(program: &str, arguments: &[&str]) {
+    let ended = Program::run(program, arguments);
+    let nothing = Ended { code: 0, out: String::new(), err: String::new() };
+    assert_eq!(ended, nothing, "{program} {arguments:?}");
+}
+
+fn server(listen: &str) -> (Program, String) {
+    let program = start::server(DC_SERVER, listen, &[]);
+    let address = program.address();
+    (program, address)
+}
+
+#[test]
+fn a_thread_that_is_cancelled_in_a_call_ends_after_it_and_the_process_goes_on() {
+    if !can("cancelled") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "cancelled.c"), &[&dir.text("")]);
+}
+
+#[test]
+fn a_child_that_is_forked_during_the_first_call_of_a_process_can_make_calls() {
+    if !can("first_call") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "firstfork.c"), &["3000"]);
+}
