@@ -54,3 +54,18 @@ fn a_child_that_is_forked_during_the_first_call_of_a_process_can_make_calls() {
     let dir = Dir::new();
     passes(&made(&dir, "firstfork.c"), &["3000"]);
 }
+
+#[test]
+fn a_child_with_the_process_id_of_its_parent_has_a_connection_of_its_own() {
+    if !can_run("same_id", true, &[&TOOLS[..], &["unshare"]].concat()) {
+        return;
+    }
+    let dir = Dir::new();
+    let samepid = made(&dir, "samepid.c");
+    for how in ["fork", "clone"] {
+        let (server, address) = server(ANY_PORT);
+        passes("unshare", &["--pid", "--fork", &samepid, &address, how]);
+        let said = server.end(Signal::TERM).err;
+        assert!(said.contains("dc_server: 2 clients, 0 more refused"), "{how}: {said}");
+    }
+}

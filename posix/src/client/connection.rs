@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::failure::Why;
+use super::process::Process;
 use crate::address::Target;
 use crate::socket::{Received, Stream};
 
@@ -49,8 +50,8 @@ impl Deadline {
 pub(super) struct Connection {
     stream: Stream,
     machine: Machine,
-    /// Who opened it: a fork gives the descriptor to another process as well.
-    pid: u32,
+    /// The process that opened it: a fork gives the descriptor to another one as well.
+    process: Process,
 }
 
 impl Connection {
@@ -80,12 +81,12 @@ impl Connection {
         };
         // It has what a machine needs, so this can't fail.
         let machine = Machine::new(memory).ok_or_else(no_memory)?;
-        Ok(Self { stream, machine, pid: std::process::id() })
+        Ok(Self { stream, machine, process: Process::current() })
     }
 
-    /// Whether the process `pid` opened it.
-    pub(super) fn is_of(&self, pid: u32) -> bool {
-        self.pid == pid
+    /// Whether `process` opened it.
+    pub(super) fn is_of(&self, process: Process) -> bool {
+        self.process == process
     }
 
     /// What is known of the server's patch level, from earlier connections and from this one.

@@ -19,6 +19,7 @@
 mod connection;
 mod failure;
 mod last;
+mod process;
 mod shelf;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,6 +37,7 @@ use distcache_core::wire::{Op, PAYLOAD_MAX};
 use crate::address::{Address, Target, Targets};
 use connection::{Connection, Deadline, Memory};
 pub use failure::{AddError, Failure, NewError, Why};
+use process::Process;
 use shelf::Shelf;
 
 /// How many connections are kept at most: threads beyond that many at once connect anew.
@@ -57,7 +59,8 @@ impl Flags {
     /// Connections are kept from one operation to the next.
     pub const PERSISTENT: Self = Self(1);
     /// Kept connections are used only by the process that made them: after a fork the child drops
-    /// those of its parent, unused and not shut down. Without it both would speak on one connection.
+    /// those of its parent, unused and not shut down. Without it both would speak on one connection. A
+    /// child is told from its parent even where both have the same process id.
     pub const PIDCHECK: Self = Self(2);
     /// Where a kept connection breaks under a request, the request is sent once more on a new one. An
     /// ADD that was stored the first time is then refused as already there.
@@ -429,8 +432,8 @@ impl Client {
     }
 
     fn take_kept(&self) -> Option<Connection> {
-        let pid = self.flags.has(Flags::PIDCHECK).then(std::process::id);
-        self.kept.take(|connection| pid.is_none_or(|pid| connection.is_of(pid)))
+        let process = self.flags.has(Flags::PIDCHECK).then(Process::current);
+        self.kept.take(|connection| process.is_none_or(|process| connection.is_of(process)))
     }
 
     fn put_back(&self, connection: Connection) {
