@@ -2,6 +2,7 @@
 //! run out of memory. Each test is a C program in `bins/libdistcache/tests`.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use distcache_testing::c::Workshop;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
@@ -68,4 +69,38 @@ fn a_child_with_the_process_id_of_its_parent_has_a_connection_of_its_own() {
         let said = server.end(Signal::TERM).err;
         assert!(said.contains("dc_server: 2 clients, 0 more refused"), "{how}: {said}");
     }
+}
+
+#[test]
+fn a_cache_that_stands_still_costs_one_deadline_in_each_pause() {
+    if !can("paused") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "paused.c"), &[&dir.text("")]);
+}
+
+#[test]
+fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
+    if !can_run("setuid", true, &TOOLS) {
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let dir = Dir::new();
+    let program = made(&dir, "secure.c");
+    let (server, address) = server(ANY_PORT);
+    server.freeze();
+    let ended = |timeout: &str, rights: &str| {
+        let mut command = Command::new(&program);
+        command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let ended = Program::adopt(command).ended();
+        assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
+    };
+    ended("50", "caller");
+    std::os::unix::fs::chown(&program, Some(NOBODY), None).expect("we are root");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+    std::fs::set_permissions(&program, mode).expect("we are root");
+    ended("86400000", "own");
+    server.signal(Signal::CONT);
 }

@@ -86,8 +86,10 @@ fn write(work: impl FnOnce(&mut Words)) {
     });
 }
 
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
+
 /// The hook that was there before ours.
-static OTHERS: OnceLock<Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>> = OnceLock::new();
+static OTHERS: OnceLock<Hook> = OnceLock::new();
 
 /// Keeps panics of ours from being printed; those of other Rust code in the process are told as before.
 fn hush() {

@@ -58,6 +58,8 @@ int main(int count, char **arguments)
     sprintf(target, "UNIX:%s", address.sun_path);
     ctx = context(target, DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_LATE);
     CHECK(DC_CTX_set_timeout(ctx, 10) == 1);
+    /* Each call is to be in the middle of something. */
+    CHECK(DC_CTX_set_pause(ctx, 0) == 1);
     CHECK(sem_init(&calling, 0, 0) == 0);
     for (round = 0; round < ROUNDS; round++) {
         CHECK(pthread_create(&thread, NULL, calls, NULL) == 0);

@@ -77,10 +77,10 @@ impl Connection {
     fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, Why> {
         let memory = match memory {
             Some(memory) => memory,
-            None => new_memory().ok_or_else(no_memory)?,
+            None => new_memory().ok_or(Why::NoMemory)?,
         };
         // It has what a machine needs, so this can't fail.
-        let machine = Machine::new(memory).ok_or_else(no_memory)?;
+        let machine = Machine::new(memory).ok_or(Why::NoMemory)?;
         Ok(Self { stream, machine, process: Process::current() })
     }
 
@@ -134,10 +134,6 @@ fn new_memory() -> Option<Memory> {
     memory.try_reserve_exact(MEMORY).ok()?;
     memory.resize(MEMORY, 0);
     Some(memory.into_boxed_slice())
-}
-
-fn no_memory() -> Why {
-    Why::NotConnected(io::ErrorKind::OutOfMemory.into())
 }
 
 fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), Why> {

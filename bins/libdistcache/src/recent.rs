@@ -1,0 +1,214 @@
+//! What each thread fetched last through each context, for `DC_CTX_reget_session`.
+//!
+//! It hangs on a key of the thread library and not on a `thread_local!`: that one ends the process where
+//! there is no memory to register what is to be released at a thread's end.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use distcache_core::id::{ID_MAX, Id};
+use distcache_core::wire::PAYLOAD_MAX;
+
+/// For how many contexts a thread remembers its last fetch; the one used longest ago goes first.
+const CONTEXTS_MAX: usize = 8;
+
+/// What tells contexts apart, for as long as the process lives. Above 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Number(usize);
+
+impl Number {
+    /// One that no context had before.
+    pub(crate) fn next() -> Self {
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+}
+
+/// A thread's memory: the latest fetch first.
+type Recent = [Fetched; CONTEXTS_MAX];
+
+#[derive(Default)]
+struct Fetched {
+    context: Option<Number>,
+    id: Vec<u8>,
+    session: Vec<u8>,
+}
+
+/// Makes room for whatever this thread fetches next through the context; false where there is none.
+pub(crate) fn reserve(context: Number) -> bool {
+    enter(true, |recent| {
+        let last = entry(recent, context)?;
+        last.id.clear();
+        last.session.clear();
+        let room = last.id.try_reserve_exact(ID_MAX);
+        room.and(last.session.try_reserve_exact(PAYLOAD_MAX)).ok()
+    })
+    .is_some()
+}
+
+/// This thread has just fetched `session`. Without memory there is nothing to remember, and no reason to
+/// fail.
+pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
+    enter(true, |recent| {
+        let last = entry(recent, context)?;
+        last.id.clear();
+        last.session.clear();
+        let room = last.id.try_reserve(id.bytes().len());
+        room.and(last.session.try_reserve(session.len())).ok()?;
+        last.id.extend_from_slice(id.bytes());
+        last.session.extend_from_slice(session);
+        Some(())
+    });
+}
+
+/// This thread's last fetch must not be seen again. Its memory stays for the next.
+pub(crate) fn forget(context: Number) {
+    enter(false, |recent| {
+        let last = recent.iter_mut().find(|last| last.context == Some(context))?;
+        last.id.clear();
+        Some(())
+    });
+}
+
+/// There is no such context any more.
+pub(crate) fn retire(context: Number) {
+    enter(false, |recent| {
+        let last = recent.iter_mut().find(|last| last.context == Some(context))?;
+        *last = Fetched::default();
+        Some(())
+    });
+}
+
+/// Reads what this thread fetched last through the context, if that was `id`.
+pub(crate) fn recall<T>(context: Number, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    enter(false, |recent| {
+        let wanted = |last: &&Fetched| last.context == Some(context) && last.id == id.bytes();
+        recent.iter().find(wanted).map(|last| read(&last.session))
+    })
+}
+
+/// The place for the context, at the front: its own one, or the one used longest ago.
+fn entry(recent: &mut Recent, context: Number) -> Option<&mut Fetched> {
+    let own = recent.iter().position(|last| last.context == Some(context));
+    let at = own.unwrap_or(CONTEXTS_MAX.saturating_sub(1));
+    recent.get_mut(..=at)?.rotate_right(1);
+    let first = recent.first_mut()?;
+    first.context = Some(context);
+    Some(first)
+}
+
+/// `None` where there is no memory of this thread, and none can be had or is wanted.
+fn enter<T>(make: bool, work: impl FnOnce(&mut Recent) -> Option<T>) -> Option<T> {
+    let key = key()?;
+    // SAFETY: the key was created and is never deleted.
+    let there = NonNull::new(unsafe { libc::pthread_getspecific(key) }.cast::<Recent>());
+    let mut recent = match there {
+        Some(recent) => recent,
+        None if make => new(key)?,
+        None => return None,
+    };
+    // SAFETY: what the key holds is null or what `new` made, which is this thread's until `release`.
+    // `work` calls nothing that comes here, so it is borrowed once.
+    work(unsafe { recent.as_mut() })
+}
+
+/// Memory of this thread; `None` where there is none.
+fn new(key: libc::pthread_key_t) -> Option<NonNull<Recent>> {
+    // SAFETY: the layout is not empty.
+    let place = NonNull::new(unsafe { alloc(Layout::new::<Recent>()) }.cast::<Recent>())?;
+    // SAFETY: it has the size and the alignment.
+    unsafe { place.write(Recent::default()) };
+    // SAFETY: the key was created, and `release` is what it does with the pointer.
+    if unsafe { libc::pthread_setspecific(key, place.as_ptr().cast()) } != 0 {
+        // SAFETY: nobody else has learned of it.
+        unsafe { release(place.as_ptr().cast()) };
+        return None;
+    }
+    Some(place)
+}
+
+/// Gives the memory back when its thread ends.
+unsafe extern "C" fn release(recent: *mut c_void) {
+    let recent = recent.cast::<Recent>();
+    // SAFETY: `new` made it, and the key forgets it before it calls this.
+    unsafe {
+        ptr::drop_in_place(recent);
+        dealloc(recent.cast(), Layout::new::<Recent>());
+    }
+}
+
+/// The key, made by the first thread that asks; `None` where the process has no key left. No lock: a
+/// thread that a fork leaves behind would hold it for ever.
+fn key() -> Option<libc::pthread_key_t> {
+    /// The key and 1; 0 before there is one.
+    static KEY: AtomicUsize = AtomicUsize::new(0);
+    let known = KEY.load(Ordering::Acquire);
+    if let Some(key) = known.checked_sub(1) {
+        return libc::pthread_key_t::try_from(key).ok();
+    }
+    let mut key = 0;
+    // SAFETY: there is room for a key, and `release` takes what is stored under it.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(release)) } != 0 {
+        return None;
+    }
+    let new = usize::try_from(key).ok()?.checked_add(1)?;
+    match KEY.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(theirs) => {
+            // SAFETY: nobody else has learned of it.
+            unsafe { libc::pthread_key_delete(key) };
+            libc::pthread_key_t::try_from(theirs.checked_sub(1)?).ok()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recalled(context: Number, id: &[u8]) -> Option<Vec<u8>> {
+        recall(context, Id::new(id).unwrap(), <[u8]>::to_vec)
+    }
+
+    #[test]
+    fn a_thread_sees_its_own_last_fetch_through_each_context_and_no_other_s() {
+        let (a, b) = (Id::new(b"a").unwrap(), Id::new(b"b").unwrap());
+        let (one, two) = (Number::next(), Number::next());
+        remember(one, a, b"first");
+        remember(one, b, b"second");
+        remember(two, a, b"third");
+        assert_eq!(recalled(one, b"a"), None);
+        assert_eq!(recalled(one, b"b"), Some(b"second".to_vec()));
+        assert_eq!(recalled(two, b"a"), Some(b"third".to_vec()));
+        std::thread::spawn(move || assert_eq!(recalled(one, b"b"), None)).join().unwrap();
+        forget(one);
+        retire(two);
+        assert_eq!((recalled(one, b"b"), recalled(two, b"a")), (None, None));
+    }
+
+    #[test]
+    fn the_fetch_of_longest_ago_makes_room() {
+        let id = Id::new(b"id").unwrap();
+        let contexts: Vec<_> = (0..=CONTEXTS_MAX).map(|_| Number::next()).collect();
+        for context in &contexts {
+            remember(*context, id, b"session");
+        }
+        assert_eq!(recalled(contexts[0], b"id"), None);
+        assert!(contexts[1..].iter().all(|context| recalled(*context, b"id").is_some()));
+    }
+
+    #[test]
+    fn what_is_reserved_is_no_fetch_and_is_used_for_the_next() {
+        let (context, id) = (Number::next(), Id::new(b"id").unwrap());
+        remember(context, id, b"session");
+        assert!(reserve(context));
+        assert_eq!(recalled(context, b"id"), None);
+        let place = || enter(false, |recent| recent.first().map(|last| last.session.as_ptr()));
+        let before = place();
+        remember(context, id, &[7; PAYLOAD_MAX]);
+        assert_eq!(place(), before);
+        assert_eq!(recalled(context, b"id"), Some(vec![7; PAYLOAD_MAX]));
+    }
+}
