@@ -104,3 +104,13 @@ fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
     ended("86400000", "own");
     server.signal(Signal::CONT);
 }
+
+#[test]
+fn whatever_allocation_is_refused_a_call_fails_or_does_all_that_it_should() {
+    if !can("refused") {
+        return;
+    }
+    let dir = Dir::new();
+    let (_server, address) = server(&dir.address("server"));
+    passes(&made(&dir, "refused.c"), &[&address]);
+}

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cancel::Uncancelled;
 use crate::reason::Reason;
+use crate::reserve;
 
 /// Room for a reason and the NUL behind it: the longest host fits, and what does not is cut.
 const WORDS_MAX: usize = 512;
@@ -27,9 +28,12 @@ thread_local! {
 
 /// Does the `work` of one call. Where it fails or panics, the result is `failed`, and the reason is kept.
 pub(crate) fn call<T>(failed: T, work: impl FnOnce() -> Result<T, Reason>) -> T {
-    let result = caught(|| match has_memory() {
-        true => work(),
-        false => Err(Reason::Said("no memory")),
+    let result = caught(|| {
+        reserve::used();
+        match has_memory() {
+            true => work(),
+            false => Err(Reason::Said("no memory")),
+        }
     });
     let reason = match result {
         Some(Ok(done)) => {
@@ -54,8 +58,8 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Whether a call can have what it may need: Rust ends the process where memory is refused, so nothing
-/// is begun that might come to that. What it takes much of it asks for with care in any case.
+/// Whether a call can have what it may need. Without it nothing is begun: what is refused later comes from
+/// the reserve.
 fn has_memory() -> bool {
     let mut probe: Vec<u8> = Vec::new();
     let there = probe.try_reserve_exact(MEMORY_PROBE).is_ok();

@@ -25,6 +25,7 @@ mod call;
 mod cancel;
 mod reason;
 mod recent;
+mod reserve;
 mod target;
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulong};
@@ -79,7 +80,12 @@ pub unsafe extern "C" fn DC_CTX_new(target: *const c_char, flags: c_uint) -> *mu
         // SAFETY: the caller's promise.
         let target = unsafe { target::text(target)? };
         let (client, usual) = target::client(target, flags)?;
-        Ok(Box::into_raw(Box::new(DC_CTX { client, usual, number: Number::next() })))
+        let ctx = reserve::boxed(DC_CTX { client, usual, number: Number::next() });
+        // What comes from the reserve goes back there at the end of the call.
+        match ctx.filter(|_| !reserve::used()) {
+            Some(ctx) => Ok(Box::into_raw(ctx)),
+            None => Err(Reason::Said("no memory")),
+        }
     })
 }
 

@@ -11,8 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use distcache_core::id::{ID_MAX, Id};
 use distcache_core::wire::PAYLOAD_MAX;
 
+use crate::reserve::BLOCK_LEN;
+
 /// For how many contexts a thread remembers its last fetch; the one used longest ago goes first.
 const CONTEXTS_MAX: usize = 8;
+
+/// The fewest bytes of memory for a session.
+const ROOM_MIN: usize = 1024;
+
+const _: () = assert!(ROOM_MIN > BLOCK_LEN && size_of::<Recent>() > BLOCK_LEN);
 
 /// What tells contexts apart, for as long as the process lives. Above 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,18 +39,43 @@ type Recent = [Fetched; CONTEXTS_MAX];
 #[derive(Default)]
 struct Fetched {
     context: Option<Number>,
-    id: Vec<u8>,
+    id: Name,
     session: Vec<u8>,
+}
+
+/// An id; none where `len` is 0.
+struct Name {
+    bytes: [u8; ID_MAX],
+    len: usize,
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self { bytes: [0; ID_MAX], len: 0 }
+    }
+}
+
+impl Name {
+    fn set(&mut self, id: Id<'_>) {
+        self.len = 0;
+        if let Some(room) = self.bytes.get_mut(..id.bytes().len()) {
+            room.copy_from_slice(id.bytes());
+            self.len = room.len();
+        }
+    }
+
+    fn is(&self, id: Id<'_>) -> bool {
+        self.bytes.get(..self.len) == Some(id.bytes())
+    }
 }
 
 /// Makes room for whatever this thread fetches next through the context; false where there is none.
 pub(crate) fn reserve(context: Number) -> bool {
     enter(true, |recent| {
         let last = entry(recent, context)?;
-        last.id.clear();
+        last.id.len = 0;
         last.session.clear();
-        let room = last.id.try_reserve_exact(ID_MAX);
-        room.and(last.session.try_reserve_exact(PAYLOAD_MAX)).ok()
+        last.session.try_reserve_exact(PAYLOAD_MAX).ok()
     })
     .is_some()
 }
@@ -53,11 +85,11 @@ pub(crate) fn reserve(context: Number) -> bool {
 pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
     enter(true, |recent| {
         let last = entry(recent, context)?;
-        last.id.clear();
+        last.id.len = 0;
         last.session.clear();
-        let room = last.id.try_reserve(id.bytes().len());
-        room.and(last.session.try_reserve(session.len())).ok()?;
-        last.id.extend_from_slice(id.bytes());
+        // More than a block of the reserve, where nothing must stay.
+        last.session.try_reserve(session.len().max(ROOM_MIN)).ok()?;
+        last.id.set(id);
         last.session.extend_from_slice(session);
         Some(())
     });
@@ -67,7 +99,7 @@ pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
 pub(crate) fn forget(context: Number) {
     enter(false, |recent| {
         let last = recent.iter_mut().find(|last| last.context == Some(context))?;
-        last.id.clear();
+        last.id.len = 0;
         Some(())
     });
 }
@@ -84,7 +116,7 @@ pub(crate) fn retire(context: Number) {
 /// Reads what this thread fetched last through the context, if that was `id`.
 pub(crate) fn recall<T>(context: Number, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
     enter(false, |recent| {
-        let wanted = |last: &&Fetched| last.context == Some(context) && last.id == id.bytes();
+        let wanted = |last: &&Fetched| last.context == Some(context) && last.id.is(id);
         recent.iter().find(wanted).map(|last| read(&last.session))
     })
 }

@@ -7,9 +7,15 @@ use distcache_posix::address::Address;
 use distcache_posix::client::{Client, Flags, NewError, usual_timeout};
 
 use crate::reason::Reason;
+use crate::reserve::BLOCK_LEN;
 
 /// Milliseconds that each operation may take, where the usual time does not fit.
 const TIMEOUT_VARIABLE: &CStr = c"DISTCACHE_TIMEOUT_MS";
+
+/// The most bytes of a target. A host's name has 253; what is said of a target fits the reserve.
+const TARGET_MAX: usize = 300;
+
+const _: () = assert!(TARGET_MAX + 100 <= BLOCK_LEN);
 
 /// How long the cache is left alone after a call that it did not answer in time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,6 +28,9 @@ pub(crate) unsafe fn text<'a>(target: *const c_char) -> Result<&'a str, Reason> 
     }
     // SAFETY: the caller's promise.
     let target = unsafe { CStr::from_ptr(target) };
+    if target.count_bytes() > TARGET_MAX {
+        return Err(Reason::Said("the target is longer than any address"));
+    }
     target.to_str().map_err(|_| Reason::Said("the target is not UTF-8"))
 }
 

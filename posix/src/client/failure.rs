@@ -18,6 +18,8 @@ pub enum NewError {
     Resolve(ResolveError),
     /// The connection that was to be kept could not be made.
     Connect(Failure),
+    /// There is no memory for it.
+    NoMemory,
 }
 
 /// Why a session was not stored, by an ADD or a PUT.
@@ -132,6 +134,7 @@ impl fmt::Display for NewError {
             Self::Address(error) => error.fmt(f),
             Self::Resolve(error) => error.fmt(f),
             Self::Connect(failure) => failure.fmt(f),
+            Self::NoMemory => f.write_str("no memory"),
         }
     }
 }

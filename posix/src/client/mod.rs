@@ -143,8 +143,8 @@ impl Client {
             flags,
             timeout_ms: AtomicU32::new(0),
             pause: Pause::new(Instant::now()),
-            kept: Shelf::new(KEPT_MAX),
-            spare: Shelf::new(KEPT_MAX),
+            kept: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
+            spare: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
         };
         client.set_timeout(timeout);
         if flags.has(Flags::PERSISTENT) && !flags.has(Flags::LATE) {
