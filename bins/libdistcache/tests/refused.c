@@ -19,6 +19,9 @@ static __thread long left;
 static __thread int all;
 static __thread int refused;
 
+/* Longer than what a call can have from a reserve. */
+static unsigned char session[2000];
+
 static int refuses(void)
 {
     if (left == 0 || --left > 0)
@@ -100,20 +103,20 @@ struct job {
 /* Whether the call has done what it should. */
 static int calls(DC_CTX *ctx, int call)
 {
-    unsigned char out[16];
+    unsigned char out[sizeof session];
     unsigned int used;
     int done;
 
     switch (call) {
     case 0:
         done = DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used);
-        CHECK(done == 0 || (used == 7 && memcmp(out, "session", 7) == 0));
+        CHECK(done == 0 || (used == sizeof session && memcmp(out, session, used) == 0));
         break;
     case 1:
-        done = DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE);
+        done = DC_CTX_put_session(ctx, BYTES("id"), session, sizeof session, MINUTE);
         break;
     case 2:
-        done = DC_CTX_add_session(ctx, BYTES("id"), BYTES("session"), MINUTE);
+        done = DC_CTX_add_session(ctx, BYTES("id"), session, sizeof session, MINUTE);
         CHECK(done == 0);
         return 1;
     case 3:
@@ -130,7 +133,7 @@ static int calls(DC_CTX *ctx, int call)
         if (done == 1) {
             refuse_no_more();
             CHECK(DC_CTX_reget_session(ctx, BYTES("id"), out, sizeof out, &used) == 1);
-            CHECK(used == 7 && memcmp(out, "session", 7) == 0);
+            CHECK(used == sizeof session && memcmp(out, session, used) == 0);
         }
         break;
     default:
@@ -155,7 +158,7 @@ static void first_calls_of_threads_fail_or_are_right(const char *target, unsigne
     DC_CTX *ctx = context(target, flags);
     struct job job;
     pthread_t thread;
-    unsigned char out[16];
+    unsigned char out[sizeof session];
     unsigned int used;
 
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
@@ -164,7 +167,7 @@ static void first_calls_of_threads_fail_or_are_right(const char *target, unsigne
             job.some = 1;
             for (job.n = 1; job.some; job.n++) {
                 CHECK(job.n < 1000);
-                CHECK(DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 1);
+                CHECK(DC_CTX_put_session(ctx, BYTES("id"), session, sizeof session, MINUTE) == 1);
                 job.ctx = ctx;
                 CHECK(pthread_create(&thread, NULL, calls_first, &job) == 0);
                 CHECK(pthread_join(thread, NULL) == 0);
@@ -172,7 +175,7 @@ static void first_calls_of_threads_fail_or_are_right(const char *target, unsigne
                 if (!job.done) {
                     CHECK(job.some);
                     CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 1);
-                    CHECK(used == 7 && memcmp(out, "session", 7) == 0);
+                    CHECK(used == sizeof session && memcmp(out, session, used) == 0);
                 }
             }
         }
@@ -182,6 +185,7 @@ static void first_calls_of_threads_fail_or_are_right(const char *target, unsigne
 int main(int count, char **arguments)
 {
     CHECK(count == 2);
+    memset(session, 's', sizeof session);
     contexts_are_made_or_not(arguments[1], 0, 1);
     contexts_are_made_or_not(arguments[1], DC_CTX_FLAG_PERSISTENT, 1);
     contexts_are_made_or_not("nowhere", 0, 0);
