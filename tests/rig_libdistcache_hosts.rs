@@ -114,3 +114,15 @@ fn whatever_allocation_is_refused_a_call_fails_or_does_all_that_it_should() {
     let (_server, address) = server(&dir.address("server"));
     passes(&made(&dir, "refused.c"), &[&address]);
 }
+
+#[test]
+fn without_memory_a_thread_s_first_call_fails_where_the_library_was_loaded_meanwhile_too() {
+    if !can("dlopened") {
+        return;
+    }
+    let dir = Dir::new();
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/dlopened.c");
+    let program = workshop.build("cc", source, &["-std=gnu99", "-ldl", "-lpthread"]);
+    passes(&program, &[&prefix().join("lib/libdistcache.so.1").display().to_string()]);
+}

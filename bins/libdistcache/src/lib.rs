@@ -27,6 +27,7 @@ mod reason;
 mod recent;
 mod reserve;
 mod target;
+mod thread;
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulong};
 use std::ptr;

@@ -1,17 +1,12 @@
 //! What each thread fetched last through each context, for `DC_CTX_reget_session`.
-//!
-//! It hangs on a key of the thread library and not on a `thread_local!`: that one ends the process where
-//! there is no memory to register what is to be released at a thread's end.
 
-use std::alloc::{Layout, alloc, dealloc};
-use std::ffi::c_void;
-use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use distcache_core::id::{ID_MAX, Id};
 use distcache_core::wire::PAYLOAD_MAX;
 
 use crate::reserve::BLOCK_LEN;
+use crate::thread::{Thread, with, with_existing};
 
 /// For how many contexts a thread remembers its last fetch; the one used longest ago goes first.
 const CONTEXTS_MAX: usize = 8;
@@ -19,7 +14,7 @@ const CONTEXTS_MAX: usize = 8;
 /// The fewest bytes of memory for a session.
 const ROOM_MIN: usize = 1024;
 
-const _: () = assert!(ROOM_MIN > BLOCK_LEN && size_of::<Recent>() > BLOCK_LEN);
+const _: () = assert!(ROOM_MIN > BLOCK_LEN);
 
 /// What tells contexts apart, for as long as the process lives. Above 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,11 +28,12 @@ impl Number {
     }
 }
 
-/// A thread's memory: the latest fetch first.
-type Recent = [Fetched; CONTEXTS_MAX];
+/// The latest fetch first.
+pub(crate) type Recent = [Fetched; CONTEXTS_MAX];
 
+/// A session that was fetched.
 #[derive(Default)]
-struct Fetched {
+pub(crate) struct Fetched {
     context: Option<Number>,
     id: Name,
     session: Vec<u8>,
@@ -133,67 +129,8 @@ fn entry(recent: &mut Recent, context: Number) -> Option<&mut Fetched> {
 
 /// `None` where there is no memory of this thread, and none can be had or is wanted.
 fn enter<T>(make: bool, work: impl FnOnce(&mut Recent) -> Option<T>) -> Option<T> {
-    let key = key()?;
-    // SAFETY: the key was created and is never deleted.
-    let there = NonNull::new(unsafe { libc::pthread_getspecific(key) }.cast::<Recent>());
-    let mut recent = match there {
-        Some(recent) => recent,
-        None if make => new(key)?,
-        None => return None,
-    };
-    // SAFETY: what the key holds is null or what `new` made, which is this thread's until `release`.
-    // `work` calls nothing that comes here, so it is borrowed once.
-    work(unsafe { recent.as_mut() })
-}
-
-/// Memory of this thread; `None` where there is none.
-fn new(key: libc::pthread_key_t) -> Option<NonNull<Recent>> {
-    // SAFETY: the layout is not empty.
-    let place = NonNull::new(unsafe { alloc(Layout::new::<Recent>()) }.cast::<Recent>())?;
-    // SAFETY: it has the size and the alignment.
-    unsafe { place.write(Recent::default()) };
-    // SAFETY: the key was created, and `release` is what it does with the pointer.
-    if unsafe { libc::pthread_setspecific(key, place.as_ptr().cast()) } != 0 {
-        // SAFETY: nobody else has learned of it.
-        unsafe { release(place.as_ptr().cast()) };
-        return None;
-    }
-    Some(place)
-}
-
-/// Gives the memory back when its thread ends.
-unsafe extern "C" fn release(recent: *mut c_void) {
-    let recent = recent.cast::<Recent>();
-    // SAFETY: `new` made it, and the key forgets it before it calls this.
-    unsafe {
-        ptr::drop_in_place(recent);
-        dealloc(recent.cast(), Layout::new::<Recent>());
-    }
-}
-
-/// The key, made by the first thread that asks; `None` where the process has no key left. No lock: a
-/// thread that a fork leaves behind would hold it for ever.
-fn key() -> Option<libc::pthread_key_t> {
-    /// The key and 1; 0 before there is one.
-    static KEY: AtomicUsize = AtomicUsize::new(0);
-    let known = KEY.load(Ordering::Acquire);
-    if let Some(key) = known.checked_sub(1) {
-        return libc::pthread_key_t::try_from(key).ok();
-    }
-    let mut key = 0;
-    // SAFETY: there is room for a key, and `release` takes what is stored under it.
-    if unsafe { libc::pthread_key_create(&raw mut key, Some(release)) } != 0 {
-        return None;
-    }
-    let new = usize::try_from(key).ok()?.checked_add(1)?;
-    match KEY.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => Some(key),
-        Err(theirs) => {
-            // SAFETY: nobody else has learned of it.
-            unsafe { libc::pthread_key_delete(key) };
-            libc::pthread_key_t::try_from(theirs.checked_sub(1)?).ok()
-        }
-    }
+    let work = |thread: &Thread| work(&mut *thread.recent.try_borrow_mut().ok()?);
+    if make { with(work) } else { with_existing(work) }.flatten()
 }
 
 #[cfg(test)]

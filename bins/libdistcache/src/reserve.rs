@@ -6,9 +6,11 @@
 //! it, so the call ends with a failure of its own and the process goes on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::thread::with_existing;
 
 /// The most bytes that come from the reserve at once. More than the longest text: see `TARGET_MAX`.
 pub(crate) const BLOCK_LEN: usize = 512;
@@ -21,14 +23,10 @@ const BLOCKS: usize = 256;
 static ALLOCATOR: Reserve =
     Reserve { taken: [const { AtomicBool::new(false) }; BLOCKS], blocks: Blocks::new() };
 
-thread_local! {
-    static USED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Whether this thread's call had to take something from the reserve, since the last time this was asked.
 /// What outlives the call must not stay there.
 pub(crate) fn used() -> bool {
-    USED.try_with(|used| used.replace(false)).unwrap_or(false)
+    with_existing(|thread| thread.used_reserve.replace(false)).unwrap_or(false)
 }
 
 /// A value on the heap; `None` where there is no room for it, and the value is dropped.
@@ -75,7 +73,7 @@ impl Reserve {
         }
         for (taken, block) in self.taken.iter().zip(&self.blocks.0) {
             if !taken.load(Ordering::Relaxed) && !taken.swap(true, Ordering::Acquire) {
-                let _ = USED.try_with(|used| used.set(true));
+                with_existing(|thread| thread.used_reserve.set(true));
                 return block.0.get().cast();
             }
         }
@@ -159,6 +157,7 @@ mod tests {
     #[test]
     fn blocks_are_apart_and_are_given_again_when_they_came_back() {
         let (reserve, layout) = (reserve(), Layout::from_size_align(BLOCK_LEN, 16).unwrap());
+        assert!(!crate::thread::with(|thread| thread.used_reserve.get()).unwrap());
         let blocks: Vec<_> = (0..BLOCKS).map(|_| reserve.take(layout)).collect();
         for (number, block) in blocks.iter().enumerate() {
             assert!(!block.is_null() && reserve.taken(*block).is_some());
