@@ -53,7 +53,7 @@ fn a_child_that_is_forked_during_the_first_call_of_a_process_can_make_calls() {
         return;
     }
     let dir = Dir::new();
-    passes(&made(&dir, "firstfork.c"), &["3000"]);
+    passes(&made(&dir, "firstfork.c"), &["1000"]);
 }
 
 #[test]

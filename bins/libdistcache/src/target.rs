@@ -56,18 +56,18 @@ pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), 
 /// What a variable of the environment says, unless the program has rights that its caller has not:
 /// whoever starts a setuid program must not decide how long it waits.
 fn environment(name: &CStr) -> Option<Duration> {
-    #[cfg(any(target_os = "linux", target_os = "freebsd"))]
+    #[cfg(target_os = "linux")]
     // SAFETY: the name is a C string. Only another thread that changes the environment meanwhile, which
     // C programs must not do, could make the result invalid before it is read.
     let value = unsafe {
-        // The libc crate has not declared it for every system that has it.
+        // The libc crate has not declared it for Linux.
         unsafe extern "C" {
             fn secure_getenv(name: *const c_char) -> *mut c_char;
         }
         let value = secure_getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value))
     };
-    #[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+    #[cfg(not(target_os = "linux"))]
     // SAFETY: as above; the first call takes nothing and only tells.
     let value = unsafe {
         let value = match libc::issetugid() {
