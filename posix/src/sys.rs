@@ -8,7 +8,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 /// Registers `fd` with `poller`, level-triggered.
 #[cfg(any(test, not(target_os = "linux")))]
@@ -426,6 +428,63 @@ impl Drop for Mapping {
         // SAFETY: the mapping is ours, and no borrow of it outlives us.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len.max(1)) };
     }
+}
+
+/// A number that is 0 in each new process until that process sets it, however it was made: by fork or
+/// by a system call. `None` where the system has no such memory.
+///
+/// Takes no lock, so a fork at any moment leaves nothing behind for the child to wait for.
+#[cfg(target_os = "linux")]
+pub(crate) fn wiped_on_fork() -> Option<&'static AtomicUsize> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    static PAGE: AtomicPtr<AtomicUsize> = AtomicPtr::new(ptr::null_mut());
+    static UNSUPPORTED: AtomicI32 = AtomicI32::new(0);
+    const LEN: usize = size_of::<AtomicUsize>();
+    // SAFETY: `PAGE` is null or a page that is mapped for good, aligned and initialised with zeros.
+    let page = || unsafe { PAGE.load(Ordering::Acquire).as_ref() };
+    if page().is_some() || UNSUPPORTED.load(Ordering::Relaxed) != 0 {
+        return page();
+    }
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at a place of the system's choice overlaps nothing.
+    let new = unsafe { mmap_anonymous(ptr::null_mut(), LEN, access, MapFlags::PRIVATE) }.ok()?;
+    // SAFETY: the range is our mapping; in this process the advice changes no byte of it.
+    let advised = unsafe { madvise(new, LEN, Advice::LinuxWipeOnFork) };
+    if advised.is_err() {
+        UNSUPPORTED.store(1, Ordering::Relaxed);
+    }
+    let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+    if advised.is_err()
+        || PAGE.compare_exchange(ptr::null_mut(), new.cast(), success, failure).is_err()
+    {
+        // SAFETY: the mapping is ours, and nobody else has learned of it.
+        let _ = unsafe { munmap(new, LEN) };
+    }
+    page()
+}
+
+/// As above: `None`.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wiped_on_fork() -> Option<&'static AtomicUsize> {
+    None
+}
+
+/// Counts in each child that the C library's `fork` makes, from the first call on: the number of forks
+/// between this process and the one that called first.
+pub(crate) fn forks() -> usize {
+    static FORKS: AtomicUsize = AtomicUsize::new(0);
+    static COUNTED: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn count() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    if COUNTED.load(Ordering::Relaxed) == 0 {
+        // SAFETY: the handler does what is allowed in a child of a process with threads, and stays as
+        // long as the code does. Two threads that register it make it count twice, which is as good.
+        if unsafe { libc::pthread_atfork(None, None, Some(count)) } == 0 {
+            COUNTED.store(1, Ordering::Relaxed);
+        }
+    }
+    FORKS.load(Ordering::Relaxed)
 }
 
 fn check(result: c_int) -> io::Result<()> {
