@@ -8,37 +8,11 @@ use distcache_core::proxy::SERVERS_MAX;
 use distcache_posix::address::Address;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
-use distcache_posix::{daemon_usage, relay};
-
-const USAGE: &str = concat!(
-    "usage: dc_client -server addr [-server addr ...] [options]
-
-Takes requests from many short-lived connections and passes them to a server over
-one connection that stays; or to several servers, by what the session's id is.
-
-  -server addr      where a server is (required; -connect is the same; up to 32):
-                      UNIX:/path  UNIX:@name  IP:host:port  IP:[::1]:port  FD:n  FD:r:w
-                    with several, give all proxies the same addresses, letter by letter
-  -replicas n       how many servers hold each session: 1 or 2 (default 1)
-  -listen addr      where to listen (default UNIX:/tmp/scache), as often as wanted:
-                    as -server, and  IP:port  IPv6:port
-                      SESSIOND:host:port for stunnel's sessiond, over UDP
-  -retry ms         time between attempts to connect to a server (default 5000,
-                    1 to 3600000); until then it is left out, and where there is no
-                    other every request is answered at once
-  -mintimeout ms    let sessions live for so long at least, whatever is asked for
-                    (default 0: as is asked for)
-  -idle ms          close a client that asks nothing for so long (default 0: never)
-  -maxconn n        how many clients at a time (default 4096); more are refused
-  -reqtimeout ms    close a client that leaves a request unfinished, or its answers
-                    unread, for so long, and a server that leaves a request
-                    unanswered for so long (default 10000, 0: never)
-",
-    daemon_usage!()
-);
+use distcache_posix::programs::DC_CLIENT;
+use distcache_posix::relay;
 
 fn main() -> ExitCode {
-    program::run("dc_client", USAGE, relay)
+    program::run(&DC_CLIENT, relay)
 }
 
 fn relay(options: &mut Options) -> Result<(), Stop> {
@@ -50,13 +24,13 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
     let mut retry = 5000;
     while let Some(name) = options.next()? {
         match name.as_str() {
-            "connect" | "server" => servers.push(options.server_address()?),
-            "idle" => limits.idle = options.number(0..=3_600_000)?,
-            "maxconn" => clients = options.number(1..=1_000_000)? as usize,
-            "mintimeout" => min_ttl = options.number(0..=TTL_MAX.into())? as u32,
+            "server" => servers.push(options.server_address()?),
+            "idle" => limits.idle = options.millis(0..=3_600_000)?,
+            "maxconn" => clients = options.count(1..=1_000_000)? as usize,
+            "mintimeout" => min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
             "replicas" => copies = options.number(1..=2)? as u8,
-            "reqtimeout" => limits.patience = options.number(0..=3_600_000)?,
-            "retry" => retry = options.number(1..=3_600_000)?,
+            "reqtimeout" => limits.patience = options.millis(0..=3_600_000)?,
+            "retry" => retry = options.millis(1..=3_600_000)?,
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
@@ -77,7 +51,7 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
     } else if let Some(twice) = twice {
         format!("-server: {} is given twice", servers[twice])
     } else if usize::from(copies) > count {
-        format!("-replicas: each session can't be on {copies} servers where there is {count}")
+        format!("-replicas {copies} needs at least {copies} servers, not {count}")
     } else {
         return Ok(());
     };

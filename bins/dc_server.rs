@@ -7,35 +7,11 @@ use distcache_core::message::TTL_MAX;
 use distcache_core::table::Geometry;
 use distcache_posix::options::Options;
 use distcache_posix::program::{self, Stop};
-use distcache_posix::{daemon_usage, serve};
-
-const USAGE: &str = concat!(
-    "usage: dc_server [options]
-
-Keeps TLS sessions for dc_client, or for anything else that speaks distcache.
-
-  -listen addr      where to listen (default IP:127.0.0.1:9001), as often as wanted:
-                      UNIX:/path  UNIX:@name  IP:port  IP:host:port  IP:[::1]:port
-                      IPv6:port  FD:n  FD:r:w
-                      SESSIOND:host:port for stunnel's sessiond, over UDP
-  -sessions n       how many sessions to hold (default 65536, up to 16777216);
-                    those due to expire soonest make room for new ones
-  -maxmem bytes     how many bytes of sessions to hold, also with K, M or G
-                    (default 2 KiB a session, 64M at least); whichever of
-                    -sessions and -maxmem is reached first, the same rule makes room
-  -maxconn n        how many clients at a time (default 4096); more are refused
-  -idle ms          close a client that asks nothing for so long (default 0: never)
-  -reqtimeout ms    close a client that leaves a request unfinished, or its answers
-                    unread, for so long (default 10000, 0: never)
-  -mintimeout ms    let sessions live for so long at least, whatever is asked for
-                    (default 0: as is asked for)
-  -progress n       print a line every n operations at least
-",
-    daemon_usage!()
-);
+use distcache_posix::programs::DC_SERVER;
+use distcache_posix::serve;
 
 fn main() -> ExitCode {
-    program::run("dc_server", USAGE, serve)
+    program::run(&DC_SERVER, serve)
 }
 
 fn serve(options: &mut Options) -> Result<(), Stop> {
@@ -50,14 +26,14 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
     };
     while let Some(name) = options.next()? {
         match name.as_str() {
-            "idle" => config.limits.idle = options.number(0..=3_600_000)?,
-            "maxconn" => config.clients = options.number(1..=1_000_000)? as usize,
+            "idle" => config.limits.idle = options.millis(0..=3_600_000)?,
+            "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
             "maxmem" => config.max_bytes = Some(options.bytes(1..=1 << 40)?),
-            "mintimeout" => config.min_ttl = options.number(0..=TTL_MAX.into())? as u32,
-            "progress" => config.progress = options.number(0..=u32::MAX.into())? as u32,
-            "reqtimeout" => config.limits.patience = options.number(0..=3_600_000)?,
+            "mintimeout" => config.min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
+            "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
+            "reqtimeout" => config.limits.patience = options.millis(0..=3_600_000)?,
             "sessions" => {
-                config.sessions = options.number(1..=Geometry::SESSIONS_MAX.into())? as u32;
+                config.sessions = options.count(1..=Geometry::SESSIONS_MAX.into())? as u32;
             }
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),

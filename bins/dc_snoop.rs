@@ -1,35 +1,22 @@
 //! `dc_snoop`: shows what goes by between distcache clients and a server.
 
-use std::io::{self, BufWriter};
+use std::io;
 use std::process::ExitCode;
 
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
+use distcache_posix::programs::DC_SNOOP;
 use distcache_posix::tap;
 
-const USAGE: &str = "usage: dc_snoop -listen addr -server addr [-full]
-
-Passes bytes both ways unchanged and prints a line for each message that goes by:
-time, connection, direction, operation, uid, id, sizes, status, time it took.
-
-  -listen addr      where clients connect to (required):
-                      UNIX:/path  UNIX:@name  IP:port  IP:host:port  IP:[::1]:port
-                      IPv6:port  FD:n  FD:r:w
-  -server addr      where to pass them on to (required; -connect is the same)
-  -full             print payloads too; they are the secrets of TLS sessions
-  -h, -help, -?     print this and exit
-  -V, -version      print the version and exit
-";
-
 fn main() -> ExitCode {
-    program::run("dc_snoop", USAGE, snoop)
+    program::run(&DC_SNOOP, snoop)
 }
 
 fn snoop(options: &mut Options) -> Result<(), Stop> {
     let (mut listen, mut server, mut full) = (None, None, false);
     while let Some(name) = options.next()? {
         match name.as_str() {
-            "connect" | "server" => server = Some(options.server_address()?),
+            "server" => server = Some(options.server_address()?),
             "full" => full = true,
             "listen" => listen = Some(options.listen_address()?),
             name => return Err(program::common_option(name, options)),
@@ -39,5 +26,5 @@ fn snoop(options: &mut Options) -> Result<(), Stop> {
     let listen = listen.ok_or_else(missing("-listen is missing: say where clients connect to"))?;
     let server = server.ok_or_else(missing("-server is missing: say where to pass them on to"))?;
     let config = tap::Config { listen, server, full };
-    tap::run(&config, &mut BufWriter::new(io::stdout())).map_err(Stop::Failed)
+    tap::run(&config, io::stdout()).map_err(Stop::Failed)
 }

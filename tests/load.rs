@@ -35,8 +35,9 @@ fn a_load_is_answered_right_in_every_shape() {
 #[test]
 fn options_that_do_not_go_together_are_refused() {
     for (arguments, why) in [
-        (&["-seconds", "1", "-ops", "5"][..], "-ops is no option of a load"),
-        (&["-seconds", "1", "-timevar", "5"], "-timevar is no option of a load"),
+        (&["-seconds", "1", "-ops", "5"][..], "-ops cannot be combined with -seconds"),
+        (&["-seconds", "1", "-timevar", "5"], "-timevar cannot be combined with -seconds"),
+        (&["-conns", "3", "-ops", "5"], "-ops cannot be combined with -conns"),
         (&["-conns", "3"], "-seconds is missing"),
         (&["-seconds", "0"], "-seconds needs"),
         (&["-seconds", "nan"], "-seconds needs"),

@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 
-use distcache_testing::bytes::{ADD, GET, session};
+use distcache_testing::bytes::{ADD, GET, HAVE, have, session, status};
+use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::start;
 
@@ -148,11 +150,54 @@ fn the_first_wrong_answer_ends_it_and_it_says_how_many_were_right() {
     }
 }
 
+/// Every way of asking: one connection, one for each request, a seed, and a load.
+const WAYS: [&[&str]; 5] =
+    [&[], &["-persistent"], &["-seed", "1"], &["-seconds", "1"], &["-seconds", "1", "-shortlived"]];
+
 #[test]
-fn no_server_or_one_that_goes_is_a_failure_with_a_reason() {
+fn where_nobody_listens_it_says_what_to_start() {
     let dir = Dir::new();
-    let ended = test(&dir.address("s"), &[]);
-    assert!(ended.code == 1 && ended.err.contains("the 0 before it were right"), "{ended:?}");
+    drop(UnixListener::bind(dir.join("stale")).expect("a free path"));
+    let (none, stale) = (dir.address("none"), dir.address("stale"));
+    for (address, reason) in [
+        (&none, "no such socket. Is dc_client running?"),
+        (&stale, "connection refused. Is dc_client running?"),
+        (&"IP:127.0.0.1:1".to_owned(), "connection refused. Is dc_server running?"),
+    ] {
+        for way in WAYS {
+            let ended = test(address, way);
+            let line = format!("dc_test: cannot connect to {address}: {reason}\n");
+            assert_eq!((ended.code, ended.err), (1, line), "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
+    let dir = Dir::new();
+    for listen in [dir.address("s"), "IP:127.0.0.1:0".to_owned()] {
+        let server = Program::start(DC_SERVER, &["-listen", &listen, "-maxconn", "1"]);
+        let address = server.address();
+        let other = Caller::to(&address);
+        assert_eq!(other.ask(&have(1, b"id")), status(1, HAVE, 1), "it has the one place");
+        for way in WAYS {
+            let ended = test(&address, way);
+            let line = format!(
+                "dc_test: {address} refused the connection: it was closed at once, as a server \
+                 does beyond its -maxconn\n"
+            );
+            assert_eq!((ended.code, ended.err), (1, line), "{way:?}");
+        }
+        // Of several connections one has found a place.
+        drop(other);
+        let ended = test(&address, &["-seconds", "10", "-conns", "5"]);
+        assert!(ended.code == 1 && ended.err.contains(" refused the connection: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_server_that_goes_is_a_failure_with_a_reason() {
+    let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     let address = server.address();
     let words = ["-connect", &address, "-ops", "100000000", "-progress", "10", "-persistent"];

@@ -240,7 +240,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
         });
         let first = caller.ask(&have(1, b"id"));
         proxy.err.find("a connection", |text| {
-            let lost = text.matches(" is away (").count();
+            let lost = text.matches(" is unreachable (").count();
             (text.matches("connected to ").count() > lost).then_some(())
         });
         let second = distcache_testing::process::until("an answer that is no proxy's", || {

@@ -1,5 +1,11 @@
 //! The command lines of the programs: what they take, what they refuse, and what they say then.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use distcache_posix::options::table::Command;
+use distcache_posix::programs;
 use distcache_testing::bytes::{HAVE, have, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root};
@@ -10,6 +16,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 struct Told {
     name: &'static str,
     path: &'static str,
+    command: &'static Command,
     /// Without a value.
     switches: &'static [&'static str],
     /// With a value that will do.
@@ -25,14 +32,16 @@ const SWITCHES: &[&str] = &["daemon", "killable"];
 const SERVER: Told = Told {
     name: "dc_server",
     path: env!("CARGO_BIN_EXE_dc_server"),
+    command: &programs::DC_SERVER,
     switches: SWITCHES,
     valued: &[
         ("listen", "IP:127.0.0.1:0"),
-        ("sessions", "512"),
-        ("maxmem", "3M"),
+        ("sessions", "64k"),
+        ("maxmem", "2GB"),
         ("maxconn", "10"),
-        ("idle", "1000"),
+        ("idle", "1m"),
         ("reqtimeout", "0"),
+        ("mintimeout", "7d"),
         ("progress", "1"),
         ("user", "nobody"),
         ("sockowner", "nobody"),
@@ -51,7 +60,9 @@ const SERVER: Told = Told {
         ("maxmem", "0"),
         ("maxconn", "0"),
         ("idle", "3600001"),
+        ("idle", "61m"),
         ("reqtimeout", "3600001"),
+        ("mintimeout", "8d"),
         ("progress", "x"),
         ("sockperms", "888"),
         ("sockperms", "1777"),
@@ -62,13 +73,16 @@ const SERVER: Told = Told {
 const CLIENT: Told = Told {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
+    command: &programs::DC_CLIENT,
     switches: SWITCHES,
     valued: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),
         ("connect", "IP:[::1]:9001"),
-        ("retry", "3600000"),
+        ("retry", "5s"),
         ("idle", "3600000"),
+        ("mintimeout", "300000"),
+        ("replicas", "1"),
         ("maxconn", "10"),
         ("reqtimeout", "0"),
         ("user", "nobody"),
@@ -83,6 +97,8 @@ const CLIENT: Told = Told {
         ("connect", "IP:host:0x"),
         ("retry", "0"),
         ("retry", "3600001"),
+        ("retry", "5x"),
+        ("replicas", "3"),
         ("idle", "3600001"),
         ("idle", "-1"),
         ("maxconn", "0"),
@@ -94,6 +110,7 @@ const CLIENT: Told = Told {
 const SNOOP: Told = Told {
     name: "dc_snoop",
     path: env!("CARGO_BIN_EXE_dc_snoop"),
+    command: &programs::DC_SNOOP,
     switches: &["full"],
     valued: &[
         ("listen", "IP:127.0.0.1:0"),
@@ -107,9 +124,11 @@ const SNOOP: Told = Told {
 const TEST: Told = Told {
     name: "dc_test",
     path: env!("CARGO_BIN_EXE_dc_test"),
-    switches: &["persistent"],
+    command: &programs::DC_TEST,
+    switches: &["persistent", "shortlived", "nostore"],
     valued: &[
         ("connect", "IP:127.0.0.1:9001"),
+        ("server", "IP:127.0.0.1:9001"),
         ("sessions", "10"),
         ("datamin", "50"),
         ("datamax", "2100"),
@@ -119,12 +138,20 @@ const TEST: Told = Told {
         ("ops", "7"),
         ("progress", "7"),
         ("seed", "7"),
+        ("seconds", "250ms"),
+        ("conns", "1k"),
+        ("depth", "1"),
+        ("keys", "1M"),
+        ("idlen", "8"),
+        ("datalen", "1K"),
+        ("get", "90"),
     ],
     unfit: &[
         ("connect", "IP:9001"),
         ("sessions", "0"),
         ("datamin", "x"),
-        ("datamax", "2k"),
+        ("datamax", "2x"),
+        ("timeout", "60ms"),
         ("timeout", "604801"),
         ("seed", "seven"),
     ],
@@ -138,15 +165,21 @@ impl Told {
         Program::run(self.path, arguments)
     }
 
-    /// Each word is refused: the line that says so, and the usage behind it.
+    /// Arguments are refused with one line that says why, and where to look.
     fn refuses(&self, arguments: &[&str], named: &str) -> String {
         let ended = self.run(arguments);
         let context = format!("{} {arguments:?}: {ended:?}", self.name);
         assert!(ended.code == 1 && ended.out.is_empty(), "{context}");
-        let (line, usage) = ended.err.split_once('\n').expect(&context);
+        let (line, rest) = ended.err.split_once('\n').expect(&context);
         assert!(line.starts_with(&format!("{}: ", self.name)) && line.contains(named), "{context}");
-        assert!(usage.starts_with(&format!("\nusage: {} ", self.name)), "{context}");
-        line.to_owned()
+        assert_eq!(rest, "", "{context}");
+        let line = line.strip_suffix(&format!("see {} -h", self.name)).map(|line| (line, "; "));
+        let line = line.or_else(|| {
+            let (line, _) = ended.err.split_once(&format!(" See {} -h\n", self.name))?;
+            Some((line, ""))
+        });
+        let (line, end) = line.expect(&context);
+        line.strip_suffix(end).expect(&context).to_owned()
     }
 }
 
@@ -157,11 +190,55 @@ fn help_is_on_stdout_and_names_every_option() {
             let Ended { code, out, err } = told.run(&[word]);
             assert_eq!((code, err.as_str()), (0, ""), "{} {word}", told.name);
             assert!(out.starts_with(&format!("usage: {} ", told.name)), "{out}");
-            let valued = told.valued.iter().map(|(option, _)| option);
-            for option in told.switches.iter().chain(valued).chain(&["help", "version"]) {
-                assert!(out.contains(&format!("-{option}")), "{} -{option}", told.name);
-            }
+            assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+            let example = out.lines().last().expect("an example");
+            assert!(example.starts_with(&format!("example: {} -", told.name)), "{out}");
+            assert_eq!(out, told.command.to_string());
         }
+    }
+}
+
+#[test]
+fn the_options_in_help_are_those_that_are_tried_here() {
+    for told in ALL {
+        let valued = told.valued.iter().map(|(option, _)| *option);
+        let common = ["help", "h", "?", "version", "V"];
+        let tried: BTreeSet<_> =
+            told.switches.iter().copied().chain(valued).chain(common).collect();
+        let entries: Vec<_> = told.command.options().collect();
+        let listed: Vec<_> = entries.iter().flat_map(|entry| entry.names).copied().collect();
+        assert_eq!(BTreeSet::from_iter(listed.iter().copied()), tried, "{}", told.name);
+        assert_eq!(listed.len(), tried.len(), "{}: a name stands for two options", told.name);
+        for entry in entries {
+            let is_switch = told.switches.contains(&entry.name()) || common.contains(&entry.name());
+            assert_eq!(entry.value.is_none(), is_switch, "{} -{}", told.name, entry.name());
+        }
+    }
+}
+
+#[test]
+fn every_option_is_in_the_documents() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).expect("our documents");
+    let docs = docs.map(|entry| entry.expect("an entry").path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    let texts = docs.chain([root.join("README.md")]).map(fs::read_to_string);
+    let texts: Vec<String> = texts.map(|text| text.expect("a document")).collect();
+    for command in programs::ALL {
+        for name in command.options().flat_map(|entry| entry.names) {
+            let written = [format!("`-{name}`"), format!("`-{name} ")];
+            let there = |text: &String| written.iter().any(|written| text.contains(written));
+            assert!(texts.iter().any(there), "{} -{name} is in no document", command.name);
+        }
+    }
+}
+
+#[test]
+fn the_example_in_help_can_be_followed() {
+    for told in ALL {
+        let words: Vec<_> = told.command.example.split(' ').skip(1).chain(["-version"]).collect();
+        let ended = told.run(&words);
+        assert_eq!(ended.code, 0, "{}: {}", told.command.example, ended.err);
     }
 }
 
@@ -209,9 +286,9 @@ fn an_unfit_value_is_named_with_its_option() {
     for told in ALL {
         for (option, value) in told.unfit {
             for dashes in ["-", "--"] {
-                let option = format!("{dashes}{option}");
-                let word = format!("{option}={value}");
-                let line = told.refuses(&[told.enough, &[&word]].concat(), &option);
+                let word = format!("{dashes}{option}={value}");
+                let named = format!("-{option}");
+                let line = told.refuses(&[told.enough, &[&word]].concat(), &named);
                 assert!(
                     value.is_empty() || line.contains(value.trim_start_matches("UNIX:")),
                     "{line}"
@@ -237,9 +314,15 @@ fn a_missing_value_is_named_with_its_option() {
 #[test]
 fn what_is_no_option_is_named() {
     for told in ALL {
-        for word in ["-colour", "--colour", "-sesions", "stray", "-", "--", "-lisen=IP:9001"] {
-            let shown = word.split('=').next().expect("a part");
-            told.refuses(&[told.enough, &[word]].concat(), shown);
+        for (word, why) in [
+            ("-colour", "unknown option -colour"),
+            ("--colour", "unknown option -colour"),
+            ("--", "unexpected argument 'after'"),
+            ("start", "unexpected argument 'start'"),
+            ("-", "unexpected argument '-'"),
+        ] {
+            let line = told.refuses(&[told.enough, &[word, "after"]].concat(), "");
+            assert_eq!(line, format!("{}: {why}", told.name));
         }
         let switch = format!("-{}=yes", told.switches[0]);
         let line = told.refuses(&[&[switch.as_str()], told.enough].concat(), told.switches[0]);

@@ -195,7 +195,10 @@ fn servers_and_replicas_that_make_no_sense_are_refused_by_name() {
     let many: Vec<_> = (0..33).map(|number| format!("-server=UNIX:/nobody{number}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let cases: [(&[&str], &str); 5] = [
-        (&["-server", "UNIX:/nobody", "-replicas", "2"], "can't be on 2 servers where there is 1"),
+        (
+            &["-server", "UNIX:/nobody", "-replicas", "2"],
+            "-replicas 2 needs at least 2 servers, not 1",
+        ),
         (&["-server", "UNIX:/one", "-server", "UNIX:/one"], "-server: UNIX:/one is given twice"),
         (&["-server", "UNIX:/nobody", "-replicas", "3"], "-replicas"),
         (&["-server", "UNIX:/nobody", "-mintimeout", "604800001"], "-mintimeout"),

@@ -1,8 +1,9 @@
 //! `dc_snoop` as it runs: what passes through it, and what it says about that.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
 use distcache_testing::caller::{Answers, Caller};
@@ -119,13 +120,89 @@ fn payloads_are_shown_to_who_asks_for_them() {
     let caller = Caller::to(&dir.address("c"));
     assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
     assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
-    snoop.out.wait_for("< GET uid 2");
-    let printed = snoop.end(Signal::TERM).out;
-    // That of the request has a header and an id in front, so its rows begin elsewhere.
     let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
-    assert_eq!(printed.matches(row).count(), 1, "{printed}");
-    assert_eq!(printed.matches("74 68 65 20 69 64  the id\n").count(), 0, "{printed}");
-    assert_eq!(printed.matches("the id").count(), 2, "{printed}");
+    snoop.out.wait_for(row);
+    let printed = snoop.end(Signal::TERM).out;
+    let told: Vec<String> = printed.lines().skip(2).map(payload_or_line).collect();
+    let expected = [
+        "#1 > ADD uid 1 id 746865206964(6) ttl 60000 ms session 16",
+        "    #1  00 00 ea 60 00 00 00 06 74 68 65 20 69 64 74 68  ...`....the idth",
+        "    #1  65 20 73 65 63 72 65 74 20 6f 66 20 69 74        e secret of it",
+        "#1 < ADD uid 1 id 746865206964(6) ok T",
+        "    #1  00                                               .",
+        "#1 > GET uid 2 id 746865206964(6)",
+        "    #1  74 68 65 20 69 64                                the id",
+        "#1 < GET uid 2 id 746865206964(6) session 16 T",
+        row,
+    ];
+    assert_eq!(told, expected);
+}
+
+/// A line without its times, where it has any.
+fn payload_or_line(line: &str) -> String {
+    if line.starts_with(' ') { line.to_owned() } else { without_times(line) }
+}
+
+#[test]
+fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() {
+    let dir = Dir::new();
+    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let caller = Caller::to(&dir.address("c"));
+    // The longest id, a session of several frames, and a request that comes byte by byte.
+    let (id, data) = ([0xab; 64], vec![b'.'; 5000]);
+    assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
+    get(2, &id).iter().for_each(|byte| caller.send(&[*byte]));
+    assert_eq!(caller.message(), session(2, &data));
+    caller.send(&have(3, &id)[..20]);
+    caller.finish();
+    assert_eq!(caller.rest(), b"");
+    snoop.out.wait_for("#1 closed");
+    let printed = snoop.end(Signal::TERM).out;
+    let mut parts: Vec<(String, usize)> = Vec::new();
+    for line in printed.lines().skip(2) {
+        match (line.split("  ").nth(3), parts.last_mut()) {
+            (Some(hex), Some((_, bytes))) if line.starts_with(' ') => {
+                *bytes += hex.split(' ').count();
+            }
+            _ => parts.push((without_times(line), 0)),
+        }
+    }
+    let id = format!("id {}(64)", "ab".repeat(64));
+    let expected = [
+        (format!("#1 > ADD uid 1 {id} ttl 60000 ms session 5000"), 8 + 64 + 5000),
+        (format!("#1 < ADD uid 1 {id} ok T"), 1),
+        (format!("#1 > GET uid 2 {id}"), 64),
+        (format!("#1 < GET uid 2 {id} session 5000 T"), 5000),
+        ("#1 > unfinished, payload 6 so far".to_owned(), 6),
+        ("#1 closed".to_owned(), 0),
+    ];
+    assert_eq!(parts, expected);
+}
+
+/// A snoop whose lines are read by the test itself, or by nobody.
+fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = Command::new(DC_SNOOP);
+    command.args(arguments).stdin(Stdio::null()).stdout(writer);
+    (Program::adopt(command), reader)
+}
+
+#[test]
+fn once_nobody_reads_its_lines_it_ends() {
+    let dir = Dir::new();
+    let _server = start::server(DC_SERVER, &dir.address("s"), &[]);
+    let (listen, server) = (dir.address("c"), dir.address("s"));
+    let (snoop, reader) = read_here(&["-listen", &listen, "-server", &server]);
+    let mut lines = BufReader::new(reader).lines();
+    assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("listening"))));
+    let caller = Caller::to(&listen);
+    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    drop(lines);
+    // Without anything more that it would print.
+    let ended = snoop.ended();
+    assert!(ended.code == 0 && ended.err.is_empty(), "{ended:?}");
+    assert_eq!(caller.rest(), b"");
+    assert_eq!(dir.names(), ["s"], "its socket is gone");
 }
 
 #[test]
@@ -210,7 +287,7 @@ fn without_a_server_clients_are_turned_away_and_that_is_noted() {
     let dir = Dir::new();
     let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
     assert_eq!(Caller::to(&dir.address("c")).rest(), b"");
-    snoop.out.wait_for("#1 refused: the server is away");
+    snoop.out.wait_for("#1 refused: the server is unreachable (no such socket)");
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
     assert_eq!(Caller::to(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));

@@ -301,17 +301,23 @@ impl fmt::Debug for UnixName {
 pub struct AddressError {
     text: String,
     why: &'static str,
+    /// The address that was probably meant.
+    meant: Option<String>,
 }
 
 impl AddressError {
     fn new(text: &str, why: &'static str) -> Self {
-        Self { text: text.to_owned(), why }
+        Self { text: text.to_owned(), why, meant: None }
     }
 }
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad address '{}': {}", self.text.escape_debug(), self.why)
+        write!(f, "bad address '{}': {}", self.text.escape_debug(), self.why)?;
+        match &self.meant {
+            Some(meant) => write!(f, " (did you mean {}?)", meant.escape_debug()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub mod memory;
 pub mod options;
 pub mod poller;
 pub mod program;
+pub mod programs;
+mod reason;
 pub mod relay;
 pub mod reserve;
 pub mod resolver;

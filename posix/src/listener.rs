@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, sockopt};
@@ -208,12 +209,15 @@ fn open_ip(
         let Target::Ip(ip) = target else { continue };
         match bind(ip) {
             Ok(source) => return Ok(source),
-            Err(error) => first = first.or(Some(error)),
+            Err(error) => first = first.or(Some((error, ip))),
         }
     }
     Err(match first {
-        Some(error) if error.kind() == io::ErrorKind::AddrInUse => Why::InUse,
-        Some(error) => Why::System("listen", error),
+        Some((error, _)) if error.kind() == io::ErrorKind::AddrInUse => Why::InUse,
+        Some((error, ip)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Why::Foreign(ip.ip())
+        }
+        Some((error, _)) => Why::System("listen", error),
         None => Why::System("listen", io::ErrorKind::AddrNotAvailable.into()),
     })
 }
@@ -292,6 +296,12 @@ pub struct ListenError {
 enum Why {
     InUse,
     NotASocket,
+    /// An address of another machine.
+    Foreign(IpAddr),
+    /// The directory of the path, which does not exist.
+    NoDirectory(PathBuf),
+    /// A socket there that this user may not connect to.
+    Unknown,
     Resolve(ResolveError),
     /// What failed, and how.
     System(&'static str, io::Error),
@@ -305,7 +315,16 @@ impl fmt::Display for ListenError {
             Why::NotASocket => {
                 f.write_str("the file there is no stream socket and is left alone; remove it, or choose another")
             }
+            Why::Foreign(ip) => write!(f, "this machine has no address {ip}"),
+            Why::NoDirectory(path) => {
+                write!(f, "the directory {} does not exist", path.display())
+            }
+            Why::Unknown => f.write_str(
+                "cannot find out whether it is in use: permission denied; remove it as root, or \
+                 choose another",
+            ),
             Why::Resolve(error) => error.fmt(f),
+            Why::System("listen", error) => error.fmt(f),
             Why::System(doing, error) => write!(f, "cannot {doing}: {error}"),
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::address::Address;
+use crate::options::table::{Command, Entry, Group};
 use crate::options::{Options, OptionsError};
 use crate::service::Service;
 
@@ -18,7 +19,7 @@ pub enum Stop {
     Failed(String),
     /// Its usage was asked for. Exit code 0.
     Help,
-    /// The command line can't be followed: the line and the usage are printed. Exit code 1.
+    /// The command line can't be followed: a line that says why. Exit code 1.
     Usage(OptionsError),
     /// Its version was asked for. Exit code 0.
     Version,
@@ -41,16 +42,16 @@ impl From<OptionsError> for Stop {
 ///
 /// 0 is success, help and version; 1 is everything else.
 pub fn run(
-    name: &str,
-    usage: &str,
+    command: &'static Command,
     work: impl FnOnce(&mut Options) -> Result<(), Stop>,
 ) -> ExitCode {
     // Whoever reads our words may be gone; that does not change how the work ended.
     let (mut out, mut err) = (io::stdout(), io::stderr());
-    let _ = match work(&mut Options::from_env()) {
+    let name = command.name;
+    let _ = match work(&mut Options::from_env(command)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Stop::Help) => {
-            let _ = write!(out, "{usage}");
+            let _ = write!(out, "{command}");
             return ExitCode::SUCCESS;
         }
         Err(Stop::Version) => {
@@ -58,7 +59,11 @@ pub fn run(
             return ExitCode::SUCCESS;
         }
         Err(Stop::Failed(line)) => writeln!(err, "{name}: {line}"),
-        Err(Stop::Usage(error)) => write!(err, "{name}: {error}\n\n{usage}"),
+        Err(Stop::Usage(error)) => {
+            let line = error.to_string();
+            let see = if line.ends_with('?') { " See" } else { "; see" };
+            writeln!(err, "{name}: {line}{see} {name} -h")
+        }
     };
     ExitCode::FAILURE
 }
@@ -72,24 +77,26 @@ pub fn common_option(name: &str, options: &Options) -> Stop {
     }
 }
 
-/// The usage of the options that [`daemon_option`] reads.
-#[macro_export]
-macro_rules! daemon_usage {
-    () => {
-        "  -daemon           detach from the terminal
-  -pidfile path     write the process id there
-  -user name        go on as this user, by name or number, without any other groups
-  -sockowner name   user that UNIX sockets belong to
-  -sockgroup name   group that UNIX sockets belong to
-  -sockperms octal  permissions of UNIX sockets, such as 660
-  -killable         let SIGUSR1 and SIGUSR2 end it too (else they are ignored)
-  -h, -help, -?     print this and exit
-  -V, -version      print the version and exit
-
-SIGTERM and SIGINT end it once what it has received is answered.
-"
-    };
-}
+/// The options that [`daemon_option`] reads, `-listen` apart.
+pub const DAEMON: Group = Group {
+    title: "Process",
+    options: &[
+        Entry::switch(
+            &["daemon"],
+            "detach from the terminal; from then on nothing is logged, and all output is lost",
+        ),
+        Entry::valued(&["pidfile"], "path", "write the process id there"),
+        Entry::valued(
+            &["user"],
+            "name",
+            "switch to this user (name or number) after the start, and drop all other groups",
+        ),
+        Entry::valued(&["sockowner"], "name", "user that UNIX sockets belong to"),
+        Entry::valued(&["sockgroup"], "name", "group that UNIX sockets belong to"),
+        Entry::valued(&["sockperms"], "octal", "permissions of UNIX sockets, such as 660"),
+        Entry::switch(&["killable"], "let SIGUSR1 and SIGUSR2 end it too (else they are ignored)"),
+    ],
+};
 
 /// Reads an option that daemons have in common; false where it is none of those.
 ///

@@ -45,7 +45,7 @@ pub fn run(config: &Config, mut running: Running) -> Result<(), ServeError> {
 
 fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let count = config.servers.len();
-    let mut pool_memory = memory((config.clients + count) * 2 * BUFFER_LEN)?;
+    let mut pool_memory = memory((config.clients + count) * 2 * BUFFER_LEN, "-maxconn")?;
     let mut slots = Vec::new();
     slots.resize_with(config.clients, || Slot::EMPTY);
     let mut flights = Vec::new();
@@ -57,7 +57,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let mux_config = proxy::Config { limits, retry, copies, min_ttl };
     let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, mux_config);
     let mux = mux.map_err(ServeError::TooSmall)?;
-    running.provide_descriptors(config.clients + count);
+    running.provide_descriptors(config.clients, count);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(mux, config.clients, count, listeners, signals)?;
     let dialer = |(number, address)| Dialer::new(number, address, retry, &hub);

@@ -31,8 +31,7 @@ impl Reserve {
 
     /// Whether `error` means that descriptors have run out, and one is kept back for that.
     pub fn covers(&self, error: &io::Error) -> bool {
-        let errno = Errno::from_io_error(error);
-        self.spare.is_some() && matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+        self.spare.is_some() && out_of_descriptors(error)
     }
 
     /// Accepts the next connection with the descriptor kept back, and closes it.
@@ -61,6 +60,11 @@ impl Place {
     pub fn give_up(&mut self) {
         self.0 = None;
     }
+}
+
+/// Whether `error` means that the process or the system has no descriptor left.
+pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn spare() -> io::Result<File> {

@@ -46,8 +46,10 @@ pub enum ServeError {
     Geometry,
     /// The machine can't work with what it was given.
     TooSmall(TooSmall),
-    /// The system does not give so much memory.
-    Memory(usize, io::Error),
+    /// There are fewer bytes than one session takes.
+    Bytes(u64),
+    /// The system does not give so much memory, of which these options ask for less.
+    Memory(usize, &'static str, io::Error),
     /// Something else failed.
     Io(io::Error),
 }
@@ -58,10 +60,13 @@ impl fmt::Display for ServeError {
             Self::Geometry => {
                 f.write_str("-sessions and -maxmem ask for more than can be addressed")
             }
+            Self::Bytes(bytes) => {
+                let least = Geometry::BYTES_MIN;
+                write!(f, "-maxmem {bytes}: too small: at least {least} bytes for one session")
+            }
             Self::TooSmall(what) => write!(f, "too little memory: {what:?}"),
-            Self::Memory(bytes, error) => {
-                write!(f, "no {bytes} bytes of memory ({error}): ask for fewer with -sessions, ")?;
-                f.write_str("-maxmem or -maxconn")
+            Self::Memory(bytes, options, error) => {
+                write!(f, "no {bytes} bytes of memory ({error}): ask for less with {options}")
             }
             Self::Io(error) => write!(f, "the loop can't run: {error}"),
         }
@@ -90,10 +95,13 @@ pub fn run(config: &Config, mut running: Running) -> Result<(), ServeError> {
 fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let usual = (u64::from(config.sessions) << 11).max(64 << 20);
     let bytes = config.max_bytes.unwrap_or(usual);
+    if bytes < Geometry::BYTES_MIN {
+        return Err(ServeError::Bytes(bytes));
+    }
     let geometry = Geometry::new(config.sessions, bytes).ok_or(ServeError::Geometry)?;
-    let mut table_memory = memory(geometry.size())?;
+    let mut table_memory = memory(geometry.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN)?;
+    let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN, "-maxconn")?;
     let mut slots = Vec::new();
     slots.resize_with(config.clients, || Slot::EMPTY);
     let table = Table::new(&mut table_memory, geometry, random_key()?);
@@ -102,7 +110,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let server = Server::new(&mut slots, pool, config.limits, table);
     let mut server = server.map_err(ServeError::TooSmall)?;
     server.set_min_ttl(config.min_ttl);
-    running.provide_descriptors(config.clients);
+    running.provide_descriptors(config.clients, 0);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(server, config.clients, 0, listeners, signals)?;
     running.ready();
@@ -135,9 +143,9 @@ impl Tells for Server<'_, Table<'_>> {
     }
 }
 
-/// Memory that is zero, and taken from the system as it is used.
-pub(crate) fn memory(len: usize) -> Result<Memory, ServeError> {
-    Memory::zeroed(len).map_err(|error| ServeError::Memory(len, error))
+/// Memory that is zero, and taken from the system as it is used; `options` ask for less of it.
+pub(crate) fn memory(len: usize, options: &'static str) -> Result<Memory, ServeError> {
+    Memory::zeroed(len).map_err(|error| ServeError::Memory(len, options, error))
 }
 
 fn random_key() -> io::Result<[u8; 16]> {

@@ -19,6 +19,9 @@ use crate::signal::Signals;
 /// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
 /// the server's, the one in reserve, and some to spare.
 const DESCRIPTORS: usize = 64;
+/// Those of them that every daemon has: three standard streams, two of signals, two of the poller, and
+/// the one in reserve.
+const DESCRIPTORS_MIN: usize = 8;
 
 /// What a daemon is told about itself.
 #[derive(Clone, Debug)]
@@ -165,12 +168,19 @@ impl Running {
         ));
     }
 
-    /// Has the system allow as many descriptors as this many connections need, or says that it does
-    /// not.
-    pub(crate) fn provide_descriptors(&self, connections: usize) {
-        let wanted = (connections + DESCRIPTORS) as u64;
-        if limits::raise_descriptors(wanted) < wanted {
-            self.warn(&format!("fewer than {wanted} descriptors are allowed: see ulimit -n"));
+    /// Has the system allow as many descriptors as this many clients and servers need, or says for how
+    /// many clients there are enough.
+    pub(crate) fn provide_descriptors(&self, clients: usize, servers: usize) {
+        let wanted = (clients + servers + DESCRIPTORS) as u64;
+        let allowed = limits::raise_descriptors(wanted);
+        let pid_file = usize::from(self._pid_file.is_some());
+        let others = DESCRIPTORS_MIN + self.listeners.len() + servers + pid_file;
+        let enough = allowed.saturating_sub(others as u64);
+        if enough < clients as u64 {
+            self.warn(&format!(
+                "only {allowed} descriptors: about {enough} clients instead of {clients}; raise \
+                 ulimit -n"
+            ));
         }
     }
 

@@ -6,33 +6,45 @@
 //! ```
 //!
 //! A side that ends is ended on the other side once all its bytes have gone there; the other
-//! direction goes on.
+//! direction goes on. Once nobody reads what is printed, there is no reason to go on: `run` returns.
 
 mod print;
 
-use std::io::{self, Write};
-use std::time;
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::time::{self, Duration, Instant};
 
 use distcache_core::pool::{Fifo, Pool};
-use distcache_core::snoop::{Pairs, Reader};
+use distcache_core::snoop::Pairs;
 use distcache_core::wire::Direction;
 
 use crate::address::{Address, Targets};
+use crate::limits;
 use crate::listener::Listener;
 use crate::memory::Memory;
 use crate::poller::{Event, Events, Interest, Poller};
+use crate::reason::Unreachable;
+use crate::reserve::{self, Reserve};
 use crate::serve::BUFFER_LEN;
 use crate::signal::Signals;
 use crate::socket::{Received, Stream};
 
-use print::Printer;
+use print::{Printer, Watch};
 
 /// The most connections at a time; more are refused.
 pub const CONNECTIONS_MAX: usize = 1024;
 
+/// Descriptors beside those of connections: standard streams, listener, signals, poller, the one in
+/// reserve.
+const DESCRIPTORS: usize = 9;
+/// How long a listener that failed is left alone.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 const SIGNALS_KEY: usize = 0;
 const LISTENER_KEY: usize = 1;
-const ENDS_KEY: usize = 2;
+const OUT_KEY: usize = 2;
+const ENDS_KEY: usize = 3;
 
 /// How a tap is to be.
 #[derive(Clone, Debug)]
@@ -45,40 +57,65 @@ pub struct Config {
     pub full: bool,
 }
 
-/// Passes bytes on until a signal ends it, or no client can come any more.
+/// Passes bytes on until a signal ends it, no client can come any more, or nobody reads `out` any more.
 ///
 /// # Errors
 /// A line that says what can't be opened, or that polling failed.
-pub fn run(config: &Config, out: &mut dyn Write) -> Result<(), String> {
+pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let line = |error: &dyn std::fmt::Display| error.to_string();
     let targets = config.server.resolve().map_err(|error| line(&error))?;
     let listener = Listener::open(&config.listen, &Default::default());
     let listener = listener.map_err(|error| line(&error))?;
     let signals = Signals::install(false, false).map_err(|error| line(&error))?;
+    provide_descriptors();
+    let poller = Poller::new().map_err(|error| line(&error))?;
+    // A file can't be watched, and has nobody who might stop to read it.
+    let _ = poller.add_fd(out.as_fd(), OUT_KEY, Interest::NONE);
+    let mut out = BufWriter::new(out);
     let _ = writeln!(out, "dc_snoop: listening on {}", listener.address());
     let _ = out.flush();
     let memory = Memory::zeroed(2 * CONNECTIONS_MAX * BUFFER_LEN);
     let mut memory = memory.map_err(|error| line(&error))?;
     let mut tap = Tap {
-        poller: Poller::new().map_err(|error| line(&error))?,
+        poller,
         pool: Pool::new(&mut memory, BUFFER_LEN),
-        printer: Printer::new(out, config.full),
+        printer: Printer::new(&mut out, config.full),
+        reserve: Reserve::new().map_err(|error| line(&error))?,
+        accept_at: None,
         pipes: std::iter::repeat_with(|| None).take(CONNECTIONS_MAX).collect(),
         open: 0,
-        opened: 0,
+        came: 0,
         targets,
     };
     tap.run(&listener, &signals).map_err(|error| line(&error))
+}
+
+/// Has the system allow as many descriptors as the connections need, or says for how many there are
+/// enough.
+fn provide_descriptors() {
+    let wanted = (2 * CONNECTIONS_MAX + DESCRIPTORS) as u64;
+    let allowed = limits::raise_descriptors(wanted);
+    if allowed < wanted {
+        let enough = allowed.saturating_sub(DESCRIPTORS as u64) / 2;
+        let _ = writeln!(
+            io::stderr(),
+            "dc_snoop: warning: only {allowed} descriptors: about {enough} connections instead of \
+             {CONNECTIONS_MAX}; raise ulimit -n"
+        );
+    }
 }
 
 struct Tap<'m, 'o> {
     poller: Poller,
     pool: Pool<'m>,
     printer: Printer<'o>,
+    reserve: Reserve,
+    /// When a listener that failed is asked again.
+    accept_at: Option<Instant>,
     pipes: Vec<Option<Pipe>>,
     open: usize,
-    /// How many connections there have been, which numbers them.
-    opened: u64,
+    /// How many connections there have been, those that were refused too, which numbers them.
+    came: u64,
     targets: Targets,
 }
 
@@ -97,7 +134,7 @@ struct End {
     interest: Interest,
     /// What came from here and is on its way to the other end.
     bytes: Fifo,
-    reader: Reader,
+    watch: Watch,
     /// Nothing more comes from here.
     ended: bool,
     /// Nothing more can be sent to here.
@@ -109,9 +146,9 @@ const SERVER: usize = 1;
 
 impl End {
     fn new(stream: Stream, direction: Direction) -> Self {
-        let reader = Reader::new(direction);
+        let watch = Watch::new(direction);
         let interest = Interest::NONE;
-        Self { stream, interest, bytes: Fifo::new(), reader, ended: false, shut: false }
+        Self { stream, interest, bytes: Fifo::new(), watch, ended: false, shut: false }
     }
 }
 
@@ -127,7 +164,8 @@ impl Tap<'_, '_> {
             if listener.finished() && self.open == 0 {
                 return Ok(());
             }
-            self.poller.wait(&mut events, None)?;
+            let pause = self.accept_at.map(|at| at.saturating_duration_since(Instant::now()));
+            self.poller.wait(&mut events, pause)?;
             if signals.take().is_some() {
                 return Ok(());
             }
@@ -135,27 +173,59 @@ impl Tap<'_, '_> {
                 match event.key {
                     SIGNALS_KEY => {}
                     LISTENER_KEY => self.accept(listener),
+                    OUT_KEY => self.printer.end(),
                     key => self.attend(key - ENDS_KEY, event),
                 }
             }
+            if self.accept_at.is_some_and(|at| at <= Instant::now()) {
+                self.accept_at = None;
+                self.poller.modify_listener(listener, LISTENER_KEY, true)?;
+            }
             self.printer.flush();
+            if self.printer.ended() {
+                return Ok(());
+            }
         }
     }
 
     fn accept(&mut self, listener: &Listener) {
-        // What can't be accepted now waits in the backlog; the next turn tries again.
-        let Ok(Some(client)) = listener.accept() else { return };
-        let Some(place) = self.pipes.iter().position(Option::is_none) else { return };
-        let mut left = self.targets.clone();
-        let Some((server, dialing)) = connect(&mut left) else {
-            self.printer.note(self.opened + 1, "refused: the server is away");
-            return;
+        match listener.accept() {
+            Ok(Some(client)) => self.welcome(client),
+            Ok(None) => {}
+            Err(error) if self.reserve.covers(&error) => {
+                let before = self.reserve.refused();
+                self.reserve.refuse_one(listener);
+                if self.reserve.refused() > before {
+                    self.came += 1;
+                    self.printer.note(self.came, &format!("refused: {}", Why(&error)));
+                }
+            }
+            // What can't be accepted now waits in the backlog, and would be reported all the time.
+            Err(_) => {
+                self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+                let _ = self.poller.modify_listener(listener, LISTENER_KEY, false);
+            }
+        }
+    }
+
+    /// Connects a client to the server, or closes its connection.
+    fn welcome(&mut self, client: Stream) {
+        self.came += 1;
+        let Some(place) = self.pipes.iter().position(Option::is_none) else {
+            let line = format!("refused: there are {CONNECTIONS_MAX} connections already");
+            return self.printer.note(self.came, &line);
         };
-        self.opened += 1;
+        let mut left = self.targets.clone();
+        let (server, dialing) = match connect(&mut left) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                return self.printer.note(self.came, &format!("refused: {}", Why(&error)));
+            }
+        };
         self.open += 1;
-        self.printer.note(self.opened, "opened");
+        self.printer.note(self.came, "opened");
         self.pipes[place] = Some(Pipe {
-            number: self.opened,
+            number: self.came,
             ends: [End::new(client, Direction::Request), End::new(server, Direction::Response)],
             pairs: Pairs::new(),
             dialing: dialing.then_some(left),
@@ -204,10 +274,12 @@ impl Tap<'_, '_> {
     fn connected(&mut self, place: usize) {
         let Some(pipe) = &mut self.pipes[place] else { return };
         let Some(mut left) = pipe.dialing.take() else { return };
-        if pipe.ends[SERVER].stream.connected().is_err() {
+        if let Err(error) = pipe.ends[SERVER].stream.connected() {
             let _ = self.poller.remove(&pipe.ends[SERVER].stream);
-            let Some((server, dialing)) = connect(&mut left) else {
-                return self.close(place, "closed: the server is away");
+            let next = if left.is_empty() { Err(error) } else { connect(&mut left) };
+            let (server, dialing) = match next {
+                Ok(connecting) => connecting,
+                Err(error) => return self.close(place, &format!("closed: {}", Why(&error))),
             };
             pipe.ends[SERVER].stream = server;
             pipe.dialing = dialing.then_some(left);
@@ -234,7 +306,7 @@ impl Tap<'_, '_> {
             }
             Received::Bytes(len) => {
                 let came = space.get(..len).unwrap_or_default();
-                self.printer.show(pipe.number, &mut end.reader, &mut pipe.pairs, came);
+                self.printer.show(pipe.number, &mut end.watch, &mut pipe.pairs, came);
                 end.bytes.filled(&mut self.pool, len);
             }
         }
@@ -290,19 +362,34 @@ impl Tap<'_, '_> {
         for end in &mut pipe.ends {
             end.bytes.clear(&mut self.pool);
             let _ = self.poller.remove(&end.stream);
+            self.printer.unfinished(pipe.number, &mut end.watch);
         }
         self.printer.note(pipe.number, why);
     }
 }
 
 /// Begins to connect to the first place that takes it, and drops those that were tried; the flag says
-/// that the outcome is still open.
-fn connect(left: &mut Targets) -> Option<(Stream, bool)> {
+/// that the outcome is still open. The error is the last one's.
+fn connect(left: &mut Targets) -> io::Result<(Stream, bool)> {
+    let mut failed = io::ErrorKind::NotFound.into();
     while !left.is_empty() {
         let target = left.remove(0);
-        if let Ok(connecting) = Stream::connect(&target) {
-            return Some(connecting);
+        match Stream::connect(&target) {
+            Ok(connecting) => return Ok(connecting),
+            Err(error) => failed = error,
         }
     }
-    None
+    Err(failed)
+}
+
+/// Prints why a client is not served.
+struct Why<'a>(&'a io::Error);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if reserve::out_of_descriptors(self.0) {
+            return f.write_str("no descriptor is left; raise ulimit -n");
+        }
+        write!(f, "the server is unreachable ({})", Unreachable(self.0.kind()))
+    }
 }

@@ -63,6 +63,8 @@ pub struct Geometry {
 impl Geometry {
     /// The most sessions that a table holds.
     pub const SESSIONS_MAX: u32 = 1 << 24;
+    /// The least bytes of a table: a block, which holds a session of some 200 bytes.
+    pub const BYTES_MIN: u64 = BLOCK as u64;
 
     /// A table of at most `sessions` sessions in at most `bytes` bytes of blocks, 256 each.
     ///
@@ -71,7 +73,7 @@ impl Geometry {
     /// [`Geometry::SESSIONS_MAX`], where `bytes` is less than a block, and where this machine
     /// cannot address that much.
     pub const fn new(sessions: u32, bytes: u64) -> Option<Self> {
-        if sessions == 0 || sessions > Self::SESSIONS_MAX || bytes < BLOCK as u64 {
+        if sessions == 0 || sessions > Self::SESSIONS_MAX || bytes < Self::BYTES_MIN {
             return None;
         }
         let most = sessions.saturating_mul(BLOCKS_MAX);

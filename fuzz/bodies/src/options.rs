@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use distcache_posix::options::{Options, OptionsError};
 
@@ -30,6 +31,12 @@ fn next(options: &mut Options) -> Result<bool, OptionsError> {
     match name.as_bytes().first() {
         Some(b'a') => drop(options.service_address()?),
         Some(b'b') => assert!((1..=1 << 40).contains(&options.bytes(1..=1 << 40)?)),
+        Some(b'c') => assert!((3..=9999).contains(&options.count(3..=9999)?)),
+        Some(b'd') => {
+            let limits = Duration::from_millis(1)..=Duration::from_secs(60);
+            assert!(limits.contains(&options.duration(limits.clone())?));
+        }
+        Some(b'i') => assert!((3..=99_999).contains(&options.millis(3..=99_999)?)),
         Some(b'l') => options.listen_address()?.streaming().expect("it was checked"),
         Some(b'm') => assert!(options.mode()? <= 0o777),
         Some(b'n') => assert!((3..=99).contains(&options.number(3..=99)?)),

@@ -10,21 +10,41 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let parse = || {
-            let (kind, rest) =
-                text.split_once(':').ok_or("it does not start with UNIX:, IP: or FD:")?;
-            match kind {
-                "UNIX" => parse_unix(rest),
-                "IP" => parse_ip(Family::Any, rest),
-                "IPv4" => parse_ip(Family::V4, rest),
-                "IPv6" => parse_ip(Family::V6, rest),
-                "FD" => parse_fd(rest),
-                "SESSIOND" => parse_sessiond(rest),
-                _ => Err("it does not start with UNIX:, IP: or FD:"),
-            }
-        };
-        parse().map_err(|why| AddressError::new(text, why))
+        match parse(text) {
+            Some(parsed) => parsed.map_err(|why| AddressError::new(text, why)),
+            None => Err(AddressError { meant: meant(text), ..AddressError::new(text, NO_PREFIX) }),
+        }
     }
+}
+
+const NO_PREFIX: &str = "it must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:";
+
+/// Reads an address; `None` where it begins with none of the prefixes.
+fn parse(text: &str) -> Option<Result<Address, &'static str>> {
+    let (kind, rest) = text.split_once(':')?;
+    match kind {
+        "UNIX" => Some(parse_unix(rest)),
+        "IP" => Some(parse_ip(Family::Any, rest)),
+        "IPv4" => Some(parse_ip(Family::V4, rest)),
+        "IPv6" => Some(parse_ip(Family::V6, rest)),
+        "FD" => Some(parse_fd(rest)),
+        "SESSIOND" => Some(parse_sessiond(rest)),
+        _ => None,
+    }
+}
+
+/// The address that was probably meant by one without a prefix, or with one in other letters.
+fn meant(text: &str) -> Option<String> {
+    let prefixed = |prefix: &str, rest: &str| format!("{prefix}:{rest}");
+    let same_letters = text.split_once(':').and_then(|(kind, rest)| {
+        let prefixes = ["UNIX", "IP", "IPv4", "IPv6", "FD", "SESSIOND"];
+        let prefix = prefixes.into_iter().find(|prefix| prefix.eq_ignore_ascii_case(kind));
+        let prefix = prefix.or(kind.eq_ignore_ascii_case("tcp").then_some("IP"));
+        prefix.map(|prefix| prefixed(prefix, rest))
+    });
+    let kind = if text.starts_with(['/', '@', '.']) { "UNIX" } else { "IP" };
+    let guesses = [same_letters, Some(prefixed(kind, text))];
+    guesses.into_iter().flatten().find(|guess| matches!(parse(guess), Some(Ok(_))))
 }
 
 fn parse_unix(rest: &str) -> Result<Address, &'static str> {
@@ -56,8 +76,8 @@ fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
     if host.parse::<IpAddr>().is_ok_and(|ip| !family.has(ip)) {
         return Err("its host is of the other IP version");
     }
-    if !rest.contains(':') && port.parse::<IpAddr>().is_ok() {
-        return Err("it has a host but no port");
+    if !rest.contains(':') && port.contains(|c: char| !c.is_ascii_digit()) {
+        return Err("it has no port");
     }
     let host = (!host.is_empty()).then(|| host.to_owned());
     Ok(Address::Ip { family, host, port: parse_port(port)? })

@@ -40,10 +40,10 @@ fn every_form_is_read_and_written_back() {
 fn what_is_no_address_is_refused_by_name_and_reason() {
     let long = format!("UNIX:/{}", "x".repeat(107));
     for (text, why) in [
-        ("", "does not start"),
-        ("9001", "does not start"),
-        ("TCP:localhost:1", "does not start"),
-        ("unix:/tmp/x", "does not start"),
+        ("", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
+        ("9001", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
+        ("TCP:localhost:1", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
+        ("unix:/tmp/x", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
         ("UNIX:", "empty"),
         ("UNIX:@", "empty"),
         ("UNIX:/a\0b", "NUL"),
@@ -54,6 +54,8 @@ fn what_is_no_address_is_refused_by_name_and_reason() {
         ("IP:host:+1", "not a number"),
         ("IP:65536", "above 65535"),
         ("IP:127.0.0.1", "no port"),
+        ("IP:cachehost", "it has no port"),
+        ("IPv4:cachehost", "it has no port"),
         ("IP:::1:9001", "belongs in []"),
         ("IP:[::1]9001", "]:port"),
         ("IP:[::1]", "]:port"),
@@ -76,11 +78,36 @@ fn what_is_no_address_is_refused_by_name_and_reason() {
         ("SESSIOND:127.0.0.1:", "port is missing"),
         ("SESSIOND:host:65536", "above 65535"),
         ("SESSIOND:::1:54321", "belongs in []"),
-        ("sessiond:host:1", "does not start"),
+        ("sessiond:host:1", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
     ] {
         let error = parse(text).expect_err(text).to_string();
         let named = error.contains(&*text.escape_debug().to_string());
         assert!(named && error.contains(why), "{text:?} gave: {error}");
+    }
+}
+
+#[test]
+fn an_address_without_its_prefix_suggests_the_one_that_was_meant() {
+    for (text, meant) in [
+        ("127.0.0.1:9001", "IP:127.0.0.1:9001"),
+        ("localhost:9001", "IP:localhost:9001"),
+        ("[::1]:9001", "IP:[::1]:9001"),
+        (":9001", "IP::9001"),
+        ("9001", "IP:9001"),
+        ("/run/distcache/scache", "UNIX:/run/distcache/scache"),
+        ("@name", "UNIX:@name"),
+        ("unix:/tmp/x", "UNIX:/tmp/x"),
+        ("ip:host:1", "IP:host:1"),
+        ("tcp:host:1", "IP:host:1"),
+        ("sessiond:host:1", "SESSIOND:host:1"),
+        ("fd:3", "FD:3"),
+    ] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.ends_with(&format!("(did you mean {meant}?)")), "{error}");
+    }
+    for text in ["", "nonsense", "a b:1", "::1:9001", "unix:", "host:http"] {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains("UNIX:") && !error.contains("mean"), "{error}");
     }
 }
 

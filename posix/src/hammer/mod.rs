@@ -22,7 +22,7 @@ use distcache_core::wire::{Op, PAYLOAD_MAX};
 use fastrand::Rng;
 
 use crate::address::Address;
-use crate::client::{AddError, Client, Flags};
+use crate::client::{AddError, Client, Flags, NewError};
 use expect::{Known, Presence, Span};
 pub use histogram::Histogram;
 pub use report::{Failure, Fault, Report};
@@ -122,11 +122,17 @@ pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Re
     config.check()?;
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
     let flags = if config.persistent { Flags::PERSISTENT } else { Flags::NONE };
-    let client = Client::with_timeout(address, flags, PATIENCE).map_err(Failure::Client)?;
+    let client = Client::with_timeout(address, flags, PATIENCE).map_err(|error| {
+        let first = match &error {
+            NewError::Connect(failure) => Failure::of_first(address, failure),
+            _ => None,
+        };
+        first.unwrap_or(Failure::Client(error))
+    })?;
     let ops = config.operations();
     writeln!(out, "{} sessions, {ops} operations, -seed {seed}", config.sessions)?;
     out.flush()?;
-    let mut hammer = Hammer::new(config, seed, client);
+    let mut hammer = Hammer::new(config, seed, address, client);
     if config.seed.is_some() {
         hammer.clear()?;
     }
@@ -145,8 +151,11 @@ pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Re
     Ok(report)
 }
 
-struct Hammer {
+struct Hammer<'a> {
+    address: &'a Address,
     client: Client,
+    /// Whether anything was ever answered.
+    answered: bool,
     seed: u64,
     random: Rng,
     sessions: Vec<Session>,
@@ -159,22 +168,23 @@ struct Session {
     known: Known,
 }
 
-impl Hammer {
-    fn new(config: &Config, seed: u64, client: Client) -> Self {
+impl<'a> Hammer<'a> {
+    fn new(config: &Config, seed: u64, address: &'a Address, client: Client) -> Self {
         let mut random = Rng::with_seed(seed);
         let sessions = (0..config.sessions).map(|number| {
             let has_cert = number < config.withcert;
             Session::random(config, has_cert, &mut random)
         });
         let sessions = sessions.collect();
-        Self { client, seed, random, sessions }
+        Self { address, client, answered: false, seed, random, sessions }
     }
 
     /// Removes what an earlier run of the same seed may have left.
-    fn clear(&self) -> Result<(), Failure> {
+    fn clear(&mut self) -> Result<(), Failure> {
         for session in &self.sessions {
             let done = self.client.remove(session.id());
             done.map_err(|why| self.failure(0, Op::Remove, session, Fault::None(why)))?;
+            self.answered = true;
         }
         Ok(())
     }
@@ -188,13 +198,22 @@ impl Hammer {
         let answer = session.ask(&self.client, op);
         let span = Span { sent, answered: Instant::now() };
         match answer.and_then(|answer| session.judge(op, answer, span)) {
-            Ok(known) => self.sessions[number].known = known,
+            Ok(known) => {
+                self.sessions[number].known = known;
+                self.answered = true;
+            }
             Err(fault) => return Err(self.failure(right, op, session, fault)),
         }
         Ok(span.answered.duration_since(span.sent))
     }
 
     fn failure(&self, right: u64, op: Op, session: &Session, fault: Fault) -> Failure {
+        if let Fault::None(why) = &fault
+            && !self.answered
+            && let Some(failure) = Failure::of_first(self.address, why)
+        {
+            return failure;
+        }
         Failure::Operation { right, op, id: session.id.clone().into(), fault, seed: self.seed }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use distcache_core::wire::Op;
 
 use super::histogram::Histogram;
-use crate::client::{self, NewError};
+use crate::address::Address;
+use crate::client::{self, NewError, Why};
+use crate::reason::{NotConnected, Refused, is_closed};
 
 /// A run in which every answer was right.
 #[derive(Clone, Debug)]
@@ -27,6 +29,10 @@ pub enum Failure {
     Config(&'static str),
     /// There is no client of this address.
     Client(NewError),
+    /// Nobody can be connected to at this address.
+    NotConnected(Address, io::ErrorKind),
+    /// The first connection to this address was closed before its first answer.
+    Refused(Address),
     /// An operation had no answer, or not the right one.
     Operation {
         /// How many operations before it were answered right.
@@ -84,6 +90,8 @@ impl fmt::Display for Failure {
         match self {
             Self::Config(why) => f.write_str(why),
             Self::Client(error) => error.fmt(f),
+            Self::NotConnected(address, kind) => NotConnected(address, *kind).fmt(f),
+            Self::Refused(address) => Refused(address).fmt(f),
             Self::Operation { right, op, id, fault, seed } => {
                 write!(f, "operation {}, {} of id ", right + 1, op.name())?;
                 id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
@@ -106,6 +114,18 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Failure {}
+
+impl Failure {
+    /// Why nothing was ever answered at an address; `None` where an operation tells more.
+    pub(super) fn of_first(address: &Address, failure: &client::Failure) -> Option<Self> {
+        match failure.why() {
+            Why::NotConnected(error) => Some(Self::NotConnected(address.clone(), error.kind())),
+            Why::Closed => Some(Self::Refused(address.clone())),
+            Why::Lost(error) if is_closed(error) => Some(Self::Refused(address.clone())),
+            _ => None,
+        }
+    }
+}
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

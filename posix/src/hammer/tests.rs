@@ -169,7 +169,8 @@ fn a_server_that_is_away_ends_the_run_with_the_reason() {
     assert!(matches!(why.why(), client::Why::Closed | client::Why::Lost(_)), "{why}");
     let away = "UNIX:/nobody/is/there".parse().unwrap();
     let failure = run(&config(1), &away, &mut Vec::new()).unwrap_err();
-    assert!(matches!(failure, Failure::Client(_)), "{failure}");
+    let reason = "cannot connect to UNIX:/nobody/is/there: no such socket. Is dc_client running?";
+    assert_eq!(failure.to_string(), reason);
 }
 
 #[test]

@@ -46,8 +46,12 @@ impl Placed {
         let path = std::path::absolute(path).map_err(|e| Why::System("find it", e))?;
         let _turn = take_turn(&path);
         let stale = probe(&path)?;
-        let nursery =
-            Nursery::new(&path).map_err(|e| Why::System("make a directory beside it", e))?;
+        let nursery = Nursery::new(&path).map_err(|error| match path.parent() {
+            Some(parent) if error.kind() == io::ErrorKind::NotFound => {
+                Why::NoDirectory(parent.to_owned())
+            }
+            _ => Why::System("make a directory beside it", error),
+        })?;
         let fd = nursery.bind().map_err(|e| Why::System("bind to it", e))?;
         nursery.own(ownership, &path, warnings)?;
         net::listen(&fd, BACKLOG).map_err(|e| Why::System("listen", e.into()))?;
@@ -97,6 +101,7 @@ fn probe(path: &Path) -> Result<bool, Why> {
         Err(Some(Errno::CONNREFUSED)) => Ok(true),
         Err(Some(Errno::NOENT)) => Ok(false),
         Err(Some(Errno::PROTOTYPE)) => Err(Why::NotASocket),
+        Err(Some(Errno::ACCESS)) => Err(Why::Unknown),
         Err(error) => {
             let error = error.map_or(io::ErrorKind::Other.into(), io::Error::from);
             Err(Why::System("find out whether it is in use", error))

@@ -15,6 +15,8 @@ pub(super) struct Caller {
     pub(super) stream: Option<Stream>,
     /// Whether the outcome of connecting is still open.
     pub(super) connecting: bool,
+    /// Whether anything was answered on this connection.
+    pub(super) answered: bool,
     pub(super) watched: Interest,
     pub(super) inbox: Fifo,
     pub(super) outbox: Fifo,
@@ -39,6 +41,7 @@ impl Caller {
         Self {
             stream: None,
             connecting: false,
+            answered: false,
             watched: Interest::NONE,
             inbox: Fifo::new(),
             outbox: Fifo::new(),

@@ -8,6 +8,7 @@
 //! nothing is allocated.
 
 mod caller;
+mod config;
 pub mod protocol;
 mod report;
 pub mod session;
@@ -17,8 +18,6 @@ mod tests;
 use std::io;
 use std::time::{Duration, Instant};
 
-use distcache_core::id::ID_MAX;
-use distcache_core::message::SESSION_MIN;
 use distcache_core::pool::Pool;
 use distcache_core::wire::Op;
 use fastrand::Rng;
@@ -27,13 +26,14 @@ use crate::address::{Address, Target};
 use crate::hammer::Histogram;
 use crate::limits;
 use crate::memory::Memory;
-use crate::options::{Options, OptionsError};
 use crate::poller::{Event, Events, Interest, Poller};
+use crate::reason::is_closed;
 use crate::socket::{Received, Stream};
 use caller::Caller;
+pub use config::{Config, OPTIONS};
 use protocol::{Asked, Protocol};
 pub use report::{Failure, Report};
-use session::{ID_MIN, Session};
+use session::Session;
 
 /// How long sessions are to live, in milliseconds: longer than any load takes.
 const TTL: u32 = 86_400_000;
@@ -41,88 +41,6 @@ const TTL: u32 = 86_400_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before connecting again where there was no room.
 const CROWDED: Duration = Duration::from_millis(1);
-/// The longest data that leaves ADD with the longest id in one message.
-const DATA_MAX: u64 = 32_696;
-
-/// What kind of load.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// How many connections.
-    pub conns: usize,
-    /// How many requests open on each.
-    pub depth: usize,
-    /// How many sessions.
-    pub keys: u32,
-    /// Bytes of each id: [`ID_MIN`] to [`ID_MAX`].
-    pub id_len: usize,
-    /// Bytes of each session: 5 to 32696.
-    pub data_len: usize,
-    /// How many requests in a hundred are GETs.
-    pub get: u32,
-    /// How long the clock runs.
-    pub time: Duration,
-    /// A connection for each request; then `depth` is 1.
-    pub short_lived: bool,
-    /// Whether sessions are stored first, or are known to be there.
-    pub store_first: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            conns: 1,
-            depth: 1,
-            keys: 10_000,
-            id_len: 32,
-            data_len: 200,
-            get: 90,
-            time: Duration::ZERO,
-            short_lived: false,
-            store_first: true,
-        }
-    }
-}
-
-impl Config {
-    /// Reads an option of a load; false where it is none.
-    ///
-    /// # Errors
-    /// A value that is missing or unfit.
-    pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
-        match name {
-            "conns" => self.conns = options.number(1..=100_000)? as usize,
-            "datalen" => {
-                self.data_len = options.number(SESSION_MIN as u64..=DATA_MAX)? as usize;
-            }
-            "depth" => self.depth = options.number(1..=4096)? as usize,
-            "get" => self.get = options.number(0..=100)? as u32,
-            "idlen" => self.id_len = options.number(ID_MIN as u64..=ID_MAX as u64)? as usize,
-            "keys" => self.keys = options.number(1..=1 << 24)? as u32,
-            "nostore" => self.store_first = false,
-            "seconds" => {
-                let seconds = options.text()?.parse().ok();
-                let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                let time = time.filter(|time| (1..=86_400_000).contains(&time.as_millis()));
-                self.time =
-                    time.ok_or_else(|| options.error("needs seconds from 0.001 to 86400"))?;
-            }
-            "shortlived" => self.short_lived = true,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// Whether there can be such a load.
-    ///
-    /// # Errors
-    /// [`Failure::Config`] says which options do not fit.
-    pub fn check(&self) -> Result<(), Failure> {
-        if self.short_lived && self.depth > 1 {
-            return Err(Failure::Config("-shortlived and -depth do not go together"));
-        }
-        Ok(())
-    }
-}
 
 /// Puts the load on the server at `address`.
 ///
@@ -143,6 +61,7 @@ pub fn run(
     let mut load = Load {
         config,
         protocol,
+        address,
         target,
         poller: Poller::new().map_err(Failure::Io)?,
         pool: Pool::new(&mut memory, room),
@@ -172,6 +91,7 @@ fn most<P: Protocol>(config: &Config, _: &P) -> usize {
 struct Load<'c, 'm, P> {
     config: &'c Config,
     protocol: &'c P,
+    address: &'c Address,
     target: Target,
     poller: Poller,
     pool: Pool<'m>,
@@ -241,6 +161,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         match Stream::connect(&self.target) {
             Ok((stream, open)) => {
                 caller.connecting = open;
+                caller.answered = false;
                 caller.watched = caller.wanted();
                 self.poller.add(&stream, number, caller.watched).map_err(Failure::Io)?;
                 caller.stream = Some(stream);
@@ -250,7 +171,7 @@ impl<P: Protocol> Load<'_, '_, P> {
                 self.crowded += 1;
                 Ok(())
             }
-            Err(error) => Err(Failure::Connect(error)),
+            Err(error) => Err(Failure::Connect(self.address.clone(), error.kind())),
         }
     }
 
@@ -270,7 +191,8 @@ impl<P: Protocol> Load<'_, '_, P> {
         let caller = &mut self.callers[number];
         let Some(stream) = &caller.stream else { return Ok(()) };
         if caller.connecting {
-            stream.connected().map_err(Failure::Connect)?;
+            let failed = |error: io::Error| Failure::Connect(self.address.clone(), error.kind());
+            stream.connected().map_err(failed)?;
             caller.connecting = false;
         } else if event.readable {
             self.receive(number)?;
@@ -287,14 +209,27 @@ impl<P: Protocol> Load<'_, '_, P> {
     fn receive(&mut self, number: usize) -> Result<(), Failure> {
         let caller = &mut self.callers[number];
         let Some(stream) = &caller.stream else { return Ok(()) };
-        let received = stream.recv(caller.inbox.space(&mut self.pool)).map_err(Failure::Io)?;
+        let received = stream.recv(caller.inbox.space(&mut self.pool));
         let len = match received {
-            Received::Bytes(len) => len,
-            Received::Nothing => 0,
-            Received::Ended => return Err(Failure::Closed),
+            Ok(Received::Bytes(len)) => len,
+            Ok(Received::Nothing) => 0,
+            Ok(Received::Ended) => return Err(self.closed(number)),
+            Err(error) => return Err(self.broken(number, error)),
         };
         caller.inbox.filled(&mut self.pool, len);
         Ok(())
+    }
+
+    /// What it means that a connection was closed by the server.
+    fn closed(&self, number: usize) -> Failure {
+        match self.callers[number].answered {
+            true => Failure::Closed,
+            false => Failure::Refused(self.address.clone()),
+        }
+    }
+
+    fn broken(&self, number: usize, error: io::Error) -> Failure {
+        if is_closed(&error) { self.closed(number) } else { Failure::Io(error) }
     }
 
     /// Looks at all whole answers, and says whether there was one.
@@ -313,6 +248,7 @@ impl<P: Protocol> Load<'_, '_, P> {
             };
             caller.inbox.consume(pool, answer.len);
             caller.pop();
+            caller.answered = true;
             any = true;
             if self.running {
                 report.latencies.record(self.now - sent);
@@ -366,7 +302,10 @@ impl<P: Protocol> Load<'_, '_, P> {
         let Some(stream) = caller.stream.as_ref().filter(|_| !caller.connecting) else {
             return Ok(());
         };
-        let sent = stream.send(caller.outbox.bytes(&self.pool)).map_err(Failure::Io)?;
+        let sent = match stream.send(caller.outbox.bytes(&self.pool)) {
+            Ok(sent) => sent,
+            Err(error) => return Err(self.broken(number, error)),
+        };
         caller.outbox.consume(&mut self.pool, sent);
         let wanted: Interest = caller.wanted();
         if wanted != caller.watched {

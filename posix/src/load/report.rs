@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use distcache_core::wire::Op;
 
-use crate::address::{AddressError, ResolveError};
+use crate::address::{Address, AddressError, ResolveError};
 use crate::hammer::Histogram;
+use crate::reason::{NotConnected, Refused};
 
 /// A load whose every answer was right. Prints as one line of `name=value` pairs; times in us.
 #[derive(Clone, Debug)]
@@ -33,8 +34,10 @@ pub enum Failure {
     Address(AddressError),
     /// The address leads nowhere.
     Resolve(ResolveError),
-    /// The server is not there.
-    Connect(io::Error),
+    /// Nobody can be connected to at this address.
+    Connect(Address, io::ErrorKind),
+    /// A connection to this address was closed before its first answer.
+    Refused(Address),
     /// The server has closed a connection with requests open.
     Closed,
     /// Nothing was answered for so long.
@@ -75,7 +78,8 @@ impl fmt::Display for Failure {
             Self::Config(why) => f.write_str(why),
             Self::Address(error) => error.fmt(f),
             Self::Resolve(error) => error.fmt(f),
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Connect(address, kind) => NotConnected(address, *kind).fmt(f),
+            Self::Refused(address) => Refused(address).fmt(f),
             Self::Closed => f.write_str("the server closed a connection with requests open"),
             Self::Silent(time) => write!(f, "no answer for {} s", time.as_secs()),
             Self::Wrong { op, session, why } => {

@@ -11,6 +11,7 @@ use distcache_core::time::Instant;
 use crate::address::{Address, Targets};
 use crate::hub::Hub;
 use crate::poller::Event;
+use crate::reason::Unreachable;
 use crate::resolver::Resolver;
 use crate::service::Running;
 use crate::socket::Stream;
@@ -69,7 +70,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(kind) => kind.fmt(f),
+            Self::Connect(kind) => Unreachable(*kind).fmt(f),
             Self::Lost => f.write_str("connection lost"),
             Self::Silent => f.write_str("no answer"),
             Self::Unresolved => f.write_str("its name was not found"),
@@ -197,7 +198,8 @@ impl<'c> Dialer<'c> {
             running.note(format_args!("connected to {}", self.server));
         } else {
             let (server, failure, retry) = (self.server, self.failure, self.retry);
-            running.note(format_args!("{server} is away ({failure}); trying every {retry} ms"));
+            running
+                .note(format_args!("{server} is unreachable ({failure}); trying every {retry} ms"));
         }
         self.failure = Failure::Lost;
         self.told_up = Some(up);

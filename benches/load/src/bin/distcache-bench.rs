@@ -5,17 +5,29 @@ use std::process::ExitCode;
 
 use distcache_load::bench::{self, Scale};
 use distcache_posix::options::Options;
+use distcache_posix::options::table::{Command, Entry, Group};
 use distcache_posix::program::{self, Stop};
 
-const USAGE: &str = "usage: distcache-bench [-quick] [-rounds n] [-seconds n] [-out directory]
-
-Measures dc_server and dc_client beside other caches, and writes bench.md and
-bench.svg to a directory (docs; with -quick, which only shows that it works,
-target/bench).
-";
+const COMMAND: Command = Command {
+    name: "distcache-bench",
+    synopsis: "[options]",
+    about: "Measures dc_server and dc_client beside other caches, and writes bench.md and bench.svg \
+            to a directory.",
+    groups: &[&Group {
+        title: "How much",
+        options: &[
+            Entry::switch(&["quick"], "only show that it works, in target/bench"),
+            Entry::valued(&["rounds"], "n", "how many rounds, 1 to 99"),
+            Entry::valued(&["seconds"], "n", "how long each measurement takes, 1 to 600"),
+            Entry::valued(&["out"], "directory", "where to write (default: docs)"),
+        ],
+    }],
+    notes: &[],
+    example: "distcache-bench -quick",
+};
 
 fn main() -> ExitCode {
-    program::run("distcache-bench", USAGE, bench)
+    program::run(&COMMAND, bench)
 }
 
 fn bench(options: &mut Options) -> Result<(), Stop> {

@@ -5,17 +5,31 @@ use std::process::ExitCode;
 use distcache_load::memcached::Memcached;
 use distcache_load::resp::Resp;
 use distcache_posix::load::{self, Config, protocol::Distcache};
+use distcache_posix::options::table::{Command, Entry, Group};
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 
-const USAGE: &str = "usage: distcache-load -connect addr -seconds s [-proto dc|mc|resp] [options]
-
-The load of dc_test -seconds, whose options it has, also on memcached (mc) and
-Redis (resp).
-";
+const COMMAND: Command = Command {
+    name: "distcache-load",
+    synopsis: "-connect addr -seconds s [options]",
+    about: "The load of dc_test -seconds, also on memcached and Redis.",
+    groups: &[
+        &Group {
+            title: "Where",
+            options: &[
+                Entry::valued(&["connect"], "addr", "the cache (required)"),
+                Entry::valued(&["proto"], "name", "dc, mc (memcached) or resp (Redis)")
+                    .default("dc"),
+            ],
+        },
+        &load::OPTIONS,
+    ],
+    notes: &[],
+    example: "distcache-load -connect IP:127.0.0.1:11211 -proto mc -seconds 2",
+};
 
 fn main() -> ExitCode {
-    program::run("distcache-load", USAGE, load)
+    program::run(&COMMAND, load)
 }
 
 fn load(options: &mut Options) -> Result<(), Stop> {

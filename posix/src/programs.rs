@@ -1,0 +1,236 @@
+//! The command lines of the programs, as tables: what each program's `main` reads, `-h` prints, and
+//! documents say.
+
+use crate::load;
+use crate::options::table::{Command, Entry, Group};
+use crate::program;
+
+/// All programs that are installed.
+pub const ALL: [&Command; 4] = [&DC_CLIENT, &DC_SERVER, &DC_SNOOP, &DC_TEST];
+
+const ADDRESSES: &str = "Addresses: UNIX:/path, UNIX:@name, IP:host:port, IP:[::1]:port; IPv4: and \
+    IPv6: instead of IP: insist on one family; FD:n or FD:r:w are inherited descriptors.";
+const LISTEN_ADDRESSES: &str = "To listen on all interfaces: IP:port, IPv6:port. For stunnel's sessiond, over UDP: \
+    SESSIOND:host:port.";
+const UNITS: &str = "Times take ms, s, m, h or d, as in 250ms or 5s; without a unit they are in \
+    milliseconds. Numbers of things take k and M (1000 and 1000000), numbers of bytes K, M and G \
+    (powers of 1024).";
+const END: &str =
+    "SIGTERM and SIGINT end it in order, once everything received so far is answered.";
+
+/// The cache.
+pub const DC_SERVER: Command = Command {
+    name: "dc_server",
+    synopsis: "[options]",
+    about: "Keeps TLS sessions for dc_client, or for anything else that speaks distcache.",
+    groups: &[
+        &Group {
+            title: "Where",
+            options: &[Entry::valued(&["listen"], "addr", "where to listen, up to 16 times")
+                .default("IP:127.0.0.1:9001")
+                .repeated()],
+        },
+        &Group {
+            title: "Sessions",
+            options: &[
+                Entry::valued(
+                    &["sessions"],
+                    "n",
+                    "how many sessions to hold, up to 16777216; after that, those due to expire \
+                     soonest are evicted",
+                )
+                .default("65536"),
+                Entry::valued(
+                    &["maxmem"],
+                    "bytes",
+                    "how many bytes of sessions to hold; after that, the same rule evicts (default: \
+                     2K for each of -sessions, and at least 64M)",
+                ),
+                Entry::valued(
+                    &["mintimeout"],
+                    "time",
+                    "let sessions live at least that long, whatever is asked for",
+                )
+                .default("0, as long as asked for"),
+            ],
+        },
+        &Group { title: "Clients", options: &[MAXCONN, IDLE, SERVER_REQTIMEOUT] },
+        &Group {
+            title: "Output",
+            options: &[Entry::valued(
+                &["progress"],
+                "n",
+                "print a line after every n operations, and in the foreground each second while \
+                 anything changes",
+            )
+            .default("0, no lines")],
+        },
+        &program::DAEMON,
+    ],
+    notes: &[ADDRESSES, LISTEN_ADDRESSES, UNITS, END],
+    example: "dc_server -listen IP:9001 -sessions 200k -maxmem 1G -user nobody",
+};
+
+const MAXCONN: Entry =
+    Entry::valued(&["maxconn"], "n", "how many clients at a time; more are refused")
+        .default("4096");
+const IDLE: Entry =
+    Entry::valued(&["idle"], "time", "close a client that asks nothing for that long")
+        .default("0, never");
+const SERVER_REQTIMEOUT: Entry = Entry::valued(
+    &["reqtimeout"],
+    "time",
+    "close a client that leaves a request unfinished, or its answers unread, for that long; 0: never",
+)
+.default("10s");
+
+/// The proxy.
+pub const DC_CLIENT: Command = Command {
+    name: "dc_client",
+    synopsis: "-server addr [-server addr ...] [options]",
+    about: "Takes requests from many short-lived connections and passes them to a server over one \
+            connection that stays open; or to several servers, chosen by the session's id.",
+    groups: &[
+        &Group {
+            title: "Where",
+            options: &[
+                Entry::valued(
+                    &["server", "connect"],
+                    "addr",
+                    "where a server is, up to 32 times (required); with several servers, give all \
+                     proxies the same addresses, letter by letter",
+                )
+                .repeated(),
+                Entry::valued(&["listen"], "addr", "where to listen, up to 16 times")
+                    .default("UNIX:/tmp/scache")
+                    .repeated(),
+            ],
+        },
+        &Group {
+            title: "Servers",
+            options: &[
+                Entry::valued(&["replicas"], "n", "how many servers hold each session: 1 or 2")
+                    .default("1"),
+                Entry::valued(
+                    &["retry"],
+                    "time",
+                    "time between attempts to connect to a server, up to 1h; meanwhile the server \
+                     is left out, and without another one requests are refused at once",
+                )
+                .default("5s"),
+                Entry::valued(
+                    &["mintimeout"],
+                    "time",
+                    "let sessions live at least that long, whatever is asked for",
+                )
+                .default("0, as long as asked for"),
+            ],
+        },
+        &Group {
+            title: "Clients",
+            options: &[
+                MAXCONN,
+                IDLE,
+                Entry::valued(
+                    &["reqtimeout"],
+                    "time",
+                    "close a client that leaves a request unfinished, or its answers unread, for \
+                     that long, and a server that leaves a request unanswered; 0: never",
+                )
+                .default("10s"),
+            ],
+        },
+        &program::DAEMON,
+    ],
+    notes: &[ADDRESSES, LISTEN_ADDRESSES, UNITS, END],
+    example: "dc_client -server IP:cachehost:9001 -sockgroup www-data -sockperms 660",
+};
+
+/// The observer.
+pub const DC_SNOOP: Command = Command {
+    name: "dc_snoop",
+    synopsis: "-listen addr -server addr [-full]",
+    about: "Passes bytes both ways unchanged and prints a line for each message that goes by: \
+            time, connection, direction, operation, uid, id, sizes, status, time it took.",
+    groups: &[&Group {
+        title: "What it does",
+        options: &[
+            Entry::valued(&["listen"], "addr", "where clients connect to (required)"),
+            Entry::valued(&["server", "connect"], "addr", "where to pass them on to (required)"),
+            Entry::switch(
+                &["full"],
+                "print whole ids, and payloads: they are the secrets of TLS sessions",
+            ),
+        ],
+    }],
+    notes: &[
+        ADDRESSES,
+        "To listen on all interfaces: IP:port, IPv6:port.",
+        "It ends with SIGTERM and SIGINT, and once nobody reads its output any more; the \
+         connections through it end then too.",
+    ],
+    example: "dc_snoop -listen UNIX:/tmp/snooped -server UNIX:/tmp/scache",
+};
+
+/// The test and the load.
+pub const DC_TEST: Command = Command {
+    name: "dc_test",
+    synopsis: "[options]",
+    about: "Makes sessions, sends random ADD, GET, REMOVE and HAVE for them, one at a time, and \
+            stops at the first wrong answer. At the end it prints how long that took, operations a \
+            second, and latencies. With -seconds it measures instead: a number of connections ask \
+            all the time, every answer is checked, and one line of name=value has the result, times \
+            in us.",
+    groups: &[
+        &Group {
+            title: "Where",
+            options: &[Entry::valued(&["connect", "server"], "addr", "the server or proxy")
+                .default("UNIX:/tmp/scache")],
+        },
+        &Group {
+            title: "Test",
+            options: &[
+                Entry::valued(&["sessions"], "n", "how many sessions").default("10"),
+                Entry::valued(&["datamin"], "bytes", "least bytes of a session, from 5")
+                    .default("50"),
+                Entry::valued(&["datamax"], "bytes", "most bytes of a session, up to 32697")
+                    .default("2100"),
+                Entry::valued(
+                    &["withcert"],
+                    "n",
+                    "how many are as large as with a client's certificate",
+                )
+                .default("0"),
+                Entry::valued(&["timeout"], "s", "how long they live, in seconds").default("60"),
+                Entry::valued(
+                    &["timevar"],
+                    "s",
+                    "by how much that varies (default: 5, less with a short -timeout)",
+                ),
+                Entry::valued(
+                    &["ops"],
+                    "n",
+                    "how many requests (default: 10 x sessions x sessions)",
+                ),
+                Entry::valued(&["progress"], "n", "print a line every n requests")
+                    .default("0, no lines"),
+                Entry::switch(
+                    &["persistent"],
+                    "keep one connection, instead of one for every request",
+                ),
+                Entry::valued(
+                    &["seed"],
+                    "n",
+                    "make the same requests again (default: random, and printed)",
+                ),
+            ],
+        },
+        &load::OPTIONS,
+    ],
+    notes: &[
+        "The address: UNIX:/path, UNIX:@name, IP:host:port, IP:[::1]:port.",
+        "Times take ms, s, m, h or d, as in 2m; without a unit they are in seconds. Numbers of \
+         things take k and M (1000 and 1000000), numbers of bytes K (1024).",
+    ],
+    example: "dc_test -connect IP:127.0.0.1:9001 -persistent -sessions 100",
+};
