@@ -32,6 +32,9 @@ impl Store for Plain {
         if self.sessions.contains_key(id.bytes()) {
             return Err(Status::ADD_EXISTS);
         }
+        if ttl == 0 {
+            return Ok(());
+        }
         while self.sessions.len() >= self.capacity {
             let soonest = self.sessions.iter().min_by_key(|(_, (due, _))| *due);
             let leaves = soonest.map(|(id, _)| id.clone()).unwrap_or_default();
