@@ -34,6 +34,9 @@ pub struct Config {
     pub limits: Limits,
     /// The least milliseconds that sessions live for, whatever is asked for.
     pub min_ttl: u32,
+    /// The most milliseconds that sessions live for. What asks for more lives for so long; what asks
+    /// for more than 7 days is refused.
+    pub max_ttl: u32,
     /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
     /// lines.
     pub progress: u32,
@@ -102,6 +105,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let server = Server::new(&mut slots, pool, config.limits, table);
     let mut server = server.map_err(ServeError::TooSmall)?;
     server.set_min_ttl(config.min_ttl);
+    server.set_max_ttl(config.max_ttl);
     running.provide_descriptors(config.clients);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(server, config.clients, 0, listeners, signals)?;
@@ -126,11 +130,11 @@ impl Tells for Server<'_, Table<'_>> {
     }
 
     fn tell(&self, running: &Running) {
-        let Operations { total, gets, hits, adds, refused } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
         let evicted = self.store().counters().evicted;
         running.note(format_args!(
-            "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
-             {evicted} sessions made room"
+            "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
         ));
     }
 }

@@ -224,6 +224,10 @@ impl Store for Checked<'_> {
         dropped
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        Store::deadline(&self.table)
+    }
+
     fn len(&self) -> usize {
         Store::len(&self.table)
     }

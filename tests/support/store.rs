@@ -73,6 +73,10 @@ impl Store for Plain {
         overdue.iter().filter(|id| self.sessions.remove(*id).is_some()).count()
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        self.sessions.values().map(|(due, _)| *due).min()
+    }
+
     fn len(&self) -> usize {
         self.sessions.len()
     }

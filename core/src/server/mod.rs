@@ -21,6 +21,7 @@ pub use store::Store;
 
 use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
 use crate::machine::{Machine, Peer, Wants};
+use crate::message::{Status, TTL_MAX};
 use crate::pool::Pool;
 use crate::slots::{Key, Slot};
 use crate::time::Instant;
@@ -45,18 +46,28 @@ pub struct Operations {
     pub hits: u64,
     /// Requests to store a session: ADD and PUT.
     pub adds: u64,
-    /// Those of `adds` that were refused.
-    pub refused: u64,
+    /// Those of `adds` that were refused because a session of this id is there.
+    pub existing: u64,
+    /// Those of `adds` that were refused because the store has no room for them.
+    pub no_room: u64,
+    /// Those of `adds` that were refused because a part of them is out of range.
+    pub invalid: u64,
 }
 
 impl Operations {
-    fn count(&mut self, op: Op, done: bool) {
+    fn count(&mut self, op: Op, status: Status) {
+        let done = status == Status::OK;
         let add = |counter: &mut u64, one: bool| *counter = counter.saturating_add(one.into());
         add(&mut self.total, true);
         match op {
             Op::Add | Op::Put => {
                 add(&mut self.adds, true);
-                add(&mut self.refused, !done);
+                match status {
+                    Status::OK => {}
+                    Status::ADD_EXISTS => add(&mut self.existing, true),
+                    Status::NOT_OK | Status::ADD_DATA => add(&mut self.no_room, true),
+                    _ => add(&mut self.invalid, true),
+                }
             }
             Op::Get | Op::Take => {
                 add(&mut self.gets, true);
@@ -75,7 +86,8 @@ pub struct Server<'m, S> {
     operations: Operations,
     budget: u32,
     min_ttl: u32,
-    /// When to look for expired sessions next; not at all while nothing is stored.
+    max_ttl: u32,
+    /// When to look for expired sessions next, if any has expired by then.
     expire_at: Instant,
 }
 
@@ -98,6 +110,7 @@ impl<'m, S: Store> Server<'m, S> {
             operations: Operations::default(),
             budget: BUDGET,
             min_ttl: 0,
+            max_ttl: TTL_MAX,
             expire_at: Instant::ORIGIN,
         })
     }
@@ -112,6 +125,12 @@ impl<'m, S: Store> Server<'m, S> {
     /// never called, leaves all as they are.
     pub fn set_min_ttl(&mut self, millis: u32) {
         self.min_ttl = millis;
+    }
+
+    /// Stores sessions that ask for more (up to [`TTL_MAX`], which it is where this is never called)
+    /// for `millis` milliseconds. Where the least is longer, this wins.
+    pub fn set_max_ttl(&mut self, millis: u32) {
+        self.max_ttl = millis;
     }
 
     /// The store.
@@ -158,6 +177,7 @@ impl<'m, S: Store> Server<'m, S> {
             store: &mut self.store,
             operations: &mut self.operations,
             min_ttl: self.min_ttl,
+            max_ttl: self.max_ttl,
             used: 0,
             written: 0,
         };
@@ -252,7 +272,7 @@ impl<S: Store> Machine for Server<'_, S> {
         if self.conns.first().is_some() {
             return Some(Instant::ORIGIN);
         }
-        let expire = (!self.store.is_empty()).then_some(self.expire_at);
+        let expire = self.store.deadline().map(|due| due.max(self.expire_at));
         earlier(self.conns.deadline(), expire)
     }
 }
