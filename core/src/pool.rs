@@ -10,11 +10,22 @@
 //! ```
 //!
 //! A buffer that was never lent is never touched, so a pool may be made far larger than what is
-//! ever used of it: untouched pages cost nothing.
+//! ever used of it: untouched pages cost nothing. A crowd that has left leaves touched buffers behind;
+//! [`Pool::trim`] sets them aside, and the caller may discard what is in them:
+//!
+//! ```text
+//! free list:   hot ──► hot ──► .. keep of them
+//! set aside:   index [next index | how many | numbers of discarded buffers ..] ──► another index
+//! ```
+//!
+//! The numbers of discarded buffers need memory that is not discarded: some of the buffers set aside
+//! hold the numbers of the others.
 
 use crate::run::Run;
 
 const NIL: u32 = u32::MAX;
+/// The shortest buffer that can be an index: two words.
+const INDEX_LEN: usize = 8;
 
 /// Equal buffers cut from one slice of the caller's.
 #[derive(Debug)]
@@ -26,6 +37,12 @@ pub struct Pool<'m> {
     free: u32,
     /// The buffer given back last; each free one holds the number of the next in its first bytes.
     head: u32,
+    /// How many are on that list: `listed <= free`.
+    listed: u32,
+    /// The fewest that were on it since [`Pool::trim`] had nothing left to do: these were not needed.
+    idle: u32,
+    /// The index of buffers set aside.
+    aside: u32,
     /// The first buffer that was never lent: `fresh <= count`.
     fresh: u32,
 }
@@ -43,7 +60,17 @@ impl<'m> Pool<'m> {
             _ => memory.len().checked_div(buffer_len).unwrap_or(0),
         };
         let count = u32::try_from(count).unwrap_or(NIL).min(NIL - 1);
-        Self { memory, buffer_len, count, free: count, head: NIL, fresh: 0 }
+        Self {
+            memory,
+            buffer_len,
+            count,
+            free: count,
+            head: NIL,
+            listed: 0,
+            idle: 0,
+            aside: NIL,
+            fresh: 0,
+        }
     }
 
     /// Bytes of each buffer.
@@ -61,17 +88,96 @@ impl<'m> Pool<'m> {
         self.count
     }
 
+    /// How many buffers that were lent and came back are ready to be lent again: what
+    /// [`Pool::trim`] may set aside.
+    pub const fn touched(&self) -> u32 {
+        self.listed
+    }
+
+    /// Sets aside up to `most` buffers that were not needed since this had nothing left to do, and
+    /// gives how many; `keep` of those that came back last stay. Each is given to `discard`, which may
+    /// change its bytes at will: nothing is held in it.
+    ///
+    /// Called now and then, this returns memory that a crowd has needed and nobody needs any more. It
+    /// takes time for `keep` and `most`, and for nothing else.
+    pub fn trim(&mut self, keep: u32, most: u32, mut discard: impl FnMut(&mut [u8])) -> u32 {
+        let keep = keep.max(1);
+        let count = self.idle.saturating_sub(keep).min(most);
+        if count < most {
+            self.idle = self.listed.saturating_sub(count);
+        } else {
+            self.idle = self.idle.saturating_sub(count);
+        }
+        if count == 0 || self.buffer_len < INDEX_LEN {
+            return 0;
+        }
+        let last = (1..keep).fold(self.head, |at, _| self.word(at, 0));
+        for _ in 0..count {
+            let buffer = self.word(last, 0);
+            let next = self.word(buffer, 0);
+            self.set_word(last, 0, next);
+            discard(self.bytes_mut(&Buffer(buffer)));
+            self.set_aside(buffer);
+        }
+        self.listed = self.listed.saturating_sub(count);
+        count
+    }
+
+    fn set_aside(&mut self, buffer: u32) {
+        let index = self.aside;
+        let at = self.word(index, 1).saturating_add(2);
+        if index != NIL && self.set_word(index, at, buffer) {
+            self.set_word(index, 1, at.saturating_sub(1));
+            return;
+        }
+        self.set_word(buffer, 0, index);
+        self.set_word(buffer, 1, 0);
+        self.aside = buffer;
+    }
+
+    /// Takes a buffer that was set aside, the index itself where it holds no number.
+    #[cold]
+    fn take_aside(&mut self) -> Option<u32> {
+        let index = self.aside;
+        if index == NIL {
+            return None;
+        }
+        let Some(left) = self.word(index, 1).checked_sub(1) else {
+            self.aside = self.word(index, 0);
+            return Some(index);
+        };
+        self.set_word(index, 1, left);
+        Some(self.word(index, left.saturating_add(2)))
+    }
+
+    /// A word of a free buffer; `NIL` where there is none.
+    fn word(&self, buffer: u32, at: u32) -> u32 {
+        let words = self.bytes(&Buffer(buffer)).as_chunks().0;
+        words.get(at as usize).map_or(NIL, |word| u32::from_le_bytes(*word))
+    }
+
+    /// Sets a word of a free buffer; false where there is none.
+    fn set_word(&mut self, buffer: u32, at: u32, value: u32) -> bool {
+        let words = self.bytes_mut(&Buffer(buffer)).as_chunks_mut().0;
+        let word = words.get_mut(at as usize);
+        word.map(|word| *word = value.to_le_bytes()).is_some()
+    }
+
     fn take(&mut self) -> Option<Buffer> {
         let taken = match self.head {
-            NIL if self.fresh == self.count => return None,
-            NIL => {
-                let fresh = self.fresh;
-                self.fresh = fresh.saturating_add(1);
-                fresh
-            }
+            NIL => match self.take_aside() {
+                Some(aside) => aside,
+                None if self.fresh == self.count => return None,
+                None => {
+                    let fresh = self.fresh;
+                    self.fresh = fresh.saturating_add(1);
+                    fresh
+                }
+            },
             head => {
-                let next = self.bytes(&Buffer(head)).first_chunk();
-                self.head = next.map_or(NIL, |next| u32::from_le_bytes(*next));
+                self.head = self.word(head, 0);
+                self.listed = self.listed.saturating_sub(1);
+                self.idle = self.idle.min(self.listed);
                 head
             }
         };
@@ -80,11 +186,9 @@ impl<'m> Pool<'m> {
     }
 
     fn give(&mut self, buffer: Buffer) {
-        let head = self.head.to_le_bytes();
-        if let Some(first) = self.bytes_mut(&buffer).first_chunk_mut() {
-            *first = head;
-        }
+        self.set_word(buffer.0, 0, self.head);
         self.head = buffer.0;
+        self.listed = self.listed.saturating_add(1);
         self.free = self.free.saturating_add(1);
     }
 
@@ -283,6 +387,45 @@ mod tests {
         b.clear(&mut pool);
         assert_eq!(pool.free(), 2);
         assert!(c.reserve(&mut pool) && a.reserve(&mut pool) && !b.reserve(&mut pool));
+    }
+
+    #[test]
+    fn what_a_crowd_has_needed_is_set_aside_once_nobody_needs_it() {
+        for len in [8, 12, 16, 64] {
+            let mut memory = std::vec![0; 200 * len];
+            let mut pool = Pool::new(&mut memory, len);
+            let mut crowd: std::vec::Vec<_> = (0..100).map(|_| Fifo::new()).collect();
+            crowd.iter_mut().for_each(|fifo| put(fifo, &mut pool, b"a"));
+            let mut discarded = 0;
+            let mut trim = |pool: &mut Pool<'_>, most| {
+                pool.trim(10, most, |bytes| {
+                    bytes.fill(0xEE);
+                    discarded += 1;
+                })
+            };
+            assert_eq!(trim(&mut pool, 99), 0, "all are in use");
+            crowd.iter_mut().for_each(|fifo| fifo.clear(&mut pool));
+            assert_eq!((pool.touched(), pool.free()), (100, 200));
+            assert_eq!(trim(&mut pool, 99), 0, "they were in use a moment ago");
+            // Thirty of them are needed again, so seventy are not.
+            crowd[..30].iter_mut().for_each(|fifo| put(fifo, &mut pool, b"b"));
+            crowd[..30].iter_mut().for_each(|fifo| fifo.clear(&mut pool));
+            assert_eq!((trim(&mut pool, 40), trim(&mut pool, 40)), (40, 20));
+            assert_eq!((pool.touched(), pool.free()), (40, 200));
+            assert_eq!((trim(&mut pool, 40), trim(&mut pool, 40)), (30, 0));
+            assert_eq!((discarded, pool.touched(), pool.free()), (90, 10, 200));
+
+            // All are lent again, each once, those set aside before those never used.
+            let mut everybody: std::vec::Vec<_> = (0..200).map(|_| Fifo::new()).collect();
+            for (n, fifo) in (0..).zip(&mut everybody) {
+                assert_eq!(pool.fresh, 100.max(u32::from(n)));
+                put(fifo, &mut pool, &[n; 4]);
+            }
+            assert!(!Fifo::new().reserve(&mut pool));
+            for (n, fifo) in (0..).zip(&everybody) {
+                assert_eq!(fifo.bytes(&pool), [n; 4]);
+            }
+        }
     }
 
     #[test]

@@ -68,3 +68,4 @@ mod sys;
 pub mod tap;
 #[cfg(test)]
 mod testing;
+mod trim;

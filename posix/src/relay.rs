@@ -13,6 +13,7 @@ use crate::incidents::{Incidents, Tells};
 use crate::poller::Events;
 use crate::serve::{BUFFER_LEN, ServeError, memory};
 use crate::service::Running;
+use crate::trim::Trim;
 use dialer::Dialer;
 
 /// How a proxy is to be.
@@ -68,10 +69,13 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     // A socket of this machine may be connected already: then nothing comes that would have it told.
     dialer::tell(&mut dialers, &hub, running);
     let mut incidents = Incidents::default();
+    let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let now = hub.wait(&mut events, incidents.deadline())?;
+        let deadlines = [incidents.deadline(), trim.deadline()];
+        let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
+        trim.end_turn(now, &mut hub.machine);
         for event in events.iter() {
             if let Some(number) = hub.dialing(event) {
                 dialers[usize::from(number)].attend(now, event, &mut hub);

@@ -15,6 +15,7 @@ use crate::incidents::{Incidents, Tells};
 use crate::memory::Memory;
 use crate::poller::Events;
 use crate::service::Running;
+use crate::trim::Trim;
 
 /// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
 /// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
@@ -112,11 +113,13 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     running.ready();
     let mut progress = Progress::new(config.progress, running.foreground());
     let mut incidents = Incidents::default();
+    let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [progress.deadline(), incidents.deadline()];
+        let deadlines = [progress.deadline(), incidents.deadline(), trim.deadline()];
         let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
+        trim.end_turn(now, &mut hub.machine);
         progress.tell(now, &hub.machine, running);
         if incidents.end_turn(now, &hub, running) {
             return Ok(());

@@ -196,6 +196,16 @@ impl<'m> Mux<'m> {
         self.conns.len()
     }
 
+    /// How many buffers that were in use are ready to be used again.
+    pub const fn buffers_touched(&self) -> u32 {
+        self.conns.pool.touched()
+    }
+
+    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
+        self.conns.pool.trim(keep, most, discard)
+    }
+
     /// How many requests are on their way, those of clients that have left among them.
     pub const fn flights(&self) -> usize {
         self.flights.len()

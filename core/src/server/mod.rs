@@ -158,6 +158,16 @@ impl<'m, S: Store> Server<'m, S> {
         self.conns.pool.free()
     }
 
+    /// How many buffers that were in use are ready to be used again.
+    pub const fn buffers_touched(&self) -> u32 {
+        self.conns.pool.touched()
+    }
+
+    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
+        self.conns.pool.trim(keep, most, discard)
+    }
+
     fn serve(&mut self, now: Instant, key: Key) {
         let Some((conn, pool)) = self.conns.get(key) else {
             return;
