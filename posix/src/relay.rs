@@ -57,7 +57,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let &Config { copies, limits, retry, min_ttl, .. } = config;
     let mux_config = proxy::Config { limits, retry, copies, min_ttl };
     let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, mux_config);
-    let mux = mux.map_err(ServeError::TooSmall)?;
+    let mux = mux.map_err(ServeError::Setup)?;
     running.provide_descriptors(config.clients + count);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(mux, config.clients, count, listeners, signals)?;

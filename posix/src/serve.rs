@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use distcache_core::conns::{Counters, Limits, TooSmall};
+use distcache_core::conns::{Counters, Limits, SetupError};
 use distcache_core::pool::Pool;
 use distcache_core::server::{Operations, Server, Store};
 use distcache_core::slots::Slot;
@@ -48,8 +48,8 @@ pub struct Config {
 pub enum ServeError {
     /// Sessions and bytes give no table that fits this machine's address space.
     Geometry,
-    /// The machine can't work with what it was given.
-    TooSmall(TooSmall),
+    /// The machine cannot be set up with what it was given.
+    Setup(SetupError),
     /// The system does not give so much memory.
     Memory(usize, io::Error),
     /// Something else failed.
@@ -62,7 +62,7 @@ impl fmt::Display for ServeError {
             Self::Geometry => {
                 f.write_str("-sessions and -maxmem ask for more than can be addressed")
             }
-            Self::TooSmall(what) => write!(f, "too little memory: {what:?}"),
+            Self::Setup(error) => error.fmt(f),
             Self::Memory(bytes, error) => {
                 write!(f, "no {bytes} bytes of memory ({error}): ask for fewer with -sessions, ")?;
                 f.write_str("-maxmem or -maxconn")
@@ -72,7 +72,14 @@ impl fmt::Display for ServeError {
     }
 }
 
-impl std::error::Error for ServeError {}
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Geometry | Self::Setup(_) => None,
+            Self::Memory(_, error) | Self::Io(error) => Some(error),
+        }
+    }
+}
 
 impl From<io::Error> for ServeError {
     fn from(error: io::Error) -> Self {
@@ -104,7 +111,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let table = table.map_err(|_| ServeError::Geometry)?;
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let server = Server::new(&mut slots, pool, config.limits, table);
-    let mut server = server.map_err(ServeError::TooSmall)?;
+    let mut server = server.map_err(ServeError::Setup)?;
     server.set_min_ttl(config.min_ttl);
     server.set_max_ttl(config.max_ttl);
     running.provide_descriptors(config.clients);

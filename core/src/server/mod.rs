@@ -19,7 +19,7 @@ mod store;
 pub use answer::{Answered, answer};
 pub use store::Store;
 
-use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
+use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
 use crate::machine::{Machine, Peer, Wants};
 use crate::message::{Status, TTL_MAX};
 use crate::pool::Pool;
@@ -97,13 +97,13 @@ impl<'m, S: Store> Server<'m, S> {
     /// wait for each other.
     ///
     /// # Errors
-    /// [`TooSmall`] says which memory will not do.
+    /// [`SetupError`] says which memory will not do.
     pub fn new(
         slots: &'m mut [Slot<Conn>],
         pool: Pool<'m>,
         limits: Limits,
         store: S,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         Ok(Self {
             conns: Conns::new(slots, pool, 2, limits)?,
             store,
@@ -299,19 +299,19 @@ mod tests {
     #[test]
     fn memory_that_will_not_do_is_refused() {
         let cases = [
-            (1, 2, MESSAGE_MAX - 1, Some(TooSmall::BufferLen)),
-            (1, 1, MESSAGE_MAX, Some(TooSmall::Buffers(2))),
-            (0, 2, MESSAGE_MAX, Some(TooSmall::Slots)),
+            (1, 2, MESSAGE_MAX - 1, Some(SetupError::BufferLen)),
+            (1, 1, MESSAGE_MAX, Some(SetupError::Buffers(2))),
+            (0, 2, MESSAGE_MAX, Some(SetupError::Slots)),
             (1, 2, MESSAGE_MAX, None),
         ];
-        for (slots, buffers, len, too_small) in cases {
+        for (slots, buffers, len, refused) in cases {
             let geometry = Geometry::new(1, 256).unwrap();
             let mut sessions = vec![0; geometry.size()];
             let table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
             let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
             let mut memory = vec![0; buffers * len];
             let pool = Pool::new(&mut memory, len);
-            assert_eq!(Server::new(&mut slots, pool, LIMITS, table).err(), too_small);
+            assert_eq!(Server::new(&mut slots, pool, LIMITS, table).err(), refused);
         }
     }
 

@@ -130,12 +130,12 @@ pub struct Table<'m> {
     hasher: SipHasher13,
     /// The latest time heard of.
     now: Instant,
-    counters: Counters,
+    counters: TableCounters,
 }
 
 /// What has happened to a table so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counters {
+pub struct TableCounters {
     /// Sessions that made room for others before they expired.
     pub evicted: u64,
     /// Sessions dropped after they had expired.
@@ -148,7 +148,7 @@ pub struct Counters {
 
 /// The memory is too small for the geometry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TooSmall {
+pub struct MemoryTooSmall {
     /// The bytes that are needed.
     pub needed: usize,
 }
@@ -165,6 +165,26 @@ pub enum AddError {
     TooLarge,
 }
 
+impl core::fmt::Display for MemoryTooSmall {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "the table needs {} bytes of memory", self.needed)
+    }
+}
+
+impl core::error::Error for MemoryTooSmall {}
+
+impl core::fmt::Display for AddError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Exists => "a session with this id is stored",
+            Self::Full => "the index has no room for this id",
+            Self::TooLarge => "the session is empty, or too large for the table",
+        })
+    }
+}
+
+impl core::error::Error for AddError {}
+
 impl<'m> Table<'m> {
     /// An empty table over `memory`, which must be all zero; `key` is random and kept secret.
     ///
@@ -173,9 +193,13 @@ impl<'m> Table<'m> {
     ///
     /// # Errors
     ///
-    /// [`TooSmall`] where `memory` is smaller than [`Geometry::size`].
-    pub fn new(memory: &'m mut [u8], geometry: Geometry, key: [u8; 16]) -> Result<Self, TooSmall> {
-        let too_small = TooSmall { needed: geometry.size() };
+    /// [`MemoryTooSmall`] where `memory` is smaller than [`Geometry::size`].
+    pub fn new(
+        memory: &'m mut [u8],
+        geometry: Geometry,
+        key: [u8; 16],
+    ) -> Result<Self, MemoryTooSmall> {
+        let too_small = MemoryTooSmall { needed: geometry.size() };
         let (mut lines, _) = memory.as_chunks_mut::<LINE>();
         let mut section = |count: usize| lines.split_off_mut(..count).ok_or(too_small);
         let [buckets, heap, links] = geometry.sections().map(|count| section(count as usize));
@@ -193,7 +217,7 @@ impl<'m> Table<'m> {
             arena: Arena::new(links, blocks),
             hasher: SipHasher13::new_with_key(&key),
             now: Instant::ORIGIN,
-            counters: Counters::default(),
+            counters: TableCounters::default(),
         })
     }
 
@@ -355,7 +379,7 @@ impl<'m> Table<'m> {
     }
 
     /// What has happened so far.
-    pub const fn counters(&self) -> Counters {
+    pub const fn counters(&self) -> TableCounters {
         self.counters
     }
 

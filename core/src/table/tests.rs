@@ -210,7 +210,7 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     let before = table.counters();
     let result = table.add(now, ttl, id(name), &session);
     let left = |table: &Table<'_>| {
-        let Counters { evicted, expired, .. } = table.counters();
+        let TableCounters { evicted, expired, .. } = table.counters();
         (evicted + expired - before.evicted - before.expired) as usize
     };
     model.now = model.now.max(now);
@@ -304,7 +304,7 @@ fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
     assert_eq!(table.add(at(1), 0, id(b"c"), b""), Err(AddError::TooLarge));
     assert_eq!(table.add(at(1), 0, id(b"c"), b"data"), Ok(()));
     assert!(!table.has(at(1), id(b"c")) && table.has(at(1), id(b"a")));
-    assert_eq!((table.len(), table.counters()), (2, Counters::default()));
+    assert_eq!((table.len(), table.counters()), (2, TableCounters::default()));
     // A PUT takes the place of what is there, by nothing in this case.
     assert_eq!(table.put(at(1), 0, id(b"b"), b"data"), Ok(()));
     assert!(!table.has(at(1), id(b"b")));
@@ -367,7 +367,7 @@ fn a_refused_add_evicts_nothing() {
     for len in [0, 25_600, SESSION_MAX, SESSION_MAX + 1] {
         assert_eq!(add(&mut table, b"c", len), Err(AddError::TooLarge));
     }
-    assert_eq!(table.counters(), Counters::default());
+    assert_eq!(table.counters(), TableCounters::default());
     assert_eq!(add(&mut table, b"c", 25_583), Ok(()));
     assert_eq!((table.len(), table.counters().evicted), (1, 2));
 }
@@ -469,7 +469,7 @@ fn a_geometry_is_refused_or_fits_its_own_size() {
             assert_eq!(geometry.blocks(), blocks.min(129 * sessions));
             let needed = geometry.size();
             let short = Table::new(&mut bytes[1..], geometry, KEY);
-            assert_eq!(short.err(), Some(TooSmall { needed }));
+            assert_eq!(short.err(), Some(MemoryTooSmall { needed }));
             assert!(Table::new(&mut bytes, geometry, KEY).is_ok());
         }
     }

@@ -105,7 +105,16 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Client(error) => error.source(),
+            Self::Output(error) => Some(error),
+            Self::Operation { fault: Fault::None(failure), .. } => Some(failure),
+            _ => None,
+        }
+    }
+}
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
