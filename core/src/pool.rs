@@ -88,6 +88,23 @@ impl<'m> Pool<'m> {
         self.count
     }
 
+    /// Takes back the buffers that are lent to none of `held`, which must be all runs of this pool that
+    /// are left, and gives how many: those of runs that were dropped without [`Fifo::clear`].
+    ///
+    /// Takes time for the buffers ever lent times the runs: it mends, and is not for a busy loop.
+    pub fn reclaim<'a>(&mut self, held: impl Iterator<Item = &'a Fifo> + Clone) -> u32 {
+        let before = self.free;
+        (self.head, self.listed, self.idle, self.aside) = (NIL, 0, 0, NIL);
+        self.free = self.count.saturating_sub(self.fresh);
+        for number in 0..self.fresh {
+            let is_it = |fifo: &Fifo| fifo.buffer.as_ref().is_some_and(|buffer| buffer.0 == number);
+            if !held.clone().any(is_it) {
+                self.give(Buffer(number));
+            }
+        }
+        self.free.saturating_sub(before)
+    }
+
     /// How many buffers that were lent and came back are ready to be lent again: what
     /// [`Pool::trim`] may set aside.
     pub const fn touched(&self) -> u32 {
@@ -222,7 +239,8 @@ impl<'m> Pool<'m> {
 
 /// A run of bytes, first in first out, that has a pooled buffer only while it needs one.
 ///
-/// It belongs to one pool: all calls take that one.
+/// It belongs to one pool: all calls take that one. It cannot give its buffer back when it is dropped:
+/// call [`Fifo::clear`] first, or [`Pool::reclaim`] later.
 #[derive(Debug, Default)]
 pub struct Fifo {
     buffer: Option<Buffer>,
@@ -425,6 +443,27 @@ mod tests {
             for (n, fifo) in (0..).zip(&everybody) {
                 assert_eq!(fifo.bytes(&pool), [n; 4]);
             }
+        }
+    }
+
+    #[test]
+    fn buffers_of_dropped_runs_can_be_reclaimed_and_those_in_use_stay() {
+        let mut memory = [0; 64];
+        let mut pool = Pool::new(&mut memory, 8);
+        let mut runs: std::vec::Vec<_> = (0..6).map(|_| Fifo::new()).collect();
+        for (n, fifo) in (0..).zip(&mut runs) {
+            put(fifo, &mut pool, &[n; 3]);
+        }
+        runs[1].clear(&mut pool);
+        runs.truncate(4);
+        assert_eq!(pool.free(), 3, "two are lost");
+        assert_eq!(pool.reclaim(runs.iter()), 2);
+        assert_eq!((pool.free(), pool.reclaim(runs.iter())), (5, 0));
+        let mut others: std::vec::Vec<_> = (0..5).map(|_| Fifo::new()).collect();
+        others.iter_mut().for_each(|fifo| put(fifo, &mut pool, &[9; 8]));
+        assert!(!Fifo::new().reserve(&mut pool));
+        for (n, fifo) in (0..).zip(&runs).filter(|(n, _)| *n != 1) {
+            assert_eq!(fifo.bytes(&pool), [n; 3]);
         }
     }
 
