@@ -37,10 +37,10 @@ pub struct Pool<'m> {
     free: u32,
     /// The buffer given back last; each free one holds the number of the next in its first bytes.
     head: u32,
-    /// How many are on that list: `listed <= free`.
-    listed: u32,
-    /// The fewest that were on it since [`Pool::trim`] had nothing left to do: these were not needed.
-    idle: u32,
+    /// The fewest that were free since [`Pool::trim`] had nothing left to do: `low <= free`.
+    low: u32,
+    /// How many are free and not on that list, never lent or set aside: `unlisted <= free`.
+    unlisted: u32,
     /// The index of buffers set aside.
     aside: u32,
     /// The first buffer that was never lent: `fresh <= count`.
@@ -66,8 +66,8 @@ impl<'m> Pool<'m> {
             count,
             free: count,
             head: NIL,
-            listed: 0,
-            idle: 0,
+            low: count,
+            unlisted: count,
             aside: NIL,
             fresh: 0,
         }
@@ -94,8 +94,9 @@ impl<'m> Pool<'m> {
     /// Takes time for the buffers ever lent times the runs: it mends, and is not for a busy loop.
     pub fn reclaim<'a>(&mut self, held: impl Iterator<Item = &'a Fifo> + Clone) -> u32 {
         let before = self.free;
-        (self.head, self.listed, self.idle, self.aside) = (NIL, 0, 0, NIL);
-        self.free = self.count.saturating_sub(self.fresh);
+        (self.head, self.aside) = (NIL, NIL);
+        self.unlisted = self.count.saturating_sub(self.fresh);
+        (self.free, self.low) = (self.unlisted, self.unlisted);
         for number in 0..self.fresh {
             let is_it = |fifo: &Fifo| fifo.buffer.as_ref().is_some_and(|buffer| buffer.0 == number);
             if !held.clone().any(is_it) {
@@ -108,7 +109,7 @@ impl<'m> Pool<'m> {
     /// How many buffers that were lent and came back are ready to be lent again: what
     /// [`Pool::trim`] may set aside.
     pub const fn touched(&self) -> u32 {
-        self.listed
+        self.free.saturating_sub(self.unlisted)
     }
 
     /// Sets aside up to `most` buffers that were not needed since this had nothing left to do, and
@@ -119,11 +120,10 @@ impl<'m> Pool<'m> {
     /// takes time for `keep` and `most`, and for nothing else.
     pub fn trim(&mut self, keep: u32, most: u32, mut discard: impl FnMut(&mut [u8])) -> u32 {
         let keep = keep.max(1);
-        let count = self.idle.saturating_sub(keep).min(most);
+        let idle = self.low.saturating_sub(self.unlisted);
+        let count = idle.saturating_sub(keep).min(most);
         if count < most {
-            self.idle = self.listed.saturating_sub(count);
-        } else {
-            self.idle = self.idle.saturating_sub(count);
+            self.low = self.free;
         }
         if count == 0 || self.buffer_len < INDEX_LEN {
             return 0;
@@ -136,7 +136,7 @@ impl<'m> Pool<'m> {
             discard(self.bytes_mut(&Buffer(buffer)));
             self.set_aside(buffer);
         }
-        self.listed = self.listed.saturating_sub(count);
+        self.unlisted = self.unlisted.saturating_add(count);
         count
     }
 
@@ -152,14 +152,18 @@ impl<'m> Pool<'m> {
         self.aside = buffer;
     }
 
-    /// Takes a buffer that was set aside, the index itself where it holds no number.
+    /// Takes a buffer that was set aside or, where there is none, one that was never lent.
     #[cold]
-    fn take_aside(&mut self) -> Option<u32> {
+    fn take_unlisted(&mut self) -> Option<u32> {
+        self.unlisted = self.unlisted.checked_sub(1)?;
         let index = self.aside;
         if index == NIL {
-            return None;
+            let fresh = self.fresh;
+            self.fresh = fresh.saturating_add(1);
+            return Some(fresh);
         }
         let Some(left) = self.word(index, 1).checked_sub(1) else {
+            // It holds no number any more.
             self.aside = self.word(index, 0);
             return Some(index);
         };
@@ -182,30 +186,24 @@ impl<'m> Pool<'m> {
 
     fn take(&mut self) -> Option<Buffer> {
         let taken = match self.head {
-            NIL => match self.take_aside() {
-                Some(aside) => aside,
-                None if self.fresh == self.count => return None,
-                None => {
-                    let fresh = self.fresh;
-                    self.fresh = fresh.saturating_add(1);
-                    fresh
-                }
-            },
+            NIL => self.take_unlisted()?,
             head => {
-                self.head = self.word(head, 0);
-                self.listed = self.listed.saturating_sub(1);
-                self.idle = self.idle.min(self.listed);
+                let next = self.bytes(&Buffer(head)).first_chunk();
+                self.head = next.map_or(NIL, |next| u32::from_le_bytes(*next));
                 head
             }
         };
         self.free = self.free.saturating_sub(1);
+        self.low = self.low.min(self.free);
         Some(Buffer(taken))
     }
 
     fn give(&mut self, buffer: Buffer) {
-        self.set_word(buffer.0, 0, self.head);
+        let head = self.head.to_le_bytes();
+        if let Some(first) = self.bytes_mut(&buffer).first_chunk_mut() {
+            *first = head;
+        }
         self.head = buffer.0;
-        self.listed = self.listed.saturating_add(1);
         self.free = self.free.saturating_add(1);
     }
 

@@ -360,7 +360,7 @@ impl<'m> Table<'m> {
 
     /// When the session expires that expires soonest; it may lie in the past.
     pub fn deadline(&self) -> Option<Instant> {
-        self.expiry.soonest().map(|(due, _)| due)
+        self.expiry.deadline()
     }
 
     /// How many sessions are stored: those that are there, and expired ones not dropped yet.
