@@ -46,18 +46,36 @@ pub struct Counters {
     pub stalled: u64,
 }
 
-/// Why the memory given will not do.
+/// Why a server or a proxy cannot be set up with what it was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TooSmall {
+pub enum SetupError {
     /// Each buffer needs at least [`MESSAGE_MAX`] bytes.
     BufferLen,
     /// The pool needs at least this many buffers.
     Buffers(u32),
     /// There is no slot for a connection, or for a request in flight.
     Slots,
-    /// There must be 1 to [`SERVERS_MAX`](crate::proxy::SERVERS_MAX) servers.
-    Servers,
+    /// A proxy needs a server.
+    NoServers,
+    /// A proxy has [`SERVERS_MAX`](crate::proxy::SERVERS_MAX) servers at most.
+    TooManyServers,
 }
+
+impl core::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::BufferLen => write!(f, "each buffer needs at least {MESSAGE_MAX} bytes"),
+            Self::Buffers(count) => write!(f, "at least {count} buffers are needed"),
+            Self::Slots => f.write_str("there is no slot for a connection or for a request"),
+            Self::NoServers => f.write_str("a proxy needs at least one server"),
+            Self::TooManyServers => {
+                write!(f, "a proxy has at most {} servers", crate::proxy::SERVERS_MAX)
+            }
+        }
+    }
+}
+
+impl core::error::Error for SetupError {}
 
 /// One client's connection.
 #[derive(Debug)]
@@ -92,15 +110,15 @@ impl<'m> Conns<'m> {
         pool: Pool<'m>,
         buffers: u32,
         limits: Limits,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         if pool.buffer_len() < MESSAGE_MAX {
-            return Err(TooSmall::BufferLen);
+            return Err(SetupError::BufferLen);
         }
         if pool.count() < buffers {
-            return Err(TooSmall::Buffers(buffers));
+            return Err(SetupError::Buffers(buffers));
         }
         if slots.is_empty() {
-            return Err(TooSmall::Slots);
+            return Err(SetupError::Slots);
         }
         Ok(Self {
             pool,

@@ -13,6 +13,7 @@ use crate::incidents::{Incidents, Tells};
 use crate::poller::Events;
 use crate::serve::{BUFFER_LEN, ServeError, memory};
 use crate::service::Running;
+use crate::trim::Trim;
 use dialer::Dialer;
 
 /// How a proxy is to be.
@@ -56,7 +57,7 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let &Config { copies, limits, retry, min_ttl, .. } = config;
     let mux_config = proxy::Config { limits, retry, copies, min_ttl };
     let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, mux_config);
-    let mux = mux.map_err(ServeError::TooSmall)?;
+    let mux = mux.map_err(ServeError::Setup)?;
     running.provide_descriptors(config.clients, count);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(mux, config.clients, count, listeners, signals)?;
@@ -68,10 +69,13 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     // A socket of this machine may be connected already: then nothing comes that would have it told.
     dialer::tell(&mut dialers, &hub, running);
     let mut incidents = Incidents::default();
+    let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let now = hub.wait(&mut events, incidents.deadline())?;
+        let deadlines = [incidents.deadline(), trim.deadline()];
+        let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
+        trim.end_turn(now, &mut hub.machine);
         for event in events.iter() {
             if let Some(number) = hub.dialing(event) {
                 dialers[usize::from(number)].attend(now, event, &mut hub);

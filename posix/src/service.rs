@@ -85,7 +85,18 @@ impl fmt::Display for StartError {
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Activation(_) => None,
+            Self::Listen(error) => error.source(),
+            Self::Detach(error) => error.source(),
+            Self::PidFile(error) => error.source(),
+            Self::User(error) => error.source(),
+            Self::Signals(error) => Some(error),
+        }
+    }
+}
 
 /// A daemon that has all it asked of the system, and does not serve yet.
 #[derive(Debug)]

@@ -54,7 +54,7 @@
 //! - A session's bytes follow from its id and a version that is its own: bytes of another
 //!   session, or of memory used before, are seen wherever they turn up ([`ask`]).
 //! - The table agrees with a plain map at every operation. A session is missing only because it
-//!   was removed, has expired, or was due soonest when room was short, and then room was needed
+//!   was removed, has expired, or was the oldest of its class of lives when room was short and needed
 //!   ([`checked`]).
 //! - A machine closes a connection only for a reason; who hangs up is answered first. It says
 //!   what it has to: it is woken only after events and at its deadline, and watched only as it
@@ -93,7 +93,7 @@
 //! | frames of a message are gathered a byte too near each other | `wire` | 2 |
 //! | a session is still there at its due time | `table` | 1 |
 //! | a session due now is not dropped | `table` | 4 |
-//! | the heap sinks the wrong way: others leave than those due soonest | `table/expiry` | 3 |
+//! | the heap sinks the wrong way: what has expired is still there | `table/expiry` | 3 |
 //! | the heap is not mended upwards when something is removed | `table/expiry` | 55 |
 //! | one session more than needed leaves | `table` | 19 |
 //! | an ADD replaces a live session | `table` | 1 |

@@ -28,7 +28,7 @@ mod flight;
 mod journey;
 mod upstream;
 
-use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
+use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
 use crate::machine::{Machine, Peer, Wants};
 use crate::pool::Pool;
 use crate::slots::{Key, Slot, Slots};
@@ -108,20 +108,23 @@ impl<'m> Mux<'m> {
     /// other.
     ///
     /// # Errors
-    /// [`TooSmall`] says which memory will not do.
+    /// [`SetupError`] says which memory will not do.
     pub fn new(
         slots: &'m mut [Slot<Conn>],
         flights: &'m mut [Slot<Flight>],
         servers: &'m mut [Upstream],
         pool: Pool<'m>,
         config: Config,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         if flights.is_empty() {
-            return Err(TooSmall::Slots);
+            return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
-        if !(1..=SERVERS_MAX).contains(&servers.len()) {
-            return Err(TooSmall::Servers);
+        if servers.is_empty() {
+            return Err(SetupError::NoServers);
+        }
+        if servers.len() > SERVERS_MAX {
+            return Err(SetupError::TooManyServers);
         }
         let buffers = count.saturating_mul(2).saturating_add(2);
         let mut conns = Conns::new(slots, pool, buffers, config.limits)?;
@@ -194,6 +197,16 @@ impl<'m> Mux<'m> {
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
         self.conns.len()
+    }
+
+    /// How many buffers that were in use are ready to be used again.
+    pub const fn buffers_touched(&self) -> u32 {
+        self.conns.pool.touched()
+    }
+
+    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
+        self.conns.pool.trim(keep, most, discard)
     }
 
     /// How many requests are on their way, those of clients that have left among them.
@@ -422,12 +435,12 @@ mod tests {
     #[test]
     fn memory_that_will_not_do_is_refused() {
         let cases = [
-            (1, 1, 1, 3, Some(TooSmall::Buffers(4))),
-            (1, 1, 3, 7, Some(TooSmall::Buffers(8))),
-            (1, 0, 1, 4, Some(TooSmall::Slots)),
-            (0, 1, 1, 4, Some(TooSmall::Slots)),
-            (1, 1, 0, 4, Some(TooSmall::Servers)),
-            (1, 1, 33, 68, Some(TooSmall::Servers)),
+            (1, 1, 1, 3, Some(SetupError::Buffers(4))),
+            (1, 1, 3, 7, Some(SetupError::Buffers(8))),
+            (1, 0, 1, 4, Some(SetupError::Slots)),
+            (0, 1, 1, 4, Some(SetupError::Slots)),
+            (1, 1, 0, 4, Some(SetupError::NoServers)),
+            (1, 1, 33, 68, Some(SetupError::TooManyServers)),
             (1, 1, 32, 66, None),
             (1, 1, 1, 4, None),
         ];
