@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use distcache_core::conns::Limits;
 use distcache_core::message::TTL_MAX;
-use distcache_core::proxy::SERVERS_MAX;
+use distcache_core::proxy::{SERVER_PATIENCE, SERVERS_MAX};
 use distcache_posix::address::Address;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
@@ -31,8 +31,11 @@ one connection that stays; or to several servers, by what the session's id is.
   -idle ms          close a client that asks nothing for so long (default 0: never)
   -maxconn n        how many clients at a time (default 4096); more are refused
   -reqtimeout ms    close a client that leaves a request unfinished, or its answers
-                    unread, for so long, and a server that leaves a request
+                    unread, for so long, and a server that leaves one request
                     unanswered for so long (default 10000, 0: never)
+  -servertimeout ms  give up a server that answers nothing for so long while a
+                    request waits for it (default 250, 0: never); its requests go to
+                    the next server, or are answered that there is none
 ",
     daemon_usage!()
 );
@@ -48,6 +51,7 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
     let mut clients = 4096;
     let mut limits = Limits { idle: 0, patience: 10_000 };
     let mut retry = 5000;
+    let mut server_patience = SERVER_PATIENCE;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "connect" | "server" => servers.push(options.server_address()?),
@@ -56,13 +60,15 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
             "mintimeout" => min_ttl = options.number(0..=TTL_MAX.into())? as u32,
             "replicas" => copies = options.number(1..=2)? as u8,
             "reqtimeout" => limits.patience = options.number(0..=3_600_000)?,
+            "servertimeout" => server_patience = options.number(0..=3_600_000)?,
             "retry" => retry = options.number(1..=3_600_000)?,
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
     check(&servers, copies)?;
-    let config = relay::Config { servers, copies, clients, limits, retry, min_ttl };
+    let config =
+        relay::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
     let running = service.start().map_err(Stop::failed)?;
     relay::run(&config, running).map_err(Stop::failed)
 }

@@ -50,7 +50,7 @@ impl Site {
     /// Waits until the proxy has said so many times that the server is away.
     fn away(&self, times: usize) {
         self.proxy.err.find("word that the server is away", |text| {
-            (text.matches(" is away (").count() >= times).then_some(())
+            (text.matches(" is unreachable (").count() >= times).then_some(())
         });
     }
 

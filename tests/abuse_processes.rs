@@ -174,7 +174,7 @@ fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_agai
             served
         });
         assert_eq!(first.end(Signal::KILL).code, -9);
-        proxy.err.wait_for(" is away (");
+        proxy.err.wait_for(" is unreachable (");
         let next = server(&dir);
         let connected = std::panic::catch_unwind(|| {
             proxy.err.find("a second connection", |text| {
@@ -212,12 +212,12 @@ fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() 
     lan.on_b(&["ip", "address", "del", &address, "dev", "wire"]);
     // It is stated that 25 s will do.
     proxy.err.find_within(3 * Duration::from_secs(25), "word that it is away", |text| {
-        text.contains(" is away (").then_some(())
+        text.contains(" is unreachable (").then_some(())
     });
     let noticed = begun.elapsed();
     println!("a vanished host was noticed after {} ms", noticed.as_millis());
     assert!(noticed >= Duration::from_secs(10), "a silence of {noticed:?} is nothing unusual");
     lan.on_b(&["ip", "address", "add", &address, "dev", "wire"]);
     ask_until(&listen, &have(1, b"id"), &status(1, HAVE, 1));
-    assert!(proxy.end(Signal::TERM).err.contains("2 connections to it, 1 lost"));
+    assert!(proxy.end(Signal::TERM).err.contains("; 2 connections, 1 lost"));
 }

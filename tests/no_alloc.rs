@@ -100,6 +100,7 @@ fn a_daemon() {
             servers,
             clients: CLIENTS,
             limits: LIMITS,
+            server_patience: LIMITS.patience,
             retry: 50,
             min_ttl: 0,
         };
@@ -386,7 +387,7 @@ fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
     caller.send(&get(1, b"id"));
     drop(server);
     assert_eq!(caller.message(), away);
-    proxy.program.err.wait_for(" is away (");
+    proxy.program.err.wait_for(" is unreachable (");
     for _ in 0..20 {
         assert_eq!(enter(address).ask(&get(1, b"id")), away);
         // Of the attempts to connect that fail now nothing tells: it is time that makes them.

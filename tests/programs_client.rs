@@ -62,7 +62,7 @@ fn proxies_may_stand_in_a_row() {
 fn while_no_server_was_ever_there_every_request_is_answered_at_once() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
-    proxy.err.wait_for(" is away (");
+    proxy.err.wait_for(" is unreachable (");
     let caller = Caller::to(&proxy.address());
     for _ in 0..3 {
         assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 2));
@@ -103,7 +103,7 @@ fn survives_a_restart(listen: &str) {
     for caller in &callers {
         assert_eq!(caller.take(30), status(7, HAVE, 2).repeat(2));
     }
-    proxy.err.wait_for(" is away (");
+    proxy.err.wait_for(" is unreachable (");
     let _second = server(&address);
     ask_until(&proxy.address(), &ask, &answer);
     assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));

@@ -229,7 +229,7 @@ fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
     let dir = Dir::new();
     let patient = ["-retry", "3600000", "-reqtimeout", "0"];
     let site = Site::proxy_to(&dir.address("nobody"), None, &patient);
-    site.program.err.wait_for(" is away (");
+    site.program.err.wait_for(" is unreachable (");
     let (asker, key) = (site.asker(), key(&[1; 32]));
     for _ in 0..100 {
         asker.new_session(300, &key, b"a session");
