@@ -67,6 +67,7 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
         }
     }
     check(&servers, copies)?;
+    check_own(&servers, service.addresses())?;
     let config =
         relay::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
     let running = service.start().map_err(Stop::failed)?;
@@ -88,4 +89,15 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
         return Ok(());
     };
     Err(OptionsError::new(line))
+}
+
+/// A proxy that is its own server looks healthy and serves nobody.
+fn check_own(servers: &[Address], listen: &[Address]) -> Result<(), OptionsError> {
+    let own = |server: &&Address| listen.iter().any(|listen| relay::reaches(server, listen));
+    match servers.iter().find(own) {
+        Some(own) => Err(OptionsError::new(format!(
+            "-server: {own} is where dc_client itself listens; give it the address of a dc_server"
+        ))),
+        None => Ok(()),
+    }
 }

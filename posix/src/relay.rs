@@ -1,6 +1,7 @@
 //! What `dc_client` does: a proxy on sockets.
 
 mod dialer;
+mod own;
 
 use distcache_core::conns::{Counters, Limits};
 use distcache_core::pool::Pool;
@@ -14,6 +15,7 @@ use crate::poller::Events;
 use crate::serve::{BUFFER_LEN, ServeError, memory};
 use crate::service::Running;
 use dialer::Dialer;
+pub use own::reaches;
 
 /// How a proxy is to be.
 #[derive(Clone, Debug)]

@@ -111,10 +111,17 @@ impl Service {
         }
     }
 
+    /// The addresses to listen on: those given, or the usual one.
+    pub fn addresses(&self) -> &[Address] {
+        match &self.listen[..] {
+            [] => std::slice::from_ref(&self.usual),
+            listen => listen,
+        }
+    }
+
     /// Opens all that is to be listened on.
     fn open(&self) -> Result<Vec<Listener>, StartError> {
-        let usual = std::slice::from_ref(&self.usual);
-        let listen = if self.listen.is_empty() { usual } else { &self.listen };
+        let listen = self.addresses();
         let is_path =
             |address: &Address| matches!(address, Address::Unix(name) if name.path().is_some());
         let (some_path, nobodys) = (listen.iter().any(is_path), Ownership::default());
