@@ -115,10 +115,16 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
         // Those who leave are as many as can be, before the server is given up.
         if impatient {
             (node.config.limits.patience, node.config.server_patience) = (60_000, 0);
+            // No more than all clients can have on their way at one time.
+            node.flights = clients * node.links;
         }
     }
-    if impatient && plan.callers.len() < 2 {
-        plan.callers.push(plan.callers[0]);
+    if impatient {
+        // As many requests as there is time for.
+        (plan.wire.piece, plan.wire.capacity, plan.session) = (1 << 20, 1 << 20, 300);
+        while plan.callers.len() < 4 {
+            plan.callers.push(plan.callers[0]);
+        }
     }
     for (number, caller) in plan.callers.iter_mut().enumerate() {
         (caller.patience, caller.window, caller.pause) = (1 << 40, 1, caller.pause.min(10));
