@@ -287,7 +287,7 @@ fn wire(random: &mut Random, calm: bool) -> Wire {
     let piece = pick(random, &[0, 0, 0, 1, 13, 2_062, 1 << 20]);
     let capacity = pick(random, &[1, 20, 3_000, 60_000, 1 << 20, 1 << 20]);
     // Byte for byte, even the first words on a connection would take longer than they are waited for.
-    let narrow = capacity < 20 || (1..20).contains(&piece);
+    let narrow = capacity < 100 || (1..100).contains(&piece);
     let delay = if calm && narrow { 0 } else { delay };
     Wire { delay, piece, capacity, cuts, lost_dials }
 }

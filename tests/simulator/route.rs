@@ -45,6 +45,8 @@ struct Visits {
     begun: Option<u64>,
     /// Server after server, and what each was asked for.
     asked: Vec<(usize, u8)>,
+    /// Where it may have been under another uid.
+    maybe: Vec<usize>,
     /// What it is about, and when the last server was asked; `None` once one has answered.
     open: Option<(Vec<u8>, Instant)>,
 }
@@ -96,7 +98,10 @@ impl Route {
             visits.open = Some((id.to_vec(), now));
             visits.asked.push((number, op));
             let clear = mark.clear.min(visits.begun);
-            let been = |other: usize| visits.asked.iter().any(|(visited, _)| *visited == other);
+            let been = |other: usize| {
+                let asked = visits.asked.iter().any(|(visited, _)| *visited == other);
+                asked || visits.maybe.contains(&other)
+            };
             let better = |other: &usize| {
                 let there = self.marks[*other].since.zip(clear);
                 let fair = there.is_some_and(|(since, clear)| since <= clear);
@@ -138,10 +143,14 @@ impl Route {
             |mark: &Mark| mark.since.zip(clear).is_some_and(|(since, clear)| since <= clear);
         let passed_over =
             (0..self.marks.len()).any(|at| there(&self.marks[at]) && rank(at) > rank(number));
-        let hedges = passed_over && self.copies > 1 && [GET, HAVE].contains(&op);
+        let hedges = self.copies > 1 && [GET, HAVE].contains(&op);
         let mut recent = self.visits.iter().enumerate().rev().take(500).filter(|_| hedges);
         let twin = recent.find_map(|(at, visits)| twin(visits).then_some(at));
-        let at = twin.unwrap_or(self.visits.len());
+        if let Some(twin) = twin.filter(|_| !passed_over) {
+            // It may as well be a request of its own, as the better server was full or away.
+            self.visits[twin].maybe.push(number);
+        }
+        let at = twin.filter(|_| passed_over).unwrap_or(self.visits.len());
         if at == self.visits.len() {
             self.visits.push(Visits::default());
         }
