@@ -101,6 +101,7 @@ fn a_daemon() {
             servers,
             clients: CLIENTS,
             limits: LIMITS,
+            server_patience: LIMITS.patience,
             retry: 50,
             min_ttl: 0,
         };

@@ -125,6 +125,13 @@ pub const DC_CLIENT: Command = Command {
                 )
                 .default("5s"),
                 Entry::valued(
+                    &["servertimeout"],
+                    "time",
+                    "give up a server that answers nothing for that long while a request waits for \
+                     it, up to 1h, 0: never; its requests go to the next server, or are refused",
+                )
+                .default("250ms"),
+                Entry::valued(
                     &["mintimeout"],
                     "time",
                     "let sessions live at least that long, whatever is asked for",

@@ -153,6 +153,14 @@ impl<'m, S: Store> Server<'m, S> {
         self.conns.len()
     }
 
+    /// Checks all queues of clients. Takes a time that grows with the memory.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        self.conns.check()
+    }
+
     /// How many buffers nobody holds: all of them where no client has bytes waiting.
     pub const fn buffers_free(&self) -> u32 {
         self.conns.pool.free()
@@ -230,9 +238,9 @@ impl<S: Store> Machine for Server<'_, S> {
         }
     }
 
-    fn ended(&mut self, _now: Instant, peer: Peer) {
+    fn ended(&mut self, now: Instant, peer: Peer) {
         if let Peer::Client(key) = peer {
-            self.conns.ended(key);
+            self.conns.ended(now, key);
         }
     }
 
