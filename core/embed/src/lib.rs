@@ -5,6 +5,7 @@
 //! server. `check` beside this proves what is said here of the library that comes out.
 #![no_std]
 
+use core::time::Duration;
 use core::cell::UnsafeCell;
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 use distcache_core::client::{self, Connection};
@@ -13,7 +14,7 @@ use distcache_core::id::Id;
 use distcache_core::machine::{Machine, Peer, ServerKey};
 use distcache_core::message::{Add, Reply, Request};
 use distcache_core::buffer::Pool;
-use distcache_core::proxy::{Config, InFlight, Proxy, Upstream};
+use distcache_core::proxy::{Config, Dial, InFlight, Proxy, Upstream};
 use distcache_core::server::Server;
 use distcache_core::slots::{Key, Slot};
 use distcache_core::table::{Layout, Table};
@@ -23,7 +24,7 @@ use distcache_core::wire::MESSAGE_MAX;
 const CLIENTS: usize = 4;
 const BUFFERS: usize = (2 * CLIENTS + 2) * MESSAGE_MAX;
 const LIMITS: Limits = Limits { idle: 60_000, patience: 10_000 };
-const CONFIG: Config = Config::new(LIMITS, 5_000);
+const CONFIG: Config = Config::new(LIMITS, Duration::from_secs(5));
 /// 64 sessions in 64 KiB.
 const TABLE: Option<Layout> = Layout::new(64, 64 * 1024);
 const TABLE_LEN: usize = match TABLE {
@@ -281,16 +282,21 @@ pub extern "C" fn dc_proxy_init() -> i32 {
     if proxy.is_some() { 0 } else { -1 }
 }
 
-/// 1 where the proxy's server is to be dialed now.
+/// 1 if the proxy's server must be dialed now, -1 if the attempt must be cancelled.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
     // SAFETY: there is one thread.
     let Some(proxy) = (unsafe { PROXY.get() }) else {
         return 0;
     };
-    let key = proxy.machine.dial(at(now));
-    proxy.server = key.or(proxy.server);
-    i32::from(key.is_some())
+    match proxy.machine.dial(at(now)) {
+        Some(Dial::Connect(key)) => {
+            proxy.server = Some(key);
+            1
+        }
+        Some(Dial::Cancel(_)) => -1,
+        None => 0,
+    }
 }
 
 /// The proxy's server is connected.

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use distcache_core::machine::{Machine, Peer, ServerKey};
-use distcache_core::proxy::{GivenUp, Proxy};
+use distcache_core::proxy::{self, GivenUp, Proxy};
 use distcache_core::time::Instant;
 
 use crate::event_loop::EventLoop;
@@ -28,11 +28,19 @@ pub(super) fn dial(
     dialers: &mut [Dialer<'_>],
     event_loop: &mut EventLoop<Proxy<'_>>,
 ) {
-    while let Some(key) = event_loop.machine.dial(now) {
-        let dialer = &mut dialers[usize::from(key.number())];
-        dialer.key = Some(key);
-        dialer.resolver.request();
-        dialer.state = Dial::Resolving;
+    while let Some(dial) = event_loop.machine.dial(now) {
+        match dial {
+            proxy::Dial::Connect(key) => {
+                let dialer = &mut dialers[usize::from(key.number())];
+                dialer.key = Some(key);
+                dialer.resolver.request();
+                dialer.state = Dial::Resolving;
+            }
+            proxy::Dial::Cancel(key) => {
+                let dialer = &mut dialers[usize::from(key.number())];
+                dialer.give_up(now, event_loop, Failure::TimedOut);
+            }
+        }
     }
     for dialer in dialers {
         dialer.go_on(now, event_loop);
@@ -141,10 +149,6 @@ impl<'c> Dialer<'c> {
 
     /// Goes on with an attempt to connect.
     fn go_on(&mut self, now: Instant, event_loop: &mut EventLoop<Proxy<'_>>) {
-        let over = self.key.is_some_and(|key| event_loop.machine.wants(Peer::Server(key)).close);
-        if over && !matches!(self.state, Dial::Rest) {
-            return self.give_up(now, event_loop, Failure::TimedOut);
-        }
         if let Dial::Resolving = self.state
             && let Some(answer) = self.resolver.take()
         {

@@ -3,6 +3,8 @@
 mod dialer;
 mod own;
 
+use std::time::Duration;
+
 use distcache_core::buffer::Pool;
 use distcache_core::clients::{Counters, Limits};
 use distcache_core::proxy::{self, Proxy, ServerTraffic, Traffic, Upstream};
@@ -60,7 +62,14 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let mut servers: Vec<_> = config.servers.iter().map(name).collect();
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
-    let proxy_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
+    let millis = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+    let proxy_config = proxy::Config {
+        limits,
+        server_patience: millis(server_patience),
+        retry: Duration::from_millis(retry),
+        copies,
+        min_ttl: millis(min_ttl.into()),
+    };
     let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, proxy_config);
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);

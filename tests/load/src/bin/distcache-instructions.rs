@@ -4,7 +4,7 @@
 use distcache_core::buffer::Pool;
 use distcache_core::clients::{Client, Limits};
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::{self, InFlight, Proxy, Upstream};
+use distcache_core::proxy::{self, Dial, InFlight, Proxy, Upstream};
 use distcache_core::server::Server;
 use distcache_core::slots::{Key, Slot};
 use distcache_core::table::{Layout, Table};
@@ -119,11 +119,11 @@ fn relay(n: u32, short_lived: bool) {
     let mut in_flight: Vec<Slot<InFlight>> = (0..2 * CLIENTS).map(|_| Slot::EMPTY).collect();
     let mut buffers = vec![0; (2 * CLIENTS + 2) * BUFFER_LEN];
     let pool = Pool::new(&mut buffers, BUFFER_LEN);
-    let config = proxy::Config::new(LIMITS, 1000);
+    let config = proxy::Config::new(LIMITS, std::time::Duration::from_secs(1));
     let mut servers = [Upstream::new(b"server")];
     let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, config);
     let mut proxy = proxy.expect("enough memory");
-    let key = proxy.dial(NOW).expect("a server to dial");
+    let Some(Dial::Connect(key)) = proxy.dial(NOW) else { panic!("a server to dial") };
     proxy.connected(NOW, key);
     let mut serving = Serving::new(proxy);
     let server = Peer::Server(key);
