@@ -94,6 +94,12 @@ impl Message {
     pub fn relabel(&self, wire: &[u8], envelope: &Envelope, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
+        if self.header.complete {
+            let (header, data) = out.split_first_chunk_mut()?;
+            *header = envelope.header(self.header.len).encode();
+            data.copy_from_slice(wire.get(HEADER_LEN..)?);
+            return Some(self.wire_len);
+        }
         out.copy_from_slice(wire);
         for frame in out.chunks_mut(FRAME_MAX) {
             let [_, _, p0, p1, to, u0, u1, u2, u3, _, op, ..] =
