@@ -311,7 +311,7 @@ impl Machine for Proxy<'_> {
         match peer {
             Peer::Client(key) => self.clients.space(key),
             Peer::Server(key) => match self.talking(key) {
-                Some((server, pool)) if server.input == Input::Quiet => server.inbox.space(pool),
+                Some((server, pool)) if server.input != Input::Ended => server.inbox.space(pool),
                 _ => Default::default(),
             },
         }
@@ -323,6 +323,7 @@ impl Machine for Proxy<'_> {
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key) {
                     server.inbox.filled(pool, len);
+                    server.wants_changed = false;
                     if len > 0 && server.input == Input::Quiet {
                         server.input = Input::Unread;
                     }
@@ -336,7 +337,7 @@ impl Machine for Proxy<'_> {
             Peer::Client(key) => self.clients.ended(now, key),
             Peer::Server(key) => {
                 if let Some((server, _)) = self.talking(key) {
-                    server.input = Input::Ended;
+                    (server.input, server.wants_changed) = (Input::Ended, false);
                 }
             }
         }
@@ -369,6 +370,7 @@ impl Machine for Proxy<'_> {
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key).filter(|_| len > 0) {
                     server.outbox.consume(pool, len);
+                    server.wants_changed = false;
                     server.set_can_send(true);
                 }
             }
@@ -383,8 +385,9 @@ impl Machine for Proxy<'_> {
         match self.keyed(key) {
             None => Wants::CLOSE,
             Some(server) if server.is_talking() => {
-                let (read, write) = (server.input == Input::Quiet, !server.outbox.is_empty());
-                Wants { read, write, close: false }
+                let full = server.inbox.len() >= self.clients.pool.buffer_len();
+                let read = !full && server.input != Input::Ended;
+                Wants { read, write: !server.outbox.is_empty(), close: false }
             }
             Some(server) if server.is_connected() => Wants::CLOSE,
             Some(_) => Wants::default(),
