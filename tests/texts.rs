@@ -44,3 +44,23 @@ fn no_text_and_no_example_has_a_socket_in_tmp() {
     }
     assert!(named > 20, "{named}");
 }
+
+/// The figures that are counted, and those that are told, are the same.
+#[test]
+fn the_table_of_instructions_has_the_counted_figures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("a text");
+    let (counted, told) = (read("tests/instructions.txt"), read("docs/testing.md"));
+    for (case, words) in [
+        ("get", "GET at the server"),
+        ("get_of_16", "GET, one of 16 that arrive together"),
+        ("add_and_evict", "ADD to a full table"),
+        ("proxied_get", "GET through the proxy"),
+    ] {
+        let mut figures = counted.lines().filter_map(|line| line.split_once(' '));
+        let (_, figure) = figures.find(|(name, _)| *name == case).expect("a counted case");
+        let row = told.lines().find_map(|line| line.strip_prefix(&format!("| {words} | ")));
+        let row = row.and_then(|row| row.strip_suffix(" |")).expect("a row of the table");
+        assert_eq!(row.replace(',', ""), figure, "{words}");
+    }
+}
