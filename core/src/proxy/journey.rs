@@ -339,6 +339,12 @@ impl Mux<'_> {
         if copies > 1 {
             self.flights.unlink(&mut self.hedgeable, key);
         }
+        self.go_on(now, key, step);
+        Ok(Some(client))
+    }
+
+    /// Does with a flight that has left all queues what follows from its server's answer.
+    fn go_on(&mut self, now: Instant, key: Key, step: Step) {
         match step {
             Step::Pass => self.release(now, key),
             Step::Hold | Step::Onward => self.onward(now, key),
@@ -350,7 +356,6 @@ impl Mux<'_> {
                 self.send(now, key);
             }
         }
-        Ok(Some(client))
     }
 
     /// Looks after one request that was lost with its connection. `None` where there are none.
