@@ -64,3 +64,15 @@ fn the_table_of_instructions_has_the_counted_figures() {
         assert_eq!(row.replace(',', ""), figure, "{words}");
     }
 }
+
+/// As many planted faults are said to be found as the simulator's own list has.
+#[test]
+fn the_found_faults_are_those_that_the_simulator_lists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("a text");
+    let list = read("tests/simulator/lib.rs");
+    let is_row = |line: &&str| line.starts_with("//! | ") && line.contains("` | ");
+    let rows = list.lines().filter(is_row).count();
+    let told = format!("the simulator finds {rows}.");
+    assert!(read("docs/testing.md").contains(&told), "{told}");
+}
