@@ -69,6 +69,22 @@ fn without_times(line: &str) -> String {
 }
 
 #[test]
+fn a_client_that_closes_in_order_is_not_told_as_broken() {
+    let dir = Dir::new();
+    let (server, _) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    for listen in [ANY_PORT, &dir.address("u")] {
+        let snoop = snoop(listen, &server.address(), &[]);
+        let caller = Caller::to(&snoop.address());
+        caller.ask(&have(1, b"id"));
+        drop(caller);
+        snoop.out.wait_for("#1 closed");
+        let printed = snoop.end(Signal::TERM).out;
+        let last = printed.lines().last().map(without_times);
+        assert_eq!(last.as_deref(), Some("#1 closed"), "{printed}");
+    }
+}
+
+#[test]
 fn each_message_is_a_line_and_no_line_has_a_secret() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);

@@ -189,6 +189,7 @@ impl Client {
     /// [`AddError::Refused`] with the server's status, [`Status::ADD_EXISTS`] above all: what is
     /// stored under the id stays. [`AddError::TooLarge`] before anything is sent.
     pub fn add(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
+        fits(id, session)?;
         let deadline = self.begin(Op::Add).map_err(AddError::Failed)?;
         self.store(&Request::Add(Add { ttl, id, session }), deadline)
     }
@@ -200,6 +201,7 @@ impl Client {
     /// # Errors
     /// As [`add`](Self::add), but an id that is taken is no reason.
     pub fn put(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
+        fits(id, session)?;
         let deadline = self.begin(Op::Put).map_err(AddError::Failed)?;
         let add = Add { ttl, id, session };
         if let Some(done) = self.put_at_once(add, deadline) {
@@ -318,13 +320,8 @@ impl Client {
         self.whether(&Request::Have(id), deadline)
     }
 
-    /// Makes an ADD or a PUT.
+    /// Makes an ADD or a PUT that fits a message.
     fn store(&self, request: &Request<'_>, deadline: Deadline) -> Result<(), AddError> {
-        if let Request::Add(add) | Request::Put(add) = request
-            && ADD_FIXED_LEN + add.id.bytes().len() + add.session.len() > PAYLOAD_MAX
-        {
-            return Err(AddError::TooLarge);
-        }
         match self.ask(request, deadline, |reply, _| status(reply)).map_err(AddError::Failed)? {
             Status::OK => Ok(()),
             Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(request.op()))),
@@ -547,6 +544,14 @@ fn try_copy(session: &[u8]) -> Option<Vec<u8>> {
     copy.try_reserve_exact(session.len()).ok()?;
     copy.extend_from_slice(session);
     Some(copy)
+}
+
+/// Whether one message has room for a session.
+fn fits(id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
+    match ADD_FIXED_LEN + id.bytes().len() + session.len() {
+        ..=PAYLOAD_MAX => Ok(()),
+        _ => Err(AddError::TooLarge),
+    }
 }
 
 fn copy(session: &[u8], out: &mut [u8]) -> usize {

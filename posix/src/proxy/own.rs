@@ -32,7 +32,7 @@ fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
         Family::V4 => ip.is_ipv4(),
         Family::V6 => ip.is_ipv6(),
     };
-    let mut ips = numeric(server).into_iter().filter(|ip| listens_on(*ip));
+    let mut ips = numeric(server).into_iter().map(reached).filter(|ip| listens_on(*ip));
     let Some(listen) = listen else {
         return ips.any(is_ours);
     };
@@ -44,6 +44,15 @@ fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
             };
             numeric(listen).into_iter().any(here)
         })
+}
+
+/// The address that a connection to `ip` goes to.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
 }
 
 /// What a host is for certain: nothing, where it is a name that only a name server knows.
@@ -78,6 +87,8 @@ mod tests {
             ("IP:localhost:9001", "IP:9001"),
             ("IP:localhost:9001", "IP:127.0.0.1:9001"),
             ("IP:127.0.0.1:9001", "IP:0.0.0.0:9001"),
+            ("IP:0.0.0.0:9001", "IP:127.0.0.1:9001"),
+            ("IP:[::]:9001", "IP:[::1]:9001"),
             ("IP:[::1]:9001", "IPv6:9001"),
             ("IP:cachehost:9001", "IP:cachehost:9001"),
         ] {

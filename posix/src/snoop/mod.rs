@@ -255,8 +255,13 @@ impl Snoop<'_, '_> {
             }
             return;
         }
-        let End { interest, .. } = pipe.ends[side];
-        let moved = if event.hangup && interest == Interest::NONE {
+        let End { interest, ended, .. } = pipe.ends[side];
+        let gone = event.hangup && interest == Interest::NONE;
+        if gone && ended && pipe.ends[1 - side].bytes.is_empty() {
+            // It has sent its last byte and was owed none: an orderly end.
+            return self.close(place, "closed");
+        }
+        let moved = if gone {
             Err(io::ErrorKind::BrokenPipe.into())
         } else {
             let read = event.readable || event.hangup;
