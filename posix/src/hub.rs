@@ -303,3 +303,6 @@ impl<M: Machine> Hub<M> {
         self.watch(now, Peer::Client(key));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,6 @@ impl<M: Machine> Hub<M> {
         tally.unsent += u64::from(!sent);
     }
 }
+
+#[cfg(test)]
+mod tests;

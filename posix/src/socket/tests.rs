@@ -76,6 +76,11 @@ fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
     stream.keepalive(Duration::from_secs(30), Duration::from_secs(5), 3).unwrap();
     assert!(sockopt::socket_keepalive(fd).unwrap());
     assert_eq!(sockopt::tcp_keepidle(fd).unwrap(), Duration::from_secs(30));
+    assert_eq!(sockopt::tcp_keepintvl(fd).unwrap(), Duration::from_secs(5));
+    assert_eq!(sockopt::tcp_keepcnt(fd).unwrap(), 3);
+    // Probes are not sent while data waits to be acknowledged: another limit is for that.
+    #[cfg(target_os = "linux")]
+    assert_eq!(sockopt::tcp_user_timeout(fd).unwrap(), 45_000);
     let (peer, _) = listener.accept().unwrap();
     assert_eq!(stream.send(b"hello").unwrap(), 5);
     drop(peer);

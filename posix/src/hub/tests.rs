@@ -1,0 +1,178 @@
+//! Turns of the loop, one by one, on real sockets and at times of the test's own.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use distcache_core::conns::{Conn, Limits};
+use distcache_core::id::Id;
+use distcache_core::message::{Add, Request};
+use distcache_core::pool::Pool;
+use distcache_core::proxy::{self, Mux, Upstream};
+use distcache_core::server::Server as Cache;
+use distcache_core::slots::Slot;
+use distcache_core::table::{Geometry, Table};
+use distcache_core::{client, wire};
+use rustix::process::{Signal as Number, getpid, kill_process};
+
+use super::*;
+use crate::listener::Ownership;
+use crate::testing::{Dir, in_child};
+
+const LIMITS: Limits = Limits { idle: 1_000_000, patience: 1_000_000 };
+
+fn leaked<T>(count: usize, item: impl FnMut() -> T) -> &'static mut [T] {
+    Box::leak(std::iter::repeat_with(item).take(count).collect())
+}
+
+fn pool(buffers: usize) -> Pool<'static> {
+    Pool::new(leaked(buffers * wire::MESSAGE_MAX, || 0), wire::MESSAGE_MAX)
+}
+
+/// A server with room for so many clients.
+pub(super) fn cache(clients: usize) -> Cache<'static, Table<'static>> {
+    let geometry = Geometry::new(1000, 1 << 20).unwrap();
+    let table = Table::new(leaked(geometry.size(), || 0), geometry, [7; 16]).unwrap();
+    let slots: &mut [Slot<Conn>] = leaked(clients, || Slot::EMPTY);
+    Cache::new(slots, pool(2 * clients), LIMITS, table).unwrap()
+}
+
+/// A proxy with room for so many clients, and one server.
+fn mux(clients: usize) -> Mux<'static> {
+    let (slots, flights) =
+        (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
+    let servers = leaked(1, || Upstream::new(b"server"));
+    let config = proxy::Config { limits: LIMITS, retry: 1000, copies: 1, min_ttl: 0 };
+    Mux::new(slots, flights, servers, pool(2 * clients + 2), config).unwrap()
+}
+
+/// A hub that listens on one address. It takes over the signals of the process, so a test of it runs
+/// in a child.
+pub(super) fn hub<M: Machine>(machine: M, clients: usize, servers: usize, at: &str) -> Hub<M> {
+    let listener = Listener::open(&at.parse().unwrap(), &Ownership::default()).unwrap();
+    let signals = Signals::install(true, false).unwrap();
+    Hub::new(machine, clients, servers, vec![listener], signals).unwrap()
+}
+
+/// A directory, and the address of a socket in it.
+fn place() -> (Dir, String) {
+    let dir = Dir::new();
+    let address = format!("UNIX:{}", dir.join("s").display());
+    (dir, address)
+}
+
+/// Waits until something happens, and takes one turn.
+pub(super) fn turn<M: Machine>(hub: &mut Hub<M>) {
+    let mut events = Events::new();
+    while events.iter().next().is_none() {
+        hub.wait(&mut events, None).unwrap();
+    }
+    hub.turn(hub.now(), &events);
+}
+
+/// Takes turns until nothing happens any more.
+pub(super) fn rest<M: Machine>(hub: &mut Hub<M>) {
+    let mut events = Events::new();
+    loop {
+        let now = hub.now();
+        let wake = hub.wait(&mut events, Some(now)).unwrap();
+        if events.iter().next().is_none() && hub.machine.advance(wake).is_none() {
+            return;
+        }
+        hub.turn(wake, &events);
+    }
+}
+
+/// The bytes of a request.
+pub(super) fn request(request: &Request<'_>) -> Vec<u8> {
+    let mut machine = client::Client::new(vec![0; client::MEMORY]).unwrap();
+    machine.request(request).unwrap();
+    machine.pending().to_vec()
+}
+
+fn id() -> Id<'static> {
+    Id::new(b"id").unwrap()
+}
+
+/// A server with a client that asks for more than it reads, so the server can never finish with it.
+fn with_a_client_that_does_not_read(
+    address: &str,
+) -> (Hub<Cache<'static, Table<'static>>>, UnixStream) {
+    let mut hub = hub(cache(4), 4, 0, address);
+    let path = address.strip_prefix("UNIX:").unwrap();
+    let mut client = UnixStream::connect(path).unwrap();
+    let add = Add { ttl: 60_000, id: id(), session: &[7; 30_000] };
+    client.write_all(&request(&Request::Add(add))).unwrap();
+    rest(&mut hub);
+    let gets = request(&Request::Get(id())).repeat(100);
+    client.write_all(&gets).unwrap();
+    rest(&mut hub);
+    assert!(hub.machine.wants(Peer::Client(hub.clients.iter().flatten().next().unwrap().key)).write);
+    (hub, client)
+}
+
+/// Has a signal of this process arrive in its turn.
+fn signal<M: Machine>(hub: &mut Hub<M>, number: Number, now: Instant) {
+    kill_process(getpid(), number).unwrap();
+    let mut events = Events::new();
+    while !events.iter().any(|event| event.key == SIGNALS_KEY) {
+        hub.wait(&mut events, None).unwrap();
+    }
+    hub.turn(now, &events);
+}
+
+#[test]
+fn a_first_signal_leaves_time_to_finish_and_a_second_one_none() {
+    in_child("hub::tests::a_first_signal_leaves_time_to_finish_and_a_second_one_none", || {
+        for second in [Number::TERM, Number::INT, Number::USR1] {
+            let (_dir, address) = place();
+            let (mut hub, _client) = with_a_client_that_does_not_read(&address);
+            let now = hub.now();
+            signal(&mut hub, Number::TERM, now);
+            assert!(!hub.is_over(now) && !hub.is_over(now.after(DRAIN_PATIENCE - 1)));
+            assert!(hub.is_over(now.after(DRAIN_PATIENCE)), "nobody is waited for longer");
+            signal(&mut hub, second, now);
+            assert!(hub.is_over(now));
+        }
+    });
+}
+
+#[test]
+fn a_signal_that_ends_at_once_leaves_no_time() {
+    in_child("hub::tests::a_signal_that_ends_at_once_leaves_no_time", || {
+        let (_dir, address) = place();
+        let (mut hub, _client) = with_a_client_that_does_not_read(&address);
+        let now = hub.now();
+        signal(&mut hub, Number::USR2, now);
+        assert!(hub.is_over(now));
+    });
+}
+
+#[test]
+fn a_client_that_waits_for_the_server_and_leaves_is_closed_at_once() {
+    in_child("hub::tests::a_client_that_waits_for_the_server_and_leaves_is_closed_at_once", || {
+        let (dir, address) = place();
+        let mut hub = hub(mux(2), 2, 1, &address);
+        let now = hub.now();
+        assert_eq!(hub.machine.dial(now), Some(0));
+        let (ours, theirs) = Stream::pair().unwrap();
+        hub.take_server(0, ours).unwrap();
+        hub.machine.connected(now, 0);
+        let mut client = UnixStream::connect(dir.join("s")).unwrap();
+        client.write_all(&request(&Request::Get(id()))).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        rest(&mut hub);
+        let peer = Peer::Client(hub.clients[0].as_ref().unwrap().key);
+        assert_eq!(hub.machine.wants(peer), Default::default(), "it only waits");
+        assert!(matches!(theirs.recv(&mut [0; 99]).unwrap(), crate::socket::Received::Bytes(_)));
+        drop(client);
+        turn(&mut hub);
+        assert_eq!(hub.connected, 0);
+        rest(&mut hub);
+        let mut next = UnixStream::connect(dir.join("s")).unwrap();
+        rest(&mut hub);
+        assert_eq!(hub.connected, 1, "its place is free");
+        next.shutdown(std::net::Shutdown::Write).unwrap();
+        rest(&mut hub);
+        assert_eq!(next.read(&mut [0]).unwrap(), 0);
+    });
+}
