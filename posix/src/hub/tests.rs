@@ -38,8 +38,7 @@ pub(super) fn cache(clients: usize) -> Cache<'static, Table<'static>> {
 
 /// A proxy with room for so many clients, and one server.
 fn mux(clients: usize) -> Mux<'static> {
-    let (slots, flights) =
-        (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
+    let (slots, flights) = (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
     let servers = leaked(1, || Upstream::new(b"server"));
     let config = proxy::Config { limits: LIMITS, retry: 1000, copies: 1, min_ttl: 0 };
     Mux::new(slots, flights, servers, pool(2 * clients + 2), config).unwrap()
@@ -106,7 +105,9 @@ fn with_a_client_that_does_not_read(
     let gets = request(&Request::Get(id())).repeat(100);
     client.write_all(&gets).unwrap();
     rest(&mut hub);
-    assert!(hub.machine.wants(Peer::Client(hub.clients.iter().flatten().next().unwrap().key)).write);
+    assert!(
+        hub.machine.wants(Peer::Client(hub.clients.iter().flatten().next().unwrap().key)).write
+    );
     (hub, client)
 }
 
