@@ -1,6 +1,6 @@
 //! A TLS server that shares its sessions: start two of them, and each resumes what the other began.
 //!
-//! `tls_server 127.0.0.1:4433 [UNIX:/tmp/scache]` answers every connection with one line that says
+//! `tls_server 127.0.0.1:4433 [UNIX:/run/distcache/scache]` answers every connection with one line that says
 //! how its handshake went. The certificate is made at start, for `localhost`.
 
 use std::env;
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let listen = arguments.next().ok_or("usage: tls_server ADDRESS:PORT [CACHE]")?;
-    let cache = arguments.next().unwrap_or_else(|| "UNIX:/tmp/scache".into());
+    let cache = arguments.next().unwrap_or_else(|| "UNIX:/run/distcache/scache".into());
 
     let client = Client::new(&cache.parse()?, Flags::PERSISTENT | Flags::LATE)?;
     let config = Arc::new(config(client)?);

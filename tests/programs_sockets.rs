@@ -45,8 +45,9 @@ fn a_socket_has_the_owner_the_group_and_the_mode_that_were_asked_for() {
     let of = |arguments: &[&str]| {
         let program = server(&dir, arguments);
         let file = fs::metadata(dir.join("s")).expect("a socket");
-        let warned = program.err.so_far().contains("warning");
-        assert_eq!(program.end(Signal::TERM).code, 0);
+        let ended = program.end(Signal::TERM);
+        assert_eq!(ended.code, 0);
+        let warned = ended.err.contains("warning");
         (file.uid(), file.gid(), file.permissions().mode() & 0o7777, warned)
     };
     let asked = ["-sockowner", "nobody", "-sockgroup", "7", "-sockperms", "620"];

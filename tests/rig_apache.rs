@@ -14,25 +14,22 @@ mod staples;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use distcache_testing::bytes::{ADD, HAVE, REMOVE, add, have, remove, status};
-use distcache_testing::caller::Caller;
+use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, have, remove, status};
+use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::rig::{can_run, succeed};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use httpd::{DEADLINE, preamble};
-use site::Site;
+use httpd::{IMPATIENT, preamble};
+use site::{Setup, Site};
 use staples::Responder;
 
 const TOOLS: [&str; 5] = ["apache2", "apxs", "cc", "openssl", "pkg-config"];
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
-
-/// A deadline, and less than another one: whoever waits for two comes too late.
-const PATIENT: Duration = DEADLINE.saturating_mul(19).checked_div(10).unwrap();
 
 #[test]
 fn a_session_begun_at_one_httpd_is_resumed_at_the_other() {
@@ -192,14 +189,16 @@ fn assert_nobody_died(site: &Site) {
     }
 }
 
-/// That handshakes succeed while the cache is away, each within one deadline whatever it asks, and
+/// That handshakes succeed while the cache is away, of which each asks in vain at most `each` times, and
 /// that sessions are shared again once `back` has ended that.
-fn goes_on_without(mut site: Site, away: impl FnOnce(&Site), back: impl FnOnce(&mut Site)) {
+fn goes_on_without(each: u64, away: impl FnOnce(&Site), back: impl FnOnce(&mut Site)) {
+    let mut site = Site::set_up(&Setup { deadline: IMPATIENT, ..Setup::default() });
     let clients: Vec<_> = (0..8).map(|number| site.client(VERSIONS[number % 2])).collect();
     for client in &clients {
         assert_eq!(site.shake(client, 0), Full);
         assert_eq!(site.shake(client, 1), Resumed);
     }
+    let began = Instant::now();
     away(&site);
     thread::scope(|scope| {
         for (number, client) in clients.iter().enumerate() {
@@ -208,15 +207,20 @@ fn goes_on_without(mut site: Site, away: impl FnOnce(&Site), back: impl FnOnce(&
                 for round in 0..6 {
                     let visit = site.visit(client, (number + round) % 2, "/index.html");
                     assert_eq!(visit.kind, Full);
-                    assert!(visit.took < PATIENT, "round {round} took {:?}", visit.took);
                 }
             });
         }
     });
+    let errors = [0, 1].map(|server| site.counter(server, "CacheErrorCount"));
+    println!("48 handshakes asked {errors:?} times in vain");
+    // And those that have told it.
+    assert!(errors.iter().sum::<u64>() <= each * 50, "{errors:?}");
     for server in &site.servers {
-        // 48 handshakes asked for more than a hundred things, in much less than ten seconds each.
-        let told = server.log().matches("handshakes go on without the cache").count();
-        assert!((1..=2).contains(&told), "told {told} times: {}", server.log());
+        // 48 handshakes asked for more than a hundred things. One line in ten seconds tells of them.
+        let log = server.log();
+        let told = log.matches("handshakes go on without the cache").count();
+        let most = 1 + began.elapsed().as_secs() / 10 + 1;
+        assert!((1..=most).contains(&(told as u64)), "told {told} times: {log}");
     }
     back(&mut site);
     for version in VERSIONS {
@@ -249,7 +253,7 @@ fn while_the_cache_stands_still_httpd_goes_on_with_full_handshakes() {
         return;
     }
     let back = |site: &mut Site| site.cache.signal(Signal::CONT);
-    goes_on_without(Site::new(), |site| site.cache.freeze(), back);
+    goes_on_without(1, |site| site.cache.freeze(), back);
 }
 
 #[test]
@@ -258,7 +262,7 @@ fn while_the_proxies_stand_still_httpd_goes_on_with_full_handshakes() {
         return;
     }
     let back = |site: &mut Site| site.proxies.iter().for_each(|proxy| proxy.signal(Signal::CONT));
-    goes_on_without(Site::new(), |site| site.proxies.iter().for_each(Program::freeze), back);
+    goes_on_without(1, |site| site.proxies.iter().for_each(Program::freeze), back);
 }
 
 #[test]
@@ -266,7 +270,7 @@ fn when_the_cache_is_killed_httpd_goes_on_and_shares_with_the_next_one() {
     if !can_run("httpd with a cache that was killed", false, &TOOLS) {
         return;
     }
-    goes_on_without(Site::new(), |site| kill(&site.cache), restart_cache);
+    goes_on_without(3, |site| kill(&site.cache), restart_cache);
 }
 
 #[test]
@@ -280,7 +284,7 @@ fn when_the_proxies_are_killed_httpd_goes_on_and_shares_with_the_next_ones() {
             site.restart_proxy(number, &address);
         }
     };
-    goes_on_without(Site::new(), |site| site.proxies.iter().for_each(kill), back);
+    goes_on_without(3, |site| site.proxies.iter().for_each(kill), back);
 }
 
 #[test]
@@ -305,9 +309,9 @@ fn server_status_counts_what_all_children_of_an_httpd_did() {
     // A cache that was begun anew knows nothing: the session is missed, and another one stored.
     kill(&site.cache);
     restart_cache(&mut site);
-    site.proxies[0].err.find("second connection", |text| {
-        (text.matches("connected to ").count() == 2).then_some(())
-    });
+    // The proxy's own answer is another one.
+    let missed = bytes::status(1, HAVE, 1);
+    ask_until(&site.dirs[0].address("cache"), &have(1, b"nobody's"), &missed);
     assert_eq!(site.shake(&client, 0), Full);
     let status = look(&site, "/server-status?auto");
     assert_counters(&status, "CacheStoreCount 4, RetrieveHitCount 20, RetrieveMissCount 1");
@@ -349,7 +353,8 @@ fn a_staple_is_shared_and_the_next_one_is_stored_in_its_place() {
         responder.url()
     );
     let (chain, key) = responder.certificate();
-    let site = Site::with(&chain, &key, &more, responder.roots());
+    let setup = Setup { more, ..Setup::default() };
+    let site = Site::with(&chain, &key, &setup, responder.roots());
 
     assert!(is_stapled(&site, 0));
     assert_eq!(responder.asked(), 1);
@@ -403,10 +408,12 @@ fn a_misspelt_cache_is_told_by_the_test_of_the_configuration() {
     assert_eq!(complaint("SSLSessionCache dc"), None);
     assert_eq!(complaint("SSLSessionCache dc:UNIX:/nowhere/yet"), None);
     assert_eq!(complaint("SSLStaplingCache dc:IP:127.0.0.1:9001"), None);
-    for misspelt in ["UNIX", "tmp/scache", "IP:127.0.0.1", "IP:127.0.0.1:port"] {
+    for misspelt in ["UNIX", "tmp/scache", "IP:127.0.0.1", "IP:127.0.0.1:port", "IP:cachehost"] {
         let told = complaint(&format!("SSLSessionCache dc:{misspelt}"));
         let told = told.expect("it is refused");
         assert!(told.contains(&format!("dc:{misspelt}: ")), "{told}");
         assert!(told.contains("give the address of dc_client or dc_server"), "{told}");
     }
+    let told = complaint("SSLSessionCache dc:IP:cachehost").expect("it is refused");
+    assert!(told.contains("it has no port"), "{told}");
 }

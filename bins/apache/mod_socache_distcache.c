@@ -2,16 +2,19 @@
  *
  * The cache `dc` for httpd's shared object caches, on libdistcache:
  *
- *     SSLSessionCache  dc:UNIX:/tmp/scache
- *     SSLStaplingCache dc:UNIX:/tmp/scache
+ *     SSLSessionCache  dc:UNIX:/run/distcache/scache
+ *     SSLStaplingCache dc:UNIX:/run/distcache/scache
  *
- * Without an address it is UNIX:/tmp/scache, where dc_client listens. See README.md beside this file.
+ * See README.md beside this file.
  */
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "httpd.h"
 #include "http_config.h"
+#include "http_core.h"
 #include "http_log.h"
 #include "http_protocol.h"
 #include "ap_provider.h"
@@ -22,18 +25,20 @@
 
 #include <distcache/dc_client.h>
 
+#include "lookup.h"
+
 extern module AP_MODULE_DECLARE_DATA socache_distcache_module;
 APLOG_USE_MODULE(socache_distcache);
 
 #define PROVIDER "dc"
-#define DEFAULT_TARGET "UNIX:/tmp/scache"
+#define DEFAULT_TARGET "UNIX:/run/distcache/scache"
 #define CONTEXT_FLAGS \
     (DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_PIDCHECK | DC_CTX_FLAG_PERSISTENT_RETRY \
      | DC_CTX_FLAG_PERSISTENT_LATE)
 
 /* No TLS session has a longer id, and nobody can offer a longer one. */
 #define SESSION_ID_MAX 32
-/* An operation that failed after this long did not fail by itself: nobody answers. */
+/* A failure that took this long counts as a timeout: a proxy waited for its server, and gave it up. */
 #define SLOW_MS 100
 /* How long a cache that does not answer is left alone. */
 #define PAUSE_MS 1000
@@ -49,18 +54,23 @@ typedef struct {
     atomic_ulong told_at;      /* when failures were last told, in seconds */
     atomic_ulong told;         /* how many errors there were then */
     atomic_ulong paused_until; /* in milliseconds, odd; 0: the cache answers */
+    atomic_ulong found;        /* whether it was told that the host was found after the start */
 } shared_t;
 
 struct ap_socache_instance_t {
     const char *target;
     const char *cname;
-    DC_CTX *ctx;
+    DC_CTX *ctx;          /* NULL where the target's host was not found */
+    const char *not_found; /* why not */
+    lookup_t *lookup;      /* each child looks for it again */
     shared_t *shared;
     unsigned char name_space; /* the byte in front of ids; 0: sessions, which have none */
 };
 
 /* Instances that mod_ssl does not show on server-status: all but that of sessions. */
 static apr_array_header_t *unshown;
+/* Instances whose host was not found. */
+static apr_array_header_t *unfound;
 
 static unsigned long count(atomic_ulong *counter)
 {
@@ -112,25 +122,41 @@ static unsigned char name_space(const char *cname)
     return (unsigned char)(0x80 | ((sum >> 16 ^ sum) & 0x7f));
 }
 
-/*
- * Whether the cache may be asked. After an operation that nobody answered it is left alone for a
- * while, by all children, and then one thread tries it: a cache that hangs costs a handshake one
- * deadline and not three, and most handshakes nothing.
- */
-static int may_ask(shared_t *shared)
+/* The context, or NULL while the target's host is not found. The first that has it after a wait tells. */
+static DC_CTX *context(ap_socache_instance_t *inst, server_rec *s)
 {
-    unsigned long until = read_count(&shared->paused_until), now;
+    DC_CTX *ctx = inst->ctx;
 
-    if (until == 0)
-        return 1;
+    if (!ctx && inst->lookup) {
+        ctx = lookup_context(inst->lookup);
+        if (ctx && atomic_exchange(&inst->shared->found, 1) == 0)
+            ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, s, PROVIDER ":%s: the host is found, and the "
+                         "cache is used for %s", inst->target, inst->cname);
+    }
+    return ctx;
+}
+
+/*
+ * The context, where the cache may be asked, else NULL. After an operation that timed out it is left
+ * alone for a while, by all children, and then one thread tries it: a cache that hangs costs a
+ * handshake one deadline and not three, and most handshakes nothing.
+ */
+static DC_CTX *may_ask(ap_socache_instance_t *inst, server_rec *s)
+{
+    shared_t *shared = inst->shared;
+    unsigned long until = read_count(&shared->paused_until), now;
+    DC_CTX *ctx = context(inst, s);
+
+    if (ctx && until == 0)
+        return ctx;
     now = now_ms();
     /* The difference, so that it holds where long has 32 bits. A clock set back ends the pause. */
-    if (until - now <= PAUSE_MS + 1
+    if (!ctx || until - now <= PAUSE_MS + 1
         || !atomic_compare_exchange_strong(&shared->paused_until, &until, (now + PAUSE_MS) | 1)) {
         count(&shared->skipped);
-        return 0;
+        return NULL;
     }
-    return 1;
+    return ctx;
 }
 
 /* The cache has answered: whoever waits for its return may ask. */
@@ -140,7 +166,15 @@ static void answered(shared_t *shared)
         atomic_store(&shared->paused_until, 0);
 }
 
-/* Nobody has answered what was asked at `began`: counts it, and tells it where that is due. */
+/* What to add where there is no socket below /tmp: many services have a /tmp of their own. */
+static const char *hint(const char *target)
+{
+    if (strncmp(target, "UNIX:/tmp/", 10) != 0 && strncmp(target, "UNIX:/var/tmp/", 14) != 0)
+        return "";
+    return access(target + 5, F_OK) != 0 && errno == ENOENT ? " (PrivateTmp?)" : "";
+}
+
+/* The cache did not answer what was asked at `began`: counts it, and tells it where that is due. */
 static void failed(ap_socache_instance_t *inst, server_rec *s, const char *what,
                    unsigned long began, const char *why)
 {
@@ -148,14 +182,15 @@ static void failed(ap_socache_instance_t *inst, server_rec *s, const char *what,
     unsigned long now = now_ms(), last = read_count(&shared->told_at);
     unsigned long errors = count(&shared->errors);
 
-    if (now - began >= SLOW_MS)
+    /* The deadline may be shorter than what is slow. */
+    if (strstr(why, DC_CTX_TIMED_OUT) || now - began >= SLOW_MS)
         atomic_store(&shared->paused_until, (now + PAUSE_MS) | 1);
     if ((last == 0 || now / 1000 - last >= TELL_S)
         && atomic_compare_exchange_strong(&shared->told_at, &last, now / 1000)) {
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s,
-                     PROVIDER ":%s: %s for %s: %s (%lu failures since the last such line; "
+                     PROVIDER ":%s: %s for %s: %s%s (%lu failures since the last such line; "
                      "handshakes go on without the cache)", inst->target, what, inst->cname, why,
-                     errors - atomic_exchange(&shared->told, errors));
+                     hint(inst->target), errors - atomic_exchange(&shared->told, errors));
     }
 }
 
@@ -184,10 +219,19 @@ static const char *dc_create(ap_socache_instance_t **instance, const char *arg, 
     ap_socache_instance_t *inst = apr_pcalloc(p, sizeof *inst);
 
     inst->target = arg && *arg ? apr_pstrdup(p, arg) : DEFAULT_TARGET;
-    inst->ctx = DC_CTX_new(inst->target, CONTEXT_FLAGS);
-    if (!inst->ctx)
-        return apr_psprintf(p, PROVIDER ":%s: %s; give the address of dc_client or dc_server, such "
-                            "as " PROVIDER ":" DEFAULT_TARGET, inst->target, DC_CTX_errstr());
+    inst->ctx = lookup_now(inst->target, CONTEXT_FLAGS);
+    if (!inst->ctx) {
+        const char *why = DC_CTX_errstr();
+
+        if (strncmp(why, DC_CTX_NO_HOST, sizeof DC_CTX_NO_HOST - 1) != 0 || !unfound)
+            return apr_psprintf(p, PROVIDER ":%s: %s; give the address of dc_client or dc_server, "
+                                "such as " PROVIDER ":" DEFAULT_TARGET, inst->target, why);
+        /* A name server that is away must not keep httpd from starting. */
+        inst->not_found = apr_pstrdup(p, why);
+        APR_ARRAY_PUSH(unfound, ap_socache_instance_t *) = inst;
+        if (ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_CONFIG_TEST)
+            ap_log_perror(APLOG_MARK, APLOG_WARNING, 0, tmp, PROVIDER ":%s: %s", inst->target, why);
+    }
     *instance = inst;
     return NULL;
 }
@@ -199,6 +243,7 @@ static apr_status_t dc_init(ap_socache_instance_t *inst, const char *cname,
     /* Without a name: nothing is left in the file system, and nobody else comes by it. */
     apr_status_t rv = apr_shm_create(&memory, sizeof *inst->shared, NULL, p);
 
+    (void)hints;
     if (rv != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, PROVIDER ":%s: no shared memory for what %s "
                      "counts", inst->target, cname);
@@ -209,11 +254,15 @@ static apr_status_t dc_init(ap_socache_instance_t *inst, const char *cname,
     inst->name_space = name_space(cname);
     if (inst->name_space && unshown)
         APR_ARRAY_PUSH(unshown, ap_socache_instance_t *) = inst;
+    if (inst->not_found)
+        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, PROVIDER ":%s: %s; handshakes go on without the "
+                     "cache for %s until the host is found", inst->target, inst->not_found, cname);
     return APR_SUCCESS;
 }
 
 static void dc_destroy(ap_socache_instance_t *inst, server_rec *s)
 {
+    (void)s;
     /* Not by a clean-up of the pool: mod_ssl's outlives this module, which a restart loads anew. */
     DC_CTX_free(inst->ctx);
     inst->ctx = NULL;
@@ -228,17 +277,20 @@ static apr_status_t dc_store(ap_socache_instance_t *inst, server_rec *s, const u
     apr_time_t now = apr_time_now();
     apr_int64_t lifetime = expiry > now ? (expiry - now) / 1000 : 0, max = DC_MAX_TIMEOUT;
     unsigned long began;
+    DC_CTX *ctx;
 
+    (void)pool;
     if (!len)
         return refused(inst, s, "an id", idlen, APR_EINVAL);
     if (datalen == 0 || datalen > DC_MAX_TOTAL_DATA - len)
         return refused(inst, s, "an object", datalen, datalen ? APR_ENOSPC : APR_EINVAL);
     if (lifetime < 1)
         return APR_EINVAL; /* Over before it could be stored. */
-    if (!may_ask(inst->shared))
+    ctx = may_ask(inst, s);
+    if (!ctx)
         return APR_TIMEUP;
     began = now_ms();
-    if (!DC_CTX_put_session(inst->ctx, wire, len, data, datalen,
+    if (!DC_CTX_put_session(ctx, wire, len, data, datalen,
                             lifetime < max ? (unsigned long)lifetime : DC_MAX_TIMEOUT)) {
         failed(inst, s, "storing", began, DC_CTX_errstr());
         return APR_EGENERAL;
@@ -255,13 +307,16 @@ static apr_status_t dc_retrieve(ap_socache_instance_t *inst, server_rec *s,
     unsigned char wire[DC_MAX_ID_LEN];
     unsigned int len = wire_id(inst, id, idlen, wire), found = 0;
     unsigned long began;
+    DC_CTX *ctx;
 
+    (void)pool;
     if (!len)
         return refused(inst, s, "an id", idlen, APR_EINVAL);
-    if (!may_ask(inst->shared))
+    ctx = may_ask(inst, s);
+    if (!ctx)
         return APR_TIMEUP;
     began = now_ms();
-    if (!DC_CTX_get_session(inst->ctx, wire, len, data, *datalen, &found)) {
+    if (!DC_CTX_get_session(ctx, wire, len, data, *datalen, &found)) {
         const char *why = failure();
 
         if (why) {
@@ -288,13 +343,16 @@ static apr_status_t dc_remove(ap_socache_instance_t *inst, server_rec *s, const 
     unsigned char wire[DC_MAX_ID_LEN];
     unsigned int len = wire_id(inst, id, idlen, wire);
     unsigned long began;
+    DC_CTX *ctx;
 
+    (void)pool;
     if (!len)
         return refused(inst, s, "an id", idlen, APR_EINVAL);
-    if (!may_ask(inst->shared))
+    ctx = may_ask(inst, s);
+    if (!ctx)
         return APR_TIMEUP;
     began = now_ms();
-    if (!DC_CTX_remove_session(inst->ctx, wire, len)) {
+    if (!DC_CTX_remove_session(ctx, wire, len)) {
         const char *why = failure();
 
         if (why) {
@@ -339,6 +397,7 @@ static void dc_status(ap_socache_instance_t *inst, request_rec *r, int flags)
 static apr_status_t dc_iterate(ap_socache_instance_t *inst, server_rec *s, void *context,
                                ap_socache_iterator_t *iterator, apr_pool_t *pool)
 {
+    (void)inst, (void)s, (void)context, (void)iterator, (void)pool;
     return APR_ENOTIMPL;
 }
 
@@ -366,10 +425,30 @@ static int show_the_unshown(request_rec *r, int flags)
     return OK;
 }
 
+/* Each child has connections of its own, and looks for hosts by itself. */
+static void look_for_hosts(apr_pool_t *p, server_rec *s)
+{
+    int i;
+
+    (void)p;
+    for (i = 0; unfound && i < unfound->nelts; i++) {
+        ap_socache_instance_t *inst = APR_ARRAY_IDX(unfound, i, ap_socache_instance_t *);
+
+        if (!inst->shared)
+            continue;
+        inst->lookup = lookup_start(inst->target, CONTEXT_FLAGS);
+        if (!inst->lookup)
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, PROVIDER ":%s: no thread to look for the host; "
+                         "this child does without the cache for %s", inst->target, inst->cname);
+    }
+}
+
 /* Which of two modules of one name is used depends on their order: that is not left to chance. */
 static int check_provider(apr_pool_t *p, apr_pool_t *log, apr_pool_t *tmp)
 {
+    (void)log, (void)tmp;
     unshown = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
+    unfound = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
     if (ap_lookup_provider(AP_SOCACHE_PROVIDER_GROUP, PROVIDER, AP_SOCACHE_PROVIDER_VERSION)
         == &provider)
         return OK;
@@ -383,9 +462,10 @@ static void register_hooks(apr_pool_t *p)
     ap_register_provider(p, AP_SOCACHE_PROVIDER_GROUP, PROVIDER, AP_SOCACHE_PROVIDER_VERSION,
                          &provider);
     ap_hook_pre_config(check_provider, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_init(look_for_hosts, NULL, NULL, APR_HOOK_MIDDLE);
     APR_OPTIONAL_HOOK(ap, status_hook, show_the_unshown, NULL, NULL, APR_HOOK_MIDDLE);
 }
 
 module AP_MODULE_DECLARE_DATA socache_distcache_module = {
-    STANDARD20_MODULE_STUFF, NULL, NULL, NULL, NULL, NULL, register_hooks,
+    STANDARD20_MODULE_STUFF, .register_hooks = register_hooks,
 };

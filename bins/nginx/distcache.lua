@@ -20,7 +20,7 @@ int DC_CTX_set_timeout(DC_CTX *ctx, unsigned int msecs);
 local library = ffi.load "libdistcache.so.1"
 
 -- May be changed in init_by_lua_block. Times are in milliseconds.
-local M = { target = "UNIX:/tmp/scache", timeout = 50, lifetime = 300 * 1000, log_every = 10 * 1000 }
+local M = { target = "UNIX:/run/distcache/scache", timeout = 50, lifetime = 300 * 1000, log_every = 10 * 1000 }
 
 -- PERSISTENT, PIDCHECK, RETRY and LATE.
 local FLAGS = 1 + 2 + 4 + 8

@@ -6,7 +6,7 @@
 //
 //     const secureOptions = constants.SSL_OP_NO_TICKET; // else TLS 1.2 clients keep their sessions themselves
 //     const sessionIdContext = 'shop';                  // the same at all servers; Node derives one from argv else
-//     attach(https.createServer({ key, cert, secureOptions, sessionIdContext }, answer), { path: '/tmp/scache' });
+//     attach(https.createServer({ key, cert, secureOptions, sessionIdContext }, answer), { path: '/run/distcache/scache' });
 //
 // This is for TLS 1.2. In TLS 1.3 a session is named by its ticket, and Node never tells that name: it emits
 // 'resumeSession' with a field of the ClientHello that is random there, which costs a question in vain. So sessions
@@ -30,7 +30,7 @@ const LOG_EVERY = 10_000;
  * `lifetime` is that of sessions in milliseconds, the other options are those of Cache.
  */
 export function attach(server, { lifetime = 300_000, ...options } = {}) {
-  if (!(lifetime >= 0)) throw new TypeError(`distcache: lifetime must be milliseconds, not ${lifetime}`);
+  if (!(lifetime >= 1)) throw new TypeError(`distcache: lifetime must be milliseconds, not ${lifetime}`);
   const cache = new Cache(options);
   // The handshake waits for the store: its client may be at another server a moment later.
   server.on('newSession', (id, session, done) => {
@@ -70,13 +70,18 @@ export class Cache {
 
   /** The session of an id, or null. */
   async get(id) {
+    if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', null);
     const answer = await this.#ask(GET, id, this.#deadline());
     return answer && answer.payload.length >= SESSION_MIN ? answer.payload : null;
   }
 
   /** Stores a session for `lifetime` milliseconds, in place of what is there; says whether it is stored. */
   async put(id, session, lifetime) {
-    if (id.length < 1 || id.length > ID_MAX || session.length < SESSION_MIN) return false;
+    if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', false);
+    if (!(session instanceof Uint8Array)) return this.#refuse('a session must be a Uint8Array', false);
+    // Not a lifetime at all, or one that is over before it could be stored.
+    if (!(lifetime >= 1)) return this.#refuse('a lifetime must be a number of milliseconds, at least 1', false);
+    if (session.length < SESSION_MIN) return false;
     const fixed = Buffer.alloc(8);
     fixed.writeUInt32BE(Math.min(Math.trunc(lifetime), LIFETIME_MAX), 0);
     fixed.writeUInt32BE(id.length, 4);
@@ -101,6 +106,12 @@ export class Cache {
     return performance.now() + this.#timeout;
   }
 
+  /** What the caller passed is not usable: a failure like any other, and the cache is not asked. */
+  #refuse(why, failure) {
+    this.#tell(why);
+    return failure;
+  }
+
   /** An answer, or null. */
   async #ask(op, payload, deadline) {
     try {
@@ -122,6 +133,11 @@ export class Cache {
       this.#log(`distcache: ${path ?? `${host}:${port}`}: ${why}; sessions are not shared meanwhile`);
     } catch {} // Somebody else's function may not end a handshake.
   }
+}
+
+/** Whether it is an id that the protocol has room for. Text is none: its length is not that of its bytes. */
+function isId(id) {
+  return id instanceof Uint8Array && id.length >= 1 && id.length <= ID_MAX;
 }
 
 /** One connection. Requests are answered in their order; after anything else it is closed, all they ask a miss. */

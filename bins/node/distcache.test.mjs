@@ -132,6 +132,42 @@ test('what no cache can hold is refused without asking', async (t) => {
   assert.equal(server.sockets.length, 0);
 });
 
+test('what is no id, no session or no lifetime is a failure, and harms no other operation', async (t) => {
+  const lines = [];
+  const server = await scripted(t, ({ uid, op, payload }) =>
+    op === GET ? frame({ uid, op, data: payload }) : frame({ uid, op, data: Buffer.from([OK]) }),
+  );
+  const cache = open(t, { port: server.port, log: (line) => lines.push(line) });
+  const [id, session] = [randomBytes(32), Buffer.from('a session')];
+  const fine = async () => {
+    assert.deepEqual(await cache.get(id), id);
+    assert.equal(await cache.put(id, session, MINUTE), true);
+  };
+  await fine();
+  for (const lifetime of [-1, 0, 0.5, NaN, -Infinity, undefined, 'soon', {}]) {
+    assert.equal(await cache.put(id, session, lifetime), false, String(lifetime));
+  }
+  await fine();
+  // Text of which some has more bytes than characters: sent as it is, it would not be the length it says.
+  for (const unfit of ['a text', 'ein Schlüssel', '', 7, null, undefined, [1, 2], {}, new ArrayBuffer(8)]) {
+    assert.equal(await cache.get(unfit), null, String(unfit));
+    assert.equal(await cache.put(unfit, session, MINUTE), false, String(unfit));
+    assert.equal(await cache.put(id, unfit, MINUTE), false, String(unfit));
+    await fine();
+  }
+  assert.equal(server.sockets.length, 1, 'the connection was kept');
+  assert.ok(server.asked.every(({ payload }) => payload.equals(id) || payload.subarray(8, 40).equals(id)));
+  assert.match(String(lines), /lifetime must be a number/);
+  assert.equal(await cache.put(id, session, Infinity), true, 'and an endless one is the longest there is');
+});
+
+test('an id of any Uint8Array is taken', async (t) => {
+  const cache = open(t, realServer());
+  const id = new Uint8Array(randomBytes(32));
+  assert.equal(await cache.put(id, new Uint8Array(Buffer.from('a session')), MINUTE), true);
+  assert.equal(String(await cache.get(id)), 'a session');
+});
+
 test('storing again replaces', async (t) => {
   const cache = open(t, realServer());
   const id = randomBytes(32);
@@ -330,8 +366,9 @@ test('options that cannot be followed are refused at once, by name', () => {
   refused({ port: 0 }, /port/);
   refused({ port: 65_536 }, /port/);
   refused({ port: '9001' }, /port/);
-  refused({ path: '/tmp/scache', timeout: 'soon' }, /timeout/);
-  refused({ path: '/tmp/scache', lifetime: -1 }, /lifetime/);
+  refused({ path: '/run/distcache/scache', timeout: 'soon' }, /timeout/);
+  refused({ path: '/run/distcache/scache', lifetime: -1 }, /lifetime/);
+  refused({ path: '/run/distcache/scache', lifetime: 0 }, /lifetime/);
 });
 
 /** A TLS server that keeps its sessions where `options` say. */

@@ -1,6 +1,6 @@
 // A TLS server that keeps its sessions in distcache, and says on each connection how its handshake went.
 //
-//     node example.mjs key.pem cert.pem /tmp/scache 127.0.0.1:4433
+//     node example.mjs key.pem cert.pem /run/distcache/scache 127.0.0.1:4433
 
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:crypto';

@@ -1,7 +1,7 @@
 //! Sessions of rustls servers in the cache, so that several servers resume each other's.
 //!
 //! ```ignore
-//! let client = Client::new(&"UNIX:/tmp/scache".parse()?, Flags::PERSISTENT | Flags::LATE)?;
+//! let client = Client::new(&"UNIX:/run/distcache/scache".parse()?, Flags::PERSISTENT | Flags::LATE)?;
 //! server_config.session_storage = Arc::new(ServerSessions::new(client, Duration::from_secs(300)));
 //! ```
 //!

@@ -55,15 +55,21 @@ pub(crate) struct Httpd {
 }
 
 impl Httpd {
-    /// Starts one on a whole configuration, and waits until it takes connections; `None` where
-    /// somebody else came to have its port.
-    pub(crate) fn start(dir: &Dir, config: &str) -> Option<Self> {
+    /// Starts one on a whole configuration, by the words `before` and with a deadline for its cache, and
+    /// waits until it takes connections; `None` where somebody else came to have its port.
+    pub(crate) fn start(
+        dir: &Dir,
+        config: &str,
+        before: &[String],
+        deadline: Duration,
+    ) -> Option<Self> {
         let (file, log) = (dir.join("httpd.conf"), dir.join("error.log"));
         fs::write(&file, config).expect("a configuration in our own directory");
-        let mut command = Command::new("apache2");
+        let words: Vec<_> = before.iter().map(String::as_str).chain(["apache2"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.arg("-DFOREGROUND").arg("-d").arg(dir.path()).arg("-f").arg(&file);
-        // Longer than an operation takes on the busiest machine: what fails, fails for a reason.
-        command.env("DISTCACHE_TIMEOUT_MS", DEADLINE.as_millis().to_string());
+        command.env("DISTCACHE_TIMEOUT_MS", deadline.as_millis().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let mut httpd = Self { program: Program::adopt(command), log };
         let started = until("httpd listens, or says why not", || {
@@ -111,8 +117,12 @@ impl Drop for Httpd {
     }
 }
 
-/// How long the module's operations may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the module's operations may take: longer than they do on the busiest machine, so what fails,
+/// fails for a reason.
+pub(crate) const PATIENT: Duration = Duration::from_secs(20);
+
+/// How long they may take where the cache stands still, which each of some handshakes waits for.
+pub(crate) const IMPATIENT: Duration = Duration::from_secs(2);
 
 /// A port that is free on both addresses at the moment.
 pub(crate) fn free_port(addresses: &[Ipv4Addr; 2]) -> u16 {

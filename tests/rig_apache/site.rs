@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use distcache_testing::process::{Dir, PATIENCE, Program};
 use rustls::pki_types::ServerName;
+use rustls::version::TLS12;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream, SupportedProtocolVersion,
 };
 
-use super::httpd::{Httpd, free_port, preamble};
+use super::httpd::{Httpd, PATIENT, free_port, preamble};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -36,6 +37,26 @@ pub(crate) struct Site {
     roots: Arc<RootCertStore>,
 }
 
+/// What a test changes about a site.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// More configuration, in which `CACHE` stands for the address of the machine's proxy, and `PORT` for
+    /// the port of the cache.
+    pub(crate) more: String,
+    /// How long the module's operations may take.
+    pub(crate) deadline: Duration,
+    /// More options of the proxies.
+    pub(crate) proxy: Vec<&'static str>,
+    /// The words of the command that starts an httpd.
+    pub(crate) before: Vec<String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { more: String::new(), deadline: PATIENT, proxy: Vec::new(), before: Vec::new() }
+    }
+}
+
 /// A handshake, and what was fetched behind it.
 pub(crate) struct Visit {
     pub(crate) kind: HandshakeKind,
@@ -47,15 +68,19 @@ pub(crate) struct Visit {
 impl Site {
     /// A site with sessions in the cache.
     pub(crate) fn new() -> Self {
+        Self::set_up(&Setup::default())
+    }
+
+    /// A site with sessions in the cache and what a test changes.
+    pub(crate) fn set_up(setup: &Setup) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
-        Self::with(&made.cert.pem(), &made.signing_key.serialize_pem(), "", roots)
+        Self::with(&made.cert.pem(), &made.signing_key.serialize_pem(), setup, roots)
     }
 
-    /// A site with a certificate of the caller's and more configuration, in which `CACHE` stands for
-    /// the address of the cache.
-    pub(crate) fn with(cert: &str, key: &str, more: &str, roots: RootCertStore) -> Self {
+    /// The same with a certificate of the caller's.
+    pub(crate) fn with(cert: &str, key: &str, setup: &Setup, roots: RootCertStore) -> Self {
         let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
         let dirs = [(); 2].map(|()| Dir::new());
         for dir in &dirs {
@@ -65,12 +90,14 @@ impl Site {
             fs::write(dir.join("pages/index.html"), "hello\n").unwrap();
         }
         let address = cache.address();
-        let proxies = [0, 1].map(|number| start_proxy(&dirs[number], &address));
+        let proxies = [0, 1].map(|number| start_proxy(&dirs[number], &address, &setup.proxy));
+        let cache_port = address.rsplit(':').next().expect("a port");
+        let more = setup.more.replace("PORT", cache_port);
         let (servers, port) = loop {
             let port = free_port(&ADDRESSES);
             let start = |number: usize| {
                 let (dir, at) = (&dirs[number], ADDRESSES[number]);
-                Httpd::start(dir, &config(dir, at, port, more))
+                Httpd::start(dir, &config(dir, at, port, &more), &setup.before, setup.deadline)
             };
             if let (Some(one), Some(other)) = (start(0), start(1)) {
                 break ([one, other], port);
@@ -86,7 +113,7 @@ impl Site {
 
     /// Starts a machine's proxy anew, for the cache at `address`.
     pub(crate) fn restart_proxy(&mut self, number: usize, address: &str) {
-        self.proxies[number] = start_proxy(&self.dirs[number], address);
+        self.proxies[number] = start_proxy(&self.dirs[number], address, &[]);
     }
 
     /// A client that remembers sessions and speaks one version only.
@@ -112,6 +139,13 @@ impl Site {
         Visit { kind: connection.handshake_kind().unwrap(), took, page }
     }
 
+    /// What a server's status page says of a counter.
+    pub(crate) fn counter(&self, server: usize, name: &str) -> u64 {
+        let page = self.visit(&self.client(&TLS12), server, "/server-status?auto").page;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{name} in {page}"))
+    }
+
     /// How a handshake with a server goes.
     pub(crate) fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let visit = self.visit(client, server, "/index.html");
@@ -120,11 +154,11 @@ impl Site {
     }
 }
 
-fn start_proxy(dir: &Dir, cache: &str) -> Program {
+fn start_proxy(dir: &Dir, cache: &str, more: &[&str]) -> Program {
     // httpd's children are another user than who runs the tests, where that is root.
     let listen = dir.address("cache");
     let arguments = ["-listen", &listen, "-server", cache, "-retry", "50", "-sockperms", "666"];
-    let proxy = Program::start(DC_CLIENT, &arguments);
+    let proxy = Program::start(DC_CLIENT, &[&arguments[..], more].concat());
     proxy.address();
     proxy.err.wait_for("connected to ");
     proxy

@@ -228,6 +228,21 @@ impl Words {
         })
     }
 
+    /// Waits until `count` lines contain a text, and hands out the last of them.
+    ///
+    /// For what is printed more than once: [`wait_for`](Self::wait_for) is satisfied by the first.
+    ///
+    /// # Panics
+    /// Where they do not come.
+    pub fn wait_for_nth(&self, wanted: &str, count: usize) -> String {
+        self.find(&format!("{count} lines with {wanted}"), |text| {
+            lines(text)
+                .filter(|line| line.contains(wanted))
+                .nth(count.checked_sub(1)?)
+                .map(str::to_owned)
+        })
+    }
+
     /// Waits for the end, and hands out everything.
     ///
     /// # Panics
@@ -249,6 +264,11 @@ impl Words {
         let ended = changed.wait_timeout_while(heard, PATIENCE, |heard| !heard.ended);
         ended.expect("nobody panics with it").0.ended
     }
+}
+
+/// The whole lines of a text: without what is behind the last line's end.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.rfind('\n').map_or("", |end| &text[..end]).lines()
 }
 
 impl fmt::Debug for Words {
@@ -403,3 +423,6 @@ impl Drop for Program {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
  * A TLS server that shares its sessions: start two of them, and each resumes what the other began.
  *
  *     cc openssl_server.c -o openssl_server $(pkg-config --cflags --libs distcache openssl) -lpthread
- *     ./openssl_server 127.0.0.1:4433 cert.pem key.pem UNIX:/tmp/scache [once]
+ *     ./openssl_server 127.0.0.1:4433 cert.pem key.pem UNIX:/run/distcache/scache [once]
  *
  * Answers each connection with one line, "full TLSv1.3" or "resumed TLSv1.2" and so on. With `once`
  * a session of TLS 1.3 is resumed only once. SIGTERM ends it when the open connections are done.
@@ -34,6 +34,9 @@ static int clients;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t left = PTHREAD_COND_INITIALIZER;
 static volatile sig_atomic_t ending;
+/* The thread whose client left last. */
+static pthread_t departed;
+static int some_departed;
 
 static void fail(const char *what, const char *why)
 {
@@ -56,6 +59,27 @@ static void count_clients(int most, int more)
     clients += more;
     pthread_cond_signal(&left);
     pthread_mutex_unlock(&lock);
+}
+
+/*
+ * Ends the thread of a client. What a thread has of its own is freed until it is joined, so each joins the
+ * one before it, and the last one is for main.
+ */
+static void depart(void)
+{
+    pthread_t before;
+    int some_before;
+
+    pthread_mutex_lock(&lock);
+    before = departed;
+    some_before = some_departed;
+    departed = pthread_self();
+    some_departed = 1;
+    clients--;
+    pthread_cond_signal(&left);
+    pthread_mutex_unlock(&lock);
+    if (some_before)
+        pthread_join(before, NULL);
 }
 
 static void greet(SSL *ssl)
@@ -88,7 +112,7 @@ static void *serve(void *number)
     SSL_free(ssl);
     close(fd);
     ERR_clear_error();
-    count_clients(CLIENTS_MAX, -1);
+    depart();
     return NULL;
 }
 
@@ -157,8 +181,6 @@ static void run(int listener, const sigset_t *unblocked)
         if (pthread_create(&thread, NULL, serve, (void *)(long)fd) != 0) {
             close(fd);
             count_clients(CLIENTS_MAX, -1);
-        } else {
-            pthread_detach(thread);
         }
     }
 }
@@ -193,6 +215,8 @@ int main(int count, char **arguments)
     run(listener, &unblocked);
     close(listener);
     count_clients(0, 0);
+    if (some_departed)
+        pthread_join(departed, NULL);
     SSL_CTX_free(tls);
     DC_CTX_free(cache);
     return 0;

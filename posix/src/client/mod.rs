@@ -4,7 +4,7 @@
 //! use distcache_core::id::Id;
 //! use distcache_posix::client::{Client, Flags};
 //!
-//! let address = "UNIX:/tmp/scache".parse()?;
+//! let address = "UNIX:/run/distcache/scache".parse()?;
 //! let client = Client::new(&address, Flags::PERSISTENT | Flags::PIDCHECK | Flags::LATE)?;
 //! let id = Id::new(b"an id of 1 to 64 bytes").expect("it has 22");
 //! client.add(300_000, id, b"the session")?;

@@ -47,6 +47,9 @@ typedef struct st_DC_CTX DC_CTX;
  */
 DC_CTX *DC_CTX_new(const char *target, unsigned int flags);
 
+/* What the reason begins with where the host of a target has no address. */
+#define DC_CTX_NO_HOST "cannot find host"
+
 /* Closes a context. NULL is allowed. */
 void DC_CTX_free(DC_CTX *ctx);
 
@@ -104,10 +107,12 @@ int DC_CTX_take_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int 
  * Why the last call of this thread did not say 1, or gave no context: one line for people, never NULL,
  * the library's own, there until the thread's next call. Where the cache has answered that there is
  * no such session it is DC_CTX_NO_SESSION to the letter, so that a miss can be told from a failure.
- * DC_CTX_free is no such call.
+ * DC_CTX_free is no such call. Where the cache did not answer in time, or is left alone after that,
+ * DC_CTX_TIMED_OUT is in it.
  */
 const char *DC_CTX_errstr(void);
 #define DC_CTX_NO_SESSION "no such session"
+#define DC_CTX_TIMED_OUT "no answer within the deadline"
 
 /*
  * Gives each call that begins from now on so many milliseconds, at most a day; 0 for what it was when

@@ -1,7 +1,7 @@
 /*
  * TLS servers on OpenSSL (1.1.1 and later) that share their sessions through libdistcache.
  *
- *     DC_CTX *cache = DC_CTX_new("UNIX:/tmp/scache", DC_CTX_FLAG_PERSISTENT |
+ *     DC_CTX *cache = DC_CTX_new("UNIX:/run/distcache/scache", DC_CTX_FLAG_PERSISTENT |
  *                                                    DC_CTX_FLAG_PERSISTENT_LATE);
  *     SSL_CTX_set_session_id_context(ctx, name, name_length);
  *     DC_OPENSSL_setup(ctx, cache, 0);
