@@ -1,0 +1,57 @@
+//! The steps on a socket's way to its path.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+
+use super::*;
+use crate::testing::{Dir, is_root};
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_directory_that_belongs_to_another_is_not_used_to_stage_in() {
+    if !is_root() {
+        return;
+    }
+    let dir = Dir::new();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let path = dir.join("s");
+    let staged = std::thread::scope(|scope| {
+        let as_another = || {
+            crate::sys::set_file_owner(65_534);
+            Nursery::new(&path).map(drop)
+        };
+        scope.spawn(as_another).join().unwrap()
+    });
+    assert_eq!(staged.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    assert!(Nursery::new(&path).is_ok());
+}
+
+#[test]
+fn a_directory_to_stage_in_is_new_and_gone_afterwards() {
+    let dir = Dir::new();
+    let name = |attempt| format!(".dc{}.{attempt}", std::process::id());
+    std::fs::create_dir(dir.join(&name(0))).unwrap();
+    let nursery = Nursery::new(&dir.join("s")).unwrap();
+    let mut names = dir.names();
+    names.sort();
+    assert_eq!(names, [name(0), name(1)]);
+    let _fd = nursery.bind().unwrap();
+    drop(nursery);
+    assert_eq!(dir.names(), [name(0)], "that one is somebody else's");
+}
+
+#[test]
+fn only_a_stale_socket_is_replaced() {
+    let dir = Dir::new();
+    let path = dir.join("s");
+    let nursery = Nursery::new(&path).unwrap();
+    let _fd = nursery.bind().unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let theirs = file_of(&fs::lstat(&path).unwrap());
+    assert!(matches!(nursery.place(&path, false), Err(Why::InUse)));
+    assert_eq!(file_of(&fs::lstat(&path).unwrap()), theirs);
+    drop(listener);
+    let ours = nursery.place(&path, true).unwrap();
+    assert_eq!(file_of(&fs::lstat(&path).unwrap()), ours);
+    assert_ne!(ours, theirs);
+}
