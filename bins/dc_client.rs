@@ -36,6 +36,7 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
         }
     }
     check(&servers, copies)?;
+    service.inherits.clone_from(&servers);
     let config = relay::Config { servers, copies, clients, limits, retry, min_ttl };
     let running = service.start().map_err(Stop::failed)?;
     relay::run(&config, running).map_err(Stop::failed)

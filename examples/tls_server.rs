@@ -18,6 +18,8 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 /// How long a session may be resumed.
 const LIFETIME: Duration = Duration::from_secs(300);
+/// How long a cache that does not answer in time is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a client may take over its side.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cache = arguments.next().unwrap_or_else(|| "UNIX:/run/distcache/scache".into());
 
     let client = Client::new(&cache.parse()?, Flags::PERSISTENT | Flags::LATE)?;
+    client.set_pause(PAUSE);
     let config = Arc::new(config(client)?);
     let listener = TcpListener::bind(&listen)?;
     println!("tls_server: listening on {}", listener.local_addr()?);

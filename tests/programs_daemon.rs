@@ -121,13 +121,16 @@ fn a_relative_pid_file_and_socket_are_where_the_starter_stood() {
     assert!(dir.names().is_empty());
 }
 
-/// Starts a server as root with groups, in a directory of root's, that goes on as `user`.
-fn as_user(dir: &Dir, user: &str) -> Daemon {
+/// Starts a server as root with groups, in a directory of root's, that goes on as `user`; and what it
+/// warns of.
+fn as_user(dir: &Dir, user: &str) -> (Daemon, Vec<String>) {
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let server = ["--groups=4,20", DC_SERVER, "-daemon", "-listen", &listen, "-pidfile", &pid_file];
     let user: &[&str] = if user.is_empty() { &[] } else { &["-user", user] };
-    assert_eq!(Program::run("setpriv", &[&server, user].concat()), quiet());
-    Daemon::of(&dir.join("pid"))
+    let ended = Program::run("setpriv", &[&server, user].concat());
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
+    let warned = ended.err.lines().map(str::to_owned).collect();
+    (Daemon::of(&dir.join("pid")), warned)
 }
 
 #[test]
@@ -138,13 +141,14 @@ fn a_daemon_of_another_user_has_nothing_of_root_left() {
     let (uid, gid) = nobody();
     for user in ["nobody", uid.as_str()] {
         let dir = Dir::new();
-        let root = as_user(&dir, "");
+        let (root, warned) = as_user(&dir, "");
+        assert!(warned.is_empty(), "{warned:?}");
         assert_eq!(
             (root.status("Uid")[1].as_str(), root.status("Groups").join(" ")),
             ("0", "4 20".into())
         );
         root.end(Signal::TERM);
-        let daemon = as_user(&dir, user);
+        let (daemon, _) = as_user(&dir, user);
         assert_eq!(daemon.status("Uid"), vec![uid.as_str(); 4]);
         assert_eq!(daemon.status("Gid"), vec![gid.as_str(); 4]);
         assert_eq!(daemon.status("Groups"), vec![gid.as_str(); 1]);
@@ -163,15 +167,32 @@ fn a_daemon_of_another_user_removes_what_it_may() {
     }
     let dir = Dir::new();
     dir.permit(0o777);
-    as_user(&dir, "nobody").end(Signal::TERM);
+    let (daemon, warned) = as_user(&dir, "nobody");
+    assert!(warned.is_empty(), "{warned:?}");
+    daemon.end(Signal::TERM);
     assert!(dir.names().is_empty());
-    // In a directory of root's it may not; then nobody is told to signal a stranger.
-    dir.permit(0o755);
-    as_user(&dir, "nobody").end(Signal::TERM);
+    // In a directory of root's it may not, and says so; then nobody is told to signal a stranger.
+    for mode in [0o1777, 0o755] {
+        dir.permit(mode);
+        let (daemon, warned) = as_user(&dir, "nobody");
+        assert_eq!(warned.len(), 2, "{warned:?}");
+        for (warning, path) in warned.iter().zip([dir.text("s"), dir.text("pid")]) {
+            let line = format!("dc_server: warning: {path} cannot be removed at the end: ");
+            assert!(warning.starts_with(&line), "{warning}");
+        }
+        daemon.end(Signal::TERM);
+    }
     assert_eq!(dir.names(), ["pid", "s"]);
-    assert_eq!(fs::read(dir.join("pid")).expect("a file"), b"");
+    let number = fs::read_to_string(dir.join("pid")).expect("a file");
+    let number: i32 = number.trim_end().parse().expect("a number that a process could have had");
+    assert!(!fs::exists(format!("/proc/{number}")).expect("/proc"), "{number}");
+    if has_tool("start-stop-daemon") {
+        // What LSB calls "dead, and its pid file exists"; with an empty file it would be "unknown".
+        let ended = Program::run("start-stop-daemon", &["--status", "--pidfile", &dir.text("pid")]);
+        assert_eq!(ended.code, 1, "{ended:?}");
+    }
     // What is left does not keep the next one from starting.
-    let daemon = as_user(&dir, "nobody");
+    let (daemon, _) = as_user(&dir, "nobody");
     serves(&dir.address("s"));
     daemon.end(Signal::TERM);
 }
@@ -182,7 +203,7 @@ fn the_pid_file_of_another_users_daemon_is_still_roots() {
         return;
     }
     let dir = Dir::new();
-    let daemon = as_user(&dir, "nobody");
+    let (daemon, _) = as_user(&dir, "nobody");
     let file = fs::metadata(dir.join("pid")).expect("a file");
     assert_eq!((file.uid(), file.permissions().mode() & 0o7777), (0, 0o644));
     daemon.end(Signal::TERM);

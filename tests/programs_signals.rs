@@ -2,7 +2,7 @@
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
 use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::process::{Dir, Program, Signal, has_tool};
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -180,4 +180,20 @@ fn what_was_stored_through_a_proxy_outlives_it() {
     assert_eq!(first.end(Signal::TERM).code, 0);
     let _second = client(&dir, &[]);
     assert_eq!(Caller::to(&address).ask(&get(2, b"id")), session(2, b"session"));
+}
+
+#[test]
+fn signals_that_the_starter_had_blocked_end_a_program_all_the_same() {
+    if !has_tool("env") {
+        return;
+    }
+    for (signal, killable) in [(Signal::TERM, false), (Signal::INT, false), (Signal::USR1, true)] {
+        let dir = Dir::new();
+        let listen = dir.address("server");
+        let words = ["--block-signal", DC_SERVER, "-listen", &listen, "-killable"];
+        let program = Program::start("env", &words[..if killable { 5 } else { 4 }]);
+        assert_eq!(program.address(), listen);
+        assert_eq!(program.end(signal).code, 0);
+        assert!(dir.names().is_empty());
+    }
 }

@@ -79,18 +79,23 @@ fn a_mode_is_in_force_for_others() {
 }
 
 #[test]
-fn an_owner_that_cannot_be_set_is_a_warning() {
+fn a_program_does_not_start_with_a_socket_that_is_not_as_was_asked_for() {
     let dir = Dir::new();
     for (option, what) in [("-sockowner", "owner"), ("-sockgroup", "group")] {
-        let program = server(&dir, &[option, "no-such-name"]);
-        let warning = program.err.wait_for("no-such-name");
-        assert!(
-            warning.starts_with(&format!("dc_server: warning: cannot set the {what} of ")),
-            "{warning}"
+        let address = dir.address("s");
+        let ended = Program::run(DC_SERVER, &["-listen", &address, option, "no-such-name"]);
+        assert!(ended.code == 1 && ended.out.is_empty(), "{ended:?}");
+        let line = format!(
+            "dc_server: cannot listen on {address}: cannot set the socket's {what} to \
+             no-such-name: there is no "
         );
-        serves(&dir.address("s"));
-        assert_eq!(program.end(Signal::TERM).code, 0);
+        assert!(ended.err.starts_with(&line) && ended.err.lines().count() == 1, "{ended:?}");
+        assert!(dir.names().is_empty());
     }
+}
+
+#[test]
+fn an_owner_for_what_has_none_is_a_warning() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-sockperms", "600"]);
     program.err.wait_for("it is no UNIX path");
     serves(&program.address());
@@ -218,12 +223,16 @@ fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
 }
 
 #[test]
-fn a_listener_that_is_handed_over_is_good_for_one_client() {
+fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
+    assert_eq!(program.address(), dir.address("s"));
     converse(Caller::to(&dir.address("s")));
-    ends(program);
+    let later = Caller::to(&dir.address("s"));
+    assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
+    assert_eq!(program.end(Signal::TERM).code, 0);
+    assert_eq!(dir.names(), ["s"], "it belongs to whoever made it");
 }
 
 #[test]

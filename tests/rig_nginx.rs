@@ -396,3 +396,21 @@ fn a_misspelt_target_is_told_and_handshakes_go_on() {
     let [one, _] = site.servers.map(Nginx::end);
     assert_eq!(one.matches(COMPLAINT).count(), 1, "{one}");
 }
+
+/// After a question that timed out the library leaves the cache alone, so a worker does not wait for each.
+#[test]
+fn a_cache_that_stands_still_is_not_asked_by_each_handshake() {
+    if !can_run_here("a_cache_that_stands_still_is_not_asked_by_each_handshake") {
+        return;
+    }
+    // Each question in vain is a line.
+    let site = Site::with(&[(IMPATIENT, "distcache.timeout = 50; distcache.log_every = 0")]);
+    site.begin(Tls12, 1);
+    site.proxies[1].freeze();
+    until("a question that was left out", || {
+        assert!(!site.go_on(Tls12, 1).resumed);
+        site.servers[1].program().err.so_far().contains("left alone").then_some(())
+    });
+    site.proxies[1].signal(Signal::CONT);
+    site.until_shared();
+}

@@ -1,7 +1,8 @@
 -- Lets nginx keep its TLS 1.2 sessions in distcache. README.md, "nginx", has the configuration around it.
 --
 -- A call waits for its answer and the worker waits with it: use a dc_client on a UNIX socket of this machine, and
--- keep `timeout` low. It bounds what a cache that stands still costs each handshake.
+-- keep `timeout` low. It is what a cache that stands still costs a handshake. The library then leaves that
+-- cache alone for a second, and the handshakes of this worker go on without it at once.
 
 local ffi = require "ffi"
 local session = require "ngx.ssl.session"

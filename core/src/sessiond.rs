@@ -31,6 +31,8 @@
 //!               └──────────────────────────────────► REMOVE ◄──┘ ──► ADD
 //! ```
 
+use core::fmt;
+
 use crate::id::Id;
 use crate::message::{Add, Reply, Request, Status};
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, Message, Op};
@@ -68,13 +70,24 @@ pub enum Command {
 ///
 /// Write [`Exchange::request`] to a server, hand its answer to [`Exchange::hear`], and so on until that
 /// says [`Heard::Over`]; then, or whenever you give up, send [`Exchange::reply`] back.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Exchange {
     command: Command,
     stage: Stage,
     /// The datagram as it came or, for a get, as it goes back: `PACKET_MIN <= len <= PACKET_MAX`.
     packet: [u8; PACKET_MAX],
     len: usize,
+}
+
+/// Without the packet, which has a session in it.
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("command", &self.command)
+            .field("stage", &self.stage)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The request that is being made.
@@ -234,6 +247,12 @@ mod tests {
 
     fn exchange(code: u8, value: &[u8]) -> Exchange {
         Exchange::new(&packet(code, 9, value)).expect("a packet")
+    }
+
+    #[test]
+    fn what_is_printed_of_an_exchange_has_no_session_in_it() {
+        let text = std::format!("{:?}", exchange(NEW, &[123; 40]));
+        assert!(text.starts_with("Exchange { ") && !text.contains("123, 123"), "{text}");
     }
 
     /// The request that an exchange makes: its operation and its payload.

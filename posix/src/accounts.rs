@@ -13,8 +13,25 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
+/// The user and group in `name`, which is `user` or `user:group`, each a name or a number.
+///
+/// Without a group it is the user's primary one. A number needs no entry in the database, as where
+/// there is none: without an entry and a group, the group has the same number.
+pub(crate) fn account(name: &str) -> Result<User, LookupError> {
+    let (name, group_name) = match name.split_once(':') {
+        Some((name, group_name)) => (name, Some(group_name)),
+        None => (name, None),
+    };
+    let found = match (user(name), number(name)) {
+        (Err(LookupError { error: None, .. }), Some(uid)) => User { uid, gid: uid },
+        (found, _) => found?,
+    };
+    let gid = group_name.map(group).transpose()?;
+    Ok(User { gid: gid.unwrap_or(found.gid), ..found })
+}
+
 /// The user called `name`, or else numbered so. A number without an entry is unknown: it has no group.
-pub(crate) fn user(name: &str) -> Result<User, LookupError> {
+fn user(name: &str) -> Result<User, LookupError> {
     let found = sys::user_by_name(name).and_then(|found| match (found, number(name)) {
         (None, Some(uid)) => sys::user_by_id(uid),
         _ => Ok(found),
@@ -86,6 +103,28 @@ mod tests {
         assert_eq!(owner("root").unwrap(), 0);
         assert_eq!(owner("12345").unwrap(), 12345);
         assert_eq!(group("12345").unwrap(), 12345);
+    }
+
+    #[test]
+    fn a_group_can_be_given_and_a_number_needs_no_entry() {
+        let of = |name| account(name).unwrap();
+        assert_eq!(of("root"), user("root").unwrap());
+        assert_eq!(of("4294967290"), User { uid: 4_294_967_290, gid: 4_294_967_290 });
+        assert_eq!(of("4294967290:7"), User { uid: 4_294_967_290, gid: 7 });
+        assert_eq!(of("root:4294967290"), User { uid: 0, gid: 4_294_967_290 });
+        assert_eq!(of("0:root"), User { uid: 0, gid: 0 });
+        for (name, part) in [
+            ("no-such-user:0", "user 'no-such-user'"),
+            ("0:no-such-group", "group 'no-such-group'"),
+            ("0:", "group ''"),
+            (":0", "user ''"),
+            ("4294967295", "user '4294967295'"),
+            ("0:4294967295", "group '4294967295'"),
+            ("-1", "user '-1'"),
+        ] {
+            let error = account(name).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! | written                                   | means                                            |
 //! |-------------------------------------------|--------------------------------------------------|
 //! | `UNIX:/path`, `UNIX:@name`                | a UNIX socket; `@`: Linux's abstract namespace    |
-//! | `IP:port`, `IP::port`, `IPv4:port`        | listen on every IPv4 interface                   |
-//! | `IPv6:port`                               | listen on every IPv6 interface                   |
+//! | `IP:port`, `IP::port`                     | listen on every interface, for either family     |
+//! | `IPv4:port`, `IPv6:port`                  | listen on every interface, for that family only  |
 //! | `IP:host:port`, `IP:[::1]:port`           | a host of either family                          |
 //! | `IPv4:host:port`, `IPv6:host:port`        | a host of that family only                       |
 //! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 stands for none        |
@@ -63,7 +63,7 @@ pub enum Address {
 /// A version of the internet protocol, or either.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Family {
-    /// Whatever the host has, in the resolver's order. Every interface means IPv4, as it always did.
+    /// Whatever the host has, in the resolver's order. Every interface means both, with one socket.
     Any,
     /// IPv4 only.
     V4,
@@ -147,11 +147,10 @@ impl Address {
             Self::Unix(name) => targets.push(Target::Unix(*name)),
             Self::Fd { read, write } => targets.push(Target::Fd { read: *read, write: *write }),
             Self::Ip { family, host: None, port } => {
-                let ip: IpAddr = match family {
-                    Family::Any | Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                    Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-                };
-                targets.push(Target::Ip(SocketAddr::new(ip, *port)));
+                let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+                // One socket for both is IPv6's; the other is for systems without that.
+                let ips = [v6, v4].into_iter().filter(|ip| family.has(*ip));
+                targets.extend(ips.map(|ip| Target::Ip(SocketAddr::new(ip, *port))));
             }
             Self::Sessiond { host, port } => {
                 targets.extend(look_up(host, *port)?.map(Target::Ip).take(TARGETS_MAX));

@@ -4,6 +4,7 @@
 //! [`Detached::ready`], loop. Whoever started the program gets its prompt back at `ready`, and an
 //! exit code that says whether the service is up.
 
+mod activation;
 mod pid_file;
 mod user;
 
@@ -13,7 +14,10 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use crate::sys;
 
+pub use activation::ActivationError;
+pub(crate) use activation::take as take_activation;
 pub use pid_file::{PidFile, PidFileError};
+pub(crate) use user::can_remove;
 pub use user::{UserError, change_user};
 
 /// A daemon that has left the terminal, while the process that was started still waits for its word.

@@ -31,8 +31,8 @@
 //!
 //! # Before the loop
 //!
-//! Whatever can fail happens first, and in this order: read the options, bind and listen with the
-//! owner and mode of the socket, detach, write the pid file, change the user, start the resolver.
+//! Whatever can fail happens first, and in this order: read the options, close what was inherited
+//! and no option names, bind and listen with the owner and mode of the socket, detach, write the pid file, change the user, start the resolver.
 //! Memory is taken before the loop and not in it. A program that reached its loop does not fail for
 //! reasons of its own.
 #![deny(unsafe_code)]

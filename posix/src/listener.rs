@@ -2,19 +2,20 @@
 
 mod path;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, sockopt};
+use rustix::net::{self, AddressFamily, sockopt};
 
 use self::path::Placed;
+pub(crate) use self::path::take_turn;
 use crate::address::{Address, Family, ResolveError, Target, UnixName};
-use crate::datagram;
+use crate::datagram::{self, Sender};
 use crate::socket::{self, Stream};
 
 /// As many waiting connections as the system allows, which cuts this down to its own limit.
@@ -48,8 +49,6 @@ enum Source {
         fd: OwnedFd,
         tcp: bool,
     },
-    /// An inherited listening socket, good for one stream.
-    Once { fd: OwnedFd, tcp: bool, accepted: Cell<bool> },
     /// An inherited connected stream, until it has been handed out.
     Given(RefCell<Option<Stream>>),
     /// A socket for datagrams.
@@ -63,15 +62,23 @@ impl Listener {
     /// else there is left alone and refused. May wait for a name server: for use before the loop.
     pub fn open(address: &Address, ownership: &Ownership) -> Result<Self, ListenError> {
         let name = address.to_string();
-        let mut warnings = Vec::new();
         let source = match address {
             Address::Unix(unix) => match unix.path() {
-                Some(path) => Placed::open(path, ownership, &mut warnings)
-                    .map(|(fd, path)| Source::Socket { fd, tcp: false, path: Some(path) }),
+                Some(path) => Placed::open(path, ownership).map(|(fd, path)| Source::Socket {
+                    fd,
+                    tcp: false,
+                    path: Some(path),
+                }),
                 None => open_abstract(unix),
             },
-            Address::Ip { family, .. } => open_ip(address, |ip| {
-                let fd = bind_tcp(ip, *family)?;
+            Address::Ip { family, host, .. } => open_ip(address, |ip| {
+                // Left to itself, what a socket on all interfaces is for depends on the system.
+                let only = match (family, host) {
+                    (Family::V6, _) => Some(true),
+                    (Family::Any, None) => Some(false),
+                    _ => None,
+                };
+                let fd = bind_tcp(ip, only)?;
                 Ok(Source::Socket { fd, tcp: true, path: None })
             }),
             Address::Sessiond { .. } => {
@@ -79,23 +86,53 @@ impl Listener {
             }
             Address::Fd { read, write } => open_inherited(*read, *write),
         };
+        Self::of(source, name, ownership)
+    }
+
+    /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket,
+    /// which is for stunnel's datagrams.
+    pub(crate) fn handed_over(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
+        let taken = |error| Why::System("take it", error);
+        let source = crate::sys::inherited(number).map_err(taken).and_then(|fd| {
+            if socket::is_udp(&fd) {
+                return datagram::adopt(fd).map(Source::Datagrams).map_err(taken);
+            }
+            take_inherited(fd)
+        });
+        Self::of(source, format!("FD:{number}"), ownership)
+    }
+
+    fn of(
+        source: Result<Source, Why>,
+        name: String,
+        ownership: &Ownership,
+    ) -> Result<Self, ListenError> {
         let source = source.map_err(|why| ListenError { address: name.clone(), why })?;
+        let mut warnings = Vec::new();
         let has_path = matches!(source, Source::Socket { path: Some(_), .. });
         if *ownership != Ownership::default() && !has_path {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
         }
         let address = match &source {
-            Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, written),
+            Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, |ip| written(fd, ip)),
+            Source::Socket { fd, path: None, .. } => unix_path(fd).unwrap_or(name),
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
         Ok(Self { source, address, warnings })
     }
 
-    /// What could not be done as asked, a line each. A socket whose owner, group or mode could not be
-    /// set lets in no more than was asked for.
+    /// What was asked for and does not apply, a line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The path of its UNIX socket, which is to be removed in the end.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Socket { path, .. } => path.as_ref().map(Placed::path),
+            _ => None,
+        }
     }
 
     /// The next stream; `None` when nobody waits, or it is [`finished`](Self::finished).
@@ -105,12 +142,6 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         match &self.source {
             Source::Socket { fd, tcp, .. } => accept(fd, *tcp),
-            Source::Once { accepted, .. } if accepted.get() => Ok(None),
-            Source::Once { fd, tcp, accepted } => {
-                let stream = accept(fd, *tcp)?;
-                accepted.set(stream.is_some());
-                Ok(stream)
-            }
             Source::Given(stream) => Ok(stream.take()),
             Source::Datagrams(_) => Ok(None),
         }
@@ -123,7 +154,7 @@ impl Listener {
 
     /// The next datagram's length and sender, with as much of it as fits in the front of `buffer`;
     /// `None` where none is there, or where none ever comes.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr)>> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
         match &self.source {
             Source::Datagrams(fd) => datagram::receive(fd, buffer),
             _ => Ok(None),
@@ -131,7 +162,7 @@ impl Listener {
     }
 
     /// Sends a datagram from where it listens; false where the system does not take it.
-    pub fn send(&self, datagram: &[u8], to: SocketAddr) -> bool {
+    pub(crate) fn send(&self, datagram: &[u8], to: Sender) -> bool {
         matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 
@@ -141,11 +172,10 @@ impl Listener {
         matches!(&self.source, Source::Given(stream) if stream.borrow().is_some())
     }
 
-    /// Whether no stream will come any more: an `FD:` listener that gave its one.
+    /// Whether no stream will come any more: an inherited connection that was handed out.
     pub fn finished(&self) -> bool {
         match &self.source {
             Source::Socket { .. } | Source::Datagrams(_) => false,
-            Source::Once { accepted, .. } => accepted.get(),
             Source::Given(stream) => stream.borrow().is_none(),
         }
     }
@@ -158,9 +188,7 @@ impl Listener {
     /// What to poll for connections; `None` where there is nothing to wait for.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
-            Source::Socket { fd, .. } | Source::Once { fd, .. } | Source::Datagrams(fd) => {
-                Some(fd.as_fd())
-            }
+            Source::Socket { fd, .. } | Source::Datagrams(fd) => Some(fd.as_fd()),
             Source::Given(_) => None,
         }
     }
@@ -172,7 +200,7 @@ impl Listener {
 fn accept(fd: &OwnedFd, tcp: bool) -> io::Result<Option<Stream>> {
     loop {
         #[cfg(not(target_vendor = "apple"))]
-        let accepted = net::accept_with(fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+        let accepted = net::accept_with(fd, net::SocketFlags::NONBLOCK | net::SocketFlags::CLOEXEC);
         #[cfg(target_vendor = "apple")]
         let accepted = net::accept(fd);
         match accepted {
@@ -205,10 +233,15 @@ fn open_ip(
     bind: impl Fn(SocketAddr) -> io::Result<Source>,
 ) -> Result<Source, Why> {
     let mut first = None;
+    let everywhere = matches!(address, Address::Ip { host: None, .. });
     for target in address.resolve().map_err(Why::Resolve)? {
         let Target::Ip(ip) = target else { continue };
         match bind(ip) {
             Ok(source) => return Ok(source),
+            // Half of what was asked for may be free; that half is not what was meant.
+            Err(error) if everywhere && error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(Why::InUse);
+            }
             Err(error) => first = first.or(Some((error, ip))),
         }
     }
@@ -222,13 +255,14 @@ fn open_ip(
     })
 }
 
-fn bind_tcp(ip: SocketAddr, family: Family) -> io::Result<OwnedFd> {
+/// Listens on `ip`. On an IPv6 address for IPv6 `only`, or for IPv4 too where that is all interfaces;
+/// `None` leaves it to the system.
+fn bind_tcp(ip: SocketAddr, only: Option<bool>) -> io::Result<OwnedFd> {
     let kind = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = socket::new_socket(kind)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    if ip.is_ipv6() && family == Family::V6 {
-        // Else [::] takes the IPv4 port too on some systems, and not on others.
-        sockopt::set_ipv6_v6only(&fd, true)?;
+    if let (true, Some(only)) = (ip.is_ipv6(), only) {
+        sockopt::set_ipv6_v6only(&fd, only)?;
     }
     net::bind(&fd, &ip)?;
     net::listen(&fd, BACKLOG)?;
@@ -240,9 +274,18 @@ fn bound(fd: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(net::getsockname(fd).ok()?).ok()
 }
 
+/// Where a UNIX socket of somebody else is bound to, if it has a path.
+fn unix_path(fd: &OwnedFd) -> Option<String> {
+    let address = net::SocketAddrUnix::try_from(net::getsockname(fd).ok()?).ok()?;
+    Some(format!("UNIX:{}", address.path()?.to_string_lossy()))
+}
+
 /// The address of a TCP socket as people write it.
-fn written(address: SocketAddr) -> String {
+fn written(fd: &OwnedFd, address: SocketAddr) -> String {
     match address.ip() {
+        IpAddr::V6(ip) if ip.is_unspecified() && sockopt::ipv6_v6only(fd) == Ok(false) => {
+            format!("IP:{address}")
+        }
         IpAddr::V6(_) => format!("IPv6:{address}"),
         IpAddr::V4(_) => format!("IP:{address}"),
     }
@@ -251,16 +294,21 @@ fn written(address: SocketAddr) -> String {
 fn open_inherited(read: Option<RawFd>, write: Option<RawFd>) -> Result<Source, Why> {
     let taken = |error| Why::System("take it", error);
     if let (Some(one), true) = (read, read == write) {
-        let fd = crate::sys::inherited(one).map_err(taken)?;
-        if listens(&fd) {
-            socket::prepare(&fd).map_err(taken)?;
-            let (_, tcp) = socket::kind(&fd);
-            return Ok(Source::Once { fd, tcp, accepted: Cell::new(false) });
-        }
-        let stream = Stream::adopt(fd).map_err(taken)?;
-        return Ok(Source::Given(RefCell::new(Some(stream))));
+        return take_inherited(crate::sys::inherited(one).map_err(taken)?);
     }
     let stream = Stream::inherited(read, write).map_err(taken)?;
+    Ok(Source::Given(RefCell::new(Some(stream))))
+}
+
+/// A listening socket goes on listening, whatever becomes of one that it gave; a connection is one.
+fn take_inherited(fd: OwnedFd) -> Result<Source, Why> {
+    let taken = |error| Why::System("take it", error);
+    if listens(&fd) {
+        socket::prepare(&fd).map_err(taken)?;
+        let (_, tcp) = socket::kind(&fd);
+        return Ok(Source::Socket { fd, tcp, path: None });
+    }
+    let stream = Stream::adopt(fd).map_err(taken)?;
     Ok(Source::Given(RefCell::new(Some(stream))))
 }
 
@@ -302,6 +350,8 @@ enum Why {
     NoDirectory(PathBuf),
     /// A socket there that this user may not connect to.
     Unknown,
+    /// The owner, group or mode cannot be set to this, and why.
+    Own(&'static str, String, String),
     Resolve(ResolveError),
     /// What failed, and how.
     System(&'static str, io::Error),
@@ -323,6 +373,7 @@ impl fmt::Display for ListenError {
                 "cannot find out whether it is in use: permission denied; remove it as root, or \
                  choose another",
             ),
+            Why::Own(what, to, why) => write!(f, "cannot set the socket's {what} to {to}: {why}"),
             Why::Resolve(error) => error.fmt(f),
             Why::System("listen", error) => error.fmt(f),
             Why::System(doing, error) => write!(f, "cannot {doing}: {error}"),

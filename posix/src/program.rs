@@ -10,7 +10,7 @@ use crate::options::{Options, OptionsError};
 use crate::service::Service;
 
 /// The most places that a daemon listens in: each takes one of the descriptors that it has to spare.
-const LISTENERS_MAX: usize = 16;
+pub(crate) const LISTENERS_MAX: usize = 16;
 
 /// Why a program ends otherwise than by having done its work.
 #[derive(Debug)]
@@ -83,13 +83,14 @@ pub const DAEMON: Group = Group {
     options: &[
         Entry::switch(
             &["daemon"],
-            "detach from the terminal; from then on nothing is logged, and all output is lost",
+            "detach from the terminal; from then on nothing is printed: all output is lost",
         ),
         Entry::valued(&["pidfile"], "path", "write the process id there"),
         Entry::valued(
             &["user"],
-            "name",
-            "switch to this user (name or number) after the start, and drop all other groups",
+            "name[:group]",
+            "switch to this user (name or number) after the start, and to the user's own group or \
+             this one; drop all other groups",
         ),
         Entry::valued(&["sockowner"], "name", "user that UNIX sockets belong to"),
         Entry::valued(&["sockgroup"], "name", "group that UNIX sockets belong to"),
@@ -141,6 +142,7 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Service, OptionsError>
         name,
         listen: Vec::new(),
         usual,
+        inherits: Vec::new(),
         ownership: Default::default(),
         daemon: false,
         pid_file: None,

@@ -15,8 +15,8 @@ const LISTEN_ADDRESSES: &str = "To listen on all interfaces: IP:port, IPv6:port.
 const UNITS: &str = "Times take ms, s, m, h or d, as in 250ms or 5s; without a unit they are in \
     milliseconds. Numbers of things take k and M (1000 and 1000000), numbers of bytes K, M and G \
     (powers of 1024).";
-const END: &str =
-    "SIGTERM and SIGINT end it in order, once everything received so far is answered.";
+const END: &str = "Without -listen it listens on the sockets that LISTEN_FDS hands over, if any. SIGTERM and \
+     SIGINT end it in order, once everything received so far is answered.";
 
 /// The cache.
 pub const DC_SERVER: Command = Command {

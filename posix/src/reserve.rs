@@ -4,17 +4,19 @@
 //! keep its client waiting in vain. With one descriptor given up for the moment it can be accepted
 //! and closed.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
+use rustix::net::AddressFamily;
 
 use crate::listener::Listener;
+use crate::socket;
 
 /// One descriptor, open for nothing.
 #[derive(Debug)]
 pub struct Reserve {
-    spare: Option<File>,
+    spare: Option<OwnedFd>,
     refused: u64,
 }
 
@@ -48,7 +50,7 @@ impl Reserve {
 
 /// A descriptor kept for a connection that is to come back, while clients take all others.
 #[derive(Debug, Default)]
-pub struct Place(Option<File>);
+pub struct Place(Option<OwnedFd>);
 
 impl Place {
     /// Takes a descriptor, if there is one: best at once when another was closed.
@@ -67,6 +69,7 @@ pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-fn spare() -> io::Result<File> {
-    File::open("/dev/null")
+/// A socket of which nothing is made: unlike a file it is there in an empty chroot, too.
+fn spare() -> io::Result<OwnedFd> {
+    socket::new_socket(AddressFamily::UNIX)
 }

@@ -15,6 +15,7 @@ use crate::incidents::{Incidents, Tells};
 use crate::memory::Memory;
 use crate::poller::Events;
 use crate::service::Running;
+use crate::sys;
 
 /// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
 /// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
@@ -154,11 +155,7 @@ fn new_table(memory: &mut [u8], geometry: Geometry) -> Result<Table<'_>, ServeEr
 
 fn random_key() -> io::Result<[u8; 16]> {
     let mut key = [0; 16];
-    let mut filled = 0;
-    while filled < key.len() {
-        filled +=
-            rustix::rand::getrandom(&mut key[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
+    sys::random(&mut key)?;
     Ok(key)
 }
 

@@ -1,20 +1,27 @@
 //! How a daemon starts: what may fail first, and in the order that lets it drop what it needs for it.
 //!
-//! Bind and listen, owner, group and mode of the socket, detach, pid file, change of user; then the
-//! program takes its memory, says that it is ready, and loops.
+//! Close what was inherited and nobody named, bind and listen, owner, group and mode of the socket,
+//! detach, pid file, change of user; then the program takes its memory, says that it is ready, and
+//! loops.
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 
 use distcache_core::conns::Counters;
+use rustix::fs::Mode;
 
 use crate::address::Address;
-use crate::daemon::{self, DetachError, Detached, PidFile, PidFileError, UserError};
+use crate::daemon::{
+    self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
+};
 use crate::limits;
 use crate::listener::{ListenError, Listener, Ownership};
 use crate::say::say;
 use crate::signal::Signals;
+use crate::sys;
 
 /// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
 /// the server's, the one in reserve, and some to spare.
@@ -28,10 +35,14 @@ const DESCRIPTORS_MIN: usize = 8;
 pub struct Service {
     /// The program's name, at the front of its lines.
     pub name: &'static str,
-    /// Where clients come from; from `usual` where it is empty.
+    /// Where clients come from. Where it is empty, from the sockets that a service manager has handed
+    /// over (`LISTEN_FDS`), or else from `usual`.
     pub listen: Vec<Address>,
     /// Where clients come from where nothing else was said.
     pub usual: Address,
+    /// Other addresses of the program: descriptors that they name stay open, while everything else
+    /// that the process was started with is closed.
+    pub inherits: Vec<Address>,
     /// To whom UNIX sockets belong.
     pub ownership: Ownership,
     /// Whether to detach from the terminal.
@@ -47,6 +58,8 @@ pub struct Service {
 /// Why a daemon can't start.
 #[derive(Debug)]
 pub enum StartError {
+    /// It can't tell which sockets were handed over.
+    Activation(ActivationError),
     /// It can't listen.
     Listen(ListenError),
     /// It can't leave the terminal.
@@ -62,6 +75,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Activation(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
             Self::Detach(error) => error.fmt(f),
             Self::PidFile(error) => error.fmt(f),
@@ -94,9 +108,24 @@ impl Service {
     /// # Errors
     /// [`StartError`]. What was opened is closed again.
     pub fn start(&self) -> Result<Running, StartError> {
-        let listeners = self.open()?;
+        let mut handed = daemon::take_activation().map_err(StartError::Activation)?;
+        if !self.listen.is_empty() {
+            handed = 0..0;
+        }
+        sys::close_inherited(&self.named_descriptors(handed.clone()));
+        let listeners = self.open(handed)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
+        }
+        if let Some(socket) = listeners.iter().find_map(|listener| self.is_exposed(listener)) {
+            warn(
+                self.name,
+                &format!(
+                    "the default socket {} is in a directory that everybody can write to, so \
+                     others can listen in its place; use -listen UNIX:/run/distcache/scache",
+                    socket.display()
+                ),
+            );
         }
         let detached = self.daemon.then(daemon::detach).transpose().map_err(StartError::Detach)?;
         let mut running = Running {
@@ -114,8 +143,30 @@ impl Service {
         }
     }
 
+    /// The inherited descriptors that somebody has a use for.
+    fn named_descriptors(&self, handed: Range<RawFd>) -> Vec<RawFd> {
+        let named = |address: &Address| match *address {
+            Address::Fd { read, write } => [read, write],
+            _ => [None, None],
+        };
+        let addresses = self.listen.iter().chain(&self.inherits);
+        handed.chain(addresses.flat_map(named).flatten()).collect()
+    }
+
+    /// The path of the default socket, where root listens in a directory that is everybody's.
+    fn is_exposed<'l>(&self, listener: &'l Listener) -> Option<&'l Path> {
+        let path = listener.path().filter(|_| self.listen.is_empty())?;
+        let mode = rustix::fs::stat(path.parent()?).ok()?.st_mode;
+        let open = Mode::from_raw_mode(mode).contains(Mode::WOTH);
+        (open && rustix::process::geteuid().is_root()).then_some(path)
+    }
+
     /// Opens all that is to be listened on.
-    fn open(&self) -> Result<Vec<Listener>, StartError> {
+    fn open(&self, handed: Range<RawFd>) -> Result<Vec<Listener>, StartError> {
+        if !handed.is_empty() {
+            let open = |number| Listener::handed_over(number, &self.ownership);
+            return handed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
+        }
         let usual = std::slice::from_ref(&self.usual);
         let listen = if self.listen.is_empty() { usual } else { &self.listen };
         let is_path =
@@ -137,6 +188,7 @@ impl Service {
         running._pid_file = pid_file.map_err(StartError::PidFile)?;
         if let Some(user) = &self.user {
             daemon::change_user(user).map_err(StartError::User)?;
+            warn_of_leftovers(user, running);
         }
         Ok(())
     }
@@ -217,6 +269,21 @@ impl Running {
                 detached.fail(&format!("{}: {error}", self.name))
             }
             None => Err(error),
+        }
+    }
+}
+
+/// Names the files that the process can't remove in the end, now that it is `user`.
+fn warn_of_leftovers(user: &str, running: &Running) {
+    let sockets = running.listeners.iter().filter_map(Listener::path);
+    for path in sockets.chain(running._pid_file.as_ref().map(PidFile::path)) {
+        if !daemon::can_remove(path) {
+            let dir = path.parent().unwrap_or(path).display();
+            running.warn(&format!(
+                "{} cannot be removed at the end: user '{user}' may not do so in {dir}; use a \
+                 directory of that user's own, such as /run/distcache",
+                path.display()
+            ));
         }
     }
 }

@@ -24,7 +24,7 @@ impl Signals {
     ///
     /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP is ignored
     /// in a `daemon`, which has no terminal to lose; else it is left as it was found. SIGPIPE is
-    /// ignored.
+    /// ignored. All signals are unblocked: a mask is inherited, and the starter may have blocked some.
     pub fn install(killable: bool, daemon: bool) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
@@ -40,6 +40,7 @@ impl Signals {
         }
         sys::set_signal(libc::SIGTERM, Disposition::Notify)?;
         sys::set_signal(libc::SIGINT, Disposition::Notify)?;
+        sys::unblock_signals()?;
         Ok(Self(reader.into()))
     }
 

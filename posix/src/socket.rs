@@ -170,6 +170,9 @@ impl Stream {
         }
         let fd = self.one();
         sockopt::set_socket_keepalive(fd, true)?;
+        // There the times are the system's own, the same for all sockets.
+        #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "nto"))]
+        let _ = (idle, interval, count);
         #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "nto")))]
         {
             sockopt::set_tcp_keepidle(fd, idle)?;
@@ -307,6 +310,11 @@ pub(crate) fn kind(fd: &OwnedFd) -> (bool, bool) {
         Ok(_) => (true, false),
         Err(_) => (false, false),
     }
+}
+
+/// Whether a descriptor is a socket for UDP.
+pub(crate) fn is_udp(fd: &OwnedFd) -> bool {
+    sockopt::socket_type(fd) == Ok(SocketType::DGRAM) && kind(fd) == (true, true)
 }
 
 /// Whether a connect is still under way. An interrupted one goes on by itself.

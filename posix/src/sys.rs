@@ -1,11 +1,16 @@
 //! All of the crate's `unsafe`: what neither `std` nor `rustix` offers as safe functions.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod datagram;
+
 use std::ffi::{CString, c_int};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 /// Registers `fd` with `poller`, level-triggered.
 #[cfg(any(test, not(target_os = "linux")))]
@@ -49,13 +54,117 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: 0 to 2 belong to the process as a whole and this one is open.
     let standard = unsafe { BorrowedFd::borrow_raw(number) };
     let fd = rustix::io::fcntl_dupfd_cloexec(standard, 3)?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|error| {
+        let text = format!("cannot open /dev/null in place of descriptor {number}: {error}");
+        io::Error::new(error.kind(), text)
+    })?;
     match number {
         0 => rustix::stdio::dup2_stdin(&null)?,
         1 => rustix::stdio::dup2_stdout(&null)?,
         _ => rustix::stdio::dup2_stderr(&null)?,
     }
     Ok(fd)
+}
+
+/// Locks the whole of `file` without waiting; `false` where a lock of another keeps that from being
+/// done.
+///
+/// An exclusive lock needs a file that is open for writing, so only those who may write to a file can
+/// keep others from locking it shared. It goes with the last descriptor of the open file on Linux; on
+/// other systems with the process, or as soon as that closes any descriptor of the same file.
+pub(crate) fn lock_file(file: BorrowedFd<'_>, exclusive: bool) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    #[cfg(target_os = "linux")]
+    const SET: c_int = libc::F_OFD_SETLK;
+    #[cfg(not(target_os = "linux"))]
+    const SET: c_int = libc::F_SETLK;
+    // SAFETY: an all-zero flock is a valid value of it: the whole file, from its start.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = (if exclusive { libc::F_WRLCK } else { libc::F_RDLCK }) as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    // SAFETY: the descriptor is open and the lock is initialised; the call only reads it.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), SET, &raw const lock) }) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Closes what the process was started with beside its standard streams and `keep`.
+///
+/// An inherited descriptor has survived an exec, so it is not marked to close on one; everything that
+/// this process has opened is.
+pub(crate) fn close_inherited(keep: &[RawFd]) {
+    for number in inherited_numbers() {
+        if number > 2 && !keep.contains(&number) {
+            // SAFETY: F_GETFD only looks, at whatever number.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+                // SAFETY: it is open, and by its flag nothing in this process owns it.
+                drop(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+}
+
+/// The descriptors that may be open: what /proc lists, or all that are allowed, up to a number that
+/// does not take long to try.
+fn inherited_numbers() -> Vec<RawFd> {
+    if let Ok(listed) = std::fs::read_dir("/proc/self/fd") {
+        let number =
+            |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        return listed.filter_map(number).collect();
+    }
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    (3..most.unwrap_or(u64::MAX).min(1 << 16) as RawFd).collect()
+}
+
+/// Removes a variable from the environment. To be called while the process has a single thread.
+pub(crate) fn remove_variable(name: &str) {
+    // SAFETY: with a single thread nobody reads the environment meanwhile; the caller sees to it.
+    unsafe { std::env::remove_var(name) };
+}
+
+/// Lets all signals come, whatever the starter of this process had blocked.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: a signal set is plain numbers, and sigemptyset initialises it.
+    let mut none: libc::sigset_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the set is ours for the call.
+    check(unsafe { libc::sigemptyset(&raw mut none) })?;
+    // SAFETY: the set is initialised, and the old one is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Fills `bytes` with what nobody can guess. Needs no file.
+pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::rand::{GetRandomFlags, getrandom};
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
+                Ok(len) => filled += len,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        // The most that one call gives.
+        for piece in bytes.chunks_mut(256) {
+            // SAFETY: the pointer is to as many bytes as are asked for, and they are ours.
+            check(unsafe { libc::getentropy(piece.as_mut_ptr().cast(), piece.len()) })?;
+        }
+        Ok(())
+    }
 }
 
 /// Forks; `true` in the child. To be called while the process has a single thread.
@@ -244,7 +353,6 @@ pub(crate) fn set_file_owner(uid: u32) {
 
 /// Real, effective and saved user, then group; where the system does not tell the saved ones, the effective.
 pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
-    let (mut u, mut g) = ([0; 3], [0; 3]);
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -252,11 +360,13 @@ pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
         target_os = "openbsd"
     ))]
     {
+        let (mut u, mut g) = ([0; 3], [0; 3]);
         let ([ur, ue, us], [gr, ge, gs]) = (&mut u, &mut g);
         // SAFETY: each pointer is to a number that is ours for the call.
         check(unsafe { libc::getresuid(ur, ue, us) })?;
         // SAFETY: as above.
         check(unsafe { libc::getresgid(gr, ge, gs) })?;
+        Ok((u, g))
     }
     #[cfg(not(any(
         target_os = "linux",
@@ -266,10 +376,9 @@ pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
     )))]
     {
         use rustix::process::{getegid, geteuid, getgid, getuid};
-        u = [getuid().as_raw(), geteuid().as_raw(), geteuid().as_raw()];
-        g = [getgid().as_raw(), getegid().as_raw(), getegid().as_raw()];
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+        Ok(([getuid().as_raw(), user, user], [getgid().as_raw(), group, group]))
     }
-    Ok((u, g))
 }
 
 /// Anonymous memory from the system, of zeros, which takes room only where it was written to.
@@ -329,6 +438,66 @@ impl Drop for Mapping {
     }
 }
 
+/// A number that is 0 in each new process until that process sets it, however it was made: by fork or
+/// by a system call. `None` where the system has no such memory.
+///
+/// Takes no lock, so a fork at any moment leaves nothing behind for the child to wait for.
+#[cfg(target_os = "linux")]
+pub(crate) fn wiped_on_fork() -> Option<&'static AtomicUsize> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    static PAGE: AtomicPtr<AtomicUsize> = AtomicPtr::new(ptr::null_mut());
+    static UNSUPPORTED: AtomicI32 = AtomicI32::new(0);
+    const LEN: usize = size_of::<AtomicUsize>();
+    // SAFETY: `PAGE` is null or a page that is mapped for good, aligned and initialised with zeros.
+    let page = || unsafe { PAGE.load(Ordering::Acquire).as_ref() };
+    if page().is_some() || UNSUPPORTED.load(Ordering::Relaxed) != 0 {
+        return page();
+    }
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at a place of the system's choice overlaps nothing.
+    let new = unsafe { mmap_anonymous(ptr::null_mut(), LEN, access, MapFlags::PRIVATE) }.ok()?;
+    // SAFETY: the range is our mapping; in this process the advice changes no byte of it.
+    let advised = unsafe { madvise(new, LEN, Advice::LinuxWipeOnFork) };
+    if advised.is_err() {
+        UNSUPPORTED.store(1, Ordering::Relaxed);
+    }
+    let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+    if advised.is_err()
+        || PAGE.compare_exchange(ptr::null_mut(), new.cast(), success, failure).is_err()
+    {
+        // SAFETY: the mapping is ours, and nobody else has learned of it.
+        let _ = unsafe { munmap(new, LEN) };
+    }
+    page()
+}
+
+/// As above: `None`.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wiped_on_fork() -> Option<&'static AtomicUsize> {
+    None
+}
+
+/// Counts in each child that the C library's `fork` makes, from the first call on: the number of forks
+/// between this process and the one that called first.
+pub(crate) fn forks() -> usize {
+    static FORKS: AtomicUsize = AtomicUsize::new(0);
+    static COUNTED: AtomicI32 = AtomicI32::new(0);
+    extern "C" fn count() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    if COUNTED.load(Ordering::Relaxed) == 0 {
+        // SAFETY: the handler does what is allowed in a child of a process with threads, and stays as
+        // long as the code does. Two threads that register it make it count twice, which is as good.
+        if unsafe { libc::pthread_atfork(None, None, Some(count)) } == 0 {
+            COUNTED.store(1, Ordering::Relaxed);
+        }
+    }
+    FORKS.load(Ordering::Relaxed)
+}
+
 fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

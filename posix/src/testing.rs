@@ -80,9 +80,19 @@ pub(crate) fn is_child() -> bool {
 
 /// Runs the test named `test` in a process of its own, where `word` is to be found with [`word`].
 pub(crate) fn spawn(test: &str, word: &str) -> Output {
+    spawn_with(test, word, &[])
+}
+
+/// The same with more in its environment.
+pub(crate) fn spawn_with(test: &str, word: &str, variables: &[(&str, &str)]) -> Output {
     let arguments = ["--exact", test, "--nocapture"];
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(arguments).env(CHILD, format!("+{word}")).output().unwrap()
+    command
+        .args(arguments)
+        .env(CHILD, format!("+{word}"))
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap()
 }
 
 fn succeeded(output: &Output) {

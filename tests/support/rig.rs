@@ -49,8 +49,11 @@ pub fn installed(root: &str, tmp: &str) -> &'static Path {
     PREFIX.get_or_init(|| {
         // Every process its own: two that install into one place would cut each other's files short.
         let prefix = Path::new(tmp).join(format!("prefix-{}", std::process::id()));
-        let install = Path::new(root).join("bins/libdistcache/install");
-        succeed(Command::new(install).arg(&prefix));
+        let (library, built) = (Path::new(root).join("bins/libdistcache"), prefix.join("built"));
+        succeed(Command::new(library.join("build")).arg(&built));
+        let mut install = Command::new(library.join("install"));
+        install.env("PREFIX", &prefix).env("BUILD", built).env_remove("LIBDIR");
+        succeed(install.env_remove("DESTDIR"));
         prefix
     })
 }

@@ -1,12 +1,14 @@
 //! The border between C and the rest: what happens at each call, whatever comes of it.
 
-use std::cell::{Cell, RefCell};
 use std::ffi::c_char;
 use std::fmt::{self, Write};
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cancel::Uncancelled;
 use crate::reason::Reason;
+use crate::thread::{with, with_existing};
 
 /// Room for a reason and the NUL behind it: the longest host fits, and what does not is cut.
 const WORDS_MAX: usize = 512;
@@ -16,16 +18,10 @@ const WORDS_MAX: usize = 512;
 /// call, of which every thread of the process had to be told.
 const MEMORY_PROBE: usize = 40 * 1024;
 
-thread_local! {
-    /// Nothing here needs to be released, so it is there until the very end of a thread.
-    static LAST: RefCell<Words> = const { RefCell::new(Words { bytes: [0; WORDS_MAX], len: 0 }) };
-    /// Whether the thread is in a call.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Does the `work` of one call. Where it fails or panics, the result is `failed`, and the reason is kept.
 pub(crate) fn call<T>(failed: T, work: impl FnOnce() -> Result<T, Reason>) -> T {
-    let result = caught(|| match has_memory() {
+    let known = with(|thread| thread.used_reserve.set(false)).is_some();
+    let result = caught(|| match known && has_memory() {
         true => work(),
         false => Err(Reason::Said("no memory")),
     });
@@ -43,16 +39,18 @@ pub(crate) fn call<T>(failed: T, work: impl FnOnce() -> Result<T, Reason>) -> T 
 
 /// Does `work`; `None` where it panics.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let _uncancelled = Uncancelled::new();
     hush();
-    let before = INSIDE.replace(true);
+    // A thread that can have no memory of its own does no work that could panic.
+    let before = with(|thread| thread.inside.replace(true)).unwrap_or(false);
     // Whatever a panic leaves is not looked at again: a connection in use is dropped with the stack.
     let result = panic::catch_unwind(AssertUnwindSafe(work));
-    INSIDE.set(before);
+    with_existing(|thread| thread.inside.set(before));
     result.ok()
 }
 
-/// Whether a call can have what it may need: Rust ends the process where memory is refused, so nothing
-/// is begun that might come to that. What it takes much of it asks for with care in any case.
+/// Whether a call can have what it may need. Without it nothing is begun: what is refused later comes from
+/// the reserve.
 fn has_memory() -> bool {
     let mut probe: Vec<u8> = Vec::new();
     let there = probe.try_reserve_exact(MEMORY_PROBE).is_ok();
@@ -68,42 +66,60 @@ pub(crate) fn explain(reason: &Reason) {
 
 /// The reason that the thread kept last, as a C string that stays until its next call.
 pub(crate) fn last_words() -> *const c_char {
-    LAST.try_with(|last| match last.try_borrow() {
+    with(|thread| match thread.reason.try_borrow() {
         Ok(words) if words.len > 0 => words.bytes.as_ptr().cast(),
         _ => c"no failure".as_ptr(),
     })
-    .unwrap_or(c"no failure".as_ptr())
+    .unwrap_or(c"no memory".as_ptr())
 }
 
 fn write(work: impl FnOnce(&mut Words)) {
-    let _ = LAST.try_with(|last| {
-        if let Ok(mut words) = last.try_borrow_mut() {
+    with(|thread| {
+        if let Ok(mut words) = thread.reason.try_borrow_mut() {
             work(&mut words);
         }
     });
 }
 
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
+
+/// The hook that was there before ours.
+static OTHERS: OnceLock<Hook> = OnceLock::new();
+
 /// Keeps panics of ours from being printed; those of other Rust code in the process are told as before.
 fn hush() {
-    static ONCE: Once = Once::new();
+    /// A flag and no `Once`: a thread that another thread's fork leaves behind never finishes, and
+    /// the child would wait for it for ever. Here the child goes on without the hook.
+    static BEGUN: AtomicBool = AtomicBool::new(false);
     // Inside a panic the hook must not be touched; the next call does it then.
-    if std::thread::panicking() {
+    if BEGUN.load(Ordering::Relaxed)
+        || std::thread::panicking()
+        || BEGUN.swap(true, Ordering::Relaxed)
+    {
         return;
     }
-    ONCE.call_once(|| {
-        let others = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !INSIDE.try_with(Cell::get).unwrap_or(false) {
-                others(info);
-            }
-        }));
-    });
+    // One thread comes here, so this never waits.
+    let _ = OTHERS.set(panic::take_hook());
+    // It captures nothing, so the box is no allocation.
+    panic::set_hook(Box::new(|info| {
+        if !with_existing(|thread| thread.inside.get()).unwrap_or(false)
+            && let Some(others) = OTHERS.get()
+        {
+            others(info);
+        }
+    }));
 }
 
 /// A C string: a text without NUL in it, and all behind it NUL.
-struct Words {
+pub(crate) struct Words {
     bytes: [u8; WORDS_MAX],
     len: usize,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self { bytes: [0; WORDS_MAX], len: 0 }
+    }
 }
 
 impl Words {

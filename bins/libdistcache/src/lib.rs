@@ -22,8 +22,12 @@
 #![allow(non_snake_case, non_camel_case_types, reason = "the names are those that C programs use")]
 
 mod call;
+mod cancel;
 mod reason;
+mod recent;
+mod reserve;
 mod target;
+mod thread;
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulong};
 use std::ptr;
@@ -31,15 +35,34 @@ use std::time::Duration;
 
 use distcache_core::id::Id;
 use distcache_core::message::TTL_MAX;
+use distcache_core::wire::PAYLOAD_MAX;
 use distcache_posix::client::Client;
 
 use call::{call, caught, last_words};
 use reason::Reason;
+use recent::Number;
 
 /// What C programs hold a pointer to: a client, and the deadline that it has if nobody sets another.
 pub struct DC_CTX {
     client: Client,
     usual: Duration,
+    /// Its mark in each thread's memory of the last fetch.
+    number: Number,
+}
+
+impl DC_CTX {
+    /// The client, for a call that asks the cache: what the thread has fetched before is not the last
+    /// call's any more.
+    fn asked(&self) -> &Client {
+        recent::forget(self.number);
+        &self.client
+    }
+}
+
+impl Drop for DC_CTX {
+    fn drop(&mut self) {
+        recent::retire(self.number);
+    }
 }
 
 /// Threads share it: that it can be is for the compiler to say.
@@ -58,7 +81,12 @@ pub unsafe extern "C" fn DC_CTX_new(target: *const c_char, flags: c_uint) -> *mu
         // SAFETY: the caller's promise.
         let target = unsafe { target::text(target)? };
         let (client, usual) = target::client(target, flags)?;
-        Ok(Box::into_raw(Box::new(DC_CTX { client, usual })))
+        let ctx = reserve::boxed(DC_CTX { client, usual, number: Number::next() });
+        // What comes from the reserve goes back there at the end of the call.
+        match ctx.filter(|_| !reserve::used()) {
+            Some(ctx) => Ok(Box::into_raw(ctx)),
+            None => Err(Reason::Said("no memory")),
+        }
     })
 }
 
@@ -94,7 +122,7 @@ pub unsafe extern "C" fn DC_CTX_add_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.client.add(ttl(timeout_msecs), id, session)?;
+        ctx.asked().add(ttl(timeout_msecs), id, session)?;
         Ok(1)
     })
 }
@@ -116,7 +144,7 @@ pub unsafe extern "C" fn DC_CTX_put_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.client.put(ttl(timeout_msecs), id, session)?;
+        ctx.asked().put(ttl(timeout_msecs), id, session)?;
         Ok(1)
     })
 }
@@ -134,7 +162,7 @@ pub unsafe extern "C" fn DC_CTX_remove_session(
     call(0, || {
         // SAFETY: the caller's promise.
         let (ctx, id) = unsafe { (context(ctx)?, name(id, id_len)?) };
-        match ctx.client.remove(id)? {
+        match ctx.asked().remove(id)? {
             true => Ok(1),
             false => Err(Reason::NotThere),
         }
@@ -154,7 +182,7 @@ pub unsafe extern "C" fn DC_CTX_has_session(
     let there = call(-1, || {
         // SAFETY: the caller's promise.
         let (ctx, id) = unsafe { (context(ctx)?, name(id, id_len)?) };
-        Ok(c_int::from(ctx.client.has(id)?))
+        Ok(c_int::from(ctx.asked().has(id)?))
     });
     if there == 0 {
         call::explain(&Reason::NotThere);
@@ -180,7 +208,10 @@ pub unsafe extern "C" fn DC_CTX_get_session(
         // SAFETY: the caller's promise.
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
-        let found = ctx.client.get_with(id, |session| out.fill(session))?;
+        let found = ctx.asked().get_with(id, |session| {
+            recent::remember(ctx.number, id, session);
+            out.fill(session);
+        })?;
         found.map(|()| 1).ok_or(Reason::NotThere)
     })
 }
@@ -202,7 +233,7 @@ pub unsafe extern "C" fn DC_CTX_reget_session(
         // SAFETY: the caller's promise.
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
-        let found = ctx.client.reget_with(id, |session| out.fill(session));
+        let found = recent::recall(ctx.number, id, |session| out.fill(session));
         found
             .map(|()| 1)
             .ok_or(Reason::Said("this thread's last call on this context did not fetch it"))
@@ -226,7 +257,15 @@ pub unsafe extern "C" fn DC_CTX_take_session(
         // SAFETY: the caller's promise.
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
-        let found = ctx.client.take_with(id, |session| out.fill(session))?;
+        let client = ctx.asked();
+        // What does not fit would be lost: the cache has it no more.
+        if !recent::reserve(ctx.number) && out.size < PAYLOAD_MAX {
+            return Err(Reason::Said("no memory"));
+        }
+        let found = client.take_with(id, |session| {
+            recent::remember(ctx.number, id, session);
+            out.fill(session);
+        })?;
         found.map(|()| 1).ok_or(Reason::NotThere)
     })
 }
@@ -244,6 +283,21 @@ pub unsafe extern "C" fn DC_CTX_set_timeout(ctx: *mut DC_CTX, msecs: c_uint) -> 
             0 => ctx.usual,
             msecs => Duration::from_millis(msecs.into()),
         });
+        Ok(1)
+    })
+}
+
+/// Sets for how long the cache is left alone after a call that it did not answer in time; 0 for not at
+/// all.
+///
+/// # Safety
+/// `ctx` is null or a context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn DC_CTX_set_pause(ctx: *mut DC_CTX, msecs: c_uint) -> c_int {
+    call(0, || {
+        // SAFETY: the caller's promise.
+        let ctx = unsafe { context(ctx)? };
+        ctx.client.set_pause(Duration::from_millis(msecs.into()));
         Ok(1)
     })
 }
@@ -280,7 +334,7 @@ unsafe fn content<'a>(session: *const c_uchar, len: c_uint) -> Result<&'a [u8], 
     if session.is_null() {
         return Err(Reason::Said("the session is NULL"));
     }
-    let len = usize::try_from(len).ok().filter(|len| *len <= distcache_core::wire::PAYLOAD_MAX);
+    let len = usize::try_from(len).ok().filter(|len| *len <= PAYLOAD_MAX);
     let len = len.ok_or(Reason::Said("the session is too long for a message"))?;
     if len == 0 {
         return Err(Reason::Said("the session is empty"));

@@ -1,16 +1,24 @@
 //! What a target and the environment say about a new client.
 
-use std::env;
-use std::ffi::{CStr, OsStr, c_char, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::time::Duration;
 
 use distcache_posix::address::Address;
 use distcache_posix::client::{Client, Flags, NewError, usual_timeout};
 
 use crate::reason::Reason;
+use crate::reserve::BLOCK_LEN;
 
 /// Milliseconds that each operation may take, where the usual time does not fit.
-const TIMEOUT_VARIABLE: &str = "DISTCACHE_TIMEOUT_MS";
+const TIMEOUT_VARIABLE: &CStr = c"DISTCACHE_TIMEOUT_MS";
+
+/// The most bytes of a target. A host's name has 253; what is said of a target fits the reserve.
+const TARGET_MAX: usize = 300;
+
+const _: () = assert!(TARGET_MAX + 100 <= BLOCK_LEN);
+
+/// How long the cache is left alone after a call that it did not answer in time.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// # Safety
 /// `target` is null, or a C string that stays as it is for as long as the result is used.
@@ -20,6 +28,9 @@ pub(crate) unsafe fn text<'a>(target: *const c_char) -> Result<&'a str, Reason> 
     }
     // SAFETY: the caller's promise.
     let target = unsafe { CStr::from_ptr(target) };
+    if target.count_bytes() > TARGET_MAX {
+        return Err(Reason::Said("the target is longer than any address"));
+    }
     target.to_str().map_err(|_| Reason::Said("the target is not UTF-8"))
 }
 
@@ -34,17 +45,44 @@ pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), 
         return Err(Reason::Target(format!("{target}: descriptor {number} {why}")));
     }
     let usual = usual_timeout(&address);
-    let timeout = said(env::var_os(TIMEOUT_VARIABLE).as_deref()).unwrap_or(usual);
+    let timeout = environment(TIMEOUT_VARIABLE).unwrap_or(usual);
     // A child that went on with its parent's connection would get its parent's answers.
     let flags = Flags::from_bits(flags) | Flags::PIDCHECK;
     let client = Client::with_timeout(&address, flags, timeout)?;
+    client.set_pause(PAUSE);
     Ok((client, timeout))
+}
+
+/// What a variable of the environment says, unless the program has rights that its caller has not:
+/// whoever starts a setuid program must not decide how long it waits.
+fn environment(name: &CStr) -> Option<Duration> {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the name is a C string. Only another thread that changes the environment meanwhile, which
+    // C programs must not do, could make the result invalid before it is read.
+    let value = unsafe {
+        // The libc crate has not declared it for Linux.
+        unsafe extern "C" {
+            fn secure_getenv(name: *const c_char) -> *mut c_char;
+        }
+        let value = secure_getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: as above; the first call takes nothing and only tells.
+    let value = unsafe {
+        let value = match libc::issetugid() {
+            0 => libc::getenv(name.as_ptr()),
+            _ => std::ptr::null_mut(),
+        };
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    };
+    said(value?)
 }
 
 /// What the variable says; `None` where that is not a number above 0. There is nobody to tell of a
 /// mistake, and a server that does not start for it would be worse than the usual time.
-fn said(value: Option<&OsStr>) -> Option<Duration> {
-    let msecs: u64 = value?.to_str()?.trim().parse().ok()?;
+fn said(value: &CStr) -> Option<Duration> {
+    let msecs: u64 = value.to_str().ok()?.trim().parse().ok()?;
     (msecs > 0).then(|| Duration::from_millis(msecs))
 }
 
@@ -71,10 +109,9 @@ mod tests {
 
     #[test]
     fn the_environment_sets_the_time_if_it_is_a_number_above_0() {
-        let said = |text: &str| said(Some(OsStr::new(text)));
-        assert_eq!(said("1"), Some(Duration::from_millis(1)));
-        assert_eq!(said(" 2500\n"), Some(Duration::from_millis(2500)));
-        for unfit in ["", "0", "-1", "1s", "0.5", "99999999999999999999999"] {
+        assert_eq!(said(c"1"), Some(Duration::from_millis(1)));
+        assert_eq!(said(c" 2500\n"), Some(Duration::from_millis(2500)));
+        for unfit in [c"", c"0", c"-1", c"1s", c"0.5", c"99999999999999999999999", c"\xff"] {
             assert_eq!(said(unfit), None, "{unfit:?}");
         }
     }

@@ -121,6 +121,8 @@ static void refuses_nothing_at_all(void)
     CHECK(DC_CTX_take_session(NULL, id, 2, out, 4, &used) == 0);
     CHECK(DC_CTX_take_session(ctx, id, 0, out, 4, &used) == 0);
     CHECK(DC_CTX_set_timeout(NULL, 5) == 0);
+    CHECK(DC_CTX_set_pause(NULL, 5) == 0 && SAYS("NULL"));
+    CHECK(DC_CTX_set_pause(ctx, 0) == 1 && DC_CTX_set_pause(ctx, ~0U) == 1);
     CHECK(DC_CTX_set_timeout(ctx, ~0U) == 1 && DC_CTX_set_timeout(ctx, 0) == 1);
     CHECK(DC_CTX_add_session(ctx, id, 2, id, 2, MINUTE) == 1);
     CHECK(DC_CTX_remove_session(ctx, id, 2) == 1);

@@ -64,6 +64,8 @@ int main(int count, char **arguments)
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) != NULL) {
         CHECK(DC_CTX_set_timeout(ctx, 0) == 1);
+        /* Each call is to wait for itself. */
+        CHECK(DC_CTX_set_pause(ctx, 0) == 1);
         expect_to_wait(ctx, atol(arguments[3]));
         expect_nothing(ctx);
         printf("done\n");

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::failure::Why;
+use super::process::Process;
 use crate::address::Target;
 use crate::socket::{Received, Stream};
 
@@ -65,8 +66,8 @@ impl Deadline {
 pub(super) struct Connection {
     stream: Stream,
     machine: Machine,
-    /// Who opened it: a fork gives the descriptor to another process as well.
-    pid: u32,
+    /// The process that opened it: a fork gives the descriptor to another one as well.
+    process: Process,
 }
 
 impl Connection {
@@ -92,16 +93,16 @@ impl Connection {
     fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, Why> {
         let memory = match memory {
             Some(memory) => memory,
-            None => new_memory().ok_or_else(no_memory)?,
+            None => new_memory().ok_or(Why::NoMemory)?,
         };
         // It has what a machine needs, so this can't fail.
-        let machine = Machine::new(memory).ok_or_else(no_memory)?;
-        Ok(Self { stream, machine, pid: std::process::id() })
+        let machine = Machine::new(memory).ok_or(Why::NoMemory)?;
+        Ok(Self { stream, machine, process: Process::current() })
     }
 
-    /// Whether the process `pid` opened it.
-    pub(super) fn is_of(&self, pid: u32) -> bool {
-        self.pid == pid
+    /// Whether `process` opened it.
+    pub(super) fn is_of(&self, process: Process) -> bool {
+        self.process == process
     }
 
     /// What is known of the server's patch level, from earlier connections and from this one.
@@ -149,10 +150,6 @@ fn new_memory() -> Option<Memory> {
     memory.try_reserve_exact(MEMORY).ok()?;
     memory.resize(MEMORY, 0);
     Some(memory.into_boxed_slice())
-}
-
-fn no_memory() -> Why {
-    Why::NotConnected(io::ErrorKind::OutOfMemory.into())
 }
 
 fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), Why> {

@@ -18,6 +18,8 @@ pub enum NewError {
     Resolve(ResolveError),
     /// The connection that was to be kept could not be made.
     Connect(Failure),
+    /// There is no memory for it.
+    NoMemory,
 }
 
 /// Why a session was not stored, by an ADD or a PUT.
@@ -55,9 +57,10 @@ impl Failure {
         matches!(self.why, Why::Unexpected(Status::UNSUPPORTED))
     }
 
-    /// Whether the deadline ended it.
+    /// Whether the server did not answer in time: this operation, or one shortly before it, after which
+    /// the server is left alone.
     pub const fn is_timeout(&self) -> bool {
-        matches!(self.why, Why::TimedOut)
+        matches!(self.why, Why::TimedOut | Why::LeftAlone)
     }
 }
 
@@ -68,6 +71,10 @@ pub enum Why {
     NotConnected(io::Error),
     /// The deadline came before the answer.
     TimedOut,
+    /// Nothing was sent: the deadline of an operation shortly before came without an answer.
+    LeftAlone,
+    /// There is no memory for a connection, or for the copy of a session that is to be removed.
+    NoMemory,
     /// The connection broke.
     Lost(io::Error),
     /// The server closed the connection before it answered.
@@ -92,6 +99,9 @@ impl fmt::Display for Why {
         match self {
             Self::NotConnected(error) => write!(f, "cannot connect: {error}"),
             Self::TimedOut => f.write_str("no answer within the deadline"),
+            // The same words are in it, for those that look for them.
+            Self::LeftAlone => f.write_str("left alone: no answer within the deadline just before"),
+            Self::NoMemory => f.write_str("no memory"),
             Self::Lost(error) => write!(f, "the connection broke: {error}"),
             Self::Closed => f.write_str("the server closed the connection without an answer"),
             Self::Malformed(malformed) => write!(f, "not an answer: {}", malformed.reason()),
@@ -124,6 +134,7 @@ impl fmt::Display for NewError {
             Self::Address(error) => error.fmt(f),
             Self::Resolve(error) => error.fmt(f),
             Self::Connect(failure) => failure.fmt(f),
+            Self::NoMemory => f.write_str("no memory"),
         }
     }
 }

@@ -18,7 +18,8 @@
 
 mod connection;
 mod failure;
-mod last;
+mod pause;
+mod process;
 mod shelf;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,8 +27,8 @@ pub(crate) mod tests;
 use std::fmt;
 use std::ops::BitOr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use distcache_core::id::Id;
 use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Request, Status};
@@ -36,6 +37,8 @@ use distcache_core::wire::{Op, PAYLOAD_MAX};
 use crate::address::{Address, Target, Targets};
 use connection::{Connection, Deadline, Memory};
 pub use failure::{AddError, Failure, NewError, Why};
+use pause::Pause;
+use process::Process;
 use shelf::Shelf;
 
 /// How many connections are kept at most: threads beyond that many at once connect anew.
@@ -57,10 +60,12 @@ impl Flags {
     /// Connections are kept from one operation to the next.
     pub const PERSISTENT: Self = Self(1);
     /// Kept connections are used only by the process that made them: after a fork the child drops
-    /// those of its parent, unused and not shut down. Without it both would speak on one connection.
+    /// those of its parent, unused and not shut down. Without it both would speak on one connection. A
+    /// child is told from its parent even where both have the same process id.
     pub const PIDCHECK: Self = Self(2);
     /// Where a kept connection breaks under a request, the request is sent once more on a new one. An
-    /// ADD that was stored the first time is then refused as already there.
+    /// ADD that was stored the first time is then refused as already there, and a REMOVE that removed
+    /// the first time finds nothing.
     pub const RETRY: Self = Self(4);
     /// With `PERSISTENT`: connect at the first operation, not at once.
     pub const LATE: Self = Self(8);
@@ -94,8 +99,6 @@ pub const fn usual_timeout(address: &Address) -> Duration {
 
 /// A client of one server or proxy; see the [module](self).
 pub struct Client {
-    /// Its mark in each thread's memory of the last fetch.
-    number: u64,
     address: Arc<str>,
     targets: Targets,
     /// Which target took the last connection: it is tried first.
@@ -103,7 +106,8 @@ pub struct Client {
     /// At which patch level the server has answered last.
     level: AtomicU16,
     flags: Flags,
-    timeout_ms: AtomicU64,
+    timeout_ms: AtomicU32,
+    pause: Pause,
     kept: Shelf<Connection>,
     /// Memory of connections that were closed.
     spare: Shelf<Memory>,
@@ -129,23 +133,22 @@ impl Client {
         flags: Flags,
         timeout: Duration,
     ) -> Result<Self, NewError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         address.connectable().map_err(NewError::Address)?;
         let targets = address.resolve().map_err(NewError::Resolve)?;
         let client = Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
             address: address.to_string().into(),
             targets,
             target: AtomicUsize::new(0),
             level: AtomicU16::new(0),
             flags,
-            timeout_ms: AtomicU64::new(0),
-            kept: Shelf::new(KEPT_MAX),
-            spare: Shelf::new(KEPT_MAX),
+            timeout_ms: AtomicU32::new(0),
+            pause: Pause::new(Instant::now()),
+            kept: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
+            spare: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
         };
         client.set_timeout(timeout);
         if flags.has(Flags::PERSISTENT) && !flags.has(Flags::LATE) {
-            let connection = client.connect(client.deadline());
+            let connection = client.connect(Deadline::after(client.timeout()));
             client
                 .kept
                 .put(connection.map_err(|why| NewError::Connect(client.failure(None, why)))?);
@@ -155,15 +158,29 @@ impl Client {
 
     /// How long an operation may take, connecting and trying again included.
     pub fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed))
+        Duration::from_millis(self.timeout_ms.load(Ordering::Relaxed).into())
     }
 
     /// Sets how long operations that begin from now on may take: whole milliseconds, at least 1, at
     /// most [`TIMEOUT_MAX`].
     pub fn set_timeout(&self, timeout: Duration) {
         let timeout = timeout.clamp(Duration::from_millis(1), TIMEOUT_MAX);
-        self.timeout_ms
-            .store(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.timeout_ms.store(millis(timeout), Ordering::Relaxed);
+    }
+
+    /// How long the server is left alone after an operation that it did not answer in time.
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause.len().into())
+    }
+
+    /// Sets how long the server is left alone after an operation that it did not answer in time: whole
+    /// milliseconds, at most [`TIMEOUT_MAX`]. [`Duration::ZERO`], as in a new client: not at all.
+    ///
+    /// In that time every operation fails at once with [`Why::LeftAlone`], so a server that stands still
+    /// costs one deadline in each pause, and not one for each operation. After it one operation asks
+    /// again; the others go on failing until that one has its answer. A pause that is under way ends.
+    pub fn set_pause(&self, pause: Duration) {
+        self.pause.set(millis(pause.min(TIMEOUT_MAX)));
     }
 
     /// Stores a session for `ttl` milliseconds, where the id is free.
@@ -172,7 +189,8 @@ impl Client {
     /// [`AddError::Refused`] with the server's status, [`Status::ADD_EXISTS`] above all: what is
     /// stored under the id stays. [`AddError::TooLarge`] before anything is sent.
     pub fn add(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
-        self.store(&Request::Add(Add { ttl, id, session }), self.deadline())
+        let deadline = self.begin(Op::Add).map_err(AddError::Failed)?;
+        self.store(&Request::Add(Add { ttl, id, session }), deadline)
     }
 
     /// Stores a session for `ttl` milliseconds, in place of what is there.
@@ -182,7 +200,8 @@ impl Client {
     /// # Errors
     /// As [`add`](Self::add), but an id that is taken is no reason.
     pub fn put(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
-        let (add, deadline) = (Add { ttl, id, session }, self.deadline());
+        let deadline = self.begin(Op::Put).map_err(AddError::Failed)?;
+        let add = Add { ttl, id, session };
         if let Some(done) = self.put_at_once(add, deadline) {
             return done;
         }
@@ -204,7 +223,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn get(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
-        self.fetch(&Request::Get(id), self.deadline(), <[u8]>::to_vec)
+        self.get_with(id, <[u8]>::to_vec)
     }
 
     /// Fetches a session into `out`, as much of it as fits, and says how long it is, which may be more
@@ -225,23 +244,8 @@ impl Client {
         id: Id<'_>,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Failure> {
-        self.fetch(&Request::Get(id), self.deadline(), read)
-    }
-
-    /// The session that this thread's last operation on this client fetched, if that was `id`. Asks
-    /// nobody.
-    pub fn reget(&self, id: Id<'_>) -> Option<Vec<u8>> {
-        last::recall(self.number, id, <[u8]>::to_vec)
-    }
-
-    /// The same as [`reget`](Self::reget) into `out`, as [`get_into`](Self::get_into) does it.
-    pub fn reget_into(&self, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
-        self.reget_with(id, |session| copy(session, out))
-    }
-
-    /// The same as [`reget`](Self::reget), where it is: `read` must not use this client.
-    pub fn reget_with<T>(&self, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        last::recall(self.number, id, read)
+        let deadline = self.begin(Op::Get)?;
+        self.fetch(&Request::Get(id), deadline, read)
     }
 
     /// Forgets a session; false where there is none. Of several who remove one session, one gets true.
@@ -249,20 +253,22 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn remove(&self, id: Id<'_>) -> Result<bool, Failure> {
-        self.whether(&Request::Remove(id), self.deadline())
+        let deadline = self.begin(Op::Remove)?;
+        self.whether(&Request::Remove(id), deadline)
     }
 
     /// Fetches a session and forgets it; `None` where there is none. Of several who take one session,
     /// one gets it, whatever servers and proxies there are.
     ///
     /// # Errors
-    /// [`Failure`] where nobody could tell. The session may be gone then.
+    /// [`Failure`] where nobody could tell. The session may be lost then: a server that removed it may
+    /// have sent it on a connection that broke.
     pub fn take(&self, id: Id<'_>) -> Result<Option<Vec<u8>>, Failure> {
         self.take_with(id, <[u8]>::to_vec)
     }
 
     /// The same as [`take`](Self::take) into `out`, as [`get_into`](Self::get_into) does it: what does
-    /// not fit is there for [`reget_into`](Self::reget_into) alone.
+    /// not fit is lost.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -270,8 +276,7 @@ impl Client {
         self.take_with(id, |session| copy(session, out))
     }
 
-    /// The same as [`take`](Self::take), but lets `read` look at the session where it is. What it
-    /// leaves is there for [`reget`](Self::reget) alone.
+    /// The same as [`take`](Self::take), but lets `read` look at the session where it is.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -280,37 +285,27 @@ impl Client {
         id: Id<'_>,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Failure> {
-        let deadline = self.deadline();
-        let mut read = Some(read);
-        let mut take = || match self.level() < Op::Take.level() {
-            true => None,
-            false => {
-                let mut read = |session: &[u8]| read.take().map(|read| read(session));
-                match self.fetch(&Request::Take(id), deadline, &mut read) {
-                    Err(failure) if failure.is_unsupported() || failure.why().is_network() => None,
-                    taken => Some(taken.map(Option::flatten)),
-                }
-            }
+        let deadline = self.begin(Op::Take)?;
+        let (mut read, mut lost) = (Some(read), None);
+        if let Some(taken) = self.take_at_once(id, deadline, &mut read, &mut lost) {
+            return taken;
+        }
+        let Some(copy) = self.fetch(&Request::Get(id), deadline, try_copy)? else {
+            return lost.map_or(Ok(None), Err);
         };
-        if let Some(taken) = take() {
-            return taken;
-        }
-        let found = self.fetch(&Request::Get(id), deadline, |_| ())?;
-        if found.is_none() {
-            return Ok(None);
-        }
-        let session = last::recall(self.number, id, <[u8]>::to_vec);
         // The answer has told whether there is a better way.
-        if let Some(taken) = take() {
+        if let Some(taken) = self.take_at_once(id, deadline, &mut read, &mut lost) {
             return taken;
         }
-        match self.whether(&Request::Remove(id), deadline)? {
-            // Who removed it owns it.
-            true => Ok(session.zip(read.take()).map(|(session, read)| {
-                last::remember(self.number, id, &session);
-                read(&session)
-            })),
-            false => Ok(None),
+        // What could not be kept stays where it is.
+        let session = copy.ok_or_else(|| self.failure(Some(Op::Take), Why::NoMemory))?;
+        let (removed, resent) = self.answer(&Request::Remove(id), deadline)?;
+        match (removed, lost.or(resent)) {
+            // Removing it is owning it.
+            (true, _) => Ok(read.take().map(|read| read(&session))),
+            // An earlier request may have removed it, and its answer is lost.
+            (false, Some(lost)) => Err(lost),
+            (false, None) => Ok(None),
         }
     }
 
@@ -319,7 +314,8 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn has(&self, id: Id<'_>) -> Result<bool, Failure> {
-        self.whether(&Request::Have(id), self.deadline())
+        let deadline = self.begin(Op::Have)?;
+        self.whether(&Request::Have(id), deadline)
     }
 
     /// Makes an ADD or a PUT.
@@ -329,7 +325,7 @@ impl Client {
         {
             return Err(AddError::TooLarge);
         }
-        match self.ask(request, deadline, status).map_err(AddError::Failed)? {
+        match self.ask(request, deadline, |reply, _| status(reply)).map_err(AddError::Failed)? {
             Status::OK => Ok(()),
             Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(request.op()))),
             refused => Err(AddError::Refused(refused)),
@@ -349,6 +345,30 @@ impl Client {
         }
     }
 
+    /// Makes a TAKE, where the server is known to have it; `None` where it turns out otherwise, or the
+    /// connection broke: then `lost` says so, and a session that is found nowhere may have been on it.
+    fn take_at_once<T>(
+        &self,
+        id: Id<'_>,
+        deadline: Deadline,
+        read: &mut Option<impl FnOnce(&[u8]) -> T>,
+        lost: &mut Option<Failure>,
+    ) -> Option<Result<Option<T>, Failure>> {
+        if self.level() < Op::Take.level() {
+            return None;
+        }
+        let read = |session: &[u8]| read.take().map(|read| read(session));
+        match self.fetch(&Request::Take(id), deadline, read) {
+            Err(failure) if failure.is_unsupported() => None,
+            Err(failure) if failure.why().is_network() => {
+                *lost = Some(failure);
+                None
+            }
+            Ok(None) => Some(lost.take().map_or(Ok(None), Err)),
+            taken => Some(taken.map(Option::flatten)),
+        }
+    }
+
     /// Makes a GET or a TAKE.
     fn fetch<T>(
         &self,
@@ -356,50 +376,77 @@ impl Client {
         deadline: Deadline,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Failure> {
-        let found = self.ask(request, deadline, |reply| match reply {
-            Reply::Session(session) => {
-                last::remember(self.number, request.id(), session);
-                Ok(Some(read(session)))
-            }
-            Reply::Status(Status::DISCONNECTED) => Err(self.unavailable(request.op())),
-            Reply::Status(status @ Status::UNSUPPORTED) => {
+        let found = self.ask(request, deadline, |reply, resent| match (reply, resent) {
+            (Reply::Session(session), _) => Ok(Some(read(session))),
+            (Reply::Status(Status::DISCONNECTED), _) => Err(self.unavailable(request.op())),
+            (Reply::Status(status @ Status::UNSUPPORTED), _) => {
                 Err(self.failure(Some(request.op()), Why::Unexpected(status)))
             }
-            Reply::Status(_) => Ok(None),
+            // The first attempt may have taken it.
+            (Reply::Status(_), Some(why)) if request.op() == Op::Take => {
+                Err(self.failure(Some(Op::Take), why))
+            }
+            (Reply::Status(_), _) => Ok(None),
         });
         found?
     }
 
     /// Makes a REMOVE or a HAVE.
     fn whether(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, Failure> {
-        match self.ask(request, deadline, status)? {
-            Status::OK => Ok(true),
-            Status::NOT_OK => Ok(false),
-            Status::DISCONNECTED => Err(self.unavailable(request.op())),
-            other => Err(self.failure(Some(request.op()), Why::Unexpected(other))),
+        self.answer(request, deadline).map(|(answer, _)| answer)
+    }
+
+    /// The same; and why it was sent a second time, if it was.
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        deadline: Deadline,
+    ) -> Result<(bool, Option<Failure>), Failure> {
+        let failure = |why| self.failure(Some(request.op()), why);
+        let read = |reply: Reply<'_>, resent: Option<Why>| (status(reply), resent.map(failure));
+        match self.ask(request, deadline, read)? {
+            (Status::OK, resent) => Ok((true, resent)),
+            (Status::NOT_OK, resent) => Ok((false, resent)),
+            (Status::DISCONNECTED, _) => Err(self.unavailable(request.op())),
+            (other, _) => Err(failure(Why::Unexpected(other))),
         }
     }
 
-    /// Makes a request, and lets `read` take from the answer what it needs.
+    /// The deadline of an operation that begins, unless the server is left alone.
+    fn begin(&self, op: Op) -> Result<Deadline, Failure> {
+        if !self.pause.may_ask(self.timeout_ms.load(Ordering::Relaxed)) {
+            return Err(self.failure(Some(op), Why::LeftAlone));
+        }
+        Ok(Deadline::after(self.timeout()))
+    }
+
+    /// Makes a request, and lets `read` take from the answer what it needs; it is told why the request
+    /// was sent a second time, if it was.
     fn ask<T>(
         &self,
         request: &Request<'_>,
         deadline: Deadline,
-        read: impl FnOnce(Reply<'_>) -> T,
+        read: impl FnOnce(Reply<'_>, Option<Why>) -> T,
     ) -> Result<T, Failure> {
-        last::forget(self.number);
         let answered = self.answered(request, deadline);
-        let connection = answered.map_err(|why| self.failure(Some(request.op()), why))?;
+        self.pause.ended(matches!(answered, Err(Why::TimedOut)));
+        let (connection, resent) = answered.map_err(|why| self.failure(Some(request.op()), why))?;
         self.level.store(connection.level(), Ordering::Relaxed);
-        let result = connection.reply().map(read);
+        let result = connection.reply().map(|reply| read(reply, resent));
         self.put_back(connection);
         result.ok_or_else(|| self.failure(Some(request.op()), Why::Closed))
     }
 
-    /// The connection on which the request was answered.
-    fn answered(&self, request: &Request<'_>, deadline: Deadline) -> Result<Connection, Why> {
+    /// The connection on which the request was answered, and what became of an earlier one on which it
+    /// was sent in vain.
+    fn answered(
+        &self,
+        request: &Request<'_>,
+        deadline: Deadline,
+    ) -> Result<(Connection, Option<Why>), Why> {
         // Whether the request may be made was asked before, and another thread may know better now.
         let level = self.level().max(request.op().level());
+        let mut resent = None;
         while let Some(mut connection) = self.take_kept() {
             // Nothing was sent yet, so another connection is not another attempt.
             if connection.begin(request, level).is_err() {
@@ -407,13 +454,16 @@ impl Client {
                 continue;
             }
             match self.finished(connection, deadline) {
-                Err(why) if why.is_network() && self.flags.has(Flags::RETRY) => break,
-                done => return done,
+                Err(why) if why.is_network() && self.flags.has(Flags::RETRY) => {
+                    resent = Some(why);
+                    break;
+                }
+                done => return done.map(|connection| (connection, None)),
             }
         }
         let mut connection = self.connect(deadline)?;
         connection.begin(request, level)?;
-        self.finished(connection, deadline)
+        self.finished(connection, deadline).map(|connection| (connection, resent))
     }
 
     fn finished(&self, mut connection: Connection, deadline: Deadline) -> Result<Connection, Why> {
@@ -429,8 +479,8 @@ impl Client {
     }
 
     fn take_kept(&self) -> Option<Connection> {
-        let pid = self.flags.has(Flags::PIDCHECK).then(std::process::id);
-        self.kept.take(|connection| pid.is_none_or(|pid| connection.is_of(pid)))
+        let process = self.flags.has(Flags::PIDCHECK).then(Process::current);
+        self.kept.take(|connection| process.is_none_or(|process| connection.is_of(process)))
     }
 
     fn put_back(&self, connection: Connection) {
@@ -452,22 +502,12 @@ impl Client {
         self.level.load(Ordering::Relaxed)
     }
 
-    fn deadline(&self) -> Deadline {
-        Deadline::after(self.timeout())
-    }
-
     fn unavailable(&self, op: Op) -> Failure {
         self.failure(Some(op), Why::Unavailable)
     }
 
     fn failure(&self, op: Option<Op>, why: Why) -> Failure {
         Failure { op, address: Arc::clone(&self.address), why }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        last::retire(self.number);
     }
 }
 
@@ -489,6 +529,18 @@ fn status(reply: Reply<'_>) -> Status {
         Reply::Status(status) => status,
         Reply::Session(_) => Status::NOT_OK,
     }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// A copy of a session, where there is memory for it.
+fn try_copy(session: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(session.len()).ok()?;
+    copy.extend_from_slice(session);
+    Some(copy)
 }
 
 fn copy(session: &[u8], out: &mut [u8]) -> usize {

@@ -9,9 +9,12 @@ use std::sync::{Mutex, TryLockError};
 pub(super) struct Shelf<T>(Box<[Mutex<Option<T>>]>);
 
 impl<T> Shelf<T> {
-    /// An empty shelf of `len` slots.
-    pub(super) fn new(len: usize) -> Self {
-        Self((0..len).map(|_| Mutex::new(None)).collect())
+    /// An empty shelf of `len` slots; `None` where there is no memory for it.
+    pub(super) fn new(len: usize) -> Option<Self> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(len).ok()?;
+        slots.extend((0..len).map(|_| Mutex::new(None)));
+        Some(Self(slots.into_boxed_slice()))
     }
 
     /// Takes one thing that `wanted` accepts; those that it does not accept on the way are dropped.
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_was_put_back_is_taken_again_and_the_surplus_is_dropped() {
-        let shelf = Shelf::new(2);
+        let shelf = Shelf::new(2).unwrap();
         assert!(shelf.take(|_| true).is_none());
         for number in 0..3 {
             shelf.put(number);
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn what_nobody_wants_is_dropped_on_the_way() {
-        let shelf = Shelf::new(4);
+        let shelf = Shelf::new(4).unwrap();
         for number in 0..4 {
             shelf.put(number);
         }
@@ -79,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_somebody_holds_is_passed_by() {
-        let shelf = Shelf::new(2);
+        let shelf = Shelf::new(2).unwrap();
         shelf.put('a');
         shelf.put('b');
         let held = shelf.0[0].lock().unwrap();

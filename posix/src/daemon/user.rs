@@ -2,17 +2,22 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
+
+use rustix::fs::{self, Access, Mode};
+use rustix::process::geteuid;
 
 use crate::accounts::{self, LookupError};
 use crate::sys;
 
-/// Goes on as the user `name`, a name or number in the user database, and for good.
+/// Goes on as the user `name`, for good: a name or any number, with `:` and a group behind it where
+/// that is not the user's primary one.
 ///
-/// The user's primary group becomes the only group: what the program needs of other groups, its
+/// That group becomes the only group: what the program needs of other groups, its
 /// socket, was opened before. Then it makes sure that every former right is gone, and that root
 /// cannot be had back. Who is that user already, without root's rights, stays as he is.
 pub fn change_user(name: &str) -> Result<(), UserError> {
-    let user = accounts::user(name).map_err(UserError::Lookup)?;
+    let user = accounts::account(name).map_err(UserError::Lookup)?;
     let cannot = |error| UserError::System(name.to_owned(), error);
     let wanted = ([user.uid; 3], [user.gid; 3]);
     if user.uid != 0 && sys::ids().map_err(cannot)? == wanted {
@@ -29,6 +34,19 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
         return Err(UserError::Kept(name.to_owned()));
     }
     Ok(())
+}
+
+/// Whether this process may remove `path`, so far as the directory's owner and mode decide.
+pub(crate) fn can_remove(path: &Path) -> bool {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // After a change of user the real ids, which this asks about, are the effective ones.
+    if fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return false;
+    }
+    let (Ok(dir), Ok(file)) = (fs::stat(dir), fs::lstat(path)) else { return false };
+    let user = geteuid();
+    let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
+    !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
 }
 
 /// The process could not become another user. It must not go on.
@@ -61,7 +79,7 @@ mod tests {
     use rustix::process::{Gid, getgroups};
 
     fn becomes_nobody(written: &str) {
-        let nobody = accounts::user("nobody").unwrap();
+        let nobody = accounts::account("nobody").unwrap();
         sys::set_only_group(7).unwrap();
         assert_eq!(getgroups().unwrap(), [Gid::from_raw(7)]);
         change_user(written).unwrap();
@@ -86,9 +104,25 @@ mod tests {
     fn a_number_does_as_well_as_a_name() {
         if is_root() {
             let name = "daemon::user::tests::a_number_does_as_well_as_a_name";
-            let uid = accounts::user("nobody").unwrap().uid.to_string();
+            let uid = accounts::account("nobody").unwrap().uid.to_string();
             in_child(name, || becomes_nobody(&uid));
         }
+    }
+
+    #[test]
+    fn a_number_without_an_entry_and_a_group_of_choice_will_do() {
+        if !is_root() {
+            return;
+        }
+        let name = "daemon::user::tests::a_number_without_an_entry_and_a_group_of_choice_will_do";
+        in_child(name, || {
+            change_user("54321:7").unwrap();
+            assert_eq!(sys::ids().unwrap(), ([54321; 3], [7; 3]));
+            assert_eq!(getgroups().unwrap(), [Gid::from_raw(7)]);
+            assert!(sys::set_uid(0).is_err() && sys::set_gid(54321).is_err());
+            change_user("54321:7").expect("is that user already");
+            assert!(change_user("54321:8").is_err());
+        });
     }
 
     #[test]
@@ -96,7 +130,7 @@ mod tests {
         let before = sys::ids().unwrap();
         let error = change_user("no-such-user").unwrap_err().to_string();
         assert!(error.contains("no user 'no-such-user'"), "{error}");
-        assert!(change_user("4294967290").is_err());
+        assert!(change_user("4294967295").is_err());
         assert_eq!(sys::ids().unwrap(), before);
     }
 }

@@ -10,8 +10,6 @@
 //! can lie about who they are, leave room for those who have one. Who sends datagrams does not wait
 //! for long: what can't be asked now is answered now that nothing was found.
 
-use std::net::SocketAddr;
-
 use distcache_core::conns::Counters;
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::sessiond::{Command, Exchange, Heard, PACKET_MAX};
@@ -19,6 +17,7 @@ use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
 use super::Hub;
+use crate::datagram::Sender;
 use crate::listener::Listener;
 use crate::service::Running;
 
@@ -62,7 +61,7 @@ pub(crate) struct Datagrams {
 struct Asker {
     key: Key,
     exchange: Exchange,
-    from: SocketAddr,
+    from: Sender,
     /// The number of the listener that it came to.
     listener: usize,
 }
@@ -193,7 +192,7 @@ impl<M: Machine> Hub<M> {
     }
 
     /// Finds a place for a request, or refuses it.
-    fn admit(&mut self, now: Instant, listener: usize, from: SocketAddr, exchange: Exchange) {
+    fn admit(&mut self, now: Instant, listener: usize, from: Sender, exchange: Exchange) {
         self.datagrams.tally.requests += 1;
         self.datagrams.tally.gets += u64::from(exchange.command() == Command::Get);
         let taken = self.connected + self.datagrams.open();
@@ -230,7 +229,7 @@ impl<M: Machine> Hub<M> {
         self.machine.closed(now, Peer::Client(key));
     }
 
-    fn send_reply(&mut self, exchange: &Exchange, to: SocketAddr, listener: usize) {
+    fn send_reply(&mut self, exchange: &Exchange, to: Sender, listener: usize) {
         let Some(reply) = exchange.reply() else { return };
         let sent = self.listeners[listener].listener.send(reply, to);
         let tally = &mut self.datagrams.tally;

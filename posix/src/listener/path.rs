@@ -38,11 +38,7 @@ pub(super) struct Placed {
 impl Placed {
     /// Listens at `path`, which becomes absolute: a daemon leaves its working directory, and has to
     /// find the path again when it ends.
-    pub(super) fn open(
-        path: &Path,
-        ownership: &Ownership,
-        warnings: &mut Vec<String>,
-    ) -> Result<(OwnedFd, Self), Why> {
+    pub(super) fn open(path: &Path, ownership: &Ownership) -> Result<(OwnedFd, Self), Why> {
         let path = std::path::absolute(path).map_err(|e| Why::System("find it", e))?;
         let _turn = take_turn(&path);
         let stale = probe(&path)?;
@@ -53,10 +49,16 @@ impl Placed {
             _ => Why::System("make a directory beside it", error),
         })?;
         let fd = nursery.bind().map_err(|e| Why::System("bind to it", e))?;
-        nursery.own(ownership, &path, warnings)?;
+        nursery.own(ownership)?;
         net::listen(&fd, BACKLOG).map_err(|e| Why::System("listen", e.into()))?;
         let file = nursery.place(&path, stale)?;
         Ok((fd, Self { path, file }))
+    }
+}
+
+impl Placed {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -70,7 +72,7 @@ impl Drop for Placed {
 }
 
 /// Locks the directory of `path` until what is returned is dropped; `None` where that cannot be had.
-fn take_turn(path: &Path) -> Option<OwnedFd> {
+pub(crate) fn take_turn(path: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = fs::open(path.parent()?, flags, Mode::empty()).ok()?;
     for _ in 0..100 {
@@ -159,50 +161,23 @@ impl Nursery {
     }
 
     /// Gives the socket its group, mode and owner; the owner last, since it takes more rights to
-    /// change another's. What fails of that is a warning, as long as nobody is let in who was not
-    /// meant to be.
-    fn own(
-        &self,
-        ownership: &Ownership,
-        path: &Path,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), Why> {
-        let mut warn = |what: &str, to: &str, why: &dyn fmt::Display| {
-            warnings.push(format!("cannot set the {what} of {} to {to}: {why}", path.display()));
+    /// change another's.
+    fn own(&self, ownership: &Ownership) -> Result<(), Why> {
+        let cannot = |what, to: &str, error: &dyn fmt::Display| {
+            Why::Own(what, to.to_owned(), error.to_string())
         };
-        let mut spare = Mode::empty();
         if let Some(name) = &ownership.group {
-            let done = match accounts::group(name) {
-                Ok(gid) => self.chown(None, Some(gid)).map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(error) = done {
-                warn("group", name, &error);
-                // These bits were meant for another group than the one that it has.
-                spare = Mode::RWXG;
-            }
+            let gid = accounts::group(name).map_err(|error| cannot("group", name, &error))?;
+            self.chown(None, Some(gid)).map_err(|error| cannot("group", name, &error))?;
         }
-        let now = Mode::from_raw_mode(self.stat()?.st_mode);
-        let wanted = ownership.mode.map_or(now, |bits| Mode::from_raw_mode(bits as fs::RawMode));
-        let wanted = wanted - spare;
-        if wanted != now {
-            match fs::chmodat(&self.dir, FRESH, wanted, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(error) if wanted.contains(now) => {
-                    warn("mode", &format!("{:o}", wanted.as_raw_mode()), &error);
-                }
-                Err(error) => return Err(Why::System("restrict its mode", error.into())),
-            }
+        if let Some(bits) = ownership.mode {
+            let mode = Mode::from_raw_mode(bits as fs::RawMode);
+            fs::chmodat(&self.dir, FRESH, mode, AtFlags::empty())
+                .map_err(|error| cannot("mode", &format!("{bits:o}"), &error))?;
         }
         if let Some(name) = &ownership.owner {
-            match accounts::owner(name) {
-                Ok(uid) => {
-                    if let Err(error) = self.chown(Some(uid), None) {
-                        warn("owner", name, &error);
-                    }
-                }
-                Err(error) => warn("owner", name, &error),
-            }
+            let uid = accounts::owner(name).map_err(|error| cannot("owner", name, &error))?;
+            self.chown(Some(uid), None).map_err(|error| cannot("owner", name, &error))?;
         }
         Ok(())
     }

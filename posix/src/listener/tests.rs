@@ -1,11 +1,12 @@
 use super::*;
+use crate::accounts;
 use crate::poller::{Events, Interest, Poller};
 use crate::socket::Received;
 use crate::testing::{Dir, in_child, in_child_dir, is_root, skipped};
 use rustix::fs;
 use rustix::io::FdFlags;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Barrier;
@@ -87,6 +88,26 @@ fn port_0_is_told_as_the_port_it_became() {
     assert!(address.connectable().is_ok(), "{address}");
     let error = open(&address).unwrap_err();
     assert!(error.to_string().contains("in use"), "{error}");
+}
+
+#[test]
+fn without_ipv6_every_interface_means_ipv4() {
+    let address: Address = "IP:0".parse().unwrap();
+    let without = |ip: SocketAddr| match ip {
+        SocketAddr::V6(_) => Err(Errno::AFNOSUPPORT.into()),
+        SocketAddr::V4(_) => {
+            let fd = bind_tcp(ip, Some(false))?;
+            Ok(Source::Socket { fd, tcp: true, path: None })
+        }
+    };
+    let Ok(Source::Socket { fd, .. }) = open_ip(&address, without) else { panic!("it listens") };
+    assert!(written(&fd, bound(&fd).unwrap()).starts_with("IP:0.0.0.0:"));
+    // Where half of it is taken, it does not make do with the other half.
+    let taken = |ip: SocketAddr| match ip {
+        SocketAddr::V6(_) => Err(Errno::ADDRINUSE.into()),
+        SocketAddr::V4(_) => panic!("not asked for"),
+    };
+    assert!(matches!(open_ip(&address, taken), Err(Why::InUse)));
 }
 
 #[test]
@@ -250,37 +271,40 @@ fn without_a_mode_the_umask_decides() {
 }
 
 #[test]
-fn an_owner_that_cannot_be_set_is_a_warning_and_opens_nothing() {
+fn an_owner_or_group_that_does_not_exist_is_a_failure_that_leaves_nothing() {
     let dir = Dir::new();
-    let path = dir.join("s");
-    let unknown = Ownership {
-        owner: Some("no-such-user".into()),
-        group: Some("no-such-group".into()),
-        mode: Some(0o770),
-    };
-    let listener = Listener::open(&unix(&path), &unknown).unwrap();
-    let warnings = listener.warnings();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("'no-such-group'") && warnings[1].contains("'no-such-user'"));
-    let mode = path.symlink_metadata().unwrap().mode() & 0o777;
-    assert_eq!(mode, 0o700, "no rights for a group that was not meant");
+    let name = || Some("no-such-name".to_owned());
+    let owner = Ownership { owner: name(), ..Ownership::default() };
+    let group = Ownership { group: name(), mode: Some(0o770), ..Ownership::default() };
+    for (ownership, what) in [(owner, "owner"), (group, "group")] {
+        let error = Listener::open(&unix(&dir.join("s")), &ownership).unwrap_err().to_string();
+        let line = format!("cannot set the socket's {what} to no-such-name: there is no ");
+        assert!(error.contains(&line), "{error}");
+        assert!(dir.names().is_empty());
+    }
 }
 
 #[test]
-fn who_may_not_chown_is_warned() {
+fn who_may_not_chown_does_not_listen() {
     let body = |dir: &Path| {
         if !is_root() {
             return;
         }
         fs::chmod(dir, fs::Mode::from_raw_mode(0o777)).unwrap();
         crate::daemon::change_user("nobody").unwrap();
-        let root = Ownership { owner: Some("root".into()), group: Some("0".into()), mode: None };
-        let path = dir.join("s");
-        let listener = Listener::open(&unix(&path), &root).unwrap();
-        assert_eq!(listener.warnings().len(), 2);
-        assert!(path.symlink_metadata().unwrap().file_type().is_socket());
+        let to_root = |owner: Option<&str>, group: Option<&str>| {
+            let (owner, group) = (owner.map(str::to_owned), group.map(str::to_owned));
+            let ownership = Ownership { owner, group, mode: None };
+            Listener::open(&unix(&dir.join("s")), &ownership)
+        };
+        for refused in [to_root(Some("root"), None), to_root(None, Some("0"))] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("Operation not permitted"), "{error}");
+        }
+        let own = accounts::owner("nobody").unwrap().to_string();
+        drop(to_root(Some(&own), None).expect("that is who it is"));
     };
-    in_child_dir("listener::tests::who_may_not_chown_is_warned", body, |dir| {
+    in_child_dir("listener::tests::who_may_not_chown_does_not_listen", body, |dir| {
         assert!(dir.names().is_empty());
     });
 }
@@ -300,18 +324,17 @@ fn a_directory_that_is_not_there_is_said() {
 }
 
 #[test]
-fn an_inherited_listening_socket_accepts_once() {
+fn an_inherited_listening_socket_goes_on_accepting() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let listener = open(&inherit(socket).parse().unwrap()).unwrap();
     assert!(!listener.finished() && !listener.ready() && listener.fd().is_some());
     assert!(listener.accept().unwrap().is_none());
-    let first = connect(&format!("IP:127.0.0.1:{port}"));
-    let served = accept(&listener);
-    talk(&first, &served);
-    assert!(listener.finished());
-    let _second = connect(&format!("IP:127.0.0.1:{port}"));
-    assert!(listener.accept().unwrap().is_none());
+    assert_eq!(listener.address(), format!("IP:127.0.0.1:{port}"));
+    for _ in 0..3 {
+        talk(&connect(&listener.address()), &accept(&listener));
+        assert!(!listener.finished());
+    }
 }
 
 #[test]

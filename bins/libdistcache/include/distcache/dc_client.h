@@ -7,8 +7,11 @@
  *
  * No call ends the process, prints, or raises a signal, and none takes longer than the deadline of
  * its context: 250 ms for UNIX sockets and 1 s for TCP, unless the environment variable
- * DISTCACHE_TIMEOUT_MS or DC_CTX_set_timeout says otherwise. A NULL where something is needed and
- * a length out of bounds are failures like any other.
+ * DISTCACHE_TIMEOUT_MS or DC_CTX_set_timeout says otherwise; setuid programs ignore the variable.
+ * After a call that the cache did not answer in time, the context leaves it alone for a second: calls
+ * fail at once, and then one asks again (DC_CTX_set_pause). A NULL where something is needed and
+ * a length out of bounds are failures like any other. A thread that is cancelled during a call is
+ * cancelled after it.
  */
 #ifndef DISTCACHE_DC_CLIENT_H
 #define DISTCACHE_DC_CLIENT_H
@@ -88,7 +91,7 @@ int DC_CTX_has_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int i
  * Beyond the original library. A program that is to link with that one as well asks for
  * DISTCACHE_CLIENT_MORE.
  */
-#define DISTCACHE_CLIENT_MORE 0x0001
+#define DISTCACHE_CLIENT_MORE 0x0002
 
 /* Stores a session like DC_CTX_add_session, but in place of what the id has. */
 int DC_CTX_put_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
@@ -119,6 +122,14 @@ const char *DC_CTX_errstr(void);
  * the context was made. 1, or 0 for a context that is NULL.
  */
 int DC_CTX_set_timeout(DC_CTX *ctx, unsigned int msecs);
+
+/*
+ * Leaves the cache alone for so many milliseconds, at most a day, after each call that it did not
+ * answer in time; 1000 in a new context, 0 for never. A cache that stands still then costs one deadline
+ * in each pause, and not one for each call. Ends the pause that is under way. 1, or 0 for a context that
+ * is NULL. Since DISTCACHE_CLIENT_MORE 0x0002.
+ */
+int DC_CTX_set_pause(DC_CTX *ctx, unsigned int msecs);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,8 @@ mod bounds;
 mod faults;
 mod flags;
 mod levels;
+mod lost;
+mod paused;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -214,32 +216,10 @@ fn a_short_buffer_gets_the_front_and_the_full_length() {
     assert_eq!(client.get_into(id(b"a"), &mut out).unwrap(), Some(9));
     assert_eq!(&out, b"a se");
     let mut out = *b"------------";
-    assert_eq!(client.reget_into(id(b"a"), &mut out), Some(9));
+    assert_eq!(client.get_into(id(b"a"), &mut out).unwrap(), Some(9));
     assert_eq!(&out, b"a session---");
     assert_eq!(client.get_into(id(b"b"), &mut out).unwrap(), None);
     assert_eq!(&out, b"a session---");
-}
-
-#[test]
-fn a_reget_asks_nobody_and_belongs_to_the_thread_and_its_last_get() {
-    let server = Server::with_store();
-    let client = server.client(Flags::PERSISTENT);
-    client.add(1000, id(b"a"), b"a session").unwrap();
-    assert_eq!(client.reget(id(b"a")), None);
-    client.get(id(b"a")).unwrap();
-    let requests = server.requests();
-    for _ in 0..2 {
-        assert_eq!(client.reget(id(b"a")).as_deref(), Some(&b"a session"[..]));
-        assert_eq!(client.reget(id(b"b")), None);
-    }
-    thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(client.reget(id(b"a")), None));
-    });
-    let another = server.client(Flags::NONE);
-    assert_eq!(another.reget(id(b"a")), None);
-    assert_eq!(server.requests(), requests);
-    client.remove(id(b"a")).unwrap();
-    assert_eq!(client.reget(id(b"a")), None, "another operation came between");
 }
 
 #[test]
@@ -255,7 +235,6 @@ fn many_threads_share_a_client_and_nothing_is_mixed_up() {
                     let session: [u8; 3000] = array::from_fn(|at| name[at % 2]);
                     client.add(1000, id(&name), &session).unwrap();
                     assert_eq!(client.get(id(&name)).unwrap().as_deref(), Some(&session[..]));
-                    assert_eq!(client.reget(id(&name)).as_deref(), Some(&session[..]));
                     assert!(client.has(id(&name)).unwrap());
                     assert!(client.remove(id(&name)).unwrap());
                 }

@@ -1,0 +1,80 @@
+//! Daemons that listen on every interface: which family they hear, and where they answer from.
+#![cfg(target_os = "linux")]
+
+use std::net::{TcpListener, UdpSocket};
+
+use distcache_testing::bytes::{HAVE, have, status};
+use distcache_testing::caller::Caller;
+use distcache_testing::process::{PATIENCE, Program, Signal};
+use distcache_testing::sessiond::{key, packet};
+
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+
+/// A reply over UDP that comes from another address than was asked does not reach a socket that is
+/// connected to that.
+#[test]
+fn datagrams_are_answered_from_the_address_that_was_asked() {
+    let server = Program::start(DC_SERVER, &["-listen", "SESSIOND:0.0.0.0:0"]);
+    let address = server.address();
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    for host in ["127.0.0.1", "127.0.0.2", "127.9.9.9"] {
+        let asker = UdpSocket::bind("127.0.0.1:0").expect("a socket for datagrams");
+        asker.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        asker.connect(format!("{host}:{port}")).expect("an address to send to");
+        asker.send(&packet(1, 77, &key(b"id"), b"")).expect("room for it");
+        let mut answer = [0; 99];
+        let len = asker.recv(&mut answer).unwrap_or_else(|error| panic!("{host}: {error}"));
+        assert_eq!(answer[..len], packet(0x80, 77, &key(b"id"), b""));
+    }
+    assert_eq!(server.end(Signal::TERM).code, 0);
+}
+
+/// Whether this machine has IPv6; says so loudly where a test must be left out.
+fn has_ipv6() -> bool {
+    let there = TcpListener::bind("[::1]:0").is_ok();
+    if !there {
+        eprintln!("SKIPPED: this test needs IPv6 and proves nothing without");
+    }
+    there
+}
+
+#[test]
+fn a_port_without_a_host_is_for_both_families_and_one_may_insist() {
+    if !has_ipv6() {
+        return;
+    }
+    for (listen, both) in [
+        ("IP:0", [true, true]),
+        ("IP::0", [true, true]),
+        ("IPv4:0", [true, false]),
+        ("IPv6:0", [false, true]),
+    ] {
+        let server = Program::start(DC_SERVER, &["-listen", listen]);
+        let address = server.address();
+        let (_, port) = address.rsplit_once(':').expect("a port");
+        for (host, heard) in ["127.0.0.1", "[::1]"].into_iter().zip(both) {
+            match Caller::try_to(&format!("IP:{host}:{port}")) {
+                Ok(caller) => {
+                    assert!(heard, "{listen} is not for {host}");
+                    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+                }
+                Err(error) => assert!(!heard, "{listen} is for {host}: {error}"),
+            }
+        }
+        assert_eq!(server.end(Signal::TERM).code, 0);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_in_one_family_is_refused_for_both() {
+    if !has_ipv6() {
+        return;
+    }
+    for taken in ["IPv4:0", "IPv6:0"] {
+        let server = Program::start(DC_SERVER, &["-listen", taken]);
+        let address = server.address();
+        let (_, port) = address.rsplit_once(':').expect("a port");
+        let ended = Program::run(DC_SERVER, &["-listen", &format!("IP:{port}")]);
+        assert!(ended.code == 1 && ended.err.contains("in use by another server"), "{ended:?}");
+    }
+}

@@ -1,0 +1,128 @@
+//! What the programs that the C library runs in may do to it: cancel its threads, fork at any time,
+//! run out of memory. Each test is a C program in `bins/libdistcache/tests`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use distcache_testing::c::Workshop;
+use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::rig::{can_run, installed};
+use distcache_testing::start::{self, ANY_PORT};
+
+const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
+const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
+
+fn can(test: &str) -> bool {
+    can_run(test, false, &TOOLS)
+}
+
+fn prefix() -> &'static Path {
+    installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"))
+}
+
+fn made(dir: &Dir, name: &str) -> String {
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let source = format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"));
+    workshop.make(&source, &["distcache"], &["-lpthread"])
+}
+
+fn passes(program: &str, arguments: &[&str]) {
+    let ended = Program::run(program, arguments);
+    let nothing = Ended { code: 0, out: String::new(), err: String::new() };
+    assert_eq!(ended, nothing, "{program} {arguments:?}");
+}
+
+fn server(listen: &str) -> (Program, String) {
+    let program = start::server(DC_SERVER, listen, &[]);
+    let address = program.address();
+    (program, address)
+}
+
+#[test]
+fn a_thread_that_is_cancelled_in_a_call_ends_after_it_and_the_process_goes_on() {
+    if !can("cancelled") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "cancelled.c"), &[&dir.text("")]);
+}
+
+#[test]
+fn a_child_that_is_forked_during_the_first_call_of_a_process_can_make_calls() {
+    if !can("first_call") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "firstfork.c"), &["1000"]);
+}
+
+#[test]
+fn a_child_with_the_process_id_of_its_parent_has_a_connection_of_its_own() {
+    if !can_run("same_id", true, &[&TOOLS[..], &["unshare"]].concat()) {
+        return;
+    }
+    let dir = Dir::new();
+    let samepid = made(&dir, "samepid.c");
+    for how in ["fork", "clone"] {
+        let (server, address) = server(ANY_PORT);
+        passes("unshare", &["--pid", "--fork", &samepid, &address, how]);
+        let said = server.end(Signal::TERM).err;
+        assert!(said.contains("dc_server: 2 clients, 0 more refused"), "{how}: {said}");
+    }
+}
+
+#[test]
+fn a_cache_that_stands_still_costs_one_deadline_in_each_pause() {
+    if !can("paused") {
+        return;
+    }
+    let dir = Dir::new();
+    passes(&made(&dir, "paused.c"), &[&dir.text("")]);
+}
+
+#[test]
+fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
+    if !can_run("setuid", true, &TOOLS) {
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let dir = Dir::new();
+    let program = made(&dir, "secure.c");
+    let (server, address) = server(ANY_PORT);
+    server.freeze();
+    let ended = |timeout: &str, rights: &str| {
+        let mut command = Command::new(&program);
+        command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let ended = Program::adopt(command).ended();
+        assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
+    };
+    ended("50", "caller");
+    std::os::unix::fs::chown(&program, Some(NOBODY), None).expect("we are root");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
+    std::fs::set_permissions(&program, mode).expect("we are root");
+    ended("86400000", "own");
+    server.signal(Signal::CONT);
+}
+
+#[test]
+fn whatever_allocation_is_refused_a_call_fails_or_does_all_that_it_should() {
+    if !can("refused") {
+        return;
+    }
+    let dir = Dir::new();
+    let (_server, address) = server(&dir.address("server"));
+    passes(&made(&dir, "refused.c"), &[&address]);
+}
+
+#[test]
+fn without_memory_a_thread_s_first_call_fails_where_the_library_was_loaded_meanwhile_too() {
+    if !can("dlopened") {
+        return;
+    }
+    let dir = Dir::new();
+    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/dlopened.c");
+    let program = workshop.build("cc", source, &["-std=gnu99", "-ldl", "-lpthread"]);
+    passes(&program, &[&prefix().join("lib/libdistcache.so.1").display().to_string()]);
+}

@@ -1,0 +1,171 @@
+//! How the C library is built, installed, used as README says, and removed.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use distcache_testing::process::{Dir, Ended, Program};
+use distcache_testing::rig::{can_run, installed, succeed};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
+/// Where no cargo is.
+const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn can(test: &str) -> bool {
+    can_run(test, false, &TOOLS)
+}
+
+/// What was built for the other tests of this process.
+fn built() -> String {
+    installed(ROOT, env!("CARGO_TARGET_TMPDIR")).join("built").display().to_string()
+}
+
+/// One of the library's scripts, with an environment of its own.
+fn script(name: &str, dir: &Dir, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(format!("{ROOT}/bins/libdistcache/{name}"));
+    command.env_clear().env("PATH", SYSTEM_PATH).env("BUILD", built()).current_dir(dir.path());
+    command.envs(settings.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+fn ended(command: Command) -> Ended {
+    Program::adopt(command).ended()
+}
+
+fn refuses(mut command: Command, arguments: &[&str], why: &str) {
+    command.args(arguments);
+    let ended = ended(command);
+    assert!(ended.code == 1 && ended.out.is_empty() && ended.err.contains(why), "{ended:?}");
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+}
+
+#[test]
+fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
+    if !can("install") {
+        return;
+    }
+    let dir = Dir::new();
+    let package = dir.text("package");
+    let both = [
+        script("install", &dir, &[("PREFIX", "relative/")]),
+        script("install", &dir, &[("DESTDIR", &package)]),
+    ];
+    for ended in both.map(Program::adopt).map(Program::ended) {
+        assert_eq!((ended.code, &*ended.err, ended.out.lines().count()), (0, "", 1), "{ended:?}");
+    }
+    for (place, prefix) in
+        [("relative", dir.text("relative")), ("package/usr/local", "/usr/local".into())]
+    {
+        let file = |name: &str| dir.join(place).join(name);
+        let described =
+            std::fs::read_to_string(file("lib/pkgconfig/distcache.pc")).expect("a file");
+        assert!(described.starts_with(&format!("prefix={prefix}\n")), "{described}");
+        for library in ["libdistcache", "libnal"] {
+            let soname = std::fs::read_link(file(&format!("lib/{library}.so"))).expect("a link");
+            let real = std::fs::read_link(file("lib").join(&soname)).expect("a link");
+            assert_eq!(soname.to_str(), Some(&*format!("{library}.so.1")));
+            assert_eq!(real.to_str(), Some(&*format!("{library}.so.1.0.0")));
+            assert!(file("lib").join(real).is_file());
+        }
+    }
+}
+
+#[test]
+fn what_an_install_prints_is_how_to_link_with_it() {
+    if !can("closing_line") {
+        return;
+    }
+    let dir = Dir::new();
+    let ended = ended(script("install", &dir, &[("PREFIX", &dir.text("here"))]));
+    let (_, line) = ended.out.trim().split_once("link with: cc ... ").expect("it says how");
+    let source = format!("{ROOT}/bins/libdistcache/tests/targets.c");
+    let compile = format!("cc {source} -o {} {line}", dir.text("program"));
+    succeed(Command::new("sh").args(["-c", &compile]));
+    succeed(Command::new(dir.text("program")).arg(dir.path()));
+}
+
+#[test]
+fn an_uninstall_removes_all_that_was_installed_and_nothing_else() {
+    if !can("uninstall") {
+        return;
+    }
+    let dir = Dir::new();
+    let settings = [("DESTDIR", &*dir.text("package")), ("LIBDIR", "/usr/local/lib64")];
+    assert_eq!(ended(script("install", &dir, &settings)).code, 0);
+    let others = dir.join("package/usr/local/lib64/libother.so.1");
+    std::fs::write(&others, "another library").expect("a file of our own");
+    let ended = ended(script("uninstall", &dir, &settings));
+    assert_eq!((ended.code, &*ended.err, ended.out.lines().count()), (0, "", 1), "{ended:?}");
+    let left = succeed(Command::new("find").arg(dir.path()).args(["!", "-type", "d"]));
+    assert_eq!(left.trim(), others.display().to_string());
+}
+
+#[test]
+fn what_cannot_be_installed_is_refused_in_one_line() {
+    if !can("refusals") {
+        return;
+    }
+    let dir = Dir::new();
+    refuses(script("install", &dir, &[]), &["/usr"], "did you mean PREFIX=/usr?");
+    refuses(script("install", &dir, &[]), &["prefix=/usr"], "known are PREFIX=");
+    refuses(script("uninstall", &dir, &[]), &["-h"], "known are PREFIX=");
+    let nowhere = [("BUILD", "nowhere")];
+    refuses(script("install", &dir, &nowhere), &[], "run bins/libdistcache/build first");
+    let space = [("PREFIX", "/a b")];
+    refuses(script("install", &dir, &space), &[], "has a space in it");
+    std::fs::write(dir.join("file"), "").expect("a file of our own");
+    let below_a_file = [("PREFIX", "file")];
+    refuses(script("install", &dir, &below_a_file), &[], "cannot write to ");
+}
+
+/// The commands below README's heading for C, word for word.
+fn commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).expect("it is there");
+    let (_, section) = readme.split_once("### OpenSSL, and anything in C").expect("a section");
+    let lines = section.lines().skip_while(|line| !line.starts_with("    "));
+    lines.map_while(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_server_on_openssl_is_built_by_the_commands_in_readme_and_starts() {
+    let tools = ["unshare", "mount", "../include/openssl/ssl.h"];
+    if !can_run("readme", true, &[&TOOLS[..], &tools].concat()) {
+        return;
+    }
+    let commands = commands();
+    let [build, install, compile] = &commands[..] else { panic!("three commands: {commands:?}") };
+    let (build, _) = build.split_once('#').expect("a remark");
+    assert_eq!(build.trim(), "bins/libdistcache/build");
+    let (install, _) = install.split_once('#').expect("a remark");
+    let install = install.trim().strip_prefix("sudo ").expect("it needs root");
+    let dir = Dir::new();
+    let source = format!("{ROOT}/bins/libdistcache/examples/openssl_server.c");
+    std::fs::copy(source, dir.join("server.c")).expect("the example");
+    // The machine's own directories stay as they are: these are seen by this shell alone.
+    let script = format!(
+        "set -eu
+         mount -t tmpfs none /usr/local
+         cp -a /etc {etc}
+         mount --bind {etc} /etc
+         mount -t tmpfs none /var/cache/ldconfig
+         (cd {ROOT}; {install})
+         cd {home}
+         {compile}
+         ./a.out 2>&1 | head -n 1
+         {ROOT}/bins/libdistcache/uninstall
+         ! ./a.out 2>/dev/null",
+        etc = dir.text("etc"),
+        home = dir.text(""),
+    );
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "bash", "-c", &script]);
+    shell.env_clear().env("PATH", SYSTEM_PATH).env("BUILD", built());
+    let said = succeed(&mut shell);
+    let said: Vec<_> = said.lines().collect();
+    let [installed, usage, removed] = &said[..] else { panic!("three lines: {said:?}") };
+    let link = "link with: cc ... $(pkg-config --cflags --libs distcache)";
+    assert!(installed.ends_with(link), "{installed}");
+    assert!(usage.contains("usage: "), "{usage}");
+    assert_eq!(*removed, "removed libdistcache from /usr/local");
+}
