@@ -222,7 +222,6 @@ mod tests {
             let id = [number; 8];
             table.add(Instant::ORIGIN, 1000, Id::new(&id).unwrap(), b"session").unwrap();
         }
-        drop(table);
         memory
     }
 

@@ -24,7 +24,7 @@ impl Full {
         listen(&fd, 0).unwrap();
         let queued = UnixStream::connect(&path).unwrap();
         let address: Address = format!("UNIX:{}", path.display()).parse().unwrap();
-        let target = address.resolve().unwrap()[0].clone();
+        let target = address.resolve().unwrap()[0];
         Self { target, _queued: queued, _listener: fd.into(), _dir: dir }
     }
 }
@@ -33,7 +33,7 @@ impl Full {
 fn a_place_that_takes_no_connection_leaves_the_next_one_its_share_of_the_time() {
     let (full, server) = (Full::new(), Server::with_store());
     let mut client = server.client(Flags::NONE);
-    client.targets.insert(0, full.target.clone());
+    client.targets.insert(0, full.target);
     let deadline = Deadline::after(Duration::from_secs(2));
     let Ok((_, place)) = Connection::open(&client.targets, 0, deadline, None) else {
         panic!("the second place takes connections")
@@ -56,7 +56,7 @@ fn each_of_several_tries_gets_an_equal_share_of_what_is_left() {
 fn a_full_backlog_is_waited_for_until_the_deadline_and_never_past_it() {
     let full = Full::new();
     let (sender, ended) = mpsc::channel();
-    let target = full.target.clone();
+    let target = full.target;
     thread::spawn(move || {
         let deadline = Deadline::after(SHORT);
         let opened = Connection::open(&[target], 0, deadline, None);
