@@ -18,7 +18,7 @@ use super::*;
 use crate::listener::Ownership;
 use crate::testing::{Dir, in_child};
 
-const LIMITS: Limits = Limits { idle: 1_000_000, patience: 1_000_000 };
+pub(super) const LIMITS: Limits = Limits { idle: 1_000_000, patience: 1_000_000 };
 
 fn leaked<T>(count: usize, item: impl FnMut() -> T) -> &'static mut [T] {
     Box::leak(std::iter::repeat_with(item).take(count).collect())
@@ -37,7 +37,7 @@ pub(super) fn cache(clients: usize) -> Cache<'static, Table<'static>> {
 }
 
 /// A proxy with room for so many clients, and one server.
-fn mux(clients: usize) -> Mux<'static> {
+pub(super) fn mux(clients: usize) -> Mux<'static> {
     let (slots, flights) = (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
     let servers = leaked(1, || Upstream::new(b"server"));
     let config = proxy::Config { limits: LIMITS, retry: 1000, copies: 1, min_ttl: 0 };
@@ -175,5 +175,81 @@ fn a_client_that_waits_for_the_server_and_leaves_is_closed_at_once() {
         next.shutdown(std::net::Shutdown::Write).unwrap();
         rest(&mut hub);
         assert_eq!(next.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_turn_accepts_no_more_than_so_many_connections_of_a_listener() {
+    in_child("hub::tests::a_turn_accepts_no_more_than_so_many_connections_of_a_listener", || {
+        let (dir, address) = place();
+        let mut hub = hub(cache(3 * ACCEPTS), 3 * ACCEPTS, 0, &address);
+        let connect = || UnixStream::connect(dir.join("s")).unwrap();
+        let _clients: Vec<_> = (0..2 * ACCEPTS + 1).map(|_| connect()).collect();
+        for connected in [ACCEPTS, 2 * ACCEPTS, 2 * ACCEPTS + 1] {
+            turn(&mut hub);
+            assert_eq!(hub.connected, connected);
+        }
+    });
+}
+
+#[test]
+fn a_signal_closes_at_once_whoever_has_nothing_to_come() {
+    in_child("hub::tests::a_signal_closes_at_once_whoever_has_nothing_to_come", || {
+        let (dir, address) = place();
+        let mut hub = hub(cache(4), 4, 0, &address);
+        let mut clients = [(); 3].map(|()| UnixStream::connect(dir.join("s")).unwrap());
+        rest(&mut hub);
+        assert_eq!(hub.connected, 3);
+        clients[0].write_all(&request(&Request::Get(id()))).unwrap();
+        clients[1].write_all(&request(&Request::Get(id()))[..5]).unwrap();
+        let now = hub.now();
+        signal(&mut hub, Number::INT, now);
+        assert!(hub.connected == 0 && hub.is_over(now), "nobody is left to be waited for");
+        let mut answer = Vec::new();
+        clients[0].read_to_end(&mut answer).unwrap();
+        assert_eq!(answer.len(), wire::HEADER_LEN + 1, "what had come is answered");
+    });
+}
+
+#[test]
+fn after_a_signal_nobody_is_accepted_and_nobody_who_waits_keeps_the_loop_busy() {
+    let name =
+        "hub::tests::after_a_signal_nobody_is_accepted_and_nobody_who_waits_keeps_the_loop_busy";
+    in_child(name, || {
+        let (dir, address) = place();
+        let (mut hub, _client) = with_a_client_that_does_not_read(&address);
+        let connect = || UnixStream::connect(dir.join("s")).unwrap();
+        let _before = connect();
+        let now = hub.now();
+        signal(&mut hub, Number::TERM, now);
+        assert_eq!(hub.connected, 1, "the signal comes first in its turn");
+        let _after = connect();
+        let mut events = Events::new();
+        hub.wait(&mut events, Some(now)).unwrap();
+        assert_eq!(events.iter().count(), 0);
+        hub.accept(now);
+        assert_eq!(hub.connected, 1);
+    });
+}
+
+#[test]
+fn an_inherited_connection_is_out_of_the_poller_once_it_is_closed() {
+    let name = "hub::tests::an_inherited_connection_is_out_of_the_poller_once_it_is_closed";
+    in_child(name, || {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        // What another process that has it open does to it: closing one descriptor is not the end.
+        let _shared = ours.try_clone().unwrap();
+        rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::empty()).unwrap();
+        let listener = std::os::fd::IntoRawFd::into_raw_fd(ours);
+        let mut hub = hub(cache(2), 2, 0, &format!("FD:{listener}"));
+        hub.turn(hub.now(), &Events::new());
+        assert_eq!(hub.connected, 1);
+        theirs.write_all(b"this is no request").unwrap();
+        turn(&mut hub);
+        assert_eq!(hub.connected, 0);
+        theirs.write_all(b"and this is for nobody").unwrap();
+        let mut events = Events::new();
+        hub.wait(&mut events, Some(Instant::ORIGIN)).unwrap();
+        assert_eq!(events.iter().count(), 0);
     });
 }

@@ -192,3 +192,30 @@ fn standard_descriptors_leave_dev_null_behind() {
         assert_eq!(io::Read::read(&mut io::stdin(), &mut [0]).unwrap(), 0);
     });
 }
+
+#[test]
+fn an_inherited_connection_over_tcp_is_made_as_one_of_our_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let number = inherit(theirs);
+    let stream = Stream::inherited(Some(number), Some(number)).unwrap();
+    let fd = stream.read_fd().unwrap();
+    assert!(sockopt::tcp_nodelay(fd).unwrap());
+    assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
+}
+
+#[test]
+fn the_end_of_what_is_written_reaches_a_peer_whose_socket_others_have_too() {
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let shared = ours.try_clone().unwrap();
+    let (read, write) = (inherit(ours.try_clone().unwrap()), inherit(ours));
+    let mut stream = Stream::inherited(Some(read), Some(write)).unwrap();
+    stream.send(b"bye").unwrap();
+    stream.shutdown_write().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut heard = Vec::new();
+    std::io::Read::read_to_end(&mut theirs, &mut heard).unwrap();
+    assert_eq!(heard, b"bye");
+    drop(shared);
+}
