@@ -129,13 +129,15 @@ fn the_commands_of_its_readme_give_debians_httpd_the_cache() {
 }
 
 #[test]
-fn the_commands_of_the_projects_readme_give_debians_httpd_the_cache() {
-    if !can_run("httpd by the README", true, &[&TOOLS[..], &NAMESPACES].concat()) {
+fn the_commands_of_the_page_on_tls_servers_give_debians_httpd_the_cache() {
+    if !can_run("httpd by its section", true, &[&TOOLS[..], &NAMESPACES].concat()) {
         return;
     }
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("it");
-    let section = readme.split("\n## TLS servers\n").nth(1).expect("a section");
-    let [proxy, module, config] = first_blocks(section);
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/tls-servers.md")).expect("it");
+    let section =
+        |heading: &str| page.split(&format!("\n## {heading}\n")).nth(1).expect("a section");
+    let [proxy] = first_blocks(section("The proxy"));
+    let [_packages, module, config] = first_blocks(section("Apache httpd"));
     by_commands(&module, &proxy, &config);
 }
 

@@ -119,26 +119,25 @@ fn what_cannot_be_installed_is_refused_in_one_line() {
     refuses(script("install", &dir, &below_a_file), &[], "cannot write to ");
 }
 
-/// The commands below README's heading for C, word for word.
-fn commands() -> Vec<String> {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).expect("it is there");
-    let (_, section) = readme.split_once("### OpenSSL, and anything in C").expect("a section");
-    let lines = section.lines().skip_while(|line| !line.starts_with("    "));
-    lines.map_while(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
+/// The commands below a heading of the page on TLS servers, word for word.
+fn commands(heading: &str) -> Vec<String> {
+    let page = Path::new(ROOT).join("docs/tls-servers.md");
+    let page = std::fs::read_to_string(page).expect("it is there");
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).expect("a section");
+    let section = section.split("\n## ").next().expect("it begins");
+    section.lines().filter_map(|line| line.strip_prefix("    ")).map(str::to_owned).collect()
 }
 
 #[test]
-fn a_server_on_openssl_is_built_by_the_commands_in_readme_and_starts() {
+fn a_server_on_openssl_is_built_by_the_commands_for_it_and_starts() {
     let tools = ["unshare", "mount", "../include/openssl/ssl.h"];
-    if !can_run("readme", true, &[&TOOLS[..], &tools].concat()) {
+    if !can_run("commands", true, &[&TOOLS[..], &tools].concat()) {
         return;
     }
-    let commands = commands();
-    let [build, install, compile] = &commands[..] else { panic!("three commands: {commands:?}") };
-    let (build, _) = build.split_once('#').expect("a remark");
-    assert_eq!(build.trim(), "bins/libdistcache/build");
-    let (install, _) = install.split_once('#').expect("a remark");
-    let install = install.trim().strip_prefix("sudo ").expect("it needs root");
+    let library = commands("The C library");
+    let [_packages, build, install] = &library[..] else { panic!("three commands: {library:?}") };
+    assert_eq!(build, "bins/libdistcache/build");
+    let [_packages, compile, ..] = &commands("OpenSSL and C")[..] else { panic!("two commands") };
     let dir = Dir::new();
     let source = format!("{ROOT}/bins/libdistcache/examples/openssl_server.c");
     std::fs::copy(source, dir.join("server.c")).expect("the example");

@@ -202,16 +202,16 @@ fn while_cache_or_proxy_stand_still_handshakes_are_full_and_end() {
 
 /// The lines that users are given, with a certificate and a place to listen around them.
 #[test]
-fn servers_made_of_the_readmes_lines_share_sessions() {
-    if !can_run_here("servers_made_of_the_readmes_lines_share_sessions") {
+fn servers_made_of_the_lines_for_node_share_sessions() {
+    if !can_run_here("servers_made_of_the_lines_for_node_share_sessions") {
         return;
     }
     let dir = Dir::new();
     certificate(dir.path());
     let cache = Program::start(DC_SERVER, &["-listen", &dir.address("cache")]);
     cache.address();
-    let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).expect("it");
-    let section = readme.split("\n### Node\n").nth(1).expect("a section").lines();
+    let page = std::fs::read_to_string(format!("{ROOT}/docs/tls-servers.md")).expect("it");
+    let section = page.split("\n## Node\n").nth(1).expect("a section").lines();
     let code = section.skip_while(|line| !line.starts_with("    "));
     let code: Vec<_> = code
         .map_while(|line| line.strip_prefix("    ").or_else(|| line.is_empty().then_some("")))

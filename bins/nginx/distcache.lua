@@ -1,4 +1,4 @@
--- Lets nginx keep its TLS 1.2 sessions in distcache. README.md, "nginx", has the configuration around it.
+-- Lets nginx keep its TLS 1.2 sessions in distcache. docs/tls-servers.md, "nginx", has the configuration around it.
 --
 -- A call waits for its answer and the worker waits with it: use a dc_client on a UNIX socket of this machine, and
 -- keep `timeout` low. It is what a cache that stands still costs a handshake. The library then leaves that

@@ -10,7 +10,7 @@ const NONE: &str = "–";
 
 /// The page.
 pub(super) fn page(results: &Results) -> String {
-    let mut page = String::from("# Measured\n\n");
+    let mut page = String::from("# Benchmarks\n\n");
     let _ = head(&mut page, results);
     let (proxy, direct): (Vec<_>, Vec<_>) =
         results.races.iter().partition(|race| race.shape.is_proxy());
@@ -23,21 +23,25 @@ pub(super) fn page(results: &Results) -> String {
 
 fn head(page: &mut String, results: &Results) -> std::fmt::Result {
     let scale = &results.scale;
-    writeln!(page, "By `{}` on: {}; {}.\n", results.command, results.machine, results.others)?;
     writeln!(
         page,
-        "Servers are on one core, the load on another. Ids of 32 bytes, sessions of 200; of the \
-         requests 90 in a hundred are GETs, the others REMOVE and ADD in turn, and every answer is \
-         looked at. Each figure is the median of {} rounds of {} s, in which every server has its \
-         turn; each ratio is the median of the rounds' ratios. \"No table\" answers every GET with \
-         what is expected and stores nothing: the kernel alone.\n",
+        "Measured with `{}` on {}; {}.\n",
+        results.command, results.machine, results.others
+    )?;
+    writeln!(
+        page,
+        "The servers run on one core, the load on another. Ids have 32 bytes, sessions 200. Of the \
+         requests 90 % are GETs, the others REMOVE and ADD in turn, and every answer is checked. Each \
+         figure is the median of {} rounds of {} s; in each round every server has its turn. Each \
+         ratio is the median of the rounds' ratios. \"No table\" is a server that answers every GET with \
+         the expected session and stores nothing, so it shows what the kernel costs.\n",
         scale.rounds, scale.seconds
     )
 }
 
 fn servers(page: &mut String, races: &[&Race]) -> std::fmt::Result {
     let racers = [Racer::Floor, Racer::Server, Racer::Redis, Racer::Memcached];
-    writeln!(page, "## dc_server over TCP\n\nconnections x requests open on each\n")?;
+    writeln!(page, "## dc_server over TCP\n\nEach row: connections x requests open on each.\n")?;
     writeln!(
         page,
         "| ops/s | no table | dc_server | redis | memcached | of no table | x redis | x memcached |"
@@ -68,10 +72,10 @@ fn servers(page: &mut String, races: &[&Race]) -> std::fmt::Result {
 fn proxies(page: &mut String, races: &[&Race]) -> std::fmt::Result {
     writeln!(
         page,
-        "## dc_client in between\n\nAs applications use it: a UNIX connection for every request, here \
-         against the server without a table answering them itself. Kept connections, against asking \
-         dc_server itself, at a UNIX socket as dc_client's or over TCP. dc_client and dc_server share \
-         a core.\n"
+        "## dc_client in between\n\n\"Callers\" make a UNIX connection for every request, as many \
+         applications do; without dc_client, the server without a table answers them. \"Kept\" \
+         connections stay open; without dc_client, dc_server answers them, at a UNIX socket or over \
+         TCP. dc_client and dc_server share a core.\n"
     )?;
     writeln!(
         page,
@@ -115,10 +119,10 @@ fn alone(page: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(page, "| memory (RSS) for {} idle connections | {idle} |", scale.idle)?;
     writeln!(page, "| start with room for 16 M sessions | {:.1} ms |", alone.start * 1e3)?;
     let growth = alone.growth.map_or(NONE.to_owned(), |ratio| format!("{ratio:.2}"));
-    writeln!(page, "| ops/s at 16 M sessions to that at 10 k, 50 x 16 | {growth} |")?;
+    writeln!(page, "| ops/s with 16 M sessions, relative to 10 k (50 x 16) | {growth} |")?;
     writeln!(
         page,
-        "| ops/s of 50 busy connections among {} idle to that among 10 | {:.2} |",
+        "| ops/s of 50 busy connections among {} idle ones, relative to 10 idle ones | {:.2} |",
         scale.idle, alone.crowd
     )
 }
