@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use distcache_core::conns::Limits;
 use distcache_core::message::TTL_MAX;
-use distcache_core::proxy::SERVERS_MAX;
+use distcache_core::proxy::{SERVER_PATIENCE, SERVERS_MAX};
 use distcache_posix::address::Address;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
@@ -22,6 +22,7 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
     let mut clients = 4096;
     let mut limits = Limits { idle: 0, patience: 10_000 };
     let mut retry = 5000;
+    let mut server_patience = SERVER_PATIENCE;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "server" => servers.push(options.server_address()?),
@@ -31,13 +32,16 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
             "replicas" => copies = options.number(1..=2)? as u8,
             "reqtimeout" => limits.patience = options.millis(0..=3_600_000)?,
             "retry" => retry = options.millis(1..=3_600_000)?,
+            "servertimeout" => server_patience = options.millis(0..=3_600_000)?,
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
     check(&servers, copies)?;
+    check_own(&servers, service.addresses())?;
     service.inherits.clone_from(&servers);
-    let config = relay::Config { servers, copies, clients, limits, retry, min_ttl };
+    let config =
+        relay::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
     let running = service.start().map_err(Stop::failed)?;
     relay::run(&config, running).map_err(Stop::failed)
 }
@@ -57,4 +61,15 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
         return Ok(());
     };
     Err(OptionsError::new(line))
+}
+
+/// A proxy that is its own server looks healthy and serves nobody.
+fn check_own(servers: &[Address], listen: &[Address]) -> Result<(), OptionsError> {
+    let own = |server: &&Address| listen.iter().any(|listen| relay::reaches(server, listen));
+    match servers.iter().find(own) {
+        Some(own) => Err(OptionsError::new(format!(
+            "-server: {own} is where dc_client itself listens; give it the address of a dc_server"
+        ))),
+        None => Ok(()),
+    }
 }

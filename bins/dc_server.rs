@@ -10,6 +10,9 @@ use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SERVER;
 use distcache_posix::serve;
 
+/// What TLS servers need at most, in milliseconds.
+const DAY: u32 = 86_400_000;
+
 fn main() -> ExitCode {
     program::run(&DC_SERVER, serve)
 }
@@ -22,12 +25,15 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         clients: 4096,
         limits: Limits { idle: 0, patience: 10_000 },
         min_ttl: 0,
+        max_ttl: DAY,
         progress: 0,
     };
+    let mut max_ttl = None;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "idle" => config.limits.idle = options.millis(0..=3_600_000)?,
             "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
+            "maxtimeout" => max_ttl = Some(options.millis(1..=TTL_MAX.into())? as u32),
             "maxmem" => config.max_bytes = Some(options.bytes(1..=1 << 40)?),
             "mintimeout" => config.min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
             "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
@@ -38,6 +44,11 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
+    }
+    // Lives that an operator made longer than a day stay so.
+    config.max_ttl = max_ttl.unwrap_or(DAY.max(config.min_ttl));
+    if config.max_ttl < config.min_ttl {
+        return Err(Stop::failed("-mintimeout is longer than -maxtimeout"));
     }
     let running = service.start().map_err(Stop::failed)?;
     serve::run(&config, running).map_err(Stop::failed)

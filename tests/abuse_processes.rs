@@ -221,5 +221,5 @@ fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() 
     assert!(noticed >= Duration::from_secs(10), "a silence of {noticed:?} is nothing unusual");
     lan.on_b(&["ip", "address", "add", &address, "dev", "wire"]);
     ask_until(&listen, &have(1, b"id"), &status(1, HAVE, 1));
-    assert!(proxy.end(Signal::TERM).err.contains("2 connections to it, 1 lost"));
+    assert!(proxy.end(Signal::TERM).err.contains("; 2 connections, 1 lost"));
 }

@@ -11,8 +11,9 @@ use distcache_testing::store::Plain;
 
 type World<'m> = Net<Mux<'m>>;
 
-const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
-const PATIENT: Config = Config::new(Limits { idle: 0, patience: 3_000 }, 5_000);
+const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
+const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
 
 fn world(memory: &mut Memory, config: Config, reach: Reach, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(config), pieces);

@@ -14,7 +14,7 @@ use distcache_testing::store::Plain;
 
 type Proxy<'m> = Net<Mux<'m>>;
 
-const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
+const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 const UNSUPPORTED: u8 = 3;
 
 fn server(memory: &mut Memory, pieces: Pieces) -> Net<Server<'_, Plain>> {

@@ -90,6 +90,7 @@ fn a_daemon() {
             clients: CLIENTS,
             limits: LIMITS,
             min_ttl: 0,
+            max_ttl: 86_400_000,
             progress: 50,
         };
         serve::run(&config, running).unwrap();
@@ -100,6 +101,7 @@ fn a_daemon() {
             servers,
             clients: CLIENTS,
             limits: LIMITS,
+            server_patience: LIMITS.patience,
             retry: 50,
             min_ttl: 0,
         };
@@ -277,14 +279,14 @@ fn overflow(address: &str) {
     ask_until(address, &get(1, &id(last)), &status(1, 1, 1));
 }
 
-/// Waits until a server that was full has told that it has dropped what has expired, all but one.
+/// Waits until a server that was full has told that it has dropped what has expired: all of it.
 fn drops_what_has_expired(server: &Daemon) {
-    server.program.out.find("word that all but one are gone", |text| {
+    server.program.out.find("word that all are gone", |text| {
         let whole = &text[..text.rfind('\n')?];
         let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
         let counts = told.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
         let counts: Vec<_> = counts.collect();
-        (counts.contains(&SESSIONS) && counts.last() == Some(&1)).then_some(())
+        (counts.contains(&SESSIONS) && counts.last() == Some(&0)).then_some(())
     });
 }
 

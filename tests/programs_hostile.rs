@@ -8,6 +8,7 @@ use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, frame, get, have, message, messages, remove, session, status,
 };
 use distcache_testing::caller::Caller;
+use distcache_testing::net::probe;
 use distcache_testing::process::{Dir, Program, Signal};
 use distcache_testing::random::Random;
 use distcache_testing::start;
@@ -219,12 +220,15 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
         ["-listen", "IP:127.0.0.1:0", "-server", &server, "-retry", "50", "-reqtimeout", "300"];
     let proxy = Program::start(DC_CLIENT, &arguments);
     let caller = Caller::to(&proxy.address());
-    proxy.err.wait_for("connected to ");
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // The second time it is an honest one.
             for honest in [false, true] {
                 let (mut stream, _) = listener.accept().expect("the proxy");
+                let mut asked = probe();
+                std::io::Read::read_exact(&mut stream, &mut asked).expect("the probe");
+                assert_eq!(asked, probe());
+                stream.write_all(&status(u32::MAX, HAVE, 1)).expect("room");
                 let mut request = [0; 16];
                 std::io::Read::read_exact(&mut stream, &mut request).expect("a request");
                 let uid = u32::from_be_bytes([request[5], request[6], request[7], request[8]]);
@@ -238,6 +242,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
                 }
             }
         });
+        proxy.err.wait_for("connected to ");
         let first = caller.ask(&have(1, b"id"));
         proxy.err.find("a connection", |text| {
             let lost = text.matches(" is unreachable (").count();

@@ -66,7 +66,7 @@ fn a_session_expires_when_its_time_is_over() {
 }
 
 #[test]
-fn the_session_that_would_expire_soonest_makes_room() {
+fn of_lives_of_a_class_the_session_stored_first_makes_room() {
     let (_program, address) = server_on_any_port(&["-sessions", "2"]);
     let caller = Caller::to(&address);
     for (id, ttl) in [(b"a", 60_000), (b"b", 40_000), (b"c", 50_000)] {
@@ -74,7 +74,7 @@ fn the_session_that_would_expire_soonest_makes_room() {
         assert_eq!(caller.ask(&add), status(1, ADD, 0));
     }
     let there = [b"a", b"b", b"c"].map(|id| caller.ask(&have(2, id)) == status(2, HAVE, 0));
-    assert_eq!(there, [true, false, true]);
+    assert_eq!(there, [false, true, true]);
 }
 
 #[test]

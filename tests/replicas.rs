@@ -14,9 +14,10 @@ use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
 
 type World<'m> = Net<Mux<'m>>;
 
-const ALONE: Config = Config::new(NO_LIMITS, 5_000);
+const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 const COPIED: Config = Config { copies: 2, ..ALONE };
-const PATIENT: Config = Config::new(Limits { idle: 0, patience: 3_000 }, 5_000);
+const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
+const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
 
 /// A server that a test plays: what it holds, and what it can do.
 #[derive(Default)]

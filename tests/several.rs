@@ -7,7 +7,7 @@ use distcache_testing::net::{End, Net, Pieces, Reach, server};
 
 type World<'m> = Net<Mux<'m>>;
 
-const ALONE: Config = Config::new(NO_LIMITS, 5_000);
+const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 
 /// Forty clients with long requests for two servers, of which the first reads nothing: those for it
 /// fill its outbox many times over.

@@ -80,12 +80,12 @@ impl Cache for Table<'static> {
     }
 }
 
-/// A full table, filled one millisecond after the other.
+/// A full table, filled at 20 a millisecond: few are due at the same time.
 fn table(sessions: u32) -> Table<'static> {
     let geometry = Geometry::new(sessions, u64::from(sessions) * 256).expect("lawful sizes");
     let memory = vec![0; geometry.size()].leak();
     let mut table = Table::new(memory, geometry, *b"16 bytes of key.").expect("enough memory");
-    (0..u64::from(sessions)).for_each(|n| Cache::add(&mut table, n / 1_000, &name(n)));
+    (0..u64::from(sessions)).for_each(|n| Cache::add(&mut table, n / 20, &name(n)));
     table
 }
 
@@ -123,7 +123,7 @@ impl Cache for Std {
 fn standard(sessions: u32) -> Std {
     let (sessions, most) = (u64::from(sessions), sessions as usize);
     let mut cache = Std { sessions: HashMap::with_capacity(most), order: BTreeSet::new(), most };
-    (0..sessions).for_each(|n| cache.add(n / 1_000, &name(n)));
+    (0..sessions).for_each(|n| cache.add(n / 20, &name(n)));
     cache
 }
 
@@ -146,7 +146,7 @@ fn miss(bencher: Bencher<'_, '_>, sessions: u32, cache: &impl Cache) {
 fn add(bencher: Bencher<'_, '_>, sessions: u32, cache: &mut impl Cache) {
     let mut next = u64::from(sessions);
     bencher.bench_local(|| {
-        cache.add(next / 1_000, &name(next));
+        cache.add(next / 20, &name(next));
         next += 1;
     });
 }

@@ -26,6 +26,18 @@ pub enum RequestError {
     Unsupported,
 }
 
+impl core::fmt::Display for RequestError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "the last request is not answered yet",
+            Self::TooLarge => "the session is too long for one message",
+            Self::Unsupported => "the server is not known to have this operation",
+        })
+    }
+}
+
+impl core::error::Error for RequestError {}
+
 /// One end of a connection to a server, with the memory that it works in: borrowed, or its own.
 pub struct Client<M> {
     /// [`MESSAGE_MAX`] bytes of `inbox`, then as many of `outbox`.

@@ -8,7 +8,11 @@
 //!              dry_in    has something to say, but the pool has no buffer to read it into
 //!  time lane   idle      owes nothing and is owed nothing         since the last request or answer
 //!              stalled   in the middle of a request or an answer  since that last moved on
+//!              left      has hung up and waits for an answer      since both is so
 //! ```
+//!
+//! A client that has hung up may be gone or may wait for its answer: that can't be told. It keeps its
+//! place until there is hardly any left for others.
 //!
 //! Who has just sent something changes its time queue once `advance` has looked at it. A queue whose
 //! wait has no end stays empty.
@@ -21,6 +25,9 @@ use crate::pool::{Fifo, Pool};
 use crate::slots::{Key, Lane, Queue, Slot, Slots, Tag};
 use crate::time::Instant;
 use crate::wire::MESSAGE_MAX;
+
+/// How long a client that has hung up waits for its answer in any case, in milliseconds.
+const LEFT_GRACE: u64 = 1000;
 
 /// How long a client may keep its connection without using it as it should; 0 is for ever.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,22 +49,40 @@ pub struct Counters {
     pub malformed: u64,
     /// Clients closed after `idle`.
     pub idle: u64,
-    /// Clients closed after `patience`.
+    /// Clients closed after `patience`, and those that had hung up and made room for others.
     pub stalled: u64,
 }
 
-/// Why the memory given will not do.
+/// Why a server or a proxy cannot be set up with what it was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TooSmall {
+pub enum SetupError {
     /// Each buffer needs at least [`MESSAGE_MAX`] bytes.
     BufferLen,
     /// The pool needs at least this many buffers.
     Buffers(u32),
     /// There is no slot for a connection, or for a request in flight.
     Slots,
-    /// There must be 1 to [`SERVERS_MAX`](crate::proxy::SERVERS_MAX) servers.
-    Servers,
+    /// A proxy needs a server.
+    NoServers,
+    /// A proxy has [`SERVERS_MAX`](crate::proxy::SERVERS_MAX) servers at most.
+    TooManyServers,
 }
+
+impl core::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::BufferLen => write!(f, "each buffer needs at least {MESSAGE_MAX} bytes"),
+            Self::Buffers(count) => write!(f, "at least {count} buffers are needed"),
+            Self::Slots => f.write_str("there is no slot for a connection or for a request"),
+            Self::NoServers => f.write_str("a proxy needs at least one server"),
+            Self::TooManyServers => {
+                write!(f, "a proxy has at most {} servers", crate::proxy::SERVERS_MAX)
+            }
+        }
+    }
+}
+
+impl core::error::Error for SetupError {}
 
 /// One client's connection.
 #[derive(Debug)]
@@ -84,6 +109,9 @@ pub(crate) struct Conns<'m> {
     dry_in: Queue,
     idle: Queue,
     stalled: Queue,
+    left: Queue,
+    /// The last one that was closed to make room: the next follows once it is gone.
+    made_room: Option<Key>,
 }
 
 impl<'m> Conns<'m> {
@@ -92,15 +120,15 @@ impl<'m> Conns<'m> {
         pool: Pool<'m>,
         buffers: u32,
         limits: Limits,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         if pool.buffer_len() < MESSAGE_MAX {
-            return Err(TooSmall::BufferLen);
+            return Err(SetupError::BufferLen);
         }
         if pool.count() < buffers {
-            return Err(TooSmall::Buffers(buffers));
+            return Err(SetupError::Buffers(buffers));
         }
         if slots.is_empty() {
-            return Err(TooSmall::Slots);
+            return Err(SetupError::Slots);
         }
         Ok(Self {
             pool,
@@ -113,6 +141,8 @@ impl<'m> Conns<'m> {
             dry_in: Queue::new(Lane::Work, Tag(2)),
             idle: Queue::new(Lane::Time, Tag(0)),
             stalled: Queue::new(Lane::Time, Tag(1)),
+            left: Queue::new(Lane::Time, Tag(2)),
+            made_room: None,
         })
     }
 
@@ -136,6 +166,10 @@ impl<'m> Conns<'m> {
         self.counters.accepted = self.counters.accepted.saturating_add(1);
         if self.limits.idle > 0 {
             self.slots.enqueue(&mut self.idle, key);
+        }
+        if !self.left.is_empty() {
+            // Now there may be hardly any room for others.
+            self.judged_at = Instant::ORIGIN;
         }
         Some(key)
     }
@@ -170,10 +204,11 @@ impl<'m> Conns<'m> {
         }
     }
 
-    pub(crate) fn ended(&mut self, key: Key) {
+    pub(crate) fn ended(&mut self, now: Instant, key: Key) {
         if let Some(conn) = self.slots.get_mut(key) {
             conn.input_over = true;
             self.rework(key);
+            self.retime(now, key, false);
         }
     }
 
@@ -197,11 +232,49 @@ impl<'m> Conns<'m> {
         self.retime(now, key, true);
     }
 
+    /// The request of this client that is being answered elsewhere.
+    pub(crate) fn flight(&self, key: Key) -> Option<Key> {
+        self.slots.get(key)?.flight
+    }
+
+    /// Checks that all queues are whole and that each client stands where the table above says.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let Self { slots, work, dry_out, dry_in, idle, stalled, left, .. } = self;
+        slots.check([work, dry_out, dry_in, idle, stalled, left].into_iter())?;
+        for key in slots.keys() {
+            let Some(conn) = slots.get(key) else {
+                return Err("a key finds nothing");
+            };
+            let quiet = conn.inbox.is_empty() && conn.outbox.is_empty();
+            let busy = conn.flight.is_some() || conn.doomed;
+            let left = slots.is_queued(left, key);
+            if left != (conn.input_over && conn.flight.is_some() && !conn.doomed) {
+                return Err("a client that has hung up is not known as such, or another is");
+            }
+            if busy && !left && slots.standing(Lane::Time, key).is_some() {
+                return Err("a client is timed that waits for us, or is to be closed");
+            }
+            if slots.is_queued(dry_in, key) && conn.inbox.has_buffer() {
+                return Err("a client waits for a buffer that it has");
+            }
+            // What has come since the last look is timed at the next one.
+            let looked_at = slots.standing(Lane::Work, key).is_none() && !busy;
+            let limit = if quiet { self.limits.idle } else { self.limits.patience };
+            let right = slots.is_queued(if quiet { idle } else { stalled }, key);
+            if looked_at && right != (limit > 0) {
+                return Err("a client is not timed as it should be");
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn closed(&mut self, key: Key) -> Option<Conn> {
-        for queue in
-            [&mut self.work, &mut self.dry_out, &mut self.dry_in, &mut self.idle, &mut self.stalled]
-        {
+        let Self { work, dry_out, dry_in, idle, stalled, left, .. } = self;
+        for queue in [work, dry_out, dry_in, idle, stalled, left] {
             self.slots.unlink(queue, key);
+        }
+        if self.made_room == Some(key) {
+            (self.made_room, self.judged_at) = (None, Instant::ORIGIN);
         }
         let mut conn = self.slots.remove(key)?;
         conn.inbox.clear(&mut self.pool);
@@ -313,6 +386,10 @@ impl<'m> Conns<'m> {
             }
             self.counters.idle = self.counters.idle.saturating_add(1);
             self.slots.dequeue(&mut self.idle)?
+        } else if self.room_at().is_some_and(|due| due <= now) {
+            self.counters.stalled = self.counters.stalled.saturating_add(1);
+            self.made_room = self.slots.dequeue(&mut self.left);
+            self.made_room?
         } else {
             return None;
         };
@@ -327,7 +404,17 @@ impl<'m> Conns<'m> {
         }
         let stalled = self.expiry(&self.stalled, self.limits.patience);
         let idle = self.expiry(&self.idle, self.limits.idle);
-        earlier(stalled, idle)
+        earlier(earlier(stalled, idle), self.room_at())
+    }
+
+    /// When a client that has hung up makes room for others: where there is hardly any.
+    fn room_at(&self) -> Option<Instant> {
+        if self.left.is_empty() || self.made_room.is_some() {
+            return None;
+        }
+        let capacity = self.slots.capacity();
+        let crowded = self.slots.len().saturating_add(capacity.checked_div(8)?) >= capacity;
+        self.expiry(&self.left, LEFT_GRACE).filter(|_| crowded)
     }
 
     fn expiry(&self, queue: &Queue, limit: u64) -> Option<Instant> {
@@ -347,7 +434,14 @@ impl<'m> Conns<'m> {
             true => (&mut self.idle, &mut self.stalled, self.limits.idle),
             false => (&mut self.stalled, &mut self.idle, self.limits.patience),
         };
-        if conn.flight.is_some() || conn.doomed || limit == 0 {
+        let (waits, doomed) = (conn.flight.is_some(), conn.doomed);
+        if conn.input_over && waits && !doomed {
+            self.slots.unlink(right, key);
+            self.slots.unlink(wrong, key);
+            return self.leave(now, key);
+        }
+        self.slots.unlink(&mut self.left, key);
+        if waits || doomed || limit == 0 {
             self.slots.unlink(right, key);
             self.slots.unlink(wrong, key);
             return;
@@ -362,6 +456,17 @@ impl<'m> Conns<'m> {
             self.slots.unlink(wrong, key);
         }
         self.slots.enqueue(right, key);
+        if let Some(conn) = self.slots.get_mut(key) {
+            conn.since = now;
+        }
+    }
+
+    /// The client has hung up, and is owed an answer.
+    fn leave(&mut self, now: Instant, key: Key) {
+        if self.slots.is_queued(&self.left, key) {
+            return;
+        }
+        self.slots.enqueue(&mut self.left, key);
         if let Some(conn) = self.slots.get_mut(key) {
             conn.since = now;
         }

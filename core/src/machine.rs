@@ -20,13 +20,36 @@
 use crate::slots::Key;
 use crate::time::Instant;
 
+/// Names one connection to a server, from the attempt to make it until it is closed. After that it
+/// finds nothing, even where the same server is connected again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ServerKey {
+    number: u8,
+    era: u32,
+}
+
+impl ServerKey {
+    pub(crate) const fn new(number: u8, era: u32) -> Self {
+        Self { number, era }
+    }
+
+    /// The server's number in its proxy.
+    pub const fn number(self) -> u8 {
+        self.number
+    }
+
+    pub(crate) const fn era(self) -> u32 {
+        self.era
+    }
+}
+
 /// One end of a connection, as the machine knows it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Peer {
     /// A client, by the key that [`Machine::open`] gave.
     Client(Key),
-    /// A server that a proxy passes requests to, by its number.
-    Server(u8),
+    /// A server that a proxy passes requests to, by the key of its connection.
+    Server(ServerKey),
 }
 
 /// What a peer's socket is to be watched for.

@@ -154,6 +154,16 @@ pub fn raise_ttl(payload: &mut [u8], min: u32) {
     }
 }
 
+/// Lets the session in the payload of an ADD or a PUT live for `max` milliseconds at most. A lifetime
+/// above [`TTL_MAX`] stays as it is: it is refused.
+pub fn lower_ttl(payload: &mut [u8], max: u32) {
+    if let Some(ttl) = payload.first_chunk_mut()
+        && (max..=TTL_MAX).contains(&u32::from_be_bytes(*ttl))
+    {
+        *ttl = max.to_be_bytes();
+    }
+}
+
 fn gather(parts: &[&[u8]], out: &mut [u8]) -> Option<usize> {
     let mut len = 0_usize;
     for part in parts {
@@ -222,6 +232,19 @@ mod tests {
         for len in 0..ADD_FIXED_LEN {
             assert_eq!(Add::parse(&vec![0xff; len]), Err(Malformed::Payload), "{len} bytes");
         }
+    }
+
+    #[test]
+    fn a_lifetime_is_bounded_on_both_sides_and_one_out_of_range_stays_so() {
+        let bounded = |ttl: u32| {
+            let mut payload = ttl.to_be_bytes();
+            raise_ttl(&mut payload, 10);
+            lower_ttl(&mut payload, 20);
+            u32::from_be_bytes(payload)
+        };
+        let cases = [0, 10, 15, 20, 21, TTL_MAX, TTL_MAX + 1, u32::MAX];
+        assert_eq!(cases.map(bounded), [10, 10, 15, 20, 20, 20, TTL_MAX + 1, u32::MAX]);
+        lower_ttl(&mut [], 20);
     }
 
     #[test]

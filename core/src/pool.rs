@@ -10,11 +10,22 @@
 //! ```
 //!
 //! A buffer that was never lent is never touched, so a pool may be made far larger than what is
-//! ever used of it: untouched pages cost nothing.
+//! ever used of it: untouched pages cost nothing. A crowd that has left leaves touched buffers behind;
+//! [`Pool::trim`] sets them aside, and the caller may discard what is in them:
+//!
+//! ```text
+//! free list:   hot ──► hot ──► .. keep of them
+//! set aside:   index [next index | how many | numbers of discarded buffers ..] ──► another index
+//! ```
+//!
+//! The numbers of discarded buffers need memory that is not discarded: some of the buffers set aside
+//! hold the numbers of the others.
 
 use crate::run::Run;
 
 const NIL: u32 = u32::MAX;
+/// The shortest buffer that can be an index: two words.
+const INDEX_LEN: usize = 8;
 
 /// Equal buffers cut from one slice of the caller's.
 #[derive(Debug)]
@@ -26,6 +37,12 @@ pub struct Pool<'m> {
     free: u32,
     /// The buffer given back last; each free one holds the number of the next in its first bytes.
     head: u32,
+    /// The fewest that were free since [`Pool::trim`] had nothing left to do: `low <= free`.
+    low: u32,
+    /// How many are free and not on that list, never lent or set aside: `unlisted <= free`.
+    unlisted: u32,
+    /// The index of buffers set aside.
+    aside: u32,
     /// The first buffer that was never lent: `fresh <= count`.
     fresh: u32,
 }
@@ -43,7 +60,17 @@ impl<'m> Pool<'m> {
             _ => memory.len().checked_div(buffer_len).unwrap_or(0),
         };
         let count = u32::try_from(count).unwrap_or(NIL).min(NIL - 1);
-        Self { memory, buffer_len, count, free: count, head: NIL, fresh: 0 }
+        Self {
+            memory,
+            buffer_len,
+            count,
+            free: count,
+            head: NIL,
+            low: count,
+            unlisted: count,
+            aside: NIL,
+            fresh: 0,
+        }
     }
 
     /// Bytes of each buffer.
@@ -61,14 +88,105 @@ impl<'m> Pool<'m> {
         self.count
     }
 
+    /// Takes back the buffers that are lent to none of `held`, which must be all runs of this pool that
+    /// are left, and gives how many: those of runs that were dropped without [`Fifo::clear`].
+    ///
+    /// Takes time for the buffers ever lent times the runs: it mends, and is not for a busy loop.
+    pub fn reclaim<'a>(&mut self, held: impl Iterator<Item = &'a Fifo> + Clone) -> u32 {
+        let before = self.free;
+        (self.head, self.aside) = (NIL, NIL);
+        self.unlisted = self.count.saturating_sub(self.fresh);
+        (self.free, self.low) = (self.unlisted, self.unlisted);
+        for number in 0..self.fresh {
+            let is_it = |fifo: &Fifo| fifo.buffer.as_ref().is_some_and(|buffer| buffer.0 == number);
+            if !held.clone().any(is_it) {
+                self.give(Buffer(number));
+            }
+        }
+        self.free.saturating_sub(before)
+    }
+
+    /// How many buffers that were lent and came back are ready to be lent again: what
+    /// [`Pool::trim`] may set aside.
+    pub const fn touched(&self) -> u32 {
+        self.free.saturating_sub(self.unlisted)
+    }
+
+    /// Sets aside up to `most` buffers that were not needed since this had nothing left to do, and
+    /// gives how many; `keep` of those that came back last stay. Each is given to `discard`, which may
+    /// change its bytes at will: nothing is held in it.
+    ///
+    /// Called now and then, this returns memory that a crowd has needed and nobody needs any more. It
+    /// takes time for `keep` and `most`, and for nothing else.
+    pub fn trim(&mut self, keep: u32, most: u32, mut discard: impl FnMut(&mut [u8])) -> u32 {
+        let keep = keep.max(1);
+        let idle = self.low.saturating_sub(self.unlisted);
+        let count = idle.saturating_sub(keep).min(most);
+        if count < most {
+            self.low = self.free;
+        }
+        if count == 0 || self.buffer_len < INDEX_LEN {
+            return 0;
+        }
+        let last = (1..keep).fold(self.head, |at, _| self.word(at, 0));
+        for _ in 0..count {
+            let buffer = self.word(last, 0);
+            let next = self.word(buffer, 0);
+            self.set_word(last, 0, next);
+            discard(self.bytes_mut(&Buffer(buffer)));
+            self.set_aside(buffer);
+        }
+        self.unlisted = self.unlisted.saturating_add(count);
+        count
+    }
+
+    fn set_aside(&mut self, buffer: u32) {
+        let index = self.aside;
+        let at = self.word(index, 1).saturating_add(2);
+        if index != NIL && self.set_word(index, at, buffer) {
+            self.set_word(index, 1, at.saturating_sub(1));
+            return;
+        }
+        self.set_word(buffer, 0, index);
+        self.set_word(buffer, 1, 0);
+        self.aside = buffer;
+    }
+
+    /// Takes a buffer that was set aside or, where there is none, one that was never lent.
+    #[cold]
+    fn take_unlisted(&mut self) -> Option<u32> {
+        self.unlisted = self.unlisted.checked_sub(1)?;
+        let index = self.aside;
+        if index == NIL {
+            let fresh = self.fresh;
+            self.fresh = fresh.saturating_add(1);
+            return Some(fresh);
+        }
+        let Some(left) = self.word(index, 1).checked_sub(1) else {
+            // It holds no number any more.
+            self.aside = self.word(index, 0);
+            return Some(index);
+        };
+        self.set_word(index, 1, left);
+        Some(self.word(index, left.saturating_add(2)))
+    }
+
+    /// A word of a free buffer; `NIL` where there is none.
+    fn word(&self, buffer: u32, at: u32) -> u32 {
+        let words = self.bytes(&Buffer(buffer)).as_chunks().0;
+        words.get(at as usize).map_or(NIL, |word| u32::from_le_bytes(*word))
+    }
+
+    /// Sets a word of a free buffer; false where there is none.
+    fn set_word(&mut self, buffer: u32, at: u32, value: u32) -> bool {
+        let words = self.bytes_mut(&Buffer(buffer)).as_chunks_mut().0;
+        let word = words.get_mut(at as usize);
+        word.map(|word| *word = value.to_le_bytes()).is_some()
+    }
+
     fn take(&mut self) -> Option<Buffer> {
         let taken = match self.head {
-            NIL if self.fresh == self.count => return None,
-            NIL => {
-                let fresh = self.fresh;
-                self.fresh = fresh.saturating_add(1);
-                fresh
-            }
+            NIL => self.take_unlisted()?,
             head => {
                 let next = self.bytes(&Buffer(head)).first_chunk();
                 self.head = next.map_or(NIL, |next| u32::from_le_bytes(*next));
@@ -76,6 +194,7 @@ impl<'m> Pool<'m> {
             }
         };
         self.free = self.free.saturating_sub(1);
+        self.low = self.low.min(self.free);
         Some(Buffer(taken))
     }
 
@@ -118,7 +237,8 @@ impl<'m> Pool<'m> {
 
 /// A run of bytes, first in first out, that has a pooled buffer only while it needs one.
 ///
-/// It belongs to one pool: all calls take that one.
+/// It belongs to one pool: all calls take that one. It cannot give its buffer back when it is dropped:
+/// call [`Fifo::clear`] first, or [`Pool::reclaim`] later.
 #[derive(Debug, Default)]
 pub struct Fifo {
     buffer: Option<Buffer>,
@@ -283,6 +403,66 @@ mod tests {
         b.clear(&mut pool);
         assert_eq!(pool.free(), 2);
         assert!(c.reserve(&mut pool) && a.reserve(&mut pool) && !b.reserve(&mut pool));
+    }
+
+    #[test]
+    fn what_a_crowd_has_needed_is_set_aside_once_nobody_needs_it() {
+        for len in [8, 12, 16, 64] {
+            let mut memory = std::vec![0; 200 * len];
+            let mut pool = Pool::new(&mut memory, len);
+            let mut crowd: std::vec::Vec<_> = (0..100).map(|_| Fifo::new()).collect();
+            crowd.iter_mut().for_each(|fifo| put(fifo, &mut pool, b"a"));
+            let mut discarded = 0;
+            let mut trim = |pool: &mut Pool<'_>, most| {
+                pool.trim(10, most, |bytes| {
+                    bytes.fill(0xEE);
+                    discarded += 1;
+                })
+            };
+            assert_eq!(trim(&mut pool, 99), 0, "all are in use");
+            crowd.iter_mut().for_each(|fifo| fifo.clear(&mut pool));
+            assert_eq!((pool.touched(), pool.free()), (100, 200));
+            assert_eq!(trim(&mut pool, 99), 0, "they were in use a moment ago");
+            // Thirty of them are needed again, so seventy are not.
+            crowd[..30].iter_mut().for_each(|fifo| put(fifo, &mut pool, b"b"));
+            crowd[..30].iter_mut().for_each(|fifo| fifo.clear(&mut pool));
+            assert_eq!((trim(&mut pool, 40), trim(&mut pool, 40)), (40, 20));
+            assert_eq!((pool.touched(), pool.free()), (40, 200));
+            assert_eq!((trim(&mut pool, 40), trim(&mut pool, 40)), (30, 0));
+            assert_eq!((discarded, pool.touched(), pool.free()), (90, 10, 200));
+
+            // All are lent again, each once, those set aside before those never used.
+            let mut everybody: std::vec::Vec<_> = (0..200).map(|_| Fifo::new()).collect();
+            for (n, fifo) in (0..).zip(&mut everybody) {
+                assert_eq!(pool.fresh, 100.max(u32::from(n)));
+                put(fifo, &mut pool, &[n; 4]);
+            }
+            assert!(!Fifo::new().reserve(&mut pool));
+            for (n, fifo) in (0..).zip(&everybody) {
+                assert_eq!(fifo.bytes(&pool), [n; 4]);
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_of_dropped_runs_can_be_reclaimed_and_those_in_use_stay() {
+        let mut memory = [0; 64];
+        let mut pool = Pool::new(&mut memory, 8);
+        let mut runs: std::vec::Vec<_> = (0..6).map(|_| Fifo::new()).collect();
+        for (n, fifo) in (0..).zip(&mut runs) {
+            put(fifo, &mut pool, &[n; 3]);
+        }
+        runs[1].clear(&mut pool);
+        runs.truncate(4);
+        assert_eq!(pool.free(), 3, "two are lost");
+        assert_eq!(pool.reclaim(runs.iter()), 2);
+        assert_eq!((pool.free(), pool.reclaim(runs.iter())), (5, 0));
+        let mut others: std::vec::Vec<_> = (0..5).map(|_| Fifo::new()).collect();
+        others.iter_mut().for_each(|fifo| put(fifo, &mut pool, &[9; 8]));
+        assert!(!Fifo::new().reserve(&mut pool));
+        for (n, fifo) in (0..).zip(&runs).filter(|(n, _)| *n != 1) {
+            assert_eq!(fifo.bytes(&pool), [n; 3]);
+        }
     }
 
     #[test]

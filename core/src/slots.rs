@@ -225,6 +225,46 @@ impl<'m, T> Slots<'m, T> {
         Some(Key { index: queue.head, era: slot.era })
     }
 
+    /// The keys of all items, in the order of their slots. Takes a time that grows with the memory.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        let filled = (0..NIL).zip(&*self.slots).filter(|(_, slot)| slot.item.is_some());
+        filled.map(|(index, slot)| Key { index, era: slot.era })
+    }
+
+    /// Checks that these are all queues that items stand in, and that each is whole. Takes a time that
+    /// grows with the memory.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check<'q>(&self, queues: impl Iterator<Item = &'q Queue>) -> Result<(), &'static str> {
+        if self.keys().count() != self.len() {
+            return Err("items are miscounted");
+        }
+        let mut standing = 0_usize;
+        for queue in queues {
+            standing = standing.saturating_add(self.check_queue(queue)?);
+        }
+        let links = self.slots.iter().flat_map(|slot| &slot.links);
+        if links.filter(|link| link.queue.is_some()).count() != standing {
+            return Err("something stands in a queue that is not there");
+        }
+        Ok(())
+    }
+
+    fn check_queue(&self, queue: &Queue) -> Result<usize, &'static str> {
+        let (mut at, mut before, mut len) = (queue.head, NIL, 0_usize);
+        while let Some(slot) = self.slots.get(at as usize) {
+            let link = slot.links.get(queue.lane as usize);
+            let link = link.filter(|link| link.queue == Some(queue.tag) && link.prev == before);
+            let Some(link) = link.filter(|_| slot.item.is_some() && len < queue.len()) else {
+                return Err("a queue is broken");
+            };
+            (before, at, len) = (at, link.next, len.saturating_add(1));
+        }
+        let whole = at == NIL && queue.tail == before && queue.len() == len;
+        if whole { Ok(len) } else { Err("a queue is cut off") }
+    }
+
     /// Takes out the item that has stood in the queue longest.
     pub fn dequeue(&mut self, queue: &mut Queue) -> Option<Key> {
         let key = self.front(queue)?;
@@ -312,6 +352,29 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_queue_is_seen() {
+        let mut memory = [Slot::EMPTY; 3];
+        let mut slots = Slots::new(&mut memory);
+        let mut queue = Queue::new(Lane::Work, Tag(1));
+        let keys: Vec<Key> = (0..3).map(|n| slots.insert(n).unwrap()).collect();
+        keys.iter().for_each(|key| slots.enqueue(&mut queue, *key));
+        assert_eq!(slots.check([&queue].into_iter()), Ok(()));
+        assert!(slots.check([].into_iter()).is_err(), "a queue that is not named");
+        slots.slots[1].links[0].prev = 2;
+        assert!(slots.check([&queue].into_iter()).is_err(), "a link back");
+        slots.slots[1].links[0].prev = 0;
+        slots.slots[1].links[0].next = NIL;
+        assert!(slots.check([&queue].into_iter()).is_err(), "a link on");
+        slots.slots[1].links[0].next = 0;
+        assert!(slots.check([&queue].into_iter()).is_err(), "a circle");
+        slots.slots[1].links[0].next = 2;
+        queue.len = 2;
+        assert!(slots.check([&queue].into_iter()).is_err(), "a wrong length");
+        queue.len = 3;
+        assert_eq!(slots.check([&queue].into_iter()), Ok(()));
+    }
+
+    #[test]
     fn a_queue_keeps_its_order_through_removals_anywhere() {
         let mut memory = [Slot::EMPTY; 6];
         let mut slots = Slots::new(&mut memory);
@@ -337,6 +400,7 @@ mod tests {
                     }
                 }
             }
+            assert_eq!(slots.check([&queue, &other].into_iter()), Ok(()));
             assert_eq!(queue.len(), model.len());
             assert_eq!(slots.front(&queue), model.front().copied());
             assert!(keys.iter().all(|k| slots.is_queued(&queue, *k) == model.contains(k)));

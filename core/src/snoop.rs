@@ -137,6 +137,9 @@ impl Reader {
     }
 }
 
+/// Where in a header it says whether the frame is the last.
+const COMPLETE: usize = 11;
+
 /// Judges what is there of the next frame's header, `message` being what came before it.
 fn judge(
     bytes: &[u8],
@@ -150,6 +153,8 @@ fn judge(
     let sixteenth = usize::from(message.frames).saturating_add(1) >= FRAMES_MAX;
     match header {
         Some(header) if sixteenth && !header.complete => Err(Malformed::Frames),
+        // Each byte is judged as it comes.
+        None if sixteenth && bytes.get(COMPLETE) == Some(&0) => Err(Malformed::Frames),
         header => Ok(header),
     }
 }
@@ -244,6 +249,18 @@ mod tests {
             }
         }
         (seen, payload, None)
+    }
+
+    #[test]
+    fn a_sixteenth_frame_that_is_not_the_last_is_lost_at_the_byte_that_says_so() {
+        let header = [0, 0x11, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0];
+        let frame = [&header[..], &[7; 2048]].concat();
+        let mut stream = frame.repeat(15);
+        stream.extend(&header[..12]);
+        let mut reader = Reader::new(Direction::Request);
+        let (mut most, mut last) = stream.split_at(stream.len() - 1);
+        while reader.read(&mut most).unwrap().is_some() {}
+        assert_eq!(reader.read(&mut last), Err(Malformed::Frames));
     }
 
     #[test]

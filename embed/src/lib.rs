@@ -10,7 +10,7 @@ use core::slice::{from_raw_parts, from_raw_parts_mut};
 use distcache_core::client::{self, Client};
 use distcache_core::conns::{Conn, Limits};
 use distcache_core::id::Id;
-use distcache_core::machine::{Machine, Peer};
+use distcache_core::machine::{Machine, Peer, ServerKey};
 use distcache_core::message::{Add, Reply, Request};
 use distcache_core::pool::Pool;
 use distcache_core::proxy::{Config, Flight, Mux, Upstream};
@@ -70,21 +70,22 @@ static SERVER: Fixed<Option<Station<Server<'static, Table<'static>>>>> = Fixed::
 static PROXY: Fixed<Option<Station<Mux<'static>>>> = Fixed::new(None);
 static CLIENT: Fixed<Option<Client<&'static mut [u8; client::MEMORY]>>> = Fixed::new(None);
 
-/// A machine, and its clients by small numbers.
+/// A machine, its clients by small numbers, and the proxy's last connection.
 struct Station<M> {
     machine: M,
+    server: Option<ServerKey>,
     keys: [Option<Key>; CLIENTS],
 }
 
 impl<M: Machine> Station<M> {
     const fn new(machine: M) -> Self {
-        Self { machine, keys: [None; CLIENTS] }
+        Self { machine, server: None, keys: [None; CLIENTS] }
     }
 
     fn peer(&self, peer: i32) -> Option<Peer> {
         match usize::try_from(peer) {
             Ok(number) => self.keys.get(number).copied().flatten().map(Peer::Client),
-            Err(_) => Some(Peer::Server(0)),
+            Err(_) => self.server.map(Peer::Server),
         }
     }
 
@@ -284,16 +285,22 @@ pub extern "C" fn dc_proxy_init() -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
     // SAFETY: there is one thread.
-    let proxy = unsafe { PROXY.get() }.as_mut();
-    i32::from(proxy.is_some_and(|proxy| proxy.machine.dial(at(now)).is_some()))
+    let Some(proxy) = (unsafe { PROXY.get() }) else {
+        return 0;
+    };
+    let key = proxy.machine.dial(at(now));
+    proxy.server = key.or(proxy.server);
+    i32::from(key.is_some())
 }
 
 /// The proxy's server is connected.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_connected(now: u64) {
     // SAFETY: there is one thread.
-    if let Some(proxy) = unsafe { PROXY.get() } {
-        proxy.machine.connected(at(now), 0);
+    if let Some(proxy) = unsafe { PROXY.get() }
+        && let Some(key) = proxy.server
+    {
+        proxy.machine.connected(at(now), key);
     }
 }
 

@@ -123,7 +123,11 @@ impl fmt::Display for DetachError {
     }
 }
 
-impl std::error::Error for DetachError {}
+impl std::error::Error for DetachError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.as_ref().map(|error| error as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {

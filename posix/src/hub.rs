@@ -12,7 +12,7 @@ mod sockets;
 use std::io;
 use std::time::Duration;
 
-use distcache_core::machine::{Machine, Peer};
+use distcache_core::machine::{Machine, Peer, ServerKey};
 use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
@@ -62,7 +62,8 @@ pub(crate) struct Hub<M> {
 /// A server that the machine is a client of.
 #[derive(Default)]
 struct Server {
-    socket: Option<Socket>,
+    /// The connection that is there, and its key.
+    line: Option<(ServerKey, Socket)>,
     /// Kept for it while it is away.
     place: Place,
 }
@@ -145,8 +146,10 @@ impl<M: Machine> Hub<M> {
                 SIGNALS_KEY => {}
                 key if key < listeners => {
                     let number = key - SERVERS_KEY;
-                    if self.servers[number].socket.is_some() {
-                        self.attend(now, Peer::Server(number as u8), event);
+                    if let Some((key, socket)) = &mut self.servers[number].line {
+                        socket.full &= !(event.writable || event.hangup);
+                        let peer = Peer::Server(*key);
+                        self.attend(now, peer, event);
                     }
                 }
                 key if key < base => accept |= self.is_for_connections(now, key - listeners),
@@ -165,10 +168,15 @@ impl<M: Machine> Hub<M> {
         self.flush_servers(now);
     }
 
+    /// Whether there is a connection to a server.
+    pub(crate) fn is_connected(&self, number: u8) -> bool {
+        self.servers[usize::from(number)].line.is_some()
+    }
+
     /// The server whose connection is still being made, if the event is about such a one.
     pub(crate) fn dialing(&self, event: Event) -> Option<u8> {
         let number = event.key.checked_sub(SERVERS_KEY)?;
-        let server = self.servers.get(number).filter(|server| server.socket.is_none());
+        let server = self.servers.get(number).filter(|server| server.line.is_none());
         server.map(|_| number as u8)
     }
 
@@ -206,10 +214,12 @@ impl<M: Machine> Hub<M> {
     ///
     /// # Errors
     /// The poller does not take it.
-    pub(crate) fn take_server(&mut self, number: u8, stream: Stream) -> io::Result<()> {
-        self.poller.add(&stream, SERVERS_KEY + usize::from(number), Interest::READ)?;
-        let socket = Socket { stream, watched: Some(Interest::READ), ended: false };
-        self.servers[usize::from(number)].socket = Some(socket);
+    pub(crate) fn take_server(&mut self, key: ServerKey, stream: Stream) -> io::Result<()> {
+        let number = usize::from(key.number());
+        self.poller.add(&stream, SERVERS_KEY + number, Interest::READ)?;
+        let watched = Some(Interest::READ);
+        let socket = Socket { stream, watched, ended: false, full: false };
+        self.servers[number].line = Some((key, socket));
         Ok(())
     }
 
@@ -295,7 +305,7 @@ impl<M: Machine> Hub<M> {
     fn welcome(&mut self, now: Instant, stream: Stream) {
         // Without a place for it: dropping it is the refusal.
         let Some(key) = self.machine.open(now) else { return };
-        let socket = Socket { stream, watched: None, ended: false };
+        let socket = Socket { stream, watched: None, ended: false, full: false };
         self.clients[key.index()] = Some(Client { key, socket });
         self.connected += 1;
         // Who connects for one request has mostly sent it by now.

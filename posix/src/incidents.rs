@@ -38,13 +38,23 @@ impl Incidents {
         hub: &Hub<M>,
         running: &Running,
     ) -> bool {
+        self.end_turn_with(now, hub, running, || ())
+    }
+
+    /// The same for a program that has more to tell: `more` is called behind what all programs print.
+    pub(crate) fn end_turn_with<M: Tells>(
+        &mut self,
+        now: Instant,
+        hub: &Hub<M>,
+        running: &Running,
+        more: impl Fn(),
+    ) -> bool {
         let unheard = hub.refused() + hub.datagrams_in_vain();
         let over = hub.is_over(now);
-        if self.due(now, &hub.machine.counters(), unheard) {
+        let due = self.due(now, &hub.machine.counters(), unheard);
+        for _ in 0..u8::from(due) + u8::from(over) {
             tell(hub, running);
-        }
-        if over {
-            tell(hub, running);
+            more();
         }
         over
     }

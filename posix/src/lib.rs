@@ -70,3 +70,4 @@ mod sys;
 pub mod tap;
 #[cfg(test)]
 mod testing;
+mod trim;

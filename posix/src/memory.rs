@@ -26,6 +26,15 @@ impl Memory {
     }
 }
 
+/// Gives the system back what lies in the whole pages of `bytes`, which may then be any bytes. Where
+/// the system has no such thing, nothing happens.
+pub(crate) fn discard(bytes: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    crate::sys::discard(bytes);
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
+}
+
 /// How much it is, never what is in it: that is sessions.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,6 +95,22 @@ mod tests {
             memory.fill(7);
             assert!(memory.iter().all(|&byte| byte == 7));
         }
+    }
+
+    #[test]
+    fn what_is_discarded_can_be_written_again_and_nothing_beside_it_changes() {
+        let mut memory = Memory::zeroed(1 << 20).unwrap();
+        memory.fill(7);
+        discard(&mut memory[5_000..900_001]);
+        assert!(memory[..5_000].iter().chain(&memory[900_001..]).all(|&byte| byte == 7));
+        if cfg!(target_os = "linux") {
+            assert!(memory[1 << 17..1 << 19].iter().all(|&byte| byte == 0));
+        }
+        memory[5_000..900_001].fill(9);
+        assert!(memory[5_000..900_001].iter().all(|&byte| byte == 9));
+        discard(&mut memory[1..20]);
+        assert!(memory[..5_000].iter().all(|&byte| byte == 7));
+        discard(&mut []);
     }
 
     #[test]

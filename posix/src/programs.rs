@@ -36,8 +36,8 @@ pub const DC_SERVER: Command = Command {
                 Entry::valued(
                     &["sessions"],
                     "n",
-                    "how many sessions to hold, up to 16777216; after that, those due to expire \
-                     soonest are evicted",
+                    "how many sessions to hold, up to 16777216; after that, the oldest sessions of \
+                     each class of lifetimes are evicted",
                 )
                 .default("65536"),
                 Entry::valued(
@@ -52,6 +52,12 @@ pub const DC_SERVER: Command = Command {
                     "let sessions live at least that long, whatever is asked for",
                 )
                 .default("0, as long as asked for"),
+                Entry::valued(
+                    &["maxtimeout"],
+                    "time",
+                    "let sessions live at most that long, whatever is asked for, up to 7d",
+                )
+                .default("1d"),
             ],
         },
         &Group { title: "Clients", options: &[MAXCONN, IDLE, SERVER_REQTIMEOUT] },
@@ -118,6 +124,13 @@ pub const DC_CLIENT: Command = Command {
                      is left out, and without another one requests are refused at once",
                 )
                 .default("5s"),
+                Entry::valued(
+                    &["servertimeout"],
+                    "time",
+                    "give up a server that answers nothing for that long while a request waits for \
+                     it, up to 1h, 0: never; its requests go to the next server, or are refused",
+                )
+                .default("250ms"),
                 Entry::valued(
                     &["mintimeout"],
                     "time",

@@ -1,10 +1,11 @@
 //! What `dc_client` does: a proxy on sockets.
 
 mod dialer;
+mod own;
 
 use distcache_core::conns::{Counters, Limits};
 use distcache_core::pool::Pool;
-use distcache_core::proxy::{self, Mux, Traffic, Upstream};
+use distcache_core::proxy::{self, Mux, ServerTraffic, Traffic, Upstream};
 use distcache_core::slots::Slot;
 
 use crate::address::Address;
@@ -13,7 +14,9 @@ use crate::incidents::{Incidents, Tells};
 use crate::poller::Events;
 use crate::serve::{BUFFER_LEN, ServeError, memory};
 use crate::service::Running;
+use crate::trim::Trim;
 use dialer::Dialer;
+pub use own::reaches;
 
 /// How a proxy is to be.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Config {
     pub clients: usize,
     /// What clients may do.
     pub limits: Limits,
+    /// Milliseconds that a server may answer nothing for while a request waits for it; 0 is for ever.
+    pub server_patience: u64,
     /// Milliseconds between two attempts to connect.
     pub retry: u64,
     /// The least milliseconds that sessions live for, whatever is asked for.
@@ -49,14 +54,15 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let mut slots = Vec::new();
     slots.resize_with(config.clients, || Slot::EMPTY);
     let mut flights = Vec::new();
-    flights.resize_with(config.clients * 2, || Slot::EMPTY);
+    // A server that hangs can't use up what others need: each has more than there are clients.
+    flights.resize_with(config.clients * (count + 1), || Slot::EMPTY);
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let mut servers: Vec<_> = config.servers.iter().map(name).collect();
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
-    let &Config { copies, limits, retry, min_ttl, .. } = config;
-    let mux_config = proxy::Config { limits, retry, copies, min_ttl };
+    let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
+    let mux_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
     let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, mux_config);
-    let mux = mux.map_err(ServeError::TooSmall)?;
+    let mux = mux.map_err(ServeError::Setup)?;
     running.provide_descriptors(config.clients, count);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(mux, config.clients, count, listeners, signals)?;
@@ -68,10 +74,13 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     // A socket of this machine may be connected already: then nothing comes that would have it told.
     dialer::tell(&mut dialers, &hub, running);
     let mut incidents = Incidents::default();
+    let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let now = hub.wait(&mut events, incidents.deadline())?;
+        let deadlines = [incidents.deadline(), trim.deadline()];
+        let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
+        trim.end_turn(now, &mut hub.machine);
         for event in events.iter() {
             if let Some(number) = hub.dialing(event) {
                 dialers[usize::from(number)].attend(now, event, &mut hub);
@@ -79,9 +88,22 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
         }
         dialer::dial(now, &mut dialers, &mut hub);
         dialer::tell(&mut dialers, &hub, running);
-        if incidents.end_turn(now, &hub, running) {
+        let servers = || tell_servers(&hub.machine, &config.servers, running);
+        if incidents.end_turn_with(now, &hub, running, servers) {
             return Ok(());
         }
+    }
+}
+
+/// Prints what happened at each server.
+fn tell_servers(mux: &Mux<'_>, servers: &[Address], running: &Running) {
+    for (number, server) in (0..=u8::MAX).zip(servers) {
+        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up } =
+            mux.server_traffic(number);
+        running.note(format_args!(
+            "{server}: {forwarded} requests forwarded, {answered} answered, {lost} lost; {connects} \
+             connections, {losses} lost, {given_up} of them given up; {strays} stray answers"
+        ));
     }
 }
 
@@ -91,10 +113,10 @@ impl Tells for Mux<'_> {
     }
 
     fn tell(&self, running: &Running) {
-        let Traffic { forwarded, answered, disconnected, connects, losses, .. } = self.traffic();
+        let Traffic { requests, answered, disconnected, orphaned, .. } = self.traffic();
         running.note(format_args!(
-            "{forwarded} requests forwarded, {answered} answered, {disconnected} refused for want \
-             of the server; {connects} connections to it, {losses} lost"
+            "{requests} requests: {answered} answered, {disconnected} refused because no server was \
+             reachable, {orphaned} left by their clients"
         ));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use distcache_core::conns::{Counters, Limits, TooSmall};
+use distcache_core::conns::{Counters, Limits, SetupError};
 use distcache_core::pool::Pool;
 use distcache_core::server::{Operations, Server, Store};
 use distcache_core::slots::Slot;
@@ -16,6 +16,7 @@ use crate::memory::Memory;
 use crate::poller::Events;
 use crate::service::Running;
 use crate::sys;
+use crate::trim::Trim;
 
 /// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
 /// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
@@ -35,6 +36,9 @@ pub struct Config {
     pub limits: Limits,
     /// The least milliseconds that sessions live for, whatever is asked for.
     pub min_ttl: u32,
+    /// The most milliseconds that sessions live for. What asks for more lives for so long; what asks
+    /// for more than 7 days is refused.
+    pub max_ttl: u32,
     /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
     /// lines.
     pub progress: u32,
@@ -45,8 +49,8 @@ pub struct Config {
 pub enum ServeError {
     /// Sessions and bytes give no table that fits this machine's address space.
     Geometry,
-    /// The machine can't work with what it was given.
-    TooSmall(TooSmall),
+    /// The machine cannot be set up with what it was given.
+    Setup(SetupError),
     /// There are fewer bytes than one session takes.
     Bytes(u64),
     /// The system does not give so much memory, of which these options ask for less.
@@ -65,7 +69,7 @@ impl fmt::Display for ServeError {
                 let least = Geometry::BYTES_MIN;
                 write!(f, "-maxmem {bytes}: too small: at least {least} bytes for one session")
             }
-            Self::TooSmall(what) => write!(f, "too little memory: {what:?}"),
+            Self::Setup(error) => error.fmt(f),
             Self::Memory(bytes, options, error) => {
                 write!(f, "no {bytes} bytes of memory ({error}): ask for less with {options}")
             }
@@ -74,7 +78,14 @@ impl fmt::Display for ServeError {
     }
 }
 
-impl std::error::Error for ServeError {}
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bytes(_) | Self::Geometry | Self::Setup(_) => None,
+            Self::Memory(_, _, error) | Self::Io(error) => Some(error),
+        }
+    }
+}
 
 impl From<io::Error> for ServeError {
     fn from(error: io::Error) -> Self {
@@ -108,19 +119,22 @@ fn start(config: &Config, running: &mut Running) -> Result<(), ServeError> {
     let table = new_table(&mut table_memory, geometry)?;
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let server = Server::new(&mut slots, pool, config.limits, table);
-    let mut server = server.map_err(ServeError::TooSmall)?;
+    let mut server = server.map_err(ServeError::Setup)?;
     server.set_min_ttl(config.min_ttl);
+    server.set_max_ttl(config.max_ttl);
     running.provide_descriptors(config.clients, 0);
     let (listeners, signals) = running.take();
     let mut hub = Hub::new(server, config.clients, 0, listeners, signals)?;
     running.ready();
     let mut progress = Progress::new(config.progress, running.foreground());
     let mut incidents = Incidents::default();
+    let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [progress.deadline(), incidents.deadline()];
+        let deadlines = [progress.deadline(), incidents.deadline(), trim.deadline()];
         let now = hub.wait(&mut events, deadlines.into_iter().flatten().min())?;
         hub.turn(now, &events);
+        trim.end_turn(now, &mut hub.machine);
         progress.tell(now, &hub.machine, running);
         if incidents.end_turn(now, &hub, running) {
             return Ok(());
@@ -134,11 +148,11 @@ impl Tells for Server<'_, Table<'_>> {
     }
 
     fn tell(&self, running: &Running) {
-        let Operations { total, gets, hits, adds, refused } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
         let evicted = self.store().counters().evicted;
         running.note(format_args!(
-            "{total} requests: {hits} of {gets} GETs found, {refused} of {adds} ADDs refused, \
-             {evicted} sessions made room"
+            "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
         ));
     }
 }

@@ -85,7 +85,18 @@ impl fmt::Display for StartError {
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Activation(_) => None,
+            Self::Listen(error) => error.source(),
+            Self::Detach(error) => error.source(),
+            Self::PidFile(error) => error.source(),
+            Self::User(error) => error.source(),
+            Self::Signals(error) => Some(error),
+        }
+    }
+}
 
 /// A daemon that has all it asked of the system, and does not serve yet.
 #[derive(Debug)]
@@ -143,6 +154,14 @@ impl Service {
         }
     }
 
+    /// The addresses to listen on: those given, or the usual one.
+    pub fn addresses(&self) -> &[Address] {
+        match &self.listen[..] {
+            [] => std::slice::from_ref(&self.usual),
+            listen => listen,
+        }
+    }
+
     /// The inherited descriptors that somebody has a use for.
     fn named_descriptors(&self, handed: Range<RawFd>) -> Vec<RawFd> {
         let named = |address: &Address| match *address {
@@ -167,8 +186,7 @@ impl Service {
             let open = |number| Listener::handed_over(number, &self.ownership);
             return handed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
         }
-        let usual = std::slice::from_ref(&self.usual);
-        let listen = if self.listen.is_empty() { usual } else { &self.listen };
+        let listen = self.addresses();
         let is_path =
             |address: &Address| matches!(address, Address::Unix(name) if name.path().is_some());
         let (some_path, nobodys) = (listen.iter().any(is_path), Ownership::default());

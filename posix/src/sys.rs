@@ -495,6 +495,22 @@ pub(crate) fn forks() -> usize {
     FORKS.load(Ordering::Relaxed)
 }
 
+/// Gives the system back what lies in the whole pages of `bytes`.
+#[cfg(target_os = "linux")]
+pub(crate) fn discard(bytes: &mut [u8]) {
+    use rustix::mm::{Advice, madvise};
+    let page = rustix::param::page_size();
+    let before = bytes.as_ptr().align_offset(page);
+    let Some(within) = bytes.get_mut(before..) else { return };
+    let len = within.len() / page * page;
+    if len == 0 {
+        return;
+    }
+    // SAFETY: the pages lie wholly in `bytes`, which are borrowed for writing, and stay mapped. They
+    // read as other bytes afterwards, and any byte is a valid `u8`. A refusal changes nothing.
+    let _ = unsafe { madvise(within.as_mut_ptr().cast(), len, Advice::LinuxDontNeed) };
+}
+
 fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -168,7 +168,7 @@ impl Asker {
 
     fn ttl(&self, random: &mut Random) -> u32 {
         let most = random.below(self.life as usize + 1) as u32;
-        pick(random, &[most, most, most, 0, 1, TTL_MAX])
+        pick(random, &[most, most, most, 0, 1, 3_600_000, TTL_MAX])
     }
 
     /// Lengths at which frames end and begin are as likely as all others together. Those that one

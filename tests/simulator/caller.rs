@@ -3,6 +3,7 @@
 
 use crate::ask::{Ask, Asker};
 use crate::ledger::Ledger;
+use crate::park::IMPATIENT;
 use crate::pipe::Front;
 use crate::plan::Caller as Plan;
 use crate::scan::levels;
@@ -274,7 +275,10 @@ impl<'m> Caller<'m> {
             Front::Nothing => {
                 let oldest = self.open.front().map(|open| open.made.after(self.plan.patience));
                 let over = self.frail && oldest.is_some_and(|over| over <= wires.now);
-                if over {
+                if over && self.plan.patience == IMPATIENT {
+                    wires.abort(end);
+                    self.hung_up(wires, ledger);
+                } else if over {
                     self.leave(wires, ledger);
                 }
                 over

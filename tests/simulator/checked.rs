@@ -1,8 +1,8 @@
 //! The real table beside a plain map: every operation is done on both and compared on the spot.
 //!
 //! The map knows what was stored and until when. A session may be missing from the table only
-//! because it was removed, because it expired, or because it was among those that expire soonest
-//! when an ADD needed the room, and then no more of them than needed.
+//! because it was removed, because it expired, or because it was among those of its class of lives
+//! that were stored first when an ADD needed the room, and then no more of them than needed.
 
 use crate::ledger::Ledger;
 use distcache_core::id::Id;
@@ -17,6 +17,9 @@ use std::rc::Rc;
 
 struct Stored {
     due: Instant,
+    class: usize,
+    /// Its number among all that were stored.
+    number: u64,
     session: Rc<[u8]>,
 }
 
@@ -27,12 +30,21 @@ pub struct Checked<'m> {
     geometry: Geometry,
     /// What is stored; expired sessions are taken out whenever the time is known.
     model: BTreeMap<Rc<[u8]>, Stored>,
+    /// How many were stored.
+    count: u64,
     ledger: Rc<RefCell<Ledger>>,
 }
 
-/// Blocks of 256 bytes that a session takes: the first one holds 8 bytes of its own.
+/// Blocks of 256 bytes that a session takes: the first one holds 16 bytes of its own.
 fn blocks(id: &[u8], session: &[u8]) -> u32 {
-    1 + (id.len() + session.len()).saturating_sub(248).div_ceil(256) as u32
+    1 + (id.len() + session.len()).saturating_sub(240).div_ceil(256) as u32
+}
+
+/// The longest life of each class but the last, in milliseconds.
+const CLASSES: [u32; 3] = [300_000, 3_600_000, 21_600_000];
+
+fn class(ttl: u32) -> usize {
+    CLASSES.iter().position(|longest| ttl <= *longest).unwrap_or(CLASSES.len())
 }
 
 fn status(status: Status) -> Rc<[u8]> {
@@ -53,7 +65,7 @@ impl<'m> Checked<'m> {
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
         let table = Table::new(memory, geometry, key).expect("enough memory");
-        Self { server, table, geometry, model: BTreeMap::new(), ledger }
+        Self { server, table, geometry, model: BTreeMap::new(), count: 0, ledger }
     }
 
     /// When the `number`th session, of however many there are, expires.
@@ -90,25 +102,32 @@ impl<'m> Checked<'m> {
     }
 
     /// Takes out of the model what an ADD that needs `need` blocks has made leave.
-    fn follow_evictions(&mut self, now: Instant, need: u32) {
+    fn follow_evictions(&mut self, now: Instant, ttl: u32, need: u32) {
         let there = |id: &[u8]| self.table.has(now, Id::new(id).expect("a lawful id"));
         let gone: Vec<_> = self.model.keys().filter(|id| !there(id)).cloned().collect();
         let gone: Vec<_> = gone.iter().filter_map(|id| self.model.remove_entry(id)).collect();
-        let Some(last) = gone.iter().map(|(_, stored)| stored.due).max() else {
+        if gone.is_empty() {
             return;
-        };
-        let soonest = self.model.values().map(|stored| stored.due).min();
-        assert!(
-            soonest.is_none_or(|soonest| last <= soonest),
-            "a session due at {last:?} has left for others, one due at {soonest:?} has not"
-        );
+        }
+        assert!(ttl > 0, "a session has left for one that is not stored");
         let held: u32 = self.model.iter().map(|(id, one)| blocks(id, &one.session)).sum();
         let full = self.model.len() + 1 >= self.geometry.sessions() as usize;
-        // Before the last one left, there was no room; among equals, any may have been the last.
-        let needed = gone.iter().filter(|(_, stored)| stored.due == last).any(|(id, stored)| {
-            full || held + blocks(id, &stored.session) + need > self.geometry.blocks()
-        });
-        assert!(needed, "a session due at {last:?} has left although there was room");
+        let mut needed = false;
+        for class in 0..=CLASSES.len() {
+            let left = gone.iter().filter(|(_, stored)| stored.class == class);
+            let Some((id, last)) = left.max_by_key(|(_, stored)| stored.number) else { continue };
+            let stayed = self.model.values().filter(|stored| stored.class == class);
+            let first = stayed.map(|stored| stored.number).min();
+            assert!(
+                first.is_none_or(|first| last.number < first),
+                "session {} of class {class} has left for others, session {first:?} has not",
+                last.number
+            );
+            // The last one of any class may have been the last of all.
+            let room = held + blocks(id, &last.session) + need;
+            needed |= full || room > self.geometry.blocks();
+        }
+        assert!(needed, "a session has left although there was room");
     }
 
     fn expect_room(&self, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
@@ -129,8 +148,10 @@ impl<'m> Checked<'m> {
         assert_eq!(done, expected.map(|_| ()), "{} of {id:02x?}", op.name());
         self.done(op, id, Some((ttl, session)), status(done.err().unwrap_or(Status::OK)));
         if let Ok(need) = expected {
-            self.follow_evictions(now, need);
-            let stored = Stored { due: now.after(ttl.into()), session: Rc::from(session) };
+            self.follow_evictions(now, ttl, need);
+            self.count += 1;
+            let (due, class, number) = (now.after(ttl.into()), class(ttl), self.count);
+            let stored = Stored { due, class, number, session: Rc::from(session) };
             self.model.insert(Rc::from(id.bytes()), stored);
         }
         self.live(now, id);
@@ -201,6 +222,10 @@ impl Store for Checked<'_> {
             assert_eq!(Store::len(&self.table), self.model.len(), "what has not expired stays");
         }
         dropped
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Store::deadline(&self.table)
     }
 
     fn len(&self) -> usize {

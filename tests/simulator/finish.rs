@@ -8,7 +8,7 @@ use crate::world::World;
 use distcache_core::time::Instant;
 
 /// More rounds than anything sensible takes.
-const ROUNDS: usize = 200_000;
+const ROUNDS: usize = 1_000_000;
 /// Milliseconds that a request may take beyond what patience and retries explain.
 const SLACK: u64 = 1_000;
 
@@ -41,7 +41,8 @@ impl World<'_> {
     /// What a request may take at most, with every proxy on its way losing patience and dialing.
     pub(crate) fn longest(&self) -> u64 {
         let wait = |node: &plan::Node| {
-            let one = node.config.limits.patience + node.config.retry + 200;
+            let patience = node.config.limits.patience.max(node.config.server_patience);
+            let one = 2 * patience + node.config.retry + 200;
             one * node.links as u64
         };
         self.plan.nodes.iter().map(wait).sum::<u64>() + SLACK
@@ -94,16 +95,17 @@ impl World<'_> {
         for shell in self.proxies() {
             for (number, upstream) in (0..).zip(shell.plan().upstreams()) {
                 let up = shell.machine.is_up(number);
-                links[*upstream] += usize::from(up);
-                let kicked = limits(*upstream).idle > 0 || (liar && *upstream == 0);
+                links[*upstream] += usize::from(shell.is_connected(number));
+                let kicked = limits(*upstream).idle > 0 || liar;
                 assert!(kicked || up, "a proxy does not come back to its server");
             }
             let kept = usize::from(liar) * shell.machine.flights();
             assert_eq!(shell.machine.flights(), kept, "requests are on their way that nobody made");
         }
         let check = |count: usize, links: usize, free: u32, all: u32| {
-            assert_eq!(count, links, "clients stay that have left");
-            assert_eq!(free, all, "buffers stay lent");
+            // A proxy's probe may wait for a liar, and where buffers are short others behind it.
+            assert!(count == links || (liar && count > links), "clients stay that have left");
+            assert!(free == all || (liar && free < all), "buffers stay lent");
         };
         for shell in self.proxies() {
             let (count, free) = (shell.machine.clients(), shell.machine.buffers_free());

@@ -12,6 +12,9 @@ use distcache_testing::random::Random;
 /// The most servers that there are.
 pub const SERVERS_MAX: usize = 4;
 
+/// The patience of clients whose connections break when they have lost it, in milliseconds.
+pub const IMPATIENT: u64 = 20;
+
 /// Nobody is ever sent away.
 const FOREVER: Limits = Limits { idle: 0, patience: 0 };
 
@@ -51,6 +54,7 @@ fn keep(plan: &mut Plan, random: &mut Random) {
     plan.life = pick(random, &[2_000, 60_000, 604_800_000]);
     for node in &mut plan.nodes {
         node.config.limits = FOREVER;
+        node.config.server_patience = 0;
     }
     for caller in &mut plan.callers {
         (caller.patience, caller.window) = (1 << 40, caller.window.min(2));
@@ -82,6 +86,7 @@ pub fn one_in_trouble(plan: &mut Plan, random: &mut Random) {
     }
     for node in &mut plan.nodes[plan.servers..] {
         node.config.limits.patience = patience;
+        node.config.server_patience = if patience > 0 { pick(random, &[0, 250, 3_000]) } else { 0 };
         node.config.retry = pick(random, &[1, 50, 1_000]);
     }
     plan.villains.clear();
@@ -103,11 +108,31 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
     for node in &mut plan.nodes {
         roomy(node, clients);
     }
+    let impatient = random.below(2) == 0;
     for node in &mut plan.nodes[plan.servers..] {
         node.config.limits.patience = pick(random, &[300, 3_000]);
+        node.config.server_patience = pick(random, &[0, 250, 3_000]);
+        // Those who leave are as many as can be, before the server is given up.
+        if impatient {
+            (node.config.limits.patience, node.config.server_patience) = (60_000, 0);
+            // No more than all clients can have on their way at one time.
+            node.flights = clients * node.links;
+        }
     }
-    for caller in &mut plan.callers {
+    if impatient {
+        // As many requests as there is time for.
+        (plan.wire.piece, plan.wire.capacity, plan.session) = (1 << 20, 1 << 20, 300);
+        while plan.callers.len() < 4 {
+            plan.callers.push(plan.callers[0]);
+        }
+    }
+    for (number, caller) in plan.callers.iter_mut().enumerate() {
         (caller.patience, caller.window, caller.pause) = (1 << 40, 1, caller.pause.min(10));
+        // Others are there who wait for the rest, and must not wait long.
+        if impatient && number % 2 == 1 {
+            (caller.patience, caller.requests, caller.connections) = (IMPATIENT, 200, 200);
+            caller.careful = false;
+        }
         // To another proxy, a proxy is one client: there one request does wait for the other.
         if plan.nodes[caller.node].links == 1 {
             caller.node = plan.servers;
@@ -119,6 +144,6 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
 fn roomy(node: &mut Node, clients: usize) {
     node.config.limits = FOREVER;
     node.slots = clients;
-    node.flights = 2 * clients;
+    node.flights = clients * (node.links + 1);
     node.buffers = 2 * clients + 2 * node.links + 2;
 }

@@ -286,6 +286,9 @@ fn wire(random: &mut Random, calm: bool) -> Wire {
     };
     let piece = pick(random, &[0, 0, 0, 1, 13, 2_062, 1 << 20]);
     let capacity = pick(random, &[1, 20, 3_000, 60_000, 1 << 20, 1 << 20]);
+    // Byte for byte, even the first words on a connection would take longer than they are waited for.
+    let narrow = capacity < 100 || (1..100).contains(&piece);
+    let delay = if calm && narrow { 0 } else { delay };
     Wire { delay, piece, capacity, cuts, lost_dials }
 }
 
@@ -316,6 +319,8 @@ fn node(
     let least = if is_server { 2 } else { 4 };
     let upstream = if is_server { 0 } else { random.below(number) };
     let config = Config::new(limits, pick(random, &[1, 50, 1_000, 5_000]));
+    let server_patience = if calm { 0 } else { pick(random, &[0, 40, 250, 250, 3_000]) };
+    let server_patience = if liar { server_patience.max(250) } else { server_patience };
     // All servers do the same, that proxies need not care which one they ask.
     let min_ttl = if is_server { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
     Node {
@@ -324,9 +329,9 @@ fn node(
         old: is_server && !liar && random.below(4) == 0,
         doubtful: liar && !is_server && upstream == 0,
         slots,
-        flights: pick(random, &[1, 2, 3, 2 * slots]),
+        flights: pick(random, &[1, 2, 3, 6, 3 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
-        config: Config { min_ttl, ..config },
+        config: Config { min_ttl, server_patience, ..config },
         turn: pick(random, &[0, 0, 1, 5]),
     }
 }

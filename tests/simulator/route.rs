@@ -7,16 +7,21 @@
 //! other, nor for the first one that was asked.
 
 use crate::rank::rank;
+use distcache_core::time::Instant;
 use distcache_core::wire::Op;
-use distcache_testing::bytes::{ADD, PUT, REMOVE, TAKE, messages};
+use distcache_testing::bytes::{ADD, GET, HAVE, PUT, REMOVE, TAKE, messages};
 use std::collections::BTreeMap;
+
+/// How long a server has for a GET or HAVE before another is asked too, in milliseconds.
+const HEDGE_AFTER: u64 = 50;
 
 /// What is known of a server, in thoughts of the proxy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mark {
     /// Which node it is.
     pub node: usize,
-    /// When it was connected; `None` where it is not.
+    /// When it first answered on its connection; `None` where it has not. Later where it was left out
+    /// for having too many requests already.
     pub since: Option<u64>,
     /// When it last was connected and nothing waited for it.
     pub clear: Option<u64>,
@@ -26,6 +31,13 @@ pub struct Mark {
     pub old: bool,
 }
 
+impl Mark {
+    /// There is a connection, and nothing is known of it.
+    pub const fn connected(&mut self) {
+        (self.since, self.clear, self.heard) = (None, None, false);
+    }
+}
+
 /// Where a request has been.
 #[derive(Debug, Default)]
 struct Visits {
@@ -33,6 +45,10 @@ struct Visits {
     begun: Option<u64>,
     /// Server after server, and what each was asked for.
     asked: Vec<(usize, u8)>,
+    /// Where it may have been under another uid.
+    maybe: Vec<usize>,
+    /// What it is about, and when the last server was asked; `None` once one has answered.
+    open: Option<(Vec<u8>, Instant)>,
 }
 
 /// The requests of one proxy.
@@ -43,7 +59,9 @@ pub struct Route {
     /// A request has set out while not all servers were connected.
     pub shaken: bool,
     copies: usize,
-    visits: BTreeMap<u32, Visits>,
+    visits: Vec<Visits>,
+    /// Which of `visits` a uid belongs to: two, where a request was asked of two servers at a time.
+    uids: BTreeMap<u32, usize>,
 }
 
 impl Route {
@@ -52,29 +70,38 @@ impl Route {
         let mark = |(node, old)| Mark { node, old, ..Mark::default() };
         let copies = usize::from(copies.max(1));
         let marks = servers.map(mark).collect();
-        Self { marks, shaken: false, copies, visits: BTreeMap::new() }
+        Self { marks, shaken: false, copies, visits: Vec::new(), uids: BTreeMap::new() }
     }
 
     /// The proxy has put these bytes into the outbox of server `number`: whole requests.
     ///
     /// # Panics
     /// Where one should have gone elsewhere, or be another.
-    pub fn follow(&mut self, number: usize, bytes: &[u8]) {
+    pub fn follow(&mut self, now: Instant, number: usize, bytes: &[u8]) {
         let levels = crate::scan::levels(bytes);
         assert!(levels.iter().all(|level| *level == 1), "a proxy speaks at {levels:?}");
         self.shaken |= self.marks.iter().any(|mark| mark.since.is_none());
         for (uid, op, payload) in messages(bytes) {
             let mark = self.marks[number];
+            assert!(mark.heard, "server {number} is asked {op} before it has answered the probe");
             let known = op < PUT || (mark.heard && !mark.old);
             assert!(known, "operation {op} goes to a server that is not known to have it");
-            let visits = self.visits.entry(uid).or_default();
+            let id = id_of(op, &payload);
+            let at = match self.uids.get(&uid) {
+                Some(at) => *at,
+                None => self.begin(now, uid, number, op, id),
+            };
+            let visits = &mut self.visits[at];
             if visits.asked.is_empty() {
                 visits.begun = mark.clear;
             }
+            visits.open = Some((id.to_vec(), now));
             visits.asked.push((number, op));
             let clear = mark.clear.min(visits.begun);
-            let been = |other: usize| visits.asked.iter().any(|(visited, _)| *visited == other);
-            let id = id_of(op, &payload);
+            let been = |other: usize| {
+                let asked = visits.asked.iter().any(|(visited, _)| *visited == other);
+                asked || visits.maybe.contains(&other)
+            };
             let better = |other: &usize| {
                 let there = self.marks[*other].since.zip(clear);
                 let fair = there.is_some_and(|(since, clear)| since <= clear);
@@ -82,13 +109,58 @@ impl Route {
             };
             let better = (0..self.marks.len()).find(better);
             assert_eq!(better, None, "{id:02x?} goes to server {number} and not to this one");
-            self.check_visits(uid);
+            self.check_visits(at);
         }
     }
 
+    /// The proxy has been answered under this uid, and has looked at that.
+    pub fn answered(&mut self, uid: u32) {
+        if let Some(at) = self.uids.get(&uid) {
+            self.visits[*at].open = None;
+        }
+    }
+
+    /// The connection to a server is gone: nothing is asked of it any more.
+    pub fn lost(&mut self, number: usize) {
+        let its = |visits: &&mut Visits| visits.asked.last().is_some_and(|last| last.0 == number);
+        self.visits.iter_mut().filter(its).for_each(|visits| visits.open = None);
+    }
+
+    /// A uid that is new. It may be that of a request which one better server has had for a while:
+    /// only what changes nothing is asked twice.
+    fn begin(&mut self, now: Instant, uid: u32, number: usize, op: u8, id: &[u8]) -> usize {
+        let rank = |number: usize| rank(id, self.marks[number].node);
+        let twin = |visits: &Visits| {
+            let (Some((same, at)), Some((last, asked))) = (&visits.open, visits.asked.last())
+            else {
+                return false;
+            };
+            let late = now.since(*at) >= HEDGE_AFTER;
+            same == id && *asked == op && late && rank(*last) > rank(number)
+        };
+        let clear = self.marks[number].clear;
+        let there =
+            |mark: &Mark| mark.since.zip(clear).is_some_and(|(since, clear)| since <= clear);
+        let passed_over =
+            (0..self.marks.len()).any(|at| there(&self.marks[at]) && rank(at) > rank(number));
+        let hedges = self.copies > 1 && [GET, HAVE].contains(&op);
+        let mut recent = self.visits.iter().enumerate().rev().take(500).filter(|_| hedges);
+        let twin = recent.find_map(|(at, visits)| twin(visits).then_some(at));
+        if let Some(twin) = twin.filter(|_| !passed_over) {
+            // It may as well be a request of its own, as the better server was full or away.
+            self.visits[twin].maybe.push(number);
+        }
+        let at = twin.filter(|_| passed_over).unwrap_or(self.visits.len());
+        if at == self.visits.len() {
+            self.visits.push(Visits::default());
+        }
+        self.uids.insert(uid, at);
+        at
+    }
+
     /// What a request asks for in one place after the other.
-    fn check_visits(&self, uid: u32) {
-        let visits = &self.visits[&uid].asked;
+    fn check_visits(&self, at: usize) {
+        let visits = &self.visits[at].asked;
         assert!(self.copies > 1 || visits.len() == 1, "one copy, but it visits {visits:?}");
         let servers = visits.chunk_by(|(one, _), (other, _)| one == other);
         let mut seen = Vec::new();

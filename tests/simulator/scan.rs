@@ -16,7 +16,12 @@ pub struct Scan {
 
 impl Scan {
     /// The next bytes.
-    pub fn pass(&mut self, mut bytes: &[u8]) {
+    pub fn pass(&mut self, bytes: &[u8]) {
+        self.pass_each(bytes, |_| ());
+    }
+
+    /// The next bytes; `done` is told the uid of each message that ends in them.
+    pub fn pass_each(&mut self, mut bytes: &[u8], mut done: impl FnMut(u32)) {
         while !bytes.is_empty() {
             self.within = true;
             let wanted = if self.have < 14 { 14 - self.have } else { self.data };
@@ -34,6 +39,10 @@ impl Scan {
                 self.have = 0;
                 self.within = self.header[11] != 1;
                 self.messages += u64::from(!self.within);
+                if !self.within {
+                    let [_, _, _, _, _, uid @ .., _, _, _, _, _] = self.header;
+                    done(u32::from_be_bytes(uid));
+                }
             }
             bytes = rest;
         }

@@ -11,9 +11,10 @@ use crate::scan::Scan;
 use crate::subject::Subject;
 use crate::trace::{Who, note};
 use crate::wires::{Dial, End, Wires};
-use distcache_core::machine::{Peer, Wants};
+use distcache_core::machine::{Peer, ServerKey, Wants};
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
+use distcache_testing::net::probe;
 
 /// More than all requests that fit into all buffers.
 const STEPS_MAX: u64 = 100_000;
@@ -28,6 +29,8 @@ struct Port {
     ended: bool,
     came: Scan,
     went: Scan,
+    /// When it was connected.
+    made: Instant,
     /// When the peer last did what its patience is measured by.
     since: Instant,
     /// Its bytes are there, and the machine had no room for them when it was last asked.
@@ -45,7 +48,7 @@ pub struct Shell<M> {
     plan: Node,
     ports: Vec<Port>,
     /// By the numbers of its servers.
-    dialing: Vec<Option<End>>,
+    dialing: Vec<Option<(ServerKey, End)>>,
     dialed: Vec<Option<Instant>>,
     /// Which way its requests go.
     route: Route,
@@ -54,6 +57,8 @@ pub struct Shell<M> {
     pub shaken: bool,
     /// No request now on its way set out before this.
     flying: Instant,
+    /// Under which uids servers have answered since the machine last was at rest.
+    answered: Vec<u32>,
     /// There is work left from the last turn.
     busy: bool,
     /// Keys of clients that are gone.
@@ -75,6 +80,7 @@ impl<M: Subject> Shell<M> {
             thoughts: 0,
             shaken: false,
             flying: Instant::ORIGIN,
+            answered: Vec::new(),
             busy: true,
             stale: Vec::new(),
         }
@@ -114,6 +120,7 @@ impl<M: Subject> Shell<M> {
         let unsettled = closed || broken || (due && self.plan.turn > 0);
         if !self.busy && !unsettled {
             self.check_rest(wires.now);
+            self.answered.drain(..).for_each(|uid| self.route.answered(uid));
         }
         moved | closed | broken
     }
@@ -122,7 +129,8 @@ impl<M: Subject> Shell<M> {
     pub fn wake(&self, wires: &Wires) -> Option<Instant> {
         let now = wires.now;
         let deadline = self.machine.deadline().map(|at| at.max(now));
-        let dialing = self.dialing.iter().flatten().filter_map(|end| wires.next_dial(*end));
+        let dialing = self.dialing.iter().flatten();
+        let dialing = dialing.filter_map(|(_, end)| wires.next_dial(*end));
         let reads = self.ports.iter().filter(|port| port.wants.read && !port.ended);
         let reads = reads.filter_map(|port| wires.next(port.end));
         let own = [deadline, wires.next_accept(self.number)].into_iter().flatten();
@@ -131,38 +139,42 @@ impl<M: Subject> Shell<M> {
 
     /// The connections of which it holds an end.
     pub fn ends(&self) -> impl Iterator<Item = End> {
-        self.ports.iter().map(|port| port.end).chain(self.dialing.iter().flatten().copied())
+        let dialing = self.dialing.iter().flatten().map(|(_, end)| *end);
+        self.ports.iter().map(|port| port.end).chain(dialing)
     }
 
     fn dial(&mut self, wires: &mut Wires) -> bool {
         let now = wires.now;
         let mut moved = false;
         for number in 0..self.dialing.len() {
-            let Some(end) = self.dialing[number] else { continue };
-            let peer = Peer::Server(number as u8);
+            let Some((key, end)) = self.dialing[number] else { continue };
+            let peer = Peer::Server(key);
             match wires.dialed(end) {
                 Dial::Waiting => continue,
                 Dial::Refused => {
                     self.shaken = true;
                     self.machine.closed(now, peer);
+                    self.go_stale(peer);
                 }
                 Dial::Connected => {
-                    self.machine.connected(now, number as u8);
-                    let mark = &mut self.route.marks[number];
-                    (mark.since, mark.clear, mark.heard) = (Some(self.thoughts), None, false);
+                    self.machine.connected(now, key);
+                    self.route.marks[number].connected();
                     self.add_port(end, peer, now);
+                    assert_eq!(self.machine.pending(peer), probe(), "{} asks more", self.who());
+                    self.ports.last_mut().expect("it was added").seen = probe().len();
                 }
             }
             self.dialing[number] = None;
             moved = true;
         }
-        while let Some(number) = self.machine.dial(now) {
-            let number = usize::from(number);
+        while let Some(key) = self.machine.dial(now) {
+            let number = usize::from(key.number());
             let last = self.dialed[number].replace(now);
             let early = last.is_some_and(|last| now.since(last) < self.plan.config.retry);
             assert!(!early, "{} dials again before it may", self.who());
             assert_eq!(self.dialing[number], None, "{} dials twice", self.who());
-            self.dialing[number] = Some(wires.dial(self.who(), self.plan.upstreams()[number]));
+            let end = wires.dial(self.who(), self.plan.upstreams()[number]);
+            self.dialing[number] = Some((key, end));
             moved = true;
         }
         self.busy |= moved;
@@ -188,7 +200,19 @@ impl<M: Subject> Shell<M> {
         let (came, went) = (Scan::default(), Scan::default());
         let wants = Wants::default();
         let (ended, turned_away, since, seen) = (false, false, now, 0);
-        self.ports.push(Port { end, peer, wants, ended, came, went, since, turned_away, seen });
+        let made = now;
+        self.ports.push(Port {
+            end,
+            peer,
+            wants,
+            ended,
+            came,
+            went,
+            made,
+            since,
+            turned_away,
+            seen,
+        });
         self.look(self.ports.len() - 1);
     }
 
@@ -239,9 +263,15 @@ impl<M: Subject> Shell<M> {
                 if self.plan.old {
                     port.came.age(&mut space[..len]);
                 }
-                port.came.pass(&space[..len]);
+                match port.peer {
+                    Peer::Server(_) => {
+                        let answered = |uid| self.answered.push(uid);
+                        port.came.pass_each(&space[..len], answered);
+                    }
+                    Peer::Client(_) => port.came.pass(&space[..len]),
+                }
                 if let Peer::Server(server) = port.peer {
-                    self.route.marks[usize::from(server)].heard |= port.came.messages > 0;
+                    self.route.marks[usize::from(server.number())].heard |= port.came.messages > 0;
                 }
                 self.machine.filled(wires.now, port.peer, len);
                 self.look(number);
@@ -280,11 +310,13 @@ impl<M: Subject> Shell<M> {
         self.forget(port.peer);
         self.machine.closed(wires.now, port.peer);
         wires.close(self.who(), port.end);
-        if let Peer::Client(_) = port.peer {
-            self.stale.push(port.peer);
-            if self.stale.len() > 4 {
-                self.stale.remove(0);
-            }
+        self.go_stale(port.peer);
+    }
+
+    fn go_stale(&mut self, peer: Peer) {
+        self.stale.push(peer);
+        if self.stale.len() > 6 {
+            self.stale.remove(0);
         }
     }
 
@@ -293,8 +325,10 @@ impl<M: Subject> Shell<M> {
         self.busy = false;
         loop {
             let flew = self.machine.flights() > 0;
+            self.note_full();
             let next = self.machine.advance(wires.now);
-            self.follow(next.is_none());
+            self.note_full();
+            self.follow(wires.now, next.is_none());
             let Some(peer) = next else {
                 return;
             };
@@ -308,7 +342,7 @@ impl<M: Subject> Shell<M> {
             } else if let Peer::Server(server) = peer
                 && self.machine.wants(peer).close
             {
-                self.give_up_dialing(wires, server.into());
+                self.give_up_dialing(wires, server.number().into());
             }
             let most = 64 + 8 * self.ports.len() as u64 + 4 * (self.machine.work() - before);
             assert!(calls <= most.min(STEPS_MAX), "{} runs in circles", self.who());
@@ -321,7 +355,7 @@ impl<M: Subject> Shell<M> {
 
     /// Looks at what the machine has put into the outboxes of its servers; `rests` where it has done
     /// all that is to be done.
-    fn follow(&mut self, rests: bool) {
+    fn follow(&mut self, now: Instant, rests: bool) {
         self.thoughts += 1;
         let servers = self.ports.iter_mut().filter(|port| matches!(port.peer, Peer::Server(_)));
         let mut fresh = Vec::new();
@@ -329,37 +363,53 @@ impl<M: Subject> Shell<M> {
             let Peer::Server(number) = port.peer else { continue };
             let (pending, doomed) =
                 (self.machine.pending(port.peer), self.machine.wants(port.peer).close);
-            let mark = &mut self.route.marks[usize::from(number)];
+            let mark = &mut self.route.marks[usize::from(number.number())];
             if doomed {
                 (mark.since, mark.clear) = (None, None);
+            } else if mark.since.is_none() && self.machine.is_up(number.number()) {
+                // It was connected before, and has now answered.
+                (mark.since, mark.clear) = (Some(self.thoughts), None);
             }
             if pending.len() > port.seen {
-                fresh.push((usize::from(number), &pending[port.seen..]));
+                fresh.push((usize::from(number.number()), &pending[port.seen..]));
                 port.seen = pending.len();
             } else if rests && pending.is_empty() {
                 mark.clear = mark.since.map(|_| self.thoughts);
             }
         }
         for (number, bytes) in fresh {
-            self.route.follow(number, bytes);
+            self.route.follow(now, number, bytes);
         }
         self.shaken |= self.route.shaken;
     }
 
+    /// A server that is full just before or after a thought may be left out by it.
+    fn note_full(&mut self) {
+        for number in 0..self.route.marks.len() {
+            if self.machine.is_full(number as u8) {
+                let mark = &mut self.route.marks[number];
+                mark.since = mark.since.map(|_| self.thoughts + 1);
+                self.shaken = true;
+            }
+        }
+    }
+
     /// A server's connection is gone, or was never made.
     fn forget(&mut self, peer: Peer) {
-        if let Peer::Server(number) = peer {
-            let mark = &mut self.route.marks[usize::from(number)];
+        if let Peer::Server(key) = peer {
+            self.route.lost(key.number().into());
+            let mark = &mut self.route.marks[usize::from(key.number())];
             (mark.since, mark.clear) = (None, None);
             self.shaken = true;
         }
     }
 
     fn give_up_dialing(&mut self, wires: &mut Wires, number: usize) {
-        let peer = Peer::Server(number as u8);
-        self.forget(peer);
-        self.machine.closed(wires.now, peer);
-        if let Some(end) = self.dialing[number].take() {
+        if let Some((key, end)) = self.dialing[number].take() {
+            let peer = Peer::Server(key);
+            self.forget(peer);
+            self.machine.closed(wires.now, peer);
+            self.go_stale(peer);
             wires.close(self.who(), end);
         }
         self.busy = true;
@@ -388,7 +438,15 @@ impl<M: Subject> Shell<M> {
         let right = match (port.peer, wires.dialer(port.end)) {
             (_, Who::Villain(_)) => true,
             // What an honest server does is no reason; what a liar does may be one.
-            (Peer::Server(_), _) => port.ended || self.plan.doubtful || over(limits.patience),
+            (Peer::Server(_), _) if port.ended || self.plan.doubtful => true,
+            // So is a probe that is not answered.
+            (Peer::Server(key), _) => {
+                let heard = self.route.marks[usize::from(key.number())].heard;
+                let patience = self.plan.config.server_patience;
+                let probed = wires.now.since(port.made);
+                let silent = patience > 0 && waited.max(if heard { 0 } else { probed }) >= patience;
+                silent || over(limits.patience) || (!heard && probed >= limits.patience.max(1))
+            }
             // Who has no answer to read and waits for room is not late.
             (Peer::Client(_), _) if port.turned_away && answered && !port.went.within => port.ended,
             (Peer::Client(_), _) => port.ended || over(limits.idle) || over(limits.patience),
@@ -397,6 +455,8 @@ impl<M: Subject> Shell<M> {
         // Who hangs up is answered first.
         let timely = !over(limits.idle) && !over(limits.patience);
         let lawful = !matches!(wires.dialer(port.end), Who::Villain(_)) && !is_server;
+        // One that has hung up makes room for others after a while.
+        let timely = timely && !(port.ended && waited >= 1_000);
         assert!(!(timely && lawful) || answered, "{} closes unanswered {port:?}", self.who());
     }
 
@@ -404,6 +464,13 @@ impl<M: Subject> Shell<M> {
     fn check_rest(&self, now: Instant) {
         let deadline = self.machine.deadline();
         assert!(deadline.is_none_or(|at| at > now), "{} does not rest: {deadline:?}", self.who());
+        assert_eq!(self.machine.check(), Ok(()), "{} is out of order", self.who());
+        if let Some(did) = self.machine.traffic() {
+            let ended = did.answered + did.disconnected + did.orphaned;
+            let open = did.requests.checked_sub(ended).map(|open| open as usize);
+            let fits = open.is_some_and(|open| open <= self.machine.flights());
+            assert!(fits, "{} miscounts requests: {did:?}", self.who());
+        }
         for port in &self.ports {
             let wants = self.machine.wants(port.peer);
             assert_eq!(wants, port.wants, "{} has not named {port:?}", self.who());
@@ -460,6 +527,17 @@ impl<M: Subject> Shell<M> {
         let machine = &self.machine;
         assert_eq!((machine.clients(), machine.flights()), (0, 0), "something is kept of nobody");
         assert_eq!(machine.buffers_free(), self.buffers(), "buffers stay lent to nobody");
+    }
+
+    /// Whether there is a connection to a server of its own.
+    pub fn is_connected(&self, number: u8) -> bool {
+        let is = |port: &Port| matches!(port.peer, Peer::Server(key) if key.number() == number);
+        self.ports.iter().any(is)
+    }
+
+    /// Whether all its servers have answered.
+    pub fn is_complete(&self) -> bool {
+        (0..self.plan.links as u8).all(|number| self.machine.is_up(number))
     }
 
     /// Which node it is.

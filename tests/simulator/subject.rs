@@ -1,6 +1,7 @@
 //! What can be asked of a machine under test, whichever it is.
 
-use distcache_core::proxy::Mux;
+use crate::park::SERVERS_MAX;
+use distcache_core::proxy::{Mux, Traffic};
 use distcache_core::server::{Server, Store};
 use distcache_testing::net::Station;
 
@@ -17,6 +18,14 @@ pub trait Subject: Station {
     /// Whether it is connected to a server of its own.
     fn is_up(&self, _number: u8) -> bool {
         false
+    }
+    /// Whether a server of its own has all the requests that it may have.
+    fn is_full(&self, _number: u8) -> bool {
+        false
+    }
+    /// What became of requests.
+    fn traffic(&self) -> Option<Traffic> {
+        None
     }
 }
 
@@ -43,7 +52,10 @@ impl Subject for Mux<'_> {
     fn work(&self) -> u64 {
         let (counters, did) = (self.counters(), self.traffic());
         let clients = counters.malformed + counters.idle + counters.stalled;
-        clients + did.forwarded + did.answered + did.disconnected + did.orphaned + did.strays
+        let did = did.requests + did.answered + did.disconnected + did.orphaned + did.strays;
+        let servers = (0..SERVERS_MAX as u8).map(|number| self.server_traffic(number));
+        let servers = servers.map(|did| did.forwarded + did.answered + did.lost).sum::<u64>();
+        clients + did + servers
     }
 
     fn clients(&self) -> usize {
@@ -60,5 +72,13 @@ impl Subject for Mux<'_> {
 
     fn is_up(&self, number: u8) -> bool {
         Mux::is_up(self, number)
+    }
+
+    fn is_full(&self, number: u8) -> bool {
+        Mux::is_full(self, number)
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        Some(Mux::traffic(self))
     }
 }

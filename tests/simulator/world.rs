@@ -257,8 +257,10 @@ impl<'m> World<'m> {
         if self.wires.chance(faults.jumps) {
             self.jump();
         }
+        // The first connections are waited for, whoever is asked.
         if let Some(stuck) = self.plan.stuck
             && self.seats[stuck].stopped != NEVER
+            && self.proxies().all(|shell| shell.is_complete())
             && self.wires.chance(20)
         {
             self.seats[stuck].stopped = NEVER;

@@ -15,21 +15,30 @@ pub const TAKE: u8 = 5;
 
 /// One frame: `response` and `complete` are 0 or 1, or not, where a test wants it so.
 pub fn frame(response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0, 0x11, 0, 0, response];
-    bytes.extend(uid.to_be_bytes());
-    bytes.extend([0, op, complete]);
-    bytes.extend((data.len() as u16).to_be_bytes());
-    bytes.extend(data);
+    let mut bytes = Vec::with_capacity(14 + data.len());
+    push_frame(&mut bytes, response, uid, op, complete, data);
     bytes
+}
+
+fn push_frame(bytes: &mut Vec<u8>, response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) {
+    let [a, b, c, d] = uid.to_be_bytes();
+    let [high, low] = (data.len() as u16).to_be_bytes();
+    bytes.extend_from_slice(&[0, 0x11, 0, 0, response, a, b, c, d, 0, op, complete, high, low]);
+    bytes.extend_from_slice(data);
 }
 
 /// A whole message, in as many frames as its payload needs.
 pub fn message(response: u8, uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     let frames = payload.len().div_ceil(2048).max(1);
-    let cut = |number: usize| &payload[number * 2048..payload.len().min((number + 1) * 2048)];
-    let frame =
-        |number: usize| frame(response, uid, op, u8::from(number + 1 == frames), cut(number));
-    (0..frames).flat_map(frame).collect()
+    let mut bytes = Vec::with_capacity(14 * frames + payload.len());
+    let mut rest = payload;
+    while rest.len() > 2048 {
+        let (data, behind) = rest.split_at(2048);
+        push_frame(&mut bytes, response, uid, op, 0, data);
+        rest = behind;
+    }
+    push_frame(&mut bytes, response, uid, op, 1, rest);
+    bytes
 }
 
 /// The same message at another patch level.

@@ -1,6 +1,6 @@
 //! A proxy with a server behind it, both real, in one world.
 
-use crate::net::{End, Net, Pieces, SERVER};
+use crate::net::{End, Net, Pieces, Probes, SERVER};
 use distcache_core::proxy::Mux;
 use distcache_core::server::{Server, Store};
 
@@ -18,7 +18,8 @@ pub struct Chain<'m, S> {
 impl<'m, S: Store> Chain<'m, S> {
     /// A proxy that is about to connect to a server.
     pub fn new(proxy: Mux<'m>, server: Server<'m, S>, pieces: Pieces) -> Self {
-        let front = Net::new(proxy, pieces.clone());
+        let mut front = Net::new(proxy, pieces.clone());
+        front.probes = Probes::Seen;
         let back = Net::new(server, pieces);
         Self { front, back, link: None }
     }

@@ -41,6 +41,7 @@ impl Memory {
         let name = |number| Upstream::new(format!("server {number}").as_bytes());
         self.buffers.resize(self.buffers.len() + (servers - 1) * 2 * MESSAGE_MAX, 0);
         self.servers = (0..servers).map(name).collect();
+        self.flights.resize_with(self.conns.len() * (servers + 1), || Slot::EMPTY);
         self
     }
 

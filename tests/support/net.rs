@@ -10,9 +10,10 @@
 //! peer or when `advance` names it, in turns of writes, reads, thinking and closing. What it moves at
 //! a time is [`Pieces`]. All is the same for the same seed.
 
+use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
-use distcache_core::machine::{Machine, Peer, Wants};
-use distcache_core::proxy::Mux;
+use distcache_core::machine::{Machine, Peer, ServerKey, Wants};
+use distcache_core::proxy::{Mux, PROBE_ID};
 use distcache_core::server::{Server, Store};
 use distcache_core::time::Instant;
 
@@ -25,23 +26,37 @@ pub const SERVERS: usize = 4;
 /// A machine that may have servers to connect to.
 pub trait Station: Machine {
     /// The server that it wants dialed now.
-    fn dial(&mut self, _now: Instant) -> Option<u8> {
+    fn dial(&mut self, _now: Instant) -> Option<ServerKey> {
         None
     }
 
     /// A server is connected.
-    fn connected(&mut self, _now: Instant, _number: u8) {}
+    fn connected(&mut self, _now: Instant, _key: ServerKey) {}
+
+    /// What does not hold of its queues.
+    ///
+    /// # Errors
+    /// In a few words.
+    fn check(&self) -> Result<(), &'static str>;
 }
 
-impl<S: Store> Station for Server<'_, S> {}
+impl<S: Store> Station for Server<'_, S> {
+    fn check(&self) -> Result<(), &'static str> {
+        Server::check(self)
+    }
+}
 
 impl Station for Mux<'_> {
-    fn dial(&mut self, now: Instant) -> Option<u8> {
+    fn dial(&mut self, now: Instant) -> Option<ServerKey> {
         Mux::dial(self, now)
     }
 
-    fn connected(&mut self, now: Instant, number: u8) {
-        Mux::connected(self, now, number);
+    fn connected(&mut self, now: Instant, key: ServerKey) {
+        Mux::connected(self, now, key);
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        Mux::check(self)
     }
 }
 
@@ -107,9 +122,26 @@ pub enum Reach {
     Refuses,
 }
 
+/// What a server does with a proxy's probe.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probes {
+    /// The world answers it at this patch level, and tests see nothing of it.
+    AnsweredAt(u8),
+    /// It is a request like any other.
+    Seen,
+}
+
+/// The probe on the wire.
+pub fn probe() -> Vec<u8> {
+    at_level(1, message(0, u32::MAX, HAVE, PROBE_ID))
+}
+
 #[derive(Debug)]
 struct Wire {
-    peer: Peer,
+    /// `None` before the first connection to this server.
+    peer: Option<Peer>,
+    /// Bytes that tests do not see: how many were sent, and how many are still to come.
+    probe: [usize; 2],
     up: Vec<u8>,
     read: usize,
     down: Vec<u8>,
@@ -123,11 +155,12 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(peer: Peer, open: bool) -> Self {
+    fn new(peer: Option<Peer>, open: bool) -> Self {
         let (up, down, window) = (Vec::new(), Vec::new(), usize::MAX);
         let wants = Wants::default();
         Self {
             peer,
+            probe: [0; 2],
             up,
             read: 0,
             down,
@@ -152,8 +185,12 @@ pub struct Net<M> {
     pub pieces: Pieces,
     /// What becomes of attempts to reach the server.
     pub reach: Reach,
+    /// What becomes of probes.
+    pub probes: Probes,
     /// What becomes of attempts to reach one of several servers, where that differs from `reach`.
     pub reach_of: [Option<Reach>; SERVERS],
+    /// The keys of the last attempts to reach each server.
+    pub keys: [Option<ServerKey>; SERVERS],
     /// When the machine dialed.
     pub dials: Vec<Instant>,
     /// How often it was connected to each of its servers.
@@ -165,17 +202,17 @@ impl<M: Station> Net<M> {
     /// A machine without peers at some time.
     pub fn new(machine: M, pieces: Pieces) -> Self {
         let now = Instant::from_millis(1_000_000);
-        let wires =
-            (0..SERVERS as u8).map(|number| Wire::new(Peer::Server(number), false)).collect();
+        let wires = (0..SERVERS).map(|_| Wire::new(None, false)).collect();
+        let (probes, keys) = (Probes::AnsweredAt(0), [None; SERVERS]);
         let (reach, reach_of) = (Reach::Accepts, [None; SERVERS]);
         let (dials, connects) = (Vec::new(), [0; SERVERS]);
-        Self { machine, now, pieces, reach, reach_of, dials, connects, wires }
+        Self { machine, now, pieces, reach, probes, reach_of, keys, dials, connects, wires }
     }
 
     /// Connects a client; `None` where it is refused.
     pub fn try_connect(&mut self) -> Option<End> {
         let key = self.machine.open(self.now)?;
-        self.wires.push(Wire::new(Peer::Client(key), true));
+        self.wires.push(Wire::new(Some(Peer::Client(key)), true));
         let end = End(self.wires.len() - 1);
         self.look(end);
         Some(end)
@@ -272,9 +309,10 @@ impl<M: Station> Net<M> {
         let (now, deadline) = (self.now, self.machine.deadline());
         assert!(deadline.is_none_or(|at| at > now), "at {now:?} it would wake at {deadline:?}");
         for wire in self.wires.iter().filter(|wire| wire.open) {
-            let (wants, told) = (self.machine.wants(wire.peer), wire.wants);
-            assert_eq!(wants, told, "{:?} was not named", wire.peer);
+            let Some(peer) = wire.peer else { continue };
+            assert_eq!(self.machine.wants(peer), wire.wants, "{peer:?} was not named");
         }
+        assert_eq!(self.machine.check(), Ok(()));
     }
 
     /// Takes one turn; false where nothing moved.
@@ -298,13 +336,15 @@ impl<M: Station> Net<M> {
     }
 
     fn dial(&mut self) -> bool {
-        let Some(number) = self.machine.dial(self.now) else {
+        let Some(key) = self.machine.dial(self.now) else {
             return false;
         };
+        let number = key.number();
+        self.keys[usize::from(number)] = Some(key);
         self.dials.push(self.now);
         match self.reach_of[usize::from(number)].unwrap_or(self.reach) {
             Reach::Hangs => (),
-            Reach::Refuses => self.machine.closed(self.now, Peer::Server(number)),
+            Reach::Refuses => self.machine.closed(self.now, Peer::Server(key)),
             Reach::Accepts => self.pick_up_at(number),
         }
         true
@@ -316,26 +356,41 @@ impl<M: Station> Net<M> {
     }
 
     fn pick_up_at(&mut self, number: u8) {
-        self.wires[usize::from(number)] = Wire::new(Peer::Server(number), true);
+        let key = self.keys[usize::from(number)].expect("it was dialed");
+        let mut wire = Wire::new(Some(Peer::Server(key)), true);
+        if let Probes::AnsweredAt(_) = self.probes {
+            wire.probe[1] = probe().len();
+        }
+        self.wires[usize::from(number)] = wire;
         self.connects[usize::from(number)] += 1;
-        self.machine.connected(self.now, number);
+        self.machine.connected(self.now, key);
         self.look(server(number));
     }
 
     fn write(&mut self, end: End) -> bool {
         let wire = &mut self.wires[end.0];
-        let pending = match wire.open && wire.wants.write {
-            true => self.machine.pending(wire.peer),
-            false => &[],
+        let (Some(peer), true) = (wire.peer, wire.open && wire.wants.write) else {
+            return false;
         };
+        let pending = self.machine.pending(peer);
         let len = self.pieces.of(pending.len().min(wire.window), wire.down.len());
         if len == 0 {
             return false;
         }
-        wire.down.extend(&pending[..len]);
+        let [done, left] = wire.probe;
+        let (hidden, seen) = pending[..len].split_at(len.min(left));
+        assert_eq!(*hidden, probe()[done..][..hidden.len()], "a probe comes first");
+        wire.probe = [done + hidden.len(), left - hidden.len()];
+        wire.down.extend(seen);
+        if let Probes::AnsweredAt(level) = self.probes
+            && left > 0
+            && wire.probe[1] == 0
+        {
+            wire.up.extend(at_level(level, status(u32::MAX, HAVE, 1)));
+        }
         wire.window = wire.window.saturating_sub(if wire.window == usize::MAX { 0 } else { len });
-        wire.writes += 1;
-        self.machine.sent(self.now, wire.peer, len);
+        wire.writes += usize::from(!seen.is_empty());
+        self.machine.sent(self.now, peer, len);
         self.look(end);
         true
     }
@@ -349,17 +404,23 @@ impl<M: Station> Net<M> {
         if here.is_empty() && !wire.hung_up {
             return false;
         }
+        let Some(peer) = wire.peer else { return false };
         // Asking twice is asking once.
-        self.machine.space(wire.peer);
-        let space = self.machine.space(wire.peer);
-        let len = self.pieces.of(here.len().min(space.len()), wire.read);
+        self.machine.space(peer);
+        let space = self.machine.space(peer);
+        // The answer to a probe that tests do not see comes whole and alone.
+        let unseen = if wire.probe[0] > 0 { status(0, HAVE, 1).len() } else { 0 };
+        let len = match unseen.checked_sub(wire.read) {
+            None | Some(0) => self.pieces.of(here.len().min(space.len()), wire.read - unseen),
+            Some(rest) => rest.min(here.len()).min(space.len()),
+        };
         let room = !space.is_empty();
         space[..len].copy_from_slice(&here[..len]);
         wire.read += len;
-        self.machine.filled(self.now, wire.peer, len);
+        self.machine.filled(self.now, peer, len);
         wire.ended = room && wire.hung_up && wire.read == wire.up.len();
         if wire.ended {
-            self.machine.ended(self.now, wire.peer);
+            self.machine.ended(self.now, peer);
         }
         let moved = len > 0 || wire.ended;
         self.look(end);
@@ -371,7 +432,8 @@ impl<M: Station> Net<M> {
             let Some(peer) = self.machine.advance(self.now) else {
                 return turn > 0;
             };
-            let number = self.wires.iter().position(|wire| wire.open && wire.peer == peer);
+            let at = |wire: &Wire| wire.open && wire.peer == Some(peer);
+            let number = self.wires.iter().position(at);
             if let Some(number) = number {
                 self.look(End(number));
             } else if matches!(peer, Peer::Server(_)) && self.machine.wants(peer).close {
@@ -383,14 +445,17 @@ impl<M: Station> Net<M> {
 
     fn look(&mut self, end: End) {
         let wire = &mut self.wires[end.0];
-        wire.wants = self.machine.wants(wire.peer);
-        let pending = self.machine.pending(wire.peer);
+        let Some(peer) = wire.peer else { return };
+        wire.wants = self.machine.wants(peer);
+        let pending = self.machine.pending(peer);
         assert!(wire.wants.close || wire.wants.write != pending.is_empty(), "write as it says");
     }
 
     fn close(&mut self, end: End) {
         let wire = &mut self.wires[end.0];
         wire.open = false;
-        self.machine.closed(self.now, wire.peer);
+        if let Some(peer) = wire.peer {
+            self.machine.closed(self.now, peer);
+        }
     }
 }

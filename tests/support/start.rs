@@ -21,12 +21,14 @@ pub fn before(program: &str, listen: &str, server: &str, arguments: &[&str]) -> 
     listening(program, &["-listen", listen, "-server", server], arguments)
 }
 
-/// A proxy, once it listens and is connected to its server.
+/// A proxy, once it listens and is connected to its server. It is patient with that, unless
+/// `arguments` say otherwise: a busy machine may let a server wait for long.
 ///
 /// # Panics
 /// Where it does not come up, or does not find its server.
 pub fn connected(dc_client: &str, listen: &str, server: &str, arguments: &[&str]) -> Program {
-    let program = before(dc_client, listen, server, arguments);
+    let arguments = [&["-servertimeout", "10000"], arguments].concat();
+    let program = before(dc_client, listen, server, &arguments);
     program.err.wait_for("connected to ");
     program
 }

@@ -32,6 +32,9 @@ impl Store for Plain {
         if self.sessions.contains_key(id.bytes()) {
             return Err(Status::ADD_EXISTS);
         }
+        if ttl == 0 {
+            return Ok(());
+        }
         while self.sessions.len() >= self.capacity {
             let soonest = self.sessions.iter().min_by_key(|(_, (due, _))| *due);
             let leaves = soonest.map(|(id, _)| id.clone()).unwrap_or_default();
@@ -68,6 +71,10 @@ impl Store for Plain {
         let overdue = self.sessions.iter().filter(|(_, (due, _))| *due <= now);
         let overdue: Vec<_> = overdue.take(budget).map(|(id, _)| id.clone()).collect();
         overdue.iter().filter(|id| self.sessions.remove(*id).is_some()).count()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.sessions.values().map(|(due, _)| *due).min()
     }
 
     fn len(&self) -> usize {

@@ -14,6 +14,9 @@
 //! Of two who take or remove one session at the same time, its first server lets one win. A server
 //! that has been up since the proxy began has not forgotten, and its miss is final; else the next
 //! one's word counts, because no session is to be lost with one server.
+//!
+//! A GET or HAVE whose first server is slow becomes two flights, its twin at the next server: see
+//! [`hedge`](super::hedge).
 
 use crate::message::Status;
 use crate::slots::Key;
@@ -23,7 +26,10 @@ use crate::wire::{Message, Op};
 /// One request on its way.
 #[derive(Debug)]
 pub struct Flight {
-    pub(super) client: Key,
+    /// Whose request it is; `None` once nobody waits for its answer.
+    pub(super) client: Option<Key>,
+    /// The same request at another server, while neither has an answer that decides it.
+    pub(super) twin: Option<Key>,
     /// The client's own request.
     pub(super) request: Message,
     /// The request is still at the front of the client's inbox.
@@ -43,6 +49,15 @@ pub struct Flight {
     outcome: Outcome,
     /// What stood in the way of a further copy was removed already.
     repaired: bool,
+}
+
+/// What the choice of a flight's next server depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aim {
+    pub(super) id: u64,
+    visited: u32,
+    /// A server that is left out lacks something afterwards.
+    pub(super) changes: bool,
 }
 
 /// What the answers so far come to.
@@ -76,7 +91,8 @@ pub(super) enum Step {
 impl Flight {
     pub(super) const fn new(now: Instant, client: Key, request: Message, id: u64) -> Self {
         Self {
-            client,
+            client: Some(client),
+            twin: None,
             request,
             is_kept: true,
             id,
@@ -90,8 +106,41 @@ impl Flight {
         }
     }
 
-    pub(super) const fn has_visited(&self, server: u8) -> bool {
-        self.visited & bit(server) != 0
+    /// What the choice of its next server depends on.
+    #[inline]
+    pub(super) const fn aim(&self) -> Aim {
+        let changes = !matches!(self.request.header.op, Op::Get | Op::Have);
+        Aim { id: self.id, visited: self.visited, changes }
+    }
+
+    /// Whether it may be sent to a second server before the first has answered: asking twice changes
+    /// nothing, and nobody has answered yet.
+    pub(super) const fn is_hedgeable(&self) -> bool {
+        let reads = matches!(self.request.header.op, Op::Get | Op::Have);
+        reads && self.is_kept && self.answered == 0 && self.twin.is_none()
+    }
+
+    /// The same request for another server.
+    pub(super) const fn split(&self, key: Key) -> Self {
+        let mut twin = Self::new(self.since, key, self.request, self.id);
+        (twin.client, twin.twin) = (self.client, Some(key));
+        twin.visited = self.visited;
+        twin
+    }
+
+    /// Takes over what its twin knows, which is no more.
+    pub(super) const fn absorb(&mut self, twin: &Self) {
+        self.twin = None;
+        self.visited |= twin.visited;
+        self.answered = self.answered.saturating_add(twin.answered);
+        if let Outcome::Nothing = self.outcome {
+            self.outcome = twin.outcome;
+        }
+    }
+
+    /// Marks a server as tried.
+    pub(super) const fn leave_out(&mut self, server: u8) {
+        self.visited |= bit(server);
     }
 
     pub(super) const fn outcome(&self) -> Outcome {
@@ -194,6 +243,19 @@ impl Flight {
     fn count(&mut self, copies: u8, last: Step) -> Step {
         self.answered = self.answered.saturating_add(1);
         if self.answered >= copies { last } else { Step::Onward }
+    }
+}
+
+impl Aim {
+    #[inline]
+    pub(super) const fn has_visited(&self, server: u8) -> bool {
+        self.visited & bit(server) != 0
+    }
+
+    /// The same without this server.
+    pub(super) const fn without(mut self, server: u8) -> Self {
+        self.visited |= bit(server);
+        self
     }
 }
 

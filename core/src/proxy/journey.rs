@@ -1,9 +1,9 @@
 //! How requests get from clients to servers, and answers back.
 
 use super::flight::{Flight, Outcome, Step};
-use super::upstream::{Upstream, hash};
-use super::{Mux, count};
-use crate::conns::Conns;
+use super::probe::Probe;
+use super::upstream::{Phase, STRAYS_MAX, Upstream, hash};
+use super::{Aim, Blocked, GivenUp, Mux, Next, count};
 use crate::id::ID_MAX;
 use crate::machine::Peer;
 use crate::message::{ADD_FIXED_LEN, Status, raise_ttl};
@@ -14,8 +14,8 @@ use crate::wire::{self, Direction, Envelope, HEADER_LEN, Header, LEVEL, Malforme
 /// How far a request got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Start {
-    /// Nowhere, for want of something that all clients share.
-    Blocked,
+    /// Nowhere, before something happens.
+    Blocked(Blocked),
     /// On its way, or answered.
     Done,
     /// It is none.
@@ -32,8 +32,11 @@ impl Mux<'_> {
     pub(super) fn take_off(&mut self, now: Instant) -> Option<Peer> {
         let key = self.conns.first()?;
         let started = self.start(now, key);
-        self.blocked = started == Start::Blocked;
-        if self.blocked {
+        self.blocked = match started {
+            Start::Blocked(why) => why,
+            _ => Blocked::No,
+        };
+        if self.blocked != Blocked::No {
             return None;
         }
         if started == Start::NoBuffer {
@@ -66,8 +69,13 @@ impl Mux<'_> {
             return Start::Malformed;
         }
         let id = if self.servers.len() > 1 { hash(id_of(&message, wire)) } else { 0 };
-        if self.grace().is_some_and(|end| now < end) {
-            return Start::Blocked;
+        if let Some(end) = self.grace().filter(|end| now < *end) {
+            return Start::Blocked(Blocked::ForConnection(end));
+        }
+        let mut flight = Flight::new(now, key, message, id);
+        let next = self.next_server(flight.aim());
+        if let Next::Busy(_) = next {
+            return Start::Blocked(Blocked::ForFlight);
         }
         let Some((conn, pool)) = self.conns.get(key) else {
             return Start::Nothing;
@@ -75,34 +83,76 @@ impl Mux<'_> {
         if !conn.outbox.reserve(pool) {
             return Start::NoBuffer;
         }
-        let flight = Flight::new(now, key, message, id);
+        let Next::Server(number) = next else {
+            count(&mut self.traffic.requests);
+            self.reply(key, &message.header, Status::DISCONNECTED);
+            self.conclude(now, &flight);
+            return Start::Done;
+        };
+        flight.server = number;
         let Ok(flight) = self.flights.insert(flight) else {
-            return Start::Blocked;
+            return Start::Blocked(Blocked::ForFlight);
         };
         conn.flight = Some(flight);
-        self.onward(now, flight);
+        count(&mut self.traffic.requests);
+        self.visit(now, flight, number);
         Start::Done
     }
 
-    /// The best server for a flight among those that are up and that it has not tried.
+    /// The best server for a flight among those that are up and that it has not tried. One whose share
+    /// is used up by requests that nobody waits for is left out.
     #[inline]
-    fn next_server(&self, flight: &Flight) -> Option<u8> {
+    pub(super) fn next_server(&mut self, aim: Aim) -> Next {
+        let share = self.share;
         if let [server] = &*self.servers {
-            return (server.is_up() && !flight.has_visited(0)).then_some(0);
+            return match server.is_up() && !aim.has_visited(0) {
+                false => Next::Nobody,
+                true if server.load() < share => Next::Server(0),
+                true if server.orphans > 0 => Next::Nobody,
+                true => Next::Busy(0),
+            };
         }
-        let left =
-            |(number, server): &(u8, &Upstream)| server.is_up() && !flight.has_visited(*number);
+        let mut left = aim;
+        while let Some(number) = self.best_server(left) {
+            let Some(server) = self.servers.get_mut(usize::from(number)) else {
+                break;
+            };
+            if server.load() < share {
+                return Next::Server(number);
+            }
+            if server.orphans == 0 {
+                return Next::Busy(number);
+            }
+            // It lacks what goes elsewhere now.
+            server.forgetful |= aim.changes;
+            left = left.without(number);
+        }
+        Next::Nobody
+    }
+
+    /// The best server for a flight among those that are up and that it has not tried.
+    fn best_server(&self, aim: Aim) -> Option<u8> {
+        let left = |(number, server): &(u8, &Upstream)| server.is_up() && !aim.has_visited(*number);
         let left = (0..=u8::MAX).zip(&*self.servers).filter(left);
-        let best = left.max_by_key(|(_, server)| server.rank(flight.id));
+        let best = left.max_by_key(|(_, server)| server.rank(aim.id));
         best.map(|(number, _)| number)
     }
 
     /// Asks the next server, or gives the client the answer where there is none to be asked.
-    fn onward(&mut self, now: Instant, key: Key) {
-        let next = self.flights.get(key).filter(|flight| flight.is_kept);
-        let Some(number) = next.and_then(|flight| self.next_server(flight)) else {
-            return self.finish(now, key);
-        };
+    pub(super) fn onward(&mut self, now: Instant, key: Key) {
+        if self.leave_to_twin(key) {
+            return;
+        }
+        let aim = self.flights.get(key).filter(|flight| flight.is_kept).map(Flight::aim);
+        match aim.map_or(Next::Nobody, |aim| self.next_server(aim)) {
+            // Its client waits already: it makes no difference where.
+            Next::Server(number) | Next::Busy(number) => self.visit(now, key, number),
+            Next::Nobody => self.finish(now, key),
+        }
+    }
+
+    /// Asks this server.
+    fn visit(&mut self, now: Instant, key: Key, number: u8) {
         let level = self.server(number).map_or(0, |server| server.level);
         if self.flights.get_mut(key).is_some_and(|flight| flight.visit(number, level)) {
             self.send(now, key);
@@ -112,13 +162,13 @@ impl Mux<'_> {
     }
 
     /// Sends the flight's request to its server, or has it wait until there is room for it.
-    fn send(&mut self, now: Instant, key: Key) {
+    pub(super) fn send(&mut self, now: Instant, key: Key) {
         let Some(number) = self.flights.get(key).map(|flight| flight.server) else {
             return;
         };
         let first = self.server(number).is_some_and(|server| server.waiting.is_empty());
         if first && self.transmit(now, key) {
-            return;
+            return self.await_hedge(key);
         }
         if let Some(server) = self.servers.get_mut(usize::from(number)) {
             self.flights.enqueue(&mut server.waiting, key);
@@ -134,7 +184,7 @@ impl Mux<'_> {
         let Some(server) = self.servers.get_mut(usize::from(flight.server)) else {
             return false;
         };
-        let Some((conn, pool)) = self.conns.get(flight.client) else {
+        let Some((conn, pool)) = flight.client.and_then(|client| self.conns.get(client)) else {
             return false;
         };
         // What there is of it now, it may have to be moved together for.
@@ -163,7 +213,7 @@ impl Mux<'_> {
         }
         flight.since = now;
         self.flights.enqueue(&mut server.open, key);
-        count(&mut self.traffic.forwarded);
+        count(&mut server.traffic.forwarded);
         true
     }
 
@@ -171,44 +221,72 @@ impl Mux<'_> {
     /// gone. `None` where there is still no room for it.
     pub(super) fn resume(&mut self, now: Instant, number: u8) -> Option<Peer> {
         let server = self.servers.get_mut(usize::from(number))?;
+        let (up, level) = (server.is_up(), server.level);
         let key = self.flights.front(&server.waiting)?;
-        let client = self.flights.get(key)?.client;
-        if server.is_up() && self.conns.get(client).is_some() && !self.transmit(now, key) {
+        let flight = self.flights.get_mut(key)?;
+        let client = flight.client?;
+        // What it asks for was chosen on a connection that may be gone.
+        let fits = !up || flight.op.level() <= level || flight.visit(number, level);
+        if up && fits && !self.transmit(now, key) {
             self.servers.get_mut(usize::from(number))?.roomy = false;
             return None;
         }
         let server = self.servers.get_mut(usize::from(number))?;
         self.flights.unlink(&mut server.waiting, key);
-        if self.conns.get(client).is_none() {
-            self.end(key);
-            count(&mut self.traffic.orphaned);
-        } else if !server.is_up() {
-            self.onward(now, key);
+        match (up, fits) {
+            (false, _) => self.onward(now, key),
+            (true, false) => self.answer(now, key, Status::UNSUPPORTED),
+            (true, true) => self.await_hedge(key),
         }
         Some(Peer::Client(client))
     }
 
     /// Passes the server's next whole answer back. `None` where there is none.
     pub(super) fn land(&mut self, now: Instant, number: u8) -> Option<Peer> {
-        let server = self.servers.get_mut(usize::from(number)).filter(|server| server.is_up())?;
+        let server = self.servers.get_mut(usize::from(number))?;
+        if !server.is_talking() {
+            return None;
+        }
         let bytes = server.inbox.bytes(&self.conns.pool);
         let message = match Message::measure(bytes, Direction::Response) {
             Ok(Some(message)) => message,
             Ok(None) => {
                 (server.unread, server.stirred) = (false, true);
                 let over = server.input_over;
-                return if over { self.doom(number) } else { None };
+                return if over { self.doom(number, None) } else { None };
             }
-            Err(_) => return self.doom(number),
+            Err(_) => return self.doom(number, Some(GivenUp::Malformed)),
         };
-        let landed = self.hand_over(now, number, &message);
+        let landed = if server.phase == Phase::Probing {
+            self.hear_probe(now, number, &message)
+        } else {
+            self.hand_over(now, number, &message)
+        };
         let server = self.servers.get_mut(usize::from(number))?;
         server.inbox.consume(&mut self.conns.pool, message.wire_len);
         match landed {
             Ok(Some(key)) => Some(Peer::Client(key)),
-            Ok(None) => Some(Peer::Server(number)),
-            Err(_) => self.doom(number),
+            Ok(None) if server.strays > STRAYS_MAX => self.doom(number, Some(GivenUp::Strays)),
+            Ok(None) => self.peer(number),
+            Err(_) => self.doom(number, Some(GivenUp::Malformed)),
         }
+    }
+
+    /// Looks at an answer on a connection on which the probe is open.
+    fn hear_probe(
+        &mut self,
+        now: Instant,
+        number: u8,
+        message: &Message,
+    ) -> Result<Option<Key>, Malformed> {
+        let Some(server) = self.servers.get_mut(usize::from(number)) else {
+            return Ok(None);
+        };
+        match server.probed(now, &message.header)? {
+            Probe::Answered => self.rise(now, number),
+            Probe::Stray => server.stray(),
+        }
+        Ok(None)
     }
 
     /// Does with the answer at the front of the inbox what is to be done with it, and says to whom.
@@ -226,17 +304,20 @@ impl Mux<'_> {
         let key = key.filter(|key| self.flights.is_queued(&server.open, *key));
         let Some((key, flight)) = key.and_then(|key| Some((key, self.flights.get_mut(key)?)))
         else {
-            count(&mut self.traffic.strays);
+            server.stray();
             return Ok(None);
         };
         if flight.op != header.op {
             return Err(Malformed::Payload);
         }
-        server.level = header.patch;
+        (server.level, server.heard, server.strays) = (header.patch, now, 0);
+        count(&mut server.traffic.answered);
         let client = flight.client;
-        let Some((conn, pool)) = self.conns.get(client) else {
+        let Some((client, (conn, pool))) =
+            client.and_then(|client| Some((client, self.conns.get(client)?)))
+        else {
+            self.flights.unlink(&mut server.open, key);
             self.end(key);
-            count(&mut self.traffic.orphaned);
             return Ok(None);
         };
         let first = server.inbox.bytes(pool).get(HEADER_LEN).copied();
@@ -255,6 +336,9 @@ impl Mux<'_> {
             }
         }
         self.flights.unlink(&mut server.open, key);
+        if copies > 1 {
+            self.flights.unlink(&mut self.hedgeable, key);
+        }
         match step {
             Step::Pass => self.release(now, key),
             Step::Hold | Step::Onward => self.onward(now, key),
@@ -274,12 +358,12 @@ impl Mux<'_> {
         let server = self.servers.get_mut(usize::from(number))?;
         server.lost = server.lost.checked_sub(1)?;
         let key = self.flights.dequeue(&mut server.open)?;
-        let client = self.flights.get(key)?.client;
-        if self.conns.get(client).is_none() {
+        count(&mut server.traffic.lost);
+        self.flights.unlink(&mut self.hedgeable, key);
+        let Some(client) = self.flights.get(key)?.client else {
             self.end(key);
-            count(&mut self.traffic.orphaned);
-            return Some(Peer::Server(number));
-        }
+            return self.peer(number);
+        };
         self.onward(now, key);
         Some(Peer::Client(client))
     }
@@ -296,52 +380,70 @@ impl Mux<'_> {
 
     /// Answers with a status; the client has room for it.
     fn answer(&mut self, now: Instant, key: Key, status: Status) {
-        let level = self.servers.iter().map(|server| server.level).max().unwrap_or(0);
         if let Some(flight) = self.flights.get(key)
-            && let Some((conn, pool)) = self.conns.get(flight.client)
+            && let Some(client) = flight.client
         {
+            let header = flight.request.header;
+            self.reply(client, &header, status);
+        }
+        self.land_client(now, key);
+    }
+
+    /// Puts a status into the outbox of a client that has room for it.
+    fn reply(&mut self, client: Key, request: &Header, status: Status) {
+        let level = self.servers.iter().map(|server| server.level).max().unwrap_or(0);
+        if let Some((conn, pool)) = self.conns.get(client) {
             // Its buffer was reserved when the request set out.
             let room = conn.outbox.space(pool);
-            let len = write_status(&flight.request.header, level, status, room);
+            let len = write_status(request, level, status, room);
             conn.outbox.filled(pool, len.unwrap_or(0));
         }
-        match status {
-            Status::DISCONNECTED => count(&mut self.traffic.disconnected),
-            Status::UNSUPPORTED => {}
-            _ => count(&mut self.traffic.answered),
-        }
-        self.conclude(now, key);
+        count(match status {
+            Status::DISCONNECTED => &mut self.traffic.disconnected,
+            _ => &mut self.traffic.answered,
+        });
     }
 
     /// Lets the client have the answer that lies in its outbox.
     fn release(&mut self, now: Instant, key: Key) {
         count(&mut self.traffic.answered);
-        self.conclude(now, key);
+        self.land_client(now, key);
     }
 
-    /// Ends a flight whose answer is in its client's outbox.
-    fn conclude(&mut self, now: Instant, key: Key) {
+    /// Ends a flight whose answer is in its client's outbox, and its twin.
+    fn land_client(&mut self, now: Instant, key: Key) {
         if let Some(flight) = self.end(key) {
-            conclude(&mut self.conns, now, &flight);
+            if let Some(twin) = flight.twin {
+                self.abandon(twin);
+            }
+            self.conclude(now, &flight);
         }
     }
 
-    fn end(&mut self, key: Key) -> Option<Flight> {
-        let number = self.flights.get(key)?.server;
-        let server = self.servers.get_mut(usize::from(number))?;
-        self.flights.unlink(&mut server.open, key);
-        self.blocked = false;
+    /// Ends a flight that has left all queues.
+    pub(super) fn end(&mut self, key: Key) -> Option<Flight> {
+        let flight = self.flights.get(key)?;
+        let orphaned = flight.client.is_none();
+        let server = self.servers.get_mut(usize::from(flight.server))?;
+        if orphaned {
+            server.orphans = server.orphans.saturating_sub(1);
+        }
+        self.blocked = Blocked::No;
         self.flights.remove(key)
     }
-}
 
-fn conclude(conns: &mut Conns<'_>, now: Instant, flight: &Flight) {
-    if let Some((conn, pool)) = conns.get(flight.client) {
-        conn.flight = None;
-        if flight.is_kept {
-            conn.inbox.consume(pool, flight.request.wire_len);
+    /// The client of this flight, which has its answer, is ready for the next request.
+    fn conclude(&mut self, now: Instant, flight: &Flight) {
+        let Some(client) = flight.client else {
+            return;
+        };
+        if let Some((conn, pool)) = self.conns.get(client) {
+            conn.flight = None;
+            if flight.is_kept {
+                conn.inbox.consume(pool, flight.request.wire_len);
+            }
+            self.conns.retime(now, client, true);
         }
-        conns.retime(now, flight.client, true);
     }
 }
 

@@ -16,7 +16,12 @@
 //!
 //! A flight starts only when there is room for what follows: a flight slot, and a buffer for the
 //! client's answer. A server whose outbox is full has a queue of flights that wait for it, so that
-//! it does not keep those for other servers waiting.
+//! it does not keep those for other servers waiting. Each server has its share of the flights. Once
+//! that is used up by requests that nobody waits for any more, the server is left out like one that
+//! is away, so that a server that hangs costs the others nothing.
+//!
+//! A server is up once it has answered on its connection; `probe` asks it. One that leaves a request
+//! unanswered for too long, or sends what nobody asked for, is given up.
 //!
 //! Which server a request goes to follows from its id alone: every id ranks the servers in an order
 //! of its own, and the first of them that is up is asked. With more than one copy of each session, a
@@ -24,29 +29,47 @@
 //! up every request is answered at once; when a connection is lost, so is every request on it, unless
 //! there is another server to ask.
 
+mod check;
 mod flight;
+mod hedge;
 mod journey;
+mod probe;
 mod upstream;
 
-use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
-use crate::machine::{Machine, Peer, Wants};
+use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
+use crate::machine::{Machine, Peer, ServerKey, Wants};
 use crate::pool::Pool;
-use crate::slots::{Key, Slot, Slots};
+use crate::slots::{Key, Lane, Queue, Slot, Slots, Tag};
 use crate::time::Instant;
 
+use flight::Aim;
 pub use flight::Flight;
-use upstream::Phase;
-pub use upstream::Upstream;
+pub use hedge::HEDGE_AFTER;
+pub use probe::PROBE_ID;
+use upstream::{DIAL_GRACE, Phase};
+pub use upstream::{GivenUp, ServerTraffic, Upstream};
 
 /// The most servers that a proxy has.
 pub const SERVERS_MAX: usize = 32;
 
+/// The patience with servers that [`Config::new`] sets, in milliseconds.
+pub const SERVER_PATIENCE: u64 = 250;
+
+/// How much later than it asked for a proxy may be called before it takes a server's silence for its
+/// own absence, in milliseconds.
+const LATE: u64 = 50;
+
+/// The queue of flights that may be hedged; the first tags are those of servers.
+const HEDGEABLE: Queue = Queue::new(Lane::Time, Tag(u8::MAX));
+
 /// How a proxy deals with time, in milliseconds, and with copies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Config {
-    /// What clients may do. `patience` also bounds how long a server may leave a request
-    /// unanswered, and how long an attempt to connect to it may take.
+    /// What clients may do. `patience` also bounds how long a server may leave one request
+    /// unanswered while it answers others, and how long an attempt to connect to it may take.
     pub limits: Limits,
+    /// How long a server may answer nothing at all while a request waits for it; 0 is for ever.
+    pub server_patience: u64,
     /// The time between two attempts to connect.
     pub retry: u64,
     /// How many servers hold each session; 0 is taken for 1.
@@ -56,29 +79,56 @@ pub struct Config {
 }
 
 impl Config {
-    /// One copy of each session, to live as long as is asked for.
+    /// One copy of each session, to live as long as is asked for, and [`SERVER_PATIENCE`].
     pub const fn new(limits: Limits, retry: u64) -> Self {
-        Self { limits, retry, copies: 1, min_ttl: 0 }
+        Self { limits, server_patience: SERVER_PATIENCE, retry, copies: 1, min_ttl: 0 }
     }
 }
 
-/// What happened on the servers' side, counted from the start.
+/// What became of requests, counted from the start. Each request of a client counts once, whatever
+/// servers it visits: `requests` is the sum of `answered`, `disconnected`, `orphaned` and those that
+/// are on their way. The rest are sums over all servers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Traffic {
-    /// Requests passed to servers; one that visits two counts twice.
-    pub forwarded: u64,
-    /// Answers passed back.
+    /// Requests that clients made.
+    pub requests: u64,
+    /// Requests answered with what servers said, or that none is known to have the operation.
     pub answered: u64,
-    /// Requests answered with [`Status::DISCONNECTED`](crate::message::Status::DISCONNECTED).
+    /// Requests answered with [`Status::DISCONNECTED`](crate::message::Status::DISCONNECTED), for
+    /// lack of a server.
     pub disconnected: u64,
-    /// Answers whose client had left.
+    /// Requests whose client left before the answer.
     pub orphaned: u64,
     /// Answers that nobody had asked for.
     pub strays: u64,
     /// Connections to servers that were made.
     pub connects: u64,
-    /// Connections to servers that were lost.
+    /// Connections to servers that are gone.
     pub losses: u64,
+    /// Connections to servers that were given up.
+    pub given_up: u64,
+}
+
+/// Which server a request goes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Next {
+    /// This one.
+    Server(u8),
+    /// This one, whose share is used up by requests that clients wait for.
+    Busy(u8),
+    /// None.
+    Nobody,
+}
+
+/// Whether the first client's request waits for something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Blocked {
+    /// It does not.
+    No,
+    /// For a connection, until then.
+    ForConnection(Instant),
+    /// For a flight.
+    ForFlight,
 }
 
 /// A proxy without its sockets.
@@ -94,39 +144,49 @@ pub struct Mux<'m> {
     /// The time at which no server had left anything unanswered for too long.
     judged_at: Instant,
     flights: Slots<'m, Flight>,
+    /// How many flights each server may have.
+    share: usize,
+    /// Flights that may be sent to a second server, in the order in which they were sent.
+    hedgeable: Queue,
     /// The first client's request can't start before something happens.
-    blocked: bool,
+    blocked: Blocked,
+    /// When it last was called much later than it had asked for.
+    woken: Instant,
     traffic: Traffic,
 }
 
 impl<'m> Mux<'m> {
     /// A proxy for as many clients as there are `slots`, with as many requests on their way as there
-    /// are `flights`. Each client has one at most, but one whose client has left stays until it is
-    /// answered: twice the clients is plenty. Two buffers a client and two a server are enough for
+    /// are `flights`. Each client has one at each server at most, but one whose client has left stays
+    /// until it is answered: as many as clients for each server, and as many again, are plenty. Each
+    /// server has an equal share of the flights. Two buffers a client and two a server are enough for
     /// every case; with fewer (two a server and two more at least, of
     /// [`MESSAGE_MAX`](crate::wire::MESSAGE_MAX) bytes or more) clients may have to wait for each
     /// other.
     ///
     /// # Errors
-    /// [`TooSmall`] says which memory will not do.
+    /// [`SetupError`] says which memory will not do.
     pub fn new(
         slots: &'m mut [Slot<Conn>],
         flights: &'m mut [Slot<Flight>],
         servers: &'m mut [Upstream],
         pool: Pool<'m>,
         config: Config,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         if flights.is_empty() {
-            return Err(TooSmall::Slots);
+            return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
-        if !(1..=SERVERS_MAX).contains(&servers.len()) {
-            return Err(TooSmall::Servers);
+        if servers.is_empty() {
+            return Err(SetupError::NoServers);
+        }
+        if servers.len() > SERVERS_MAX {
+            return Err(SetupError::TooManyServers);
         }
         let buffers = count.saturating_mul(2).saturating_add(2);
         let mut conns = Conns::new(slots, pool, buffers, config.limits)?;
         for (number, server) in (0..=u8::MAX).zip(&mut *servers) {
-            server.number(number);
+            server.set_number(number);
             server.inbox.keep(&mut conns.pool);
             server.outbox.keep(&mut conns.pool);
         }
@@ -136,54 +196,87 @@ impl<'m> Mux<'m> {
             turn: 0,
             away: servers.len(),
             judged_at: Instant::ORIGIN,
+            share: flights.len().checked_div(servers.len()).unwrap_or(1).max(1),
             servers,
             flights: Slots::new(flights),
-            blocked: false,
+            hedgeable: HEDGEABLE,
+            blocked: Blocked::No,
+            woken: Instant::ORIGIN,
             traffic: Traffic::default(),
         })
     }
 
-    /// The number of a server that an attempt to connect to is to begin now. Says so once:
+    /// The server that an attempt to connect to is to begin now. Says so once:
     /// [`Mux::connected`] or [`Machine::closed`] must follow. There may be more than one: ask until
     /// it says `None`.
-    pub fn dial(&mut self, now: Instant) -> Option<u8> {
+    pub fn dial(&mut self, now: Instant) -> Option<ServerKey> {
         let retry = self.config.retry;
         let due = |server: &Upstream| {
             server.phase == Phase::Away && server.dial_at(retry).is_none_or(|at| at <= now)
         };
-        let number = self.servers.iter().position(due)?;
-        let server = self.servers.get_mut(number)?;
+        let server = self.servers.iter_mut().find(|server| due(server))?;
         server.phase = Phase::Dialing;
         server.dialed = Some(now);
-        self.blocked = false;
-        u8::try_from(number).ok()
+        self.blocked = Blocked::No;
+        Some(server.key())
     }
 
-    /// The connection to server `number` is made.
-    pub fn connected(&mut self, now: Instant, number: u8) {
-        let server = self.servers.get_mut(usize::from(number));
-        if let Some(server) = server.filter(|server| server.phase == Phase::Dialing) {
-            // Nobody has waited for it any more, so it lacks what went elsewhere.
-            server.forgetful |= server.grace(false).is_none_or(|end| end <= now);
-            server.phase = Phase::Up;
+    /// The connection to a server is made. The server is up once it has answered on it.
+    pub fn connected(&mut self, now: Instant, key: ServerKey) {
+        let server = self.servers.get_mut(usize::from(key.number()));
+        let server = server.filter(|server| server.is(key) && server.phase == Phase::Dialing);
+        if let Some(server) = server.filter(|server| !server.doomed) {
             server.level = 0;
-            // Who waited for room on the last connection waits for nothing now.
-            server.roomy = true;
-            self.away = self.away.saturating_sub(1);
-            self.blocked = false;
-            count(&mut self.traffic.connects);
+            count(&mut server.traffic.connects);
+            server.probe(now, &mut self.conns.pool);
         }
     }
 
-    /// Whether server `number` is connected.
-    pub fn is_up(&self, number: u8) -> bool {
-        let server = self.servers.get(usize::from(number));
-        server.is_some_and(|server| server.phase == Phase::Up)
+    /// The server has answered the probe.
+    fn rise(&mut self, now: Instant, number: u8) {
+        let Some(server) = self.servers.get_mut(usize::from(number)) else {
+            return;
+        };
+        // Requests went elsewhere meanwhile, so it lacks what they stored.
+        server.forgetful |= server.dialed.is_none_or(|at| at.after(DIAL_GRACE) <= now);
+        // Requests that waited for room on the last connection wait for nothing now.
+        server.roomy = true;
+        self.away = self.away.saturating_sub(1);
+        self.blocked = Blocked::No;
     }
 
-    /// What happened on the servers' side so far.
-    pub const fn traffic(&self) -> Traffic {
-        self.traffic
+    /// Whether server `number` has answered on the connection that it has now.
+    pub fn is_up(&self, number: u8) -> bool {
+        self.server(number).is_some_and(|server| server.phase == Phase::Up)
+    }
+
+    /// Whether server `number` has more requests on their way than it may have, so that no more are
+    /// passed to it.
+    pub fn is_full(&self, number: u8) -> bool {
+        self.server(number).is_some_and(|server| server.load() >= self.share)
+    }
+
+    /// Why a connection of server `number` was last given up.
+    pub fn given_up(&self, number: u8) -> Option<GivenUp> {
+        self.server(number)?.given_up
+    }
+
+    /// What became of requests so far.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = self.traffic;
+        for server in &*self.servers {
+            let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
+            sum.strays = sum.strays.saturating_add(strays);
+            sum.connects = sum.connects.saturating_add(connects);
+            sum.losses = sum.losses.saturating_add(losses);
+            sum.given_up = sum.given_up.saturating_add(given_up);
+        }
+        sum
+    }
+
+    /// What happened at server `number` so far.
+    pub fn server_traffic(&self, number: u8) -> ServerTraffic {
+        self.server(number).map_or_else(ServerTraffic::default, |server| server.traffic)
     }
 
     /// What happened to clients so far.
@@ -194,6 +287,16 @@ impl<'m> Mux<'m> {
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
         self.conns.len()
+    }
+
+    /// How many buffers that were in use are ready to be used again.
+    pub const fn buffers_touched(&self) -> u32 {
+        self.conns.pool.touched()
+    }
+
+    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
+        self.conns.pool.trim(keep, most, discard)
     }
 
     /// How many requests are on their way, those of clients that have left among them.
@@ -211,6 +314,24 @@ impl<'m> Mux<'m> {
         self.servers.get(usize::from(number))
     }
 
+    /// The server of this key, where that is not stale.
+    #[inline]
+    fn keyed(&self, key: ServerKey) -> Option<&Upstream> {
+        self.server(key.number()).filter(|server| server.is(key))
+    }
+
+    /// The server of this key and the pool, where the key is not stale and bytes go to and fro.
+    #[inline]
+    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<'m>)> {
+        let server = self.servers.get_mut(usize::from(key.number()))?;
+        (server.is(key) && server.is_talking()).then_some((server, &mut self.conns.pool))
+    }
+
+    /// The key of server `number`, as `advance` names it.
+    fn peer(&self, number: u8) -> Option<Peer> {
+        self.server(number).map(|server| Peer::Server(server.key()))
+    }
+
     /// Until when requests wait for connections that are being made.
     #[inline]
     fn grace(&self) -> Option<Instant> {
@@ -221,36 +342,74 @@ impl<'m> Mux<'m> {
         self.servers.iter().filter_map(|server| server.grace(any_up)).max()
     }
 
-    /// When the server's connection is given up if nothing more is heard of it.
-    fn patience_ends(&self, server: &Upstream) -> Option<Instant> {
-        let oldest = || self.flights.get(self.flights.front(&server.open)?);
-        let since = match server.phase {
-            Phase::Away => None,
-            Phase::Dialing => server.dialed,
-            Phase::Up => oldest().map(|flight| flight.since),
-        };
+    /// When the server's connection is given up if nothing more is heard of it, and after how many
+    /// milliseconds that is.
+    fn patience_ends(&self, server: &Upstream) -> Option<(Instant, u64)> {
         let patience = self.config.limits.patience;
-        let waiting = since.filter(|_| patience > 0 && !server.doomed);
-        waiting.map(|since| since.after(patience))
+        let limit =
+            |since: Instant, millis: u64| (millis > 0).then(|| (since.after(millis), millis));
+        match server.phase {
+            _ if server.doomed => None,
+            Phase::Away => None,
+            Phase::Dialing => limit(server.dialed?.max(self.woken), patience),
+            Phase::Probing => limit(server.heard.max(self.woken), self.server_patience()),
+            Phase::Up => {
+                let oldest = self.flights.get(self.flights.front(&server.open)?)?;
+                let since = oldest.since.max(self.woken);
+                let silent = limit(since.max(server.heard), self.config.server_patience);
+                let one = limit(since, patience);
+                silent.into_iter().chain(one).min()
+            }
+        }
+    }
+
+    /// How long a server may take for the probe.
+    const fn server_patience(&self) -> u64 {
+        match self.config.server_patience {
+            0 => self.config.limits.patience,
+            millis => millis,
+        }
     }
 
     /// The server's fault, or its silence: its connection is to be closed.
-    fn doom(&mut self, number: u8) -> Option<Peer> {
-        self.servers.get_mut(usize::from(number))?.doomed = true;
-        Some(Peer::Server(number))
+    fn doom(&mut self, number: u8, why: Option<GivenUp>) -> Option<Peer> {
+        self.blocked = Blocked::No;
+        let server = self.servers.get_mut(usize::from(number))?;
+        server.doomed = true;
+        if why.is_some() && server.is_connected() {
+            server.given_up = why;
+            count(&mut server.traffic.given_up);
+        }
+        Some(Peer::Server(server.key()))
     }
 
     /// Does a piece of work for one of the servers.
     fn tend(&mut self, now: Instant) -> Option<Peer> {
+        // One that has nothing more to do after all is not busy when it is looked at again.
+        for _ in 0..self.servers.len() {
+            let Some(number) = self.next_busy() else {
+                break;
+            };
+            if let Some(peer) = self.tend_busy(now, number) {
+                return Some(peer);
+            }
+        }
+        self.tend_silent(now)
+    }
+
+    /// The next server in turn that has work.
+    fn next_busy(&mut self) -> Option<u8> {
         let (before, after) = self.servers.split_at_checked(self.turn.into())?;
         let busy = Upstream::has_work;
         let at = after.iter().position(busy).map(|at| before.len().saturating_add(at));
-        let Some(at) = at.or_else(|| before.iter().position(busy)) else {
-            return self.tend_silent(now);
-        };
+        let at = at.or_else(|| before.iter().position(busy))?;
         let number = u8::try_from(at).ok()?;
-        self.turn =
-            if at.saturating_add(1) < self.servers.len() { number.saturating_add(1) } else { 0 };
+        let next = at.saturating_add(1);
+        self.turn = if next < self.servers.len() { number.saturating_add(1) } else { 0 };
+        Some(number)
+    }
+
+    fn tend_busy(&mut self, now: Instant, number: u8) -> Option<Peer> {
         let server = self.server(number)?;
         let (lost, unread) = (server.lost > 0, server.unread);
         if lost {
@@ -259,7 +418,7 @@ impl<'m> Mux<'m> {
         if unread && let Some(peer) = self.land(now, number) {
             return Some(peer);
         }
-        self.resume(now, number).or_else(|| self.tend(now))
+        self.resume(now, number)
     }
 
     /// Gives up a server that has left something unanswered for too long.
@@ -267,9 +426,18 @@ impl<'m> Mux<'m> {
         if now == self.judged_at {
             return None;
         }
-        let silent = |server: &Upstream| self.patience_ends(server).is_some_and(|end| end <= now);
-        match self.servers.iter().position(silent) {
-            Some(number) => self.doom(u8::try_from(number).ok()?),
+        let silent = |server: &Upstream| {
+            let (end, millis) = self.patience_ends(server).filter(|(end, _)| *end <= now)?;
+            Some((server.number(), end, millis))
+        };
+        match self.servers.iter().find_map(silent) {
+            // It was not called when it had asked for it. What servers have said meanwhile may be
+            // there and not have been looked at, so all of them have their time once more.
+            Some((_, end, _)) if end.after(LATE) < now && self.woken < now => {
+                self.woken = now;
+                None
+            }
+            Some((number, _, millis)) => self.doom(number, Some(GivenUp::Silent(millis))),
             None => {
                 self.judged_at = now;
                 None
@@ -279,9 +447,9 @@ impl<'m> Mux<'m> {
 
     /// A server whose wants have changed.
     fn stirred(&mut self) -> Option<Peer> {
-        let number = self.servers.iter().position(|server| server.stirred)?;
-        self.servers.get_mut(number)?.stirred = false;
-        u8::try_from(number).ok().map(Peer::Server)
+        let server = self.servers.iter_mut().find(|server| server.stirred)?;
+        server.stirred = false;
+        Some(Peer::Server(server.key()))
     }
 }
 
@@ -291,11 +459,10 @@ impl Machine for Mux<'_> {
     }
 
     fn space(&mut self, peer: Peer) -> &mut [u8] {
-        let wanted = self.wants(peer).read;
         match peer {
             Peer::Client(key) => self.conns.space(key),
-            Peer::Server(number) => match self.servers.get_mut(usize::from(number)) {
-                Some(server) if wanted => server.inbox.space(&mut self.conns.pool),
+            Peer::Server(key) => match self.talking(key) {
+                Some((server, pool)) if !server.unread => server.inbox.space(pool),
                 _ => Default::default(),
             },
         }
@@ -304,20 +471,20 @@ impl Machine for Mux<'_> {
     fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
         match peer {
             Peer::Client(key) => self.conns.filled(key, len),
-            Peer::Server(number) => {
-                if let Some(server) = self.servers.get_mut(usize::from(number)) {
-                    server.inbox.filled(&mut self.conns.pool, len);
+            Peer::Server(key) => {
+                if let Some((server, pool)) = self.talking(key) {
+                    server.inbox.filled(pool, len);
                     server.unread |= len > 0;
                 }
             }
         }
     }
 
-    fn ended(&mut self, _now: Instant, peer: Peer) {
+    fn ended(&mut self, now: Instant, peer: Peer) {
         match peer {
-            Peer::Client(key) => self.conns.ended(key),
-            Peer::Server(number) => {
-                if let Some(server) = self.servers.get_mut(usize::from(number)) {
+            Peer::Client(key) => self.conns.ended(now, key),
+            Peer::Server(key) => {
+                if let Some((server, _)) = self.talking(key) {
                     (server.input_over, server.unread) = (true, true);
                 }
             }
@@ -325,10 +492,10 @@ impl Machine for Mux<'_> {
     }
 
     fn advance(&mut self, now: Instant) -> Option<Peer> {
-        if let Some(key) = self.conns.overdue(now, self.blocked) {
+        if let Some(key) = self.conns.overdue(now, self.blocked != Blocked::No) {
             return Some(Peer::Client(key));
         }
-        let peer = self.tend(now).or_else(|| self.take_off(now));
+        let peer = self.tend(now).or_else(|| self.hedge(now)).or_else(|| self.take_off(now));
         let peer = peer.or_else(|| self.conns.refreshed().map(Peer::Client));
         peer.or_else(|| self.stirred())
     }
@@ -336,8 +503,8 @@ impl Machine for Mux<'_> {
     fn pending(&self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.conns.pending(key),
-            Peer::Server(number) => {
-                let server = self.server(number);
+            Peer::Server(key) => {
+                let server = self.keyed(key).filter(|server| server.is_talking());
                 server.map_or(&[], |server| server.outbox.bytes(&self.conns.pool))
             }
         }
@@ -346,9 +513,9 @@ impl Machine for Mux<'_> {
     fn sent(&mut self, now: Instant, peer: Peer, len: usize) {
         match peer {
             Peer::Client(key) => self.conns.sent(now, key, len),
-            Peer::Server(number) => {
-                if let Some(server) = self.servers.get_mut(usize::from(number)) {
-                    server.outbox.consume(&mut self.conns.pool, len);
+            Peer::Server(key) => {
+                if let Some((server, pool)) = self.talking(key).filter(|_| len > 0) {
+                    server.outbox.consume(pool, len);
                     server.roomy = true;
                 }
             }
@@ -356,14 +523,14 @@ impl Machine for Mux<'_> {
     }
 
     fn wants(&self, peer: Peer) -> Wants {
-        let number = match peer {
+        let key = match peer {
             Peer::Client(key) => return self.conns.wants(key),
-            Peer::Server(number) => number,
+            Peer::Server(key) => key,
         };
-        match self.server(number) {
+        match self.keyed(key) {
             None => Wants::CLOSE,
             Some(server) if server.doomed => Wants::CLOSE,
-            Some(server) if server.phase == Phase::Up => {
+            Some(server) if server.is_connected() => {
                 let (read, write) = (!server.unread, !server.outbox.is_empty());
                 Wants { read, write, close: false }
             }
@@ -372,38 +539,48 @@ impl Machine for Mux<'_> {
     }
 
     fn closed(&mut self, _now: Instant, peer: Peer) {
-        self.blocked = false;
         match peer {
-            Peer::Client(key) => drop(self.conns.closed(key)),
-            Peer::Server(number) => {
-                if let Some(server) = self.servers.get_mut(usize::from(number)) {
-                    if server.phase == Phase::Up {
-                        count(&mut self.traffic.losses);
-                        self.away = self.away.saturating_add(1);
-                    }
-                    server.leave();
-                    server.inbox.clear(&mut self.conns.pool);
-                    server.outbox.clear(&mut self.conns.pool);
+            Peer::Client(key) => {
+                if let Some(flight) = self.conns.closed(key).and_then(|conn| conn.flight) {
+                    self.desert(flight);
                 }
             }
+            Peer::Server(key) => {
+                let server = self.servers.get_mut(usize::from(key.number()));
+                let Some(server) = server.filter(|server| server.is(key)) else {
+                    return;
+                };
+                if server.is_connected() {
+                    count(&mut server.traffic.losses);
+                }
+                if server.phase == Phase::Up {
+                    self.away = self.away.saturating_add(1);
+                }
+                server.leave();
+                server.inbox.clear(&mut self.conns.pool);
+                server.outbox.clear(&mut self.conns.pool);
+            }
         }
+        self.blocked = Blocked::No;
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let ready = self.conns.first().is_some() && !self.blocked;
+        let ready = self.conns.first().is_some() && self.blocked == Blocked::No;
         if ready || self.servers.iter().any(|server| server.stirred || server.has_work()) {
             return Some(Instant::ORIGIN);
         }
         let of_server = |server: &Upstream| {
             let dial = (server.phase == Phase::Away)
                 .then(|| server.dial_at(self.config.retry).unwrap_or(Instant::ORIGIN));
-            earlier(dial, self.patience_ends(server))
+            earlier(dial, self.patience_ends(server).map(|(end, _)| end))
         };
         let servers = self.servers.iter().filter_map(of_server).min();
-        // Where there is no flight to be had, the end of the wait for connections changes nothing.
-        let room = self.flights.len() < self.flights.capacity();
-        let grace = self.grace().filter(|_| self.blocked && room);
-        earlier(self.conns.deadline(), earlier(servers, grace))
+        let grace = match self.blocked {
+            Blocked::ForConnection(end) => Some(end),
+            Blocked::No | Blocked::ForFlight => None,
+        };
+        let ours = earlier(servers, earlier(grace, self.hedge_at()));
+        earlier(self.conns.deadline(), ours)
     }
 }
 
@@ -422,12 +599,12 @@ mod tests {
     #[test]
     fn memory_that_will_not_do_is_refused() {
         let cases = [
-            (1, 1, 1, 3, Some(TooSmall::Buffers(4))),
-            (1, 1, 3, 7, Some(TooSmall::Buffers(8))),
-            (1, 0, 1, 4, Some(TooSmall::Slots)),
-            (0, 1, 1, 4, Some(TooSmall::Slots)),
-            (1, 1, 0, 4, Some(TooSmall::Servers)),
-            (1, 1, 33, 68, Some(TooSmall::Servers)),
+            (1, 1, 1, 3, Some(SetupError::Buffers(4))),
+            (1, 1, 3, 7, Some(SetupError::Buffers(8))),
+            (1, 0, 1, 4, Some(SetupError::Slots)),
+            (0, 1, 1, 4, Some(SetupError::Slots)),
+            (1, 1, 0, 4, Some(SetupError::NoServers)),
+            (1, 1, 33, 68, Some(SetupError::TooManyServers)),
             (1, 1, 32, 66, None),
             (1, 1, 1, 4, None),
         ];
@@ -452,11 +629,12 @@ mod tests {
         let at = Instant::from_millis;
         assert_eq!(mux.deadline(), Some(Instant::ORIGIN));
         let dials = [7, 7, 1000].map(|time| mux.dial(at(time)));
-        assert_eq!(dials, [Some(0), None, None]);
-        mux.closed(at(50), Peer::Server(0));
+        let [Some(key), None, None] = dials else { panic!("{dials:?}") };
+        mux.closed(at(50), Peer::Server(key));
         assert_eq!(mux.deadline(), Some(at(107)));
-        assert_eq!([106, 107].map(|time| mux.dial(at(time))), [None, Some(0)]);
-        mux.connected(at(108), 0);
-        assert!(mux.is_up(0) && mux.dial(at(5000)).is_none());
+        assert_eq!(mux.dial(at(106)), None);
+        let key = mux.dial(at(107)).unwrap();
+        mux.connected(at(108), key);
+        assert!(!mux.is_up(0) && mux.dial(at(5000)).is_none());
     }
 }

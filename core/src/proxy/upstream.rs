@@ -3,13 +3,18 @@
 use core::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
+use crate::machine::ServerKey;
 use crate::pool::Fifo;
 use crate::slots::{Lane, Queue, Tag};
 use crate::time::Instant;
 
 /// How long requests wait for a connection that is just being made, before they are answered that
 /// the server is away.
-const DIAL_GRACE: u64 = 100;
+pub(super) const DIAL_GRACE: u64 = 100;
+
+/// The most answers in a row that nobody asked for. The C original answers one message of several
+/// frames up to once for each frame, so a few of them are no reason to give a server up.
+pub(super) const STRAYS_MAX: u8 = 32;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
@@ -17,14 +22,49 @@ pub(super) enum Phase {
     Away,
     /// One is being made.
     Dialing,
-    /// One is there.
+    /// One is there, and the server has not answered the probe on it.
+    Probing,
+    /// One is there, and the server answers.
     Up,
+}
+
+/// Why a proxy gave up a connection that was made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GivenUp {
+    /// A request had no answer for so many milliseconds.
+    Silent(u64),
+    /// Too many answers in a row that nobody had asked for.
+    Strays,
+    /// Something that is no answer.
+    Malformed,
+}
+
+/// What happened at one server, counted from the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ServerTraffic {
+    /// Requests passed to it.
+    pub forwarded: u64,
+    /// Requests that it answered.
+    pub answered: u64,
+    /// Requests that were lost with their connection.
+    pub lost: u64,
+    /// Answers that nobody had asked for.
+    pub strays: u64,
+    /// Connections that were made.
+    pub connects: u64,
+    /// Connections that are gone.
+    pub losses: u64,
+    /// Connections that were given up for what the server did, or failed to do.
+    pub given_up: u64,
 }
 
 /// A server that a proxy passes requests to.
 #[derive(Debug)]
 pub struct Upstream {
     name: u64,
+    number: u8,
+    /// Changes with every end of an attempt or a connection.
+    era: u32,
     pub(super) phase: Phase,
     /// What the server did closes its connection.
     pub(super) doomed: bool,
@@ -42,6 +82,13 @@ pub struct Upstream {
     pub(super) outbox: Fifo,
     /// The patch level of its last answer; 0 before the first one on a connection.
     pub(super) level: u16,
+    /// When it was connected, or last gave an answer that it was asked for.
+    pub(super) heard: Instant,
+    /// How many answers in a row nobody had asked for.
+    pub(super) strays: u8,
+    /// Why a connection was last given up.
+    pub(super) given_up: Option<GivenUp>,
+    pub(super) traffic: ServerTraffic,
     /// When the last attempt to connect began; `None` before the first.
     pub(super) dialed: Option<Instant>,
     /// The flights that it is to answer, in the order in which they were sent.
@@ -50,12 +97,16 @@ pub struct Upstream {
     pub(super) lost: usize,
     /// The flights that are to be sent when the outbox has room.
     pub(super) waiting: Queue,
+    /// How many of the flights in `open` nobody waits for any more.
+    pub(super) orphans: usize,
 }
 
 impl Upstream {
     /// The server of a proxy that has no other.
     pub const ONLY: Self = Self {
         name: 0,
+        number: 0,
+        era: 0,
         phase: Phase::Away,
         doomed: false,
         input_over: false,
@@ -66,10 +117,23 @@ impl Upstream {
         inbox: Fifo::new(),
         outbox: Fifo::new(),
         level: 0,
+        heard: Instant::ORIGIN,
+        strays: 0,
+        given_up: None,
+        traffic: ServerTraffic {
+            forwarded: 0,
+            answered: 0,
+            lost: 0,
+            strays: 0,
+            connects: 0,
+            losses: 0,
+            given_up: 0,
+        },
         dialed: None,
         open: Queue::new(Lane::Work, Tag(0)),
         lost: 0,
         waiting: Queue::new(Lane::Time, Tag(0)),
+        orphans: 0,
     };
 
     /// The server of this name. All proxies that are to find the same sessions give it the same
@@ -78,14 +142,49 @@ impl Upstream {
         Self { name: hash(name), ..Self::ONLY }
     }
 
+    /// Its number in its proxy.
+    pub(super) const fn number(&self) -> u8 {
+        self.number
+    }
+
     /// It is server `number` of a proxy.
-    pub(super) fn number(&mut self, number: u8) {
+    pub(super) fn set_number(&mut self, number: u8) {
+        self.number = number;
         self.open = Queue::new(Lane::Work, Tag(number));
         self.waiting = Queue::new(Lane::Time, Tag(number));
     }
 
+    /// The key of its connection, or of the attempt to make one.
+    pub(super) const fn key(&self) -> ServerKey {
+        ServerKey::new(self.number, self.era)
+    }
+
+    /// Whether this is the key of its connection, or of the attempt to make one.
+    pub(super) fn is(&self, key: ServerKey) -> bool {
+        self.era == key.era() && self.phase != Phase::Away
+    }
+
+    /// Whether it can be asked.
+    #[inline]
     pub(super) fn is_up(&self) -> bool {
         self.phase == Phase::Up && !self.doomed
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Probing | Phase::Up)
+    }
+
+    /// Whether bytes go to and fro.
+    #[inline]
+    pub(super) fn is_talking(&self) -> bool {
+        self.is_connected() && !self.doomed
+    }
+
+    /// How many flights it has.
+    #[inline]
+    pub(super) const fn load(&self) -> usize {
+        self.open.len().saturating_add(self.waiting.len())
     }
 
     /// How high the server stands for an id of this [`hash`]: every id has an order of servers of its
@@ -98,10 +197,12 @@ impl Upstream {
         mixed ^ (mixed >> 31)
     }
 
-    /// Until when requests wait for the connection that is being made. With `any_up`, only the first
-    /// attempt is waited for: later ones are made to servers that are left out.
+    /// Until when requests wait for the connection that is being made, and for the answer to the probe
+    /// on it. With `any_up`, only the first attempt is waited for: later ones are made to servers that
+    /// are left out.
     pub(super) fn grace(&self, any_up: bool) -> Option<Instant> {
-        let dialing = self.phase == Phase::Dialing && !(any_up && self.forgetful);
+        let dialing = matches!(self.phase, Phase::Dialing | Phase::Probing);
+        let dialing = dialing && !self.doomed && !(any_up && self.forgetful);
         self.dialed.filter(|_| dialing).map(|at| at.after(DIAL_GRACE))
     }
 
@@ -113,14 +214,22 @@ impl Upstream {
     #[inline]
     pub(super) fn has_work(&self) -> bool {
         self.lost > 0
-            || (self.unread && !self.doomed)
+            || (self.unread && self.is_talking())
             || (!self.waiting.is_empty() && (self.roomy || !self.is_up()))
+    }
+
+    /// It has sent an answer that nobody asked for.
+    pub(super) const fn stray(&mut self) {
+        self.strays = self.strays.saturating_add(1);
+        self.traffic.strays = self.traffic.strays.saturating_add(1);
     }
 
     /// Its connection is gone.
     pub(super) fn leave(&mut self) {
         self.phase = Phase::Away;
+        self.era = self.era.wrapping_add(1);
         self.forgetful = true;
+        self.strays = 0;
         (self.doomed, self.input_over, self.unread) = (false, false, false);
         self.lost = self.open.len();
     }

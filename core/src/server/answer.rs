@@ -11,8 +11,8 @@ use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MA
 pub struct Answered {
     /// Bytes of the answer on the wire.
     pub len: usize,
-    /// Whether what was asked for was there, or was done.
-    pub done: bool,
+    /// [`Status::OK`] where what was asked for was there or was done, else why not.
+    pub status: Status,
 }
 
 /// Answers one whole request to the front of `out`; `None`, with nothing changed, where `out` has no
@@ -47,7 +47,7 @@ pub fn answer(
         .unwrap_or(Status::OK),
         (Op::Get | Op::Take, Some(id)) => match store.get(now, id, room) {
             Some(len @ 0..=PAYLOAD_MAX) => {
-                let answered = reply(message, out, len, true);
+                let answered = reply(message, out, len, Status::OK);
                 if op == Op::Take && answered.is_some() {
                     store.remove(now, id);
                 }
@@ -62,14 +62,19 @@ pub fn answer(
     if let Some(first) = room.first_mut() {
         *first = status.0;
     }
-    Ok(reply(message, out, 1, status == Status::OK))
+    Ok(reply(message, out, 1, status))
 }
 
 #[inline]
-fn reply(message: &Message, out: &mut [u8], payload_len: usize, done: bool) -> Option<Answered> {
+fn reply(
+    message: &Message,
+    out: &mut [u8],
+    payload_len: usize,
+    status: Status,
+) -> Option<Answered> {
     let envelope = Envelope::answer(&message.header, wire::LEVEL);
     let len = wire::frame(out, &envelope, payload_len)?;
-    Some(Answered { len, done })
+    Some(Answered { len, status })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::answer::answer;
 use super::{Operations, Store};
 use crate::id::Id;
-use crate::message::raise_ttl;
+use crate::message::{lower_ttl, raise_ttl};
 use crate::time::Instant;
 use crate::wire::{Direction, HEADER_LEN, Message};
 
@@ -17,6 +17,7 @@ pub(super) struct Batch<'a, S> {
     pub(super) store: &'a mut S,
     pub(super) operations: &'a mut Operations,
     pub(super) min_ttl: u32,
+    pub(super) max_ttl: u32,
     /// Bytes of requests answered.
     pub(super) used: usize,
     /// Bytes of answers.
@@ -54,13 +55,15 @@ impl<S: Store> Batch<'_, S> {
                 let wire = wire.get_mut(..message.wire_len).unwrap_or_default();
                 let room = output.get_mut(self.written..).unwrap_or_default();
                 if message.header.op.stores() {
-                    raise_ttl(wire.get_mut(HEADER_LEN..).unwrap_or_default(), self.min_ttl);
+                    let payload = wire.get_mut(HEADER_LEN..).unwrap_or_default();
+                    raise_ttl(payload, self.min_ttl);
+                    lower_ttl(payload, self.max_ttl);
                 }
                 match answer(self.now, self.store, message, wire, room) {
                     Ok(Some(answered)) => {
                         self.used = self.used.saturating_add(message.wire_len);
                         self.written = self.written.saturating_add(answered.len);
-                        self.operations.count(message.header.op, answered.done);
+                        self.operations.count(message.header.op, answered.status);
                     }
                     Ok(None) => return End::NoRoom,
                     Err(_) => return End::Malformed,

@@ -19,8 +19,9 @@ mod store;
 pub use answer::{Answered, answer};
 pub use store::Store;
 
-use crate::conns::{Conn, Conns, Counters, Limits, TooSmall, earlier};
+use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
 use crate::machine::{Machine, Peer, Wants};
+use crate::message::{Status, TTL_MAX};
 use crate::pool::Pool;
 use crate::slots::{Key, Slot};
 use crate::time::Instant;
@@ -45,18 +46,28 @@ pub struct Operations {
     pub hits: u64,
     /// Requests to store a session: ADD and PUT.
     pub adds: u64,
-    /// Those of `adds` that were refused.
-    pub refused: u64,
+    /// Those of `adds` that were refused because a session of this id is there.
+    pub existing: u64,
+    /// Those of `adds` that were refused because the store has no room for them.
+    pub no_room: u64,
+    /// Those of `adds` that were refused because a part of them is out of range.
+    pub invalid: u64,
 }
 
 impl Operations {
-    fn count(&mut self, op: Op, done: bool) {
+    fn count(&mut self, op: Op, status: Status) {
+        let done = status == Status::OK;
         let add = |counter: &mut u64, one: bool| *counter = counter.saturating_add(one.into());
         add(&mut self.total, true);
         match op {
             Op::Add | Op::Put => {
                 add(&mut self.adds, true);
-                add(&mut self.refused, !done);
+                match status {
+                    Status::OK => {}
+                    Status::ADD_EXISTS => add(&mut self.existing, true),
+                    Status::NOT_OK | Status::ADD_DATA => add(&mut self.no_room, true),
+                    _ => add(&mut self.invalid, true),
+                }
             }
             Op::Get | Op::Take => {
                 add(&mut self.gets, true);
@@ -75,7 +86,8 @@ pub struct Server<'m, S> {
     operations: Operations,
     budget: u32,
     min_ttl: u32,
-    /// When to look for expired sessions next; not at all while nothing is stored.
+    max_ttl: u32,
+    /// When to look for expired sessions next, if any has expired by then.
     expire_at: Instant,
 }
 
@@ -85,19 +97,20 @@ impl<'m, S: Store> Server<'m, S> {
     /// wait for each other.
     ///
     /// # Errors
-    /// [`TooSmall`] says which memory will not do.
+    /// [`SetupError`] says which memory will not do.
     pub fn new(
         slots: &'m mut [Slot<Conn>],
         pool: Pool<'m>,
         limits: Limits,
         store: S,
-    ) -> Result<Self, TooSmall> {
+    ) -> Result<Self, SetupError> {
         Ok(Self {
             conns: Conns::new(slots, pool, 2, limits)?,
             store,
             operations: Operations::default(),
             budget: BUDGET,
             min_ttl: 0,
+            max_ttl: TTL_MAX,
             expire_at: Instant::ORIGIN,
         })
     }
@@ -112,6 +125,12 @@ impl<'m, S: Store> Server<'m, S> {
     /// never called, leaves all as they are.
     pub fn set_min_ttl(&mut self, millis: u32) {
         self.min_ttl = millis;
+    }
+
+    /// Stores sessions that ask for more (up to [`TTL_MAX`], which it is where this is never called)
+    /// for `millis` milliseconds. Where the least is longer, this wins.
+    pub fn set_max_ttl(&mut self, millis: u32) {
+        self.max_ttl = millis;
     }
 
     /// The store.
@@ -134,9 +153,27 @@ impl<'m, S: Store> Server<'m, S> {
         self.conns.len()
     }
 
+    /// Checks all queues of clients. Takes a time that grows with the memory.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        self.conns.check()
+    }
+
     /// How many buffers nobody holds: all of them where no client has bytes waiting.
     pub const fn buffers_free(&self) -> u32 {
         self.conns.pool.free()
+    }
+
+    /// How many buffers that were in use are ready to be used again.
+    pub const fn buffers_touched(&self) -> u32 {
+        self.conns.pool.touched()
+    }
+
+    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
+        self.conns.pool.trim(keep, most, discard)
     }
 
     fn serve(&mut self, now: Instant, key: Key) {
@@ -158,6 +195,7 @@ impl<'m, S: Store> Server<'m, S> {
             store: &mut self.store,
             operations: &mut self.operations,
             min_ttl: self.min_ttl,
+            max_ttl: self.max_ttl,
             used: 0,
             written: 0,
         };
@@ -200,9 +238,9 @@ impl<S: Store> Machine for Server<'_, S> {
         }
     }
 
-    fn ended(&mut self, _now: Instant, peer: Peer) {
+    fn ended(&mut self, now: Instant, peer: Peer) {
         if let Peer::Client(key) = peer {
-            self.conns.ended(key);
+            self.conns.ended(now, key);
         }
     }
 
@@ -252,7 +290,7 @@ impl<S: Store> Machine for Server<'_, S> {
         if self.conns.first().is_some() {
             return Some(Instant::ORIGIN);
         }
-        let expire = (!self.store.is_empty()).then_some(self.expire_at);
+        let expire = self.store.deadline().map(|due| due.max(self.expire_at));
         earlier(self.conns.deadline(), expire)
     }
 }
@@ -269,19 +307,19 @@ mod tests {
     #[test]
     fn memory_that_will_not_do_is_refused() {
         let cases = [
-            (1, 2, MESSAGE_MAX - 1, Some(TooSmall::BufferLen)),
-            (1, 1, MESSAGE_MAX, Some(TooSmall::Buffers(2))),
-            (0, 2, MESSAGE_MAX, Some(TooSmall::Slots)),
+            (1, 2, MESSAGE_MAX - 1, Some(SetupError::BufferLen)),
+            (1, 1, MESSAGE_MAX, Some(SetupError::Buffers(2))),
+            (0, 2, MESSAGE_MAX, Some(SetupError::Slots)),
             (1, 2, MESSAGE_MAX, None),
         ];
-        for (slots, buffers, len, too_small) in cases {
+        for (slots, buffers, len, refused) in cases {
             let geometry = Geometry::new(1, 256).unwrap();
             let mut sessions = vec![0; geometry.size()];
             let table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
             let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
             let mut memory = vec![0; buffers * len];
             let pool = Pool::new(&mut memory, len);
-            assert_eq!(Server::new(&mut slots, pool, LIMITS, table).err(), too_small);
+            assert_eq!(Server::new(&mut slots, pool, LIMITS, table).err(), refused);
         }
     }
 

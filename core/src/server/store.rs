@@ -7,7 +7,8 @@ use crate::time::Instant;
 
 /// Where sessions are kept: the seam for a store other than [`crate::table::Table`].
 pub trait Store {
-    /// Stores a session for `ttl` milliseconds (0 to [`crate::message::TTL_MAX`]) from `now`.
+    /// Stores a session for `ttl` milliseconds (0 to [`crate::message::TTL_MAX`]) from `now`. One
+    /// that lives for 0 need not be stored.
     ///
     /// # Errors
     /// The status that refuses it; then nothing has changed.
@@ -31,6 +32,13 @@ pub trait Store {
 
     /// Drops up to `budget` sessions that have expired, and says how many it dropped.
     fn expire(&mut self, now: Instant, budget: usize) -> usize;
+
+    /// When the session expires that expires soonest, dropped or not; `None` where nothing is stored.
+    /// The server wakes for it, and calls [`Store::expire`]. A store that has nothing to drop, or
+    /// cannot tell, may always say `None`: it is asked to drop what has expired now and then anyway.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// How many sessions are stored, expired ones that were not dropped yet among them.
     fn len(&self) -> usize;
@@ -68,6 +76,10 @@ impl Store for Table<'_> {
 
     fn expire(&mut self, now: Instant, budget: usize) -> usize {
         Table::expire(self, now, budget)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Table::deadline(self)
     }
 
     fn len(&self) -> usize {

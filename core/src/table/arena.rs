@@ -1,7 +1,7 @@
 //! Blocks: where ids and sessions lie.
 //!
 //! ```text
-//! head block   next u32 | session bytes u16 | id bytes u8 | 0 | id .. session ..
+//! head block   next u32 | session bytes u16 | id bytes u8 | class u8 | older u32 | newer u32 | id .. session ..
 //! other block  session ..
 //! ```
 //!
@@ -9,6 +9,9 @@
 //! its own: of a head block it is the session's place in the expiry heap, of another block of a
 //! session the next one or `NIL`, of a free block the next free one. Blocks never used lie at and
 //! above `fresh`; they are on no list and nothing has touched them.
+//!
+//! The class, and the heads of the sessions of that class stored before and after this one, are
+//! kept here for [`Ages`](super::ages::Ages).
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 256;
@@ -16,7 +19,10 @@ pub(super) const BLOCK: usize = 256;
 /// No block: above every block's number.
 pub(super) const NIL: u32 = u32::MAX;
 
-const HEADER: usize = 8;
+const HEADER: usize = 16;
+/// Words of a head block before `older` and `newer`.
+const OLDER: usize = 2;
+const NEWER: usize = 3;
 const ROOM: usize = BLOCK - HEADER;
 
 // The longest id lies whole in the head block, so that finding a session reads no second one.
@@ -69,7 +75,7 @@ impl<'m> Arena<'m> {
     }
 
     /// Writes a session down and gives its head block; [`blocks_for`] blocks must be free.
-    pub(super) fn store(&mut self, id: &[u8], session: &[u8]) -> u32 {
+    pub(super) fn store(&mut self, class: u8, id: &[u8], session: &[u8]) -> u32 {
         let head = self.take();
         let (start, rest) =
             session.split_at_checked(ROOM.saturating_sub(id.len())).unwrap_or((session, &[]));
@@ -93,7 +99,9 @@ impl<'m> Arena<'m> {
             .and_then(|block| block.split_first_chunk_mut::<HEADER>())
         {
             let lengths = (session.len() as u64) | (id.len() as u64) << 16;
-            *header = (u64::from(second) | lengths << 32).to_le_bytes();
+            let words = u64::from(second) | lengths << 32 | u64::from(class) << 56;
+            let neither = u128::from(u64::MAX) << 64;
+            *header = (u128::from(words) | neither).to_le_bytes();
             put(put(room, id), start);
         }
         head
@@ -102,6 +110,34 @@ impl<'m> Arena<'m> {
     /// The id of the session at `head`; empty where there is no such block.
     pub(super) fn id(&self, head: u32) -> &[u8] {
         self.head(head).map_or(&[], |head| head.id)
+    }
+
+    /// What is noted of the session at `head`.
+    pub(super) fn stored(&self, head: u32) -> Option<Stored> {
+        let (header, _) = self.blocks.get(head as usize)?.split_first_chunk::<HEADER>()?;
+        let header = u128::from_le_bytes(*header);
+        Some(Stored {
+            class: (header >> 56) as u8,
+            older: (header >> 64) as u32,
+            newer: (header >> 96) as u32,
+        })
+    }
+
+    /// Notes which session of its class was stored before the one at `head`.
+    pub(super) fn set_older(&mut self, head: u32, older: u32) {
+        self.set_word(head, OLDER, older);
+    }
+
+    /// Notes which session of its class was stored after the one at `head`.
+    pub(super) fn set_newer(&mut self, head: u32, newer: u32) {
+        self.set_word(head, NEWER, newer);
+    }
+
+    fn set_word(&mut self, head: u32, word: usize, value: u32) {
+        let block = self.blocks.get_mut(head as usize);
+        if let Some(word) = block.and_then(|block| block.as_chunks_mut().0.get_mut(word)) {
+            *word = value.to_le_bytes();
+        }
     }
 
     /// Copies as much of the session at `head` as fits to the front of `out`; gives its bytes.
@@ -159,11 +195,19 @@ impl<'m> Arena<'m> {
 
     fn head(&self, head: u32) -> Option<Head<'_>> {
         let (header, room) = self.blocks.get(head as usize)?.split_first_chunk::<HEADER>()?;
-        let header = u64::from_le_bytes(*header);
+        let header = u128::from_le_bytes(*header) as u64;
         let session = usize::from((header >> 32) as u16);
         let (id, room) = room.split_at_checked(usize::from((header >> 48) as u8))?;
         Some(Head { next: header as u32, session, id, start: room.get(..session).unwrap_or(room) })
     }
+}
+
+/// What a head block says about the session as one of its class.
+pub(super) struct Stored {
+    pub(super) class: u8,
+    /// The head blocks of the sessions of its class stored before and after it, or `NIL`.
+    pub(super) older: u32,
+    pub(super) newer: u32,
 }
 
 /// What a head block says.
@@ -235,7 +279,7 @@ mod tests {
         let around = edges.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]);
         for len in around.chain([1, bytes.len()]) {
             let before = arena.free();
-            let head = arena.store(&id, &bytes[..len]);
+            let head = arena.store(0, &id, &bytes[..len]);
             assert_eq!(arena.free(), before - blocks_for(id.len(), len));
             assert_eq!(arena.id(head), id);
             let mut out = vec![0; len];
@@ -252,7 +296,7 @@ mod tests {
             blocks_for(crate::id::ID_MAX, super::super::SESSION_MAX),
             super::super::BLOCKS_MAX
         );
-        assert_eq!(blocks_for(32, 216), 1);
-        assert_eq!(blocks_for(32, 217), 2);
+        assert_eq!(blocks_for(32, 208), 1);
+        assert_eq!(blocks_for(32, 209), 2);
     }
 }

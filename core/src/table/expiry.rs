@@ -60,6 +60,12 @@ impl<'m> Expiry<'m> {
         Some((Instant::from_millis(due), head))
     }
 
+    /// When the session expires that expires soonest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let due = self.lines.first().map(|line| due_at(line, ROOT as usize));
+        due.filter(|_| self.len > 0).map(Instant::from_millis)
+    }
+
     /// When the session at `head` expires.
     pub(super) fn due(&self, links: &Links<'_>, head: u32) -> Option<Instant> {
         let entry = self.entry(links.get(head))?;

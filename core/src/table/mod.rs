@@ -9,7 +9,9 @@
 //! ```
 //!
 //! * The index finds the head block of an id in two cache lines at most, and the stash.
-//! * The heap knows which session expires soonest. A full table evicts in exactly that order.
+//! * The heap knows which session expires soonest. What has expired leaves before anything else.
+//! * A full table of sessions that are all there evicts the one of its class of lives that was stored
+//!   first; each class of lives loses in proportion to what it holds (see `ages`).
 //! * The arena cuts sessions into blocks. Blocks never used are never touched, so memory may be
 //!   generous: what nobody used costs nothing but addresses.
 //!
@@ -17,12 +19,13 @@
 //! over the table or resizes it. The most that one call does: an ADD of the largest session evicts
 //! [`BLOCKS_MAX`] others and moves 64 index slots.
 //!
-//! A session costs its id and data, 8 bytes of header, what is left of its last block, 4 bytes for
+//! A session costs its id and data, 16 bytes of header, what is left of its last block, 4 bytes for
 //! each block, 12.8 bytes of heap and 6.3 bytes of index: 47 bytes over a session of 232.
 //!
 //! Time is what the caller says it is. The table remembers the latest time an operation that may
 //! change it was told, and takes anything earlier for that; a clock set back prolongs no life.
 
+mod ages;
 mod arena;
 mod expiry;
 mod index;
@@ -30,6 +33,7 @@ mod index;
 use crate::id::Id;
 use crate::message::TTL_MAX;
 use crate::time::Instant;
+use ages::Ages;
 use arena::{Arena, BLOCK};
 use expiry::Expiry;
 use index::{Index, Probe};
@@ -123,16 +127,17 @@ pub struct Table<'m> {
     geometry: Geometry,
     index: Index<'m>,
     expiry: Expiry<'m>,
+    ages: Ages,
     arena: Arena<'m>,
     hasher: SipHasher13,
     /// The latest time heard of.
     now: Instant,
-    counters: Counters,
+    counters: TableCounters,
 }
 
 /// What has happened to a table so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counters {
+pub struct TableCounters {
     /// Sessions that made room for others before they expired.
     pub evicted: u64,
     /// Sessions dropped after they had expired.
@@ -145,7 +150,7 @@ pub struct Counters {
 
 /// The memory is too small for the geometry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TooSmall {
+pub struct MemoryTooSmall {
     /// The bytes that are needed.
     pub needed: usize,
 }
@@ -162,6 +167,26 @@ pub enum AddError {
     TooLarge,
 }
 
+impl core::fmt::Display for MemoryTooSmall {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "the table needs {} bytes of memory", self.needed)
+    }
+}
+
+impl core::error::Error for MemoryTooSmall {}
+
+impl core::fmt::Display for AddError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Exists => "a session with this id is stored",
+            Self::Full => "the index has no room for this id",
+            Self::TooLarge => "the session is empty, or too large for the table",
+        })
+    }
+}
+
+impl core::error::Error for AddError {}
+
 impl<'m> Table<'m> {
     /// An empty table over `memory`, which must be all zero; `key` is random and kept secret.
     ///
@@ -170,9 +195,13 @@ impl<'m> Table<'m> {
     ///
     /// # Errors
     ///
-    /// [`TooSmall`] where `memory` is smaller than [`Geometry::size`].
-    pub fn new(memory: &'m mut [u8], geometry: Geometry, key: [u8; 16]) -> Result<Self, TooSmall> {
-        let too_small = TooSmall { needed: geometry.size() };
+    /// [`MemoryTooSmall`] where `memory` is smaller than [`Geometry::size`].
+    pub fn new(
+        memory: &'m mut [u8],
+        geometry: Geometry,
+        key: [u8; 16],
+    ) -> Result<Self, MemoryTooSmall> {
+        let too_small = MemoryTooSmall { needed: geometry.size() };
         let (mut lines, _) = memory.as_chunks_mut::<LINE>();
         let mut section = |count: usize| lines.split_off_mut(..count).ok_or(too_small);
         let [buckets, heap, links] = geometry.sections().map(|count| section(count as usize));
@@ -186,18 +215,22 @@ impl<'m> Table<'m> {
             geometry,
             index: Index::new(buckets),
             expiry: Expiry::new(heap),
+            ages: Ages::new(),
             arena: Arena::new(links, blocks),
             hasher: SipHasher13::new_with_key(&key),
             now: Instant::ORIGIN,
-            counters: Counters::default(),
+            counters: TableCounters::default(),
         })
     }
 
     /// Stores `session` under `id` for `ttl` milliseconds, at most [`TTL_MAX`] of them: at `now`
-    /// plus `ttl` it is not there any more.
+    /// plus `ttl` it is not there any more. With a `ttl` of 0 nothing is stored, and nothing leaves
+    /// for it.
     ///
-    /// An expired session with this id is replaced. Where room is short, the sessions that expire
-    /// soonest leave, no more of them than needed.
+    /// An expired session with this id is replaced. Where room is short, expired sessions leave
+    /// first. Then a class of lives (up to 5 minutes, up to an hour, up to 6 hours, longer) is chosen
+    /// in proportion to what each holds, and of that class the session stored first leaves; no more
+    /// of them than needed.
     ///
     /// # Errors
     ///
@@ -247,18 +280,22 @@ impl<'m> Table<'m> {
                 return Err(AddError::Exists);
             }
             Some(replaced) => self.discard(probe, replaced),
-            None if !self.index.has_room(probe) => {
+            None if ttl > 0 && !self.index.has_room(probe) => {
                 self.counters.refused = self.counters.refused.saturating_add(1);
                 return Err(AddError::Full);
             }
             None => {}
+        }
+        if ttl == 0 {
+            return Ok(());
         }
         while self.len() >= self.geometry.sessions || self.arena.free() < need {
             if !self.evict() {
                 break;
             }
         }
-        let head = self.arena.store(id.bytes(), session);
+        let head = self.arena.store(ages::class(ttl), id.bytes(), session);
+        self.ages.push(&mut self.arena, head);
         let moved = self.index.insert(probe, head) as u64;
         self.counters.moved = self.counters.moved.saturating_add(moved);
         let due = self.now.after(u64::from(ttl.min(TTL_MAX)));
@@ -295,8 +332,7 @@ impl<'m> Table<'m> {
     /// ADD that needs the room.
     pub fn expire(&mut self, now: Instant, budget: usize) -> usize {
         self.now = self.clock(now);
-        let due = |table: &Self| table.deadline().is_some_and(|due| due <= table.now);
-        (0..budget).take_while(|_| due(self) && self.evict()).count()
+        (0..budget).take_while(|_| self.drop_expired()).count()
     }
 
     /// Reads what operations on `ids` are going to read, so that it is in the cache by then.
@@ -326,7 +362,7 @@ impl<'m> Table<'m> {
 
     /// When the session expires that expires soonest; it may lie in the past.
     pub fn deadline(&self) -> Option<Instant> {
-        self.expiry.soonest().map(|(due, _)| due)
+        self.expiry.deadline()
     }
 
     /// How many sessions are stored: those that are there, and expired ones not dropped yet.
@@ -345,7 +381,7 @@ impl<'m> Table<'m> {
     }
 
     /// What has happened so far.
-    pub const fn counters(&self) -> Counters {
+    pub const fn counters(&self) -> TableCounters {
         self.counters
     }
 
@@ -376,16 +412,26 @@ impl<'m> Table<'m> {
             || self.expiry.due(&self.arena.links, head).is_some_and(due)
     }
 
-    /// Drops the session that expires soonest; `false` where there is none.
-    fn evict(&mut self) -> bool {
-        let Some((_, head)) = self.expiry.soonest() else {
+    /// Drops a session that has expired; `false` where there is none.
+    fn drop_expired(&mut self) -> bool {
+        let Some((_, head)) = self.expiry.soonest().filter(|(due, _)| *due <= self.now) else {
             return false;
         };
-        let probe = self.probe(self.arena.id(head));
-        if self.is_live(self.now, head) {
-            self.counters.evicted = self.counters.evicted.saturating_add(1);
+        self.discard(self.probe(self.arena.id(head)), head);
+        true
+    }
+
+    /// Drops one that has expired or, where there is none, the one whose turn it is; `false` where
+    /// nothing is stored.
+    fn evict(&mut self) -> bool {
+        if self.drop_expired() {
+            return true;
         }
-        self.discard(probe, head);
+        let Some(head) = self.ages.next() else {
+            return false;
+        };
+        self.counters.evicted = self.counters.evicted.saturating_add(1);
+        self.discard(self.probe(self.arena.id(head)), head);
         true
     }
 
@@ -396,9 +442,12 @@ impl<'m> Table<'m> {
         }
         self.index.remove(probe, head);
         self.expiry.remove(&mut self.arena.links, head);
+        self.ages.remove(&mut self.arena, head);
         self.arena.release(head);
     }
 }
 
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod tests;

@@ -21,13 +21,19 @@ fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Geometry) {
 
 impl Table<'_> {
     /// What holds between any two calls.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let heads = self.expiry.check(&self.arena.links);
         assert!(heads.len() as u32 <= self.geometry.sessions);
         let entries = self.index.check();
         assert_eq!(entries.len(), heads.len());
         let probes: BTreeMap<u32, Probe> = entries.into_iter().collect();
         assert_eq!(probes.len(), heads.len(), "a head twice in the index");
+        let classes = self.ages.check(&self.arena);
+        let mut in_classes = classes.concat();
+        in_classes.sort_unstable();
+        let mut sorted = heads.clone();
+        sorted.sort_unstable();
+        assert_eq!(in_classes, sorted);
         let mut seen = vec![false; self.geometry.blocks as usize];
         for head in heads {
             let expected = self.probe(self.arena.id(head));
@@ -41,58 +47,79 @@ impl Table<'_> {
     }
 }
 
+/// A session as the model has it.
+struct Stored {
+    due: Instant,
+    session: Vec<u8>,
+    class: u8,
+    /// Its number among all that were stored.
+    number: u64,
+}
+
 /// What a table must do, done the plain way.
 #[derive(Default)]
 struct Model {
     now: Instant,
-    sessions: BTreeMap<Vec<u8>, (Instant, Vec<u8>)>,
+    sessions: BTreeMap<Vec<u8>, Stored>,
     order: BTreeSet<(Instant, Vec<u8>)>,
     blocks: u32,
+    stored: u64,
 }
 
 impl Model {
     fn live(&self, now: Instant, id: &[u8]) -> Option<&[u8]> {
-        let (due, session) = self.sessions.get(id)?;
-        (now.max(self.now) < *due).then_some(session)
+        let stored = self.sessions.get(id)?;
+        (now.max(self.now) < stored.due).then_some(&stored.session)
     }
 
-    fn insert(&mut self, due: Instant, id: &[u8], session: &[u8]) {
+    fn insert(&mut self, ttl: u32, id: &[u8], session: &[u8]) {
+        let due = self.now.after(ttl.into());
         self.blocks += arena::blocks_for(id.len(), session.len());
         self.order.insert((due, id.to_vec()));
-        self.sessions.insert(id.to_vec(), (due, session.to_vec()));
+        self.stored += 1;
+        let (class, number) = (ages::class(ttl), self.stored);
+        self.sessions.insert(id.to_vec(), Stored { due, session: session.to_vec(), class, number });
     }
 
-    /// Drops a session; gives when it was due and its blocks.
-    fn drop(&mut self, id: &[u8]) -> Option<(Instant, u32)> {
-        let (due, session) = self.sessions.remove(id)?;
-        self.order.remove(&(due, id.to_vec()));
-        let blocks = arena::blocks_for(id.len(), session.len());
+    /// Drops a session; gives it and its blocks.
+    fn drop(&mut self, id: &[u8]) -> Option<(Stored, u32)> {
+        let stored = self.sessions.remove(id)?;
+        self.order.remove(&(stored.due, id.to_vec()));
+        let blocks = arena::blocks_for(id.len(), stored.session.len());
         self.blocks -= blocks;
-        Some((due, blocks))
+        Some((stored, blocks))
     }
 
-    /// Drops what the table has dropped: `count` sessions, the soonest due. Gives the last ones
-    /// dropped, all due at the same time, by their blocks.
+    /// Drops what the table has dropped: `count` sessions. Expired ones leave first, soonest due
+    /// first; then those of each class that were stored first. Gives the blocks of each that may
+    /// have been the last to leave.
     fn follow(&mut self, table: &Table<'_>, count: usize) -> Vec<u32> {
-        let mut survivor = None;
-        let mut victims = Vec::new();
-        for (due, name) in &self.order {
-            if victims.len() == count {
-                break;
-            }
-            let stored = table.find(table.probe(name), id(name)).is_some();
-            if stored {
-                survivor.get_or_insert(*due);
-            } else {
-                assert!(survivor.is_none_or(|survivor| survivor == *due), "a later one left first");
-                victims.push(name.clone());
-            }
-        }
+        let gone = |name: &[u8]| table.find(table.probe(name), id(name)).is_none();
+        let victims: Vec<_> = self.sessions.keys().filter(|name| gone(name)).cloned().collect();
         assert_eq!(victims.len(), count);
         let dropped: Vec<_> = victims.iter().map(|name| self.drop(name).unwrap()).collect();
-        let last = dropped.last().map(|(due, _)| *due);
-        let ties = dropped.iter().filter(|(due, _)| Some(*due) == last);
-        ties.map(|(_, blocks)| *blocks).collect()
+        let (expired, evicted): (Vec<_>, Vec<_>) =
+            dropped.into_iter().partition(|(stored, _)| stored.due <= self.now);
+        let soonest = self.order.first().map(|(due, _)| *due);
+        let last = expired.iter().map(|(stored, _)| stored.due).max();
+        assert!(last.zip(soonest).is_none_or(|(last, soonest)| last <= soonest));
+        if evicted.is_empty() {
+            let ties = expired.iter().filter(|(stored, _)| Some(stored.due) == last);
+            return ties.map(|(_, blocks)| *blocks).collect();
+        }
+        assert!(soonest.is_none_or(|soonest| soonest > self.now), "an expired one stayed");
+        let mut last = Vec::new();
+        for class in 0..ages::CLASSES as u8 {
+            let of_class = |stored: &Stored| stored.class == class;
+            let stayed = self.sessions.values().filter(|stored| of_class(stored));
+            let oldest = stayed.map(|stored| stored.number).min();
+            let left = evicted.iter().filter(|(stored, _)| of_class(stored));
+            if let Some((stored, blocks)) = left.max_by_key(|(stored, _)| stored.number) {
+                assert!(oldest.is_none_or(|oldest| stored.number < oldest), "a later one left");
+                last.push(*blocks);
+            }
+        }
+        last
     }
 }
 
@@ -168,7 +195,8 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     let ttl = match steps.byte() {
         0..16 => 0,
         16..32 => TTL_MAX,
-        32..64 => steps.word() % (TTL_MAX + 1),
+        32..48 => 300_000 << (steps.byte() % 8),
+        48..64 => steps.word() % (TTL_MAX + 1),
         _ => u32::from(steps.byte()) * 16,
     };
     let len = match steps.byte() {
@@ -182,7 +210,7 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     let before = table.counters();
     let result = table.add(now, ttl, id(name), &session);
     let left = |table: &Table<'_>| {
-        let Counters { evicted, expired, .. } = table.counters();
+        let TableCounters { evicted, expired, .. } = table.counters();
         (evicted + expired - before.evicted - before.expired) as usize
     };
     model.now = model.now.max(now);
@@ -200,6 +228,10 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     assert_eq!(result, Ok(()));
     let replaced = usize::from(model.drop(name).is_some());
     let count = left(table) - replaced;
+    if ttl == 0 {
+        assert_eq!(count, 0, "one left for nothing");
+        return;
+    }
     assert!(count <= BLOCKS_MAX as usize);
     let last = model.follow(table, count);
     let (held, free) = (model.sessions.len() as u32, table.geometry.blocks - model.blocks);
@@ -207,7 +239,7 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
         |more: u32, blocks: u32| held + more >= table.geometry.sessions || free - blocks < need;
     assert!(!short(0, 0));
     assert!(count == 0 || last.iter().any(|blocks| short(1, *blocks)), "one left for nothing");
-    model.insert(model.now.after(ttl.into()), name, &session);
+    model.insert(ttl, name, &session);
 }
 
 fn get(table: &Table<'_>, model: &Model, now: Instant, name: &[u8], out: &mut [u8], room: u8) {
@@ -263,14 +295,21 @@ fn from_its_due_time_on_a_session_is_not_there() {
 }
 
 #[test]
-fn a_session_with_no_time_to_live_is_stored_and_not_there() {
-    let (mut bytes, geometry) = memory(4, 4);
+fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
+    let (mut bytes, geometry) = memory(2, 4);
     let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
-    assert_eq!(table.add(at(1), 0, id(b"a"), b"data"), Ok(()));
-    assert_eq!(table.len(), 1);
-    assert!(!table.has(at(1), id(b"a")));
-    assert_eq!(table.expire(at(1), 9), 1);
-    assert!(table.is_empty());
+    table.add(at(0), 1_000, id(b"a"), b"data").unwrap();
+    table.add(at(0), 1_000, id(b"b"), b"data").unwrap();
+    assert_eq!(table.add(at(1), 0, id(b"a"), b"data"), Err(AddError::Exists));
+    assert_eq!(table.add(at(1), 0, id(b"c"), b""), Err(AddError::TooLarge));
+    assert_eq!(table.add(at(1), 0, id(b"c"), b"data"), Ok(()));
+    assert!(!table.has(at(1), id(b"c")) && table.has(at(1), id(b"a")));
+    assert_eq!((table.len(), table.counters()), (2, TableCounters::default()));
+    // A PUT takes the place of what is there, by nothing in this case.
+    assert_eq!(table.put(at(1), 0, id(b"b"), b"data"), Ok(()));
+    assert!(!table.has(at(1), id(b"b")));
+    assert_eq!((table.len(), table.counters().evicted), (1, 0));
+    table.check();
 }
 
 #[test]
@@ -328,8 +367,8 @@ fn a_refused_add_evicts_nothing() {
     for len in [0, 25_600, SESSION_MAX, SESSION_MAX + 1] {
         assert_eq!(add(&mut table, b"c", len), Err(AddError::TooLarge));
     }
-    assert_eq!(table.counters(), Counters::default());
-    assert_eq!(add(&mut table, b"c", 25_591), Ok(()));
+    assert_eq!(table.counters(), TableCounters::default());
+    assert_eq!(add(&mut table, b"c", 25_583), Ok(()));
     assert_eq!((table.len(), table.counters().evicted), (1, 2));
 }
 
@@ -391,9 +430,9 @@ fn an_expired_session_in_a_full_index_is_replaced() {
         index.both(index.probe(hash)) == (2, 5)
     });
     let names: Vec<_> = mined.take(32).collect();
-    for _ in 0..3 {
+    for round in 0..3 {
         for name in &names {
-            table.add(at(0), 0, id(name), b"data").unwrap();
+            table.add(at(round), 1, id(name), b"data").unwrap();
             table.check();
         }
         assert_eq!(table.len(), 32);
@@ -430,7 +469,7 @@ fn a_geometry_is_refused_or_fits_its_own_size() {
             assert_eq!(geometry.blocks(), blocks.min(129 * sessions));
             let needed = geometry.size();
             let short = Table::new(&mut bytes[1..], geometry, KEY);
-            assert_eq!(short.err(), Some(TooSmall { needed }));
+            assert_eq!(short.err(), Some(MemoryTooSmall { needed }));
             assert!(Table::new(&mut bytes, geometry, KEY).is_ok());
         }
     }

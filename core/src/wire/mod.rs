@@ -156,5 +156,13 @@ impl Malformed {
     }
 }
 
+impl core::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl core::error::Error for Malformed {}
+
 #[cfg(test)]
 mod tests;

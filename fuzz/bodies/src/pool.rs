@@ -4,16 +4,19 @@ use crate::input::Input;
 use distcache_core::pool::{Fifo, Pool};
 
 const LEN: usize = 16;
+/// More than an index of buffers set aside holds.
+const BUFFERS: usize = 8;
+const RUNS: usize = 10;
 
 /// Two bytes an operation: what, and on which run how much.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut memory = [0xee; 4 * LEN + 3];
+    let mut memory = [0xee; BUFFERS * LEN + 3];
     let mut pool = Pool::new(&mut memory, LEN);
-    let mut runs: Vec<(Fifo, Vec<u8>)> = (0..6).map(|_| (Fifo::new(), Vec::new())).collect();
+    let mut runs: Vec<(Fifo, Vec<u8>)> = (0..RUNS).map(|_| (Fifo::new(), Vec::new())).collect();
     let mut next = 0_u8;
     while !input.is_over() {
-        let (what, which, len) = (input.below(6), input.below(6), input.below(LEN + 4));
+        let (what, which, len) = (input.below(7), input.below(RUNS), input.below(LEN + 4));
         let (fifo, model) = &mut runs[which];
         match what {
             0 | 1 => {
@@ -37,10 +40,21 @@ pub fn body(data: &[u8]) {
                 fifo.clear(&mut pool);
                 model.clear();
             }
-            _ => assert_eq!(fifo.reserve(&mut pool), fifo.has_buffer()),
+            5 => assert_eq!(fifo.reserve(&mut pool), fifo.has_buffer()),
+            _ => {
+                let (keep, most, before) = (1 + which as u32 % 3, len as u32, pool.touched());
+                let mut discarded = 0;
+                let set_aside = pool.trim(keep, most, |bytes| {
+                    bytes.fill(which as u8);
+                    discarded += 1;
+                });
+                assert!(set_aside <= most && set_aside == discarded);
+                assert_eq!(pool.touched(), before - set_aside);
+                assert!(set_aside == 0 || pool.touched() >= keep);
+            }
         }
         let lent = runs.iter().filter(|(fifo, _)| fifo.has_buffer()).count();
-        assert_eq!(pool.free() as usize, 4 - lent);
+        assert_eq!(pool.free() as usize, BUFFERS - lent);
         for (fifo, model) in &runs {
             assert!(fifo.has_buffer() || model.is_empty());
             assert_eq!((fifo.bytes(&pool), fifo.len()), (&model[..], model.len()));

@@ -15,7 +15,8 @@ use distcache_testing::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 
 const PLACES: usize = 4;
-const LIMITS: Limits = Limits { idle: 0, patience: 50 };
+/// How long servers may take: either less than a GET has before another server is asked too, or more.
+const PATIENCE: [(u64, u64); 2] = [(50, 30), (300, 120)];
 /// What a server says under the uid of a request that another one was asked.
 const POISON: &[u8] = b"poison of another server";
 
@@ -72,7 +73,7 @@ struct World<'m> {
     servers: Vec<Played>,
 }
 
-/// First a byte each for servers, copies and levels, for buffers and for flights, and 8 for the
+/// First a byte each for servers, copies, levels and patience, for buffers and for flights, and 8 for the
 /// pieces; then three a step.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
@@ -86,7 +87,9 @@ pub fn body(data: &[u8]) {
     };
     let mut memory =
         Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(flights);
-    let config = Config { copies, ..Config::new(LIMITS, 30) };
+    let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
+    let limits = Limits { idle: 0, patience };
+    let config = Config { copies, server_patience, ..Config::new(limits, 30) };
     let net = Net::new(memory.proxy(config), pieces);
     let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);
     let played = |number| Played { level: level(number), ..Played::default() };
@@ -220,6 +223,11 @@ impl World<'_> {
                 (played.connects, played.answered) = (connects, false);
                 played.open.clear();
                 played.heard.clear();
+            }
+            if !self.net.is_open(end) {
+                // What came on a connection that is gone is asked of nobody.
+                self.net.take(end);
+                continue;
             }
             played.heard.extend(self.net.take(end));
             let heard = std::mem::take(&mut played.heard);

@@ -1,114 +1,241 @@
-//! The session table does what a map with expiries does, and what leaves a full one is what would
-//! have expired soonest.
+//! The session table does what a map with expiries does, and what leaves a full one is the oldest of
+//! its class of lives.
 
 use crate::input::Input;
 use distcache_core::id::Id;
-use distcache_core::table::{AddError, Geometry, Table};
+use distcache_core::table::{AddError, Geometry, SESSION_MAX, Table};
 use distcache_core::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-/// How many ids there are to choose from.
-const IDS: u8 = 32;
+/// How many ids there are to choose from: far more than the smallest index has slots, 96 of them. A
+/// table of 81 sessions fills 0.84 of those, and moves slots to make room.
+const IDS: u8 = 240;
 
-type Model = BTreeMap<Vec<u8>, (Instant, Vec<u8>)>;
+/// The longest life of each class but the last, in milliseconds.
+const CLASSES: [u32; 3] = [300_000, 3_600_000, 21_600_000];
 
-/// First a byte for the table's size, then four an operation: what, on which id, how long, how
-/// much.
+/// What is stored under an id.
+struct Stored {
+    due: Instant,
+    /// Its number among all that were stored.
+    number: u64,
+    /// Each byte of it, and how many there are.
+    byte: u8,
+    len: usize,
+}
+
+/// A table and what is known about it.
+struct World<'m> {
+    table: Table<'m>,
+    model: [Option<Stored>; IDS as usize],
+    /// What was stored of each class, oldest first, with what has been removed since.
+    classes: [VecDeque<(u8, u64)>; CLASSES.len() + 1],
+    now: Instant,
+    blocks: u32,
+    count: u64,
+    out: Vec<u8>,
+}
+
+/// First two bytes for the table's size, then some for each operation: what, on which id, how long,
+/// how much.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
-    let (sessions, blocks) = (1 + input.below(20) as u32, 1 + input.below(64) as u64);
-    let bounded = blocks < 32;
-    let bytes = if bounded { blocks * 256 } else { u64::MAX };
-    let geometry = Geometry::new(sessions, bytes).expect("a table of a few sessions");
+    let sessions = [1, 2, 5, 20, 81, 81][input.below(6)];
+    let blocks = [1, 2, sessions / 2 + 1, sessions, 2 * sessions, 129 * sessions][input.below(6)];
+    // 129 times 81 blocks are too many to take from the system for each input.
+    let blocks = blocks.min(700);
+    let geometry = Geometry::new(sessions, u64::from(blocks) * 256).expect("lawful sizes");
     let mut memory = vec![0; geometry.size()];
-    let mut table = Table::new(&mut memory, geometry, [7; 16]).expect("enough memory");
-    let mut model = Model::new();
-    let mut now = Instant::from_millis(1);
+    let table = Table::new(&mut memory, geometry, [7; 16]).expect("enough memory");
+    let mut world = World {
+        table,
+        model: [const { None }; IDS as usize],
+        classes: Default::default(),
+        now: Instant::from_millis(1),
+        blocks: geometry.blocks(),
+        count: 0,
+        out: vec![0; SESSION_MAX],
+    };
     while !input.is_over() {
-        let what = input.below(8);
-        let id = id(input.byte());
-        let id = Id::new(&id).expect("1 to 64 bytes");
-        let amount = input.byte();
+        world.step(&mut input);
+    }
+    (0..IDS).for_each(|name| world.look(name));
+}
+
+/// The id of a name, 1 to 64 bytes long.
+fn bytes(name: u8) -> ([u8; 64], usize) {
+    ([name; 64], 1 + usize::from(name) * 3 % 64)
+}
+
+fn blocks(name: u8, len: usize) -> u32 {
+    1 + (bytes(name).1 + len).saturating_sub(240).div_ceil(256) as u32
+}
+
+impl World<'_> {
+    fn step(&mut self, input: &mut Input<'_>) {
+        let (what, name, amount) = (input.below(16), input.byte() % IDS, input.byte());
+        let (id, len) = bytes(name);
+        let id = Id::new(&id[..len]).expect("1 to 64 bytes");
         match what {
-            0..=3 => {
-                let ttl = u32::from(input.byte()) * 10;
-                add(&mut table, &mut model, now, (ttl, id, amount), bounded.then_some(blocks));
+            0..6 => self.store(name, id, amount, input, false),
+            6..8 => self.store(name, id, amount, input, true),
+            8 | 9 => {
+                let there = self.model[usize::from(name)].take().is_some();
+                assert_eq!(self.table.remove(self.now, id), there);
             }
-            4 => {
-                let there = model.remove(id.bytes()).is_some_and(|(due, _)| now < due);
-                assert_eq!(table.remove(now, id), there);
+            10 => {
+                self.now = self.now.after(u64::from(amount));
+                self.forget();
             }
-            5 => now = now.after(amount.into()),
-            6 => assert!(table.expire(now, usize::from(amount % 8)) < 8),
-            _ => (),
+            11 => {
+                self.now = self.now.after(u64::from(amount) * 60_000);
+                self.forget();
+            }
+            12 => {
+                let budget = usize::from(amount % 8);
+                let before = self.table.len() as usize;
+                let expired = before - self.live().count();
+                assert_eq!(self.table.expire(self.now, budget), expired.min(budget));
+            }
+            13 => {
+                let names = [name, amount % IDS, amount / 2, 0].map(bytes);
+                let ids = names.each_ref().map(|(id, len)| Id::new(&id[..*len]).expect("an id"));
+                let ids = ids.repeat(1 + usize::from(amount) % 9);
+                std::hint::black_box(self.table.touch(&ids[..usize::from(amount) % ids.len()]));
+            }
+            // A crowd of small ones.
+            _ => {
+                for number in 0..amount % 64 {
+                    let name = name.wrapping_add(number) % IDS;
+                    let (id, len) = bytes(name);
+                    let id = Id::new(&id[..len]).expect("1 to 64 bytes");
+                    self.store(name, id, 1, &mut input.clone(), false);
+                }
+            }
         }
-        model.retain(|_, (due, _)| now < *due);
-        check(&table, &model, now, sessions);
+        self.look(name);
+        self.look(amount % IDS);
+        assert!(self.table.len() <= self.table.capacity());
+        assert!(self.table.len() as usize >= self.live().count());
+        let soonest = self.live().map(|stored| stored.due).min();
+        assert!(soonest.is_none_or(|due| self.table.deadline().is_some_and(|first| first <= due)));
     }
-}
 
-fn id(byte: u8) -> Vec<u8> {
-    let byte = byte % IDS;
-    vec![byte; 1 + usize::from(byte) * 3 % 64]
-}
-
-/// Mostly small ones; a few that take many blocks.
-fn size(amount: u8) -> usize {
-    match usize::from(amount) {
-        few @ ..240 => few * 4,
-        many => (many - 239) * 2048,
+    fn live(&self) -> impl Iterator<Item = &Stored> {
+        self.model.iter().flatten()
     }
-}
 
-fn add(
-    table: &mut Table<'_>,
-    model: &mut Model,
-    now: Instant,
-    (ttl, id, amount): (u32, Id<'_>, u8),
-    blocks: Option<u64>,
-) {
-    let session = vec![amount; size(amount)];
-    let there = model.get(id.bytes()).is_some_and(|(due, _)| now < *due);
-    let before = model.len();
-    match table.add(now, ttl, id, &session) {
-        Err(AddError::TooLarge) => {
-            let needs = id.bytes().len() + session.len() + 16;
-            assert!(session.is_empty() || blocks.is_some_and(|blocks| needs as u64 > blocks * 256));
-        }
-        Err(AddError::Exists) => assert!(there),
-        Err(AddError::Full) => panic!("so few ids cannot fill the index"),
-        Ok(()) => {
-            assert!(!there);
-            model.insert(id.bytes().to_vec(), (now.after(ttl.into()), session));
-            let full = before as u32 >= table.capacity();
-            let left = leave(table, model, now, id);
-            assert!(blocks.is_some() || left == usize::from(full), "{left} left");
+    /// Takes out of the model what has expired.
+    fn forget(&mut self) {
+        for place in &mut self.model {
+            place.take_if(|stored| stored.due <= self.now);
         }
     }
-}
 
-/// Takes from the model what has left the table, and says how many: none that expires later than
-/// one that stayed.
-fn leave(table: &Table<'_>, model: &mut Model, now: Instant, added: Id<'_>) -> usize {
-    model.retain(|_, (due, _)| now < *due);
-    let gone = |id: &Vec<u8>| id != added.bytes() && !table.has(now, Id::new(id).expect("an id"));
-    let (left, stayed): (Vec<_>, Vec<_>) = model.iter().partition(|(id, _)| gone(id));
-    let stayed = stayed.iter().filter(|(id, _)| *id != added.bytes()).map(|(_, (due, _))| due);
-    let last = left.iter().map(|(_, (due, _))| due).max();
-    assert!(stayed.min().is_none_or(|soonest| last.is_none_or(|last| last <= soonest)));
-    let left: Vec<Vec<u8>> = left.into_iter().map(|(id, _)| id.clone()).collect();
-    left.iter().for_each(|id| drop(model.remove(id)));
-    left.len()
-}
+    fn look(&mut self, name: u8) {
+        let (id, len) = bytes(name);
+        let id = Id::new(&id[..len]).expect("1 to 64 bytes");
+        let stored = self.model[usize::from(name)].as_ref();
+        let found = self.table.get(self.now, id, &mut self.out);
+        assert_eq!(found, stored.map(|stored| stored.len), "{name}");
+        assert_eq!(self.table.has(self.now, id), found.is_some());
+        if let Some(stored) = stored {
+            // The blocks' edges are 256 bytes from each other: none is missed.
+            let mut seen = self.out[..stored.len].iter().step_by(97);
+            assert!(seen.all(|byte| *byte == stored.byte));
+        }
+    }
 
-fn check(table: &Table<'_>, model: &Model, now: Instant, sessions: u32) {
-    assert!(table.len() <= sessions && table.len() as usize >= model.len());
-    let mut out = vec![0; 40_000];
-    for byte in 0..IDS {
-        let id = id(byte);
-        let found = table.get(now, Id::new(&id).expect("an id"), &mut out);
-        let session = model.get(&id).map(|(_, session)| &session[..]);
-        assert_eq!(found.map(|len| &out[..len]), session);
-        assert_eq!(table.has(now, Id::new(&id).expect("an id")), session.is_some());
+    fn store(&mut self, name: u8, id: Id<'_>, amount: u8, input: &mut Input<'_>, replace: bool) {
+        let (life, byte) = (input.byte(), input.byte());
+        let ttl = match life % 8 {
+            0 => 0,
+            1..5 => u32::from(life) * 10,
+            5 => CLASSES[usize::from(life / 8) % 3] + u32::from(life / 128),
+            _ => u32::from(life) * 3_000_000,
+        };
+        // Mostly small ones; a few that take many blocks, or too many.
+        let len = match usize::from(amount) {
+            few @ ..240 => few * 4,
+            many => (many - 239) * 2_048 + usize::from(many == 255),
+        };
+        let session = &vec![byte; len][..];
+        let there = self.model[usize::from(name)].is_some();
+        let (before, held) = (self.table.counters(), self.table.len());
+        let result = if replace {
+            self.table.put(self.now, ttl, id, session)
+        } else {
+            self.table.add(self.now, ttl, id, session)
+        };
+        let after = self.table.counters();
+        let fits = (1..=SESSION_MAX).contains(&len) && blocks(name, len) <= self.blocks;
+        match result {
+            Err(AddError::TooLarge) => assert!(!fits),
+            Err(AddError::Exists) => assert!(!replace && there),
+            // Both buckets of 12 and the stash of 8 are in use.
+            Err(AddError::Full) => assert!(ttl > 0 && held >= 20),
+            Ok(()) => {
+                assert!(fits && (replace || !there));
+                self.model[usize::from(name)] = None;
+                let due = self.now.after(ttl.into());
+                let evicted = (after.evicted - before.evicted) as usize;
+                self.follow(evicted, ttl, blocks(name, len));
+                let class = CLASSES.iter().filter(|longest| ttl > **longest).count();
+                self.count += 1;
+                let number = self.count;
+                if ttl > 0 {
+                    self.model[usize::from(name)] = Some(Stored { due, number, byte, len });
+                    self.classes[class].push_back((name, number));
+                }
+                return;
+            }
+        }
+        assert_eq!(after.evicted, before.evicted, "a refused ADD evicts nothing");
+    }
+
+    /// Takes out of the model what has left for a session of `need` blocks: of each class the oldest,
+    /// and no more than needed.
+    fn follow(&mut self, evicted: usize, ttl: u32, need: u32) {
+        if evicted == 0 {
+            return;
+        }
+        assert!(ttl > 0, "nothing leaves for what is not stored");
+        let taken: u32 =
+            (0..IDS).filter_map(|name| Some(blocks(name, self.stored(name)?.len))).sum();
+        let live = self.live().count();
+        // The last to leave of each class, and how many blocks each took.
+        let mut last = Vec::new();
+        let (mut left, mut freed) = (0, 0);
+        for class in 0..self.classes.len() {
+            let mut latest = None;
+            while let Some(&(name, number)) = self.classes[class].front() {
+                let len = match self.stored(name) {
+                    Some(stored) if stored.number == number => stored.len,
+                    // It was removed or has expired.
+                    _ => {
+                        self.classes[class].pop_front();
+                        continue;
+                    }
+                };
+                let (id, id_len) = bytes(name);
+                if self.table.has(self.now, Id::new(&id[..id_len]).expect("an id")) {
+                    break;
+                }
+                self.classes[class].pop_front();
+                self.model[usize::from(name)] = None;
+                left += 1;
+                freed += blocks(name, len);
+                latest = Some(blocks(name, len));
+            }
+            last.extend(latest);
+        }
+        assert_eq!(left, evicted, "one left that was not the oldest of its class");
+        let full = live - left + 1 >= self.table.capacity() as usize;
+        let short = |last: &u32| full || taken - freed + last + need > self.blocks;
+        assert!(last.iter().any(short), "one left although there was room");
+    }
+
+    fn stored(&self, name: u8) -> Option<&Stored> {
+        self.model[usize::from(name)].as_ref()
     }
 }

@@ -148,6 +148,28 @@ impl fmt::Display for Named {
     }
 }
 
-impl std::error::Error for Failure {}
-impl std::error::Error for AddError {}
-impl std::error::Error for NewError {}
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.why {
+            Why::NotConnected(error) | Why::Lost(error) => Some(error),
+            Why::Malformed(malformed) => Some(malformed),
+            _ => None,
+        }
+    }
+}
+impl std::error::Error for AddError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(failure) => failure.source(),
+            _ => None,
+        }
+    }
+}
+impl std::error::Error for NewError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Address(_) | Self::Resolve(_) | Self::NoMemory => None,
+            Self::Connect(failure) => failure.source(),
+        }
+    }
+}

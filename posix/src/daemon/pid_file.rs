@@ -250,7 +250,14 @@ impl fmt::Display for PidFileError {
     }
 }
 
-impl std::error::Error for PidFileError {}
+impl std::error::Error for PidFileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.why {
+            PidFileWhy::System(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -70,7 +70,15 @@ impl fmt::Display for UserError {
     }
 }
 
-impl std::error::Error for UserError {}
+impl std::error::Error for UserError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kept(_) => None,
+            Self::Lookup(error) => error.source(),
+            Self::System(_, error) => Some(error),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -113,7 +113,16 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Client(error) => error.source(),
+            Self::Output(error) => Some(error),
+            Self::Operation { fault: Fault::None(failure), .. } => Some(failure),
+            _ => None,
+        }
+    }
+}
 
 impl Failure {
     /// Why nothing was ever answered at an address; `None` where an operation tells more.

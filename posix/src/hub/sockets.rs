@@ -13,6 +13,8 @@ pub(super) struct Socket {
     pub(super) watched: Option<Interest>,
     /// Whether the peer is known to send no more.
     pub(super) ended: bool,
+    /// It took less than there was to send, and has not had room since.
+    pub(super) full: bool,
 }
 
 impl<M: Machine> Hub<M> {
@@ -79,9 +81,12 @@ impl<M: Machine> Hub<M> {
 
     pub(super) fn flush_servers(&mut self, now: Instant) {
         for number in 0..self.servers.len() {
-            if self.servers[number].socket.is_some() {
-                self.send(now, Peer::Server(number as u8));
-                self.watch(now, Peer::Server(number as u8));
+            if let Some((key, socket)) = &self.servers[number].line {
+                let (peer, full) = (Peer::Server(*key), socket.full);
+                if !full {
+                    self.send(now, peer);
+                }
+                self.watch(now, peer);
             }
         }
     }
@@ -93,7 +98,10 @@ impl<M: Machine> Hub<M> {
             return;
         }
         match socket.stream.send(pending) {
-            Ok(len) => self.machine.sent(now, peer, len),
+            Ok(len) => {
+                socket.full = len < pending.len();
+                self.machine.sent(now, peer, len);
+            }
             Err(_) => self.close(now, peer),
         }
     }
@@ -107,7 +115,7 @@ impl<M: Machine> Hub<M> {
             return self.close(now, peer);
         }
         let key = match peer {
-            Peer::Server(number) => SERVERS_KEY + usize::from(number),
+            Peer::Server(key) => SERVERS_KEY + usize::from(key.number()),
             Peer::Client(key) => base + key.index(),
         };
         let changed = match socket.watched.replace(interest) {
@@ -123,9 +131,10 @@ impl<M: Machine> Hub<M> {
     /// Closes the connection, whoever wants that.
     fn close(&mut self, now: Instant, peer: Peer) {
         let socket = match peer {
-            Peer::Server(number) => {
-                let server = self.servers.get_mut(usize::from(number));
-                server.and_then(|server| server.socket.take())
+            Peer::Server(key) => {
+                let server = self.servers.get_mut(usize::from(key.number()));
+                let line = server.and_then(|server| server.line.take_if(|line| line.0 == key));
+                line.map(|(_, socket)| socket)
             }
             Peer::Client(key) => {
                 let client = self.clients[key.index()].take_if(|client| client.key == key);
@@ -144,8 +153,8 @@ impl<M: Machine> Hub<M> {
             let _ = socket.stream.recv(&mut self.scrap);
         }
         drop(socket);
-        if let Peer::Server(number) = peer {
-            self.place(number).keep();
+        if let Peer::Server(key) = peer {
+            self.place(key.number()).keep();
         }
     }
 }
@@ -156,7 +165,10 @@ fn socket<'a>(
     peer: Peer,
 ) -> Option<&'a mut Socket> {
     match peer {
-        Peer::Server(number) => servers.get_mut(usize::from(number))?.socket.as_mut(),
+        Peer::Server(key) => {
+            let (current, socket) = servers.get_mut(usize::from(key.number()))?.line.as_mut()?;
+            (*current == key).then_some(socket)
+        }
         Peer::Client(key) => {
             let client = clients.get_mut(key.index())?.as_mut()?;
             (client.key == key).then_some(&mut client.socket)

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::Mux;
+use distcache_core::machine::{Machine, Peer, ServerKey};
+use distcache_core::proxy::{GivenUp, Mux};
 use distcache_core::time::Instant;
 
 use crate::address::{Address, Targets};
@@ -24,8 +24,9 @@ const KEEPALIVE_COUNT: u32 = 3;
 
 /// Goes on with all attempts to connect, and begins those for which it is time.
 pub(super) fn dial(now: Instant, dialers: &mut [Dialer<'_>], hub: &mut Hub<Mux<'_>>) {
-    while let Some(number) = hub.machine.dial(now) {
-        let dialer = &mut dialers[usize::from(number)];
+    while let Some(key) = hub.machine.dial(now) {
+        let dialer = &mut dialers[usize::from(key.number())];
+        dialer.key = Some(key);
         dialer.resolver.request();
         dialer.state = Dial::Resolving;
     }
@@ -44,6 +45,8 @@ pub(super) fn tell(dialers: &mut [Dialer<'_>], hub: &Hub<Mux<'_>>, running: &Run
 /// Makes the connection to one server, again and again.
 pub(super) struct Dialer<'c> {
     number: u8,
+    /// The key of the last attempt.
+    key: Option<ServerKey>,
     server: &'c Address,
     retry: u64,
     resolver: Resolver,
@@ -52,6 +55,8 @@ pub(super) struct Dialer<'c> {
     left: Targets,
     failure: Failure,
     told_up: Option<bool>,
+    /// How many connections the proxy had given up when that was last looked at.
+    given_up: u64,
 }
 
 /// Why there is no connection; kept without allocating, as is all that the loop does.
@@ -61,8 +66,10 @@ enum Failure {
     Connect(io::ErrorKind),
     /// There was one, and it broke.
     Lost,
+    /// There was one, and the proxy gave it up.
+    GivenUp(GivenUp),
     /// Nothing came of the last attempt in time.
-    Silent,
+    TimedOut,
     /// The server's name was not found.
     Unresolved,
 }
@@ -72,7 +79,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Connect(kind) => Unreachable(*kind).fmt(f),
             Self::Lost => f.write_str("connection lost"),
-            Self::Silent => f.write_str("no answer"),
+            Self::GivenUp(GivenUp::Silent(millis)) => write!(f, "no answer within {millis} ms"),
+            Self::GivenUp(GivenUp::Strays) => f.write_str("it sends answers that nobody asked for"),
+            Self::GivenUp(GivenUp::Malformed) => f.write_str("it sends malformed answers"),
+            Self::TimedOut => f.write_str("the attempt to connect timed out"),
             Self::Unresolved => f.write_str("its name was not found"),
         }
     }
@@ -109,6 +119,7 @@ impl<'c> Dialer<'c> {
     ) -> io::Result<Self> {
         Ok(Self {
             number,
+            key: None,
             server,
             retry,
             resolver: Resolver::new(server, hub.poller.waker())?,
@@ -116,13 +127,15 @@ impl<'c> Dialer<'c> {
             left: Targets::new(),
             failure: Failure::Lost,
             told_up: None,
+            given_up: 0,
         })
     }
 
     /// Goes on with an attempt to connect.
     fn go_on(&mut self, now: Instant, hub: &mut Hub<Mux<'_>>) {
-        if hub.machine.wants(Peer::Server(self.number)).close && !matches!(self.state, Dial::Rest) {
-            return self.give_up(now, hub, Failure::Silent);
+        let over = self.key.is_some_and(|key| hub.machine.wants(Peer::Server(key)).close);
+        if over && !matches!(self.state, Dial::Rest) {
+            return self.give_up(now, hub, Failure::TimedOut);
         }
         if let Dial::Resolving = self.state
             && let Some(answer) = self.resolver.take()
@@ -172,8 +185,9 @@ impl<'c> Dialer<'c> {
         self.state = Dial::Rest;
         // Only TCP has it; the others need none.
         let _ = stream.keepalive(KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
-        match hub.take_server(self.number, stream) {
-            Ok(()) => hub.machine.connected(now, self.number),
+        let Some(key) = self.key else { return };
+        match hub.take_server(key, stream) {
+            Ok(()) => hub.machine.connected(now, key),
             Err(error) => self.give_up(now, hub, Failure::Connect(error.kind())),
         }
     }
@@ -185,12 +199,22 @@ impl<'c> Dialer<'c> {
         self.state = Dial::Rest;
         hub.place(self.number).keep();
         self.failure = failure;
-        hub.machine.closed(now, Peer::Server(self.number));
+        if let Some(key) = self.key {
+            hub.machine.closed(now, Peer::Server(key));
+        }
     }
 
     fn tell(&mut self, hub: &Hub<Mux<'_>>, running: &Running) {
+        let count = hub.machine.server_traffic(self.number).given_up;
         let up = hub.machine.is_up(self.number);
-        let settled = up || matches!(self.state, Dial::Rest);
+        let given_up = std::mem::replace(&mut self.given_up, count) < count;
+        if given_up && let Some(why) = hub.machine.given_up(self.number) {
+            self.failure = Failure::GivenUp(why);
+        }
+        // One that was given up is tried again at once, and most often in vain.
+        let lost = given_up && self.told_up == Some(true);
+        let resting = matches!(self.state, Dial::Rest) && !hub.is_connected(self.number);
+        let (settled, up) = (up || lost || resting, up && !lost);
         if !settled || self.told_up == Some(up) {
             return;
         }

@@ -123,9 +123,19 @@ fn relay(n: u32, short_lived: bool) {
     let mut servers = [Upstream::new(b"server")];
     let mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, config);
     let mut mux = mux.expect("enough memory");
-    assert_eq!(mux.dial(NOW), Some(0));
-    mux.connected(NOW, 0);
+    let key = mux.dial(NOW).expect("a server to dial");
+    mux.connected(NOW, key);
     let mut serving = Serving::new(mux);
+    let server = Peer::Server(key);
+    // The probe, which is answered like any HAVE.
+    let mut wire = [0; 64];
+    let len = serving.machine.pending(server).len();
+    wire[..len].copy_from_slice(serving.machine.pending(server));
+    assert_eq!(serving.send(server), len);
+    (wire[4], wire[13], wire[14]) = (1, 1, 1);
+    serving.receive(server, &wire[..15]);
+    while serving.machine.advance(NOW).is_some() {}
+    assert!(serving.machine.is_up(0));
     let mut answer = [0; 214];
     answer[..14].copy_from_slice(&[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 200]);
     for number in 0..n {
@@ -134,9 +144,9 @@ fn relay(n: u32, short_lived: bool) {
         let client = Peer::Client(serving.client);
         serving.receive(client, &wire[..len]);
         assert_eq!(serving.machine.advance(NOW), Some(client));
-        answer[5..9].copy_from_slice(&serving.machine.pending(Peer::Server(0))[5..9]);
-        assert_eq!(serving.send(Peer::Server(0)), len);
-        serving.receive(Peer::Server(0), &answer);
+        answer[5..9].copy_from_slice(&serving.machine.pending(server)[5..9]);
+        assert_eq!(serving.send(server), len);
+        serving.receive(server, &answer);
         assert_eq!(serving.machine.advance(NOW), Some(client));
         assert_eq!(serving.send(client), answer.len());
         while serving.machine.advance(NOW).is_some() {}

@@ -1,0 +1,81 @@
+//! What errors say, and what they came from.
+
+use std::error::Error;
+use std::io;
+
+use distcache_core::client::RequestError;
+use distcache_core::conns::SetupError;
+use distcache_core::id::Id;
+use distcache_core::table::{AddError, MemoryTooSmall};
+use distcache_core::wire::Malformed;
+use distcache_posix::client::{Client, Flags};
+use distcache_posix::listener::{Listener, Ownership};
+use distcache_posix::serve::ServeError;
+use distcache_posix::service::StartError;
+use distcache_testing::process::Dir;
+
+#[test]
+fn every_error_of_the_core_says_what_is_wrong_in_one_line() {
+    let errors: [&dyn Error; 22] = [
+        &Malformed::Fragments,
+        &Malformed::Frames,
+        &Malformed::Class,
+        &Malformed::Complete,
+        &Malformed::Direction,
+        &Malformed::Length,
+        &Malformed::Operation,
+        &Malformed::Payload,
+        &Malformed::Version,
+        &RequestError::Busy,
+        &RequestError::TooLarge,
+        &RequestError::Unsupported,
+        &AddError::Exists,
+        &AddError::Full,
+        &AddError::TooLarge,
+        &MemoryTooSmall { needed: 4096 },
+        &SetupError::BufferLen,
+        &SetupError::Buffers(4),
+        &SetupError::Slots,
+        &SetupError::NoServers,
+        &SetupError::TooManyServers,
+        &ServeError::Setup(SetupError::TooManyServers),
+    ];
+    let lines = errors.map(ToString::to_string);
+    for (number, line) in lines.iter().enumerate() {
+        assert!(line.len() > 10 && !line.contains('\n') && !line.ends_with('.'), "{line}");
+        // The last one says what the one before it says.
+        assert!(!lines[..number.min(20)].contains(line), "{line} is said twice");
+    }
+    assert_eq!(lines[15], "the table needs 4096 bytes of memory");
+    assert_eq!(lines[20], "a proxy has at most 32 servers");
+    assert_eq!(lines[21], lines[20]);
+}
+
+/// The kind of the system's error at the end of the chain.
+fn kind(error: &dyn Error) -> Option<io::ErrorKind> {
+    let mut last = error.source()?;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    Some(last.downcast_ref::<io::Error>()?.kind())
+}
+
+#[test]
+fn errors_of_the_shell_lead_to_what_the_system_said() {
+    let dir = Dir::new();
+    let missing = dir.join("missing").join("socket");
+    let address = format!("UNIX:{}", missing.display()).parse().expect("an address");
+    let error = Listener::open(&address, &Ownership::default()).expect_err("no directory");
+    assert_eq!(kind(&error), Some(io::ErrorKind::NotFound), "{error}");
+    assert_eq!(kind(&StartError::Listen(error)), Some(io::ErrorKind::NotFound));
+
+    let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+    for error in [ServeError::Io(denied()), ServeError::Memory(9, "-maxmem", denied())] {
+        assert_eq!(kind(&error), Some(io::ErrorKind::PermissionDenied), "{error}");
+    }
+    assert_eq!(kind(&StartError::Signals(denied())), Some(io::ErrorKind::PermissionDenied));
+
+    let client = Client::new(&address, Flags::default()).expect("no connection yet");
+    let failure = client.get(Id::new(b"id").expect("an id")).expect_err("nobody is there");
+    assert_eq!(kind(&failure), Some(io::ErrorKind::NotFound), "{failure}");
+}

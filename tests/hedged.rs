@@ -1,0 +1,231 @@
+//! A GET or HAVE that its first server does not answer is asked of the second. Told over virtual time.
+
+use distcache_core::machine::Machine;
+use distcache_core::proxy::{Config, Mux};
+use distcache_testing::bytes::{
+    ADD, GET, HAVE, REMOVE, add, get, have, messages, remove, session, status,
+};
+use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::net::{End, Net, Pieces, Reach, server};
+
+type World<'m> = Net<Mux<'m>>;
+
+const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
+const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };
+
+/// A proxy, a client, and the numbers of the first and the second server of `b"a"`.
+fn world(memory: &mut Memory, config: Config) -> (World<'_>, End, [u8; 2]) {
+    let mut net = Net::new(memory.proxy(config), Pieces::Whole);
+    net.drive();
+    let client = net.connect();
+    net.send(client, &have(1, b"a"));
+    let (first, uid) = only(&mut net);
+    net.send(server(first), &status(uid, HAVE, 0));
+    net.drive();
+    assert_eq!(net.take(client), status(1, HAVE, 0));
+    (net, client, [first, 1 - first])
+}
+
+/// The one server that was asked something since last time, and the uid.
+fn only(net: &mut World<'_>) -> (u8, u32) {
+    net.drive();
+    let asked = [0, 1].map(|number| messages(&net.take(server(number))));
+    let number = u8::from(asked[0].is_empty());
+    assert_eq!(asked.iter().flatten().count(), 1, "{asked:?}");
+    (number, asked[usize::from(number)][0].0)
+}
+
+fn nobody_is_asked(net: &mut World<'_>) {
+    net.drive();
+    assert!([0, 1].iter().all(|number| net.received(server(*number)).is_empty()));
+}
+
+/// Asks for something, and lets it be hedged: the uids at the first and at the second server.
+fn ask(net: &mut World<'_>, client: End, request: &[u8], order: [u8; 2]) -> [u32; 2] {
+    net.send(client, request);
+    let first = only(net);
+    assert_eq!(first.0, order[0]);
+    net.pass(49);
+    nobody_is_asked(net);
+    net.pass(1);
+    let second = only(net);
+    assert_eq!(second.0, order[1]);
+    assert_ne!(first.1, second.1);
+    [first.1, second.1]
+}
+
+fn say(net: &mut World<'_>, number: u8, bytes: &[u8]) {
+    net.send(server(number), bytes);
+    net.drive();
+}
+
+fn nothing_is_left(net: &mut World<'_>) {
+    net.drive();
+    assert_eq!((net.machine.flights(), net.machine.check()), (0, Ok(())));
+    let deadline = net.machine.deadline();
+    assert!(deadline.is_none_or(|at| at > net.now));
+}
+
+#[test]
+fn the_first_hit_is_the_answer_whichever_server_says_it() {
+    for winner in [0, 1] {
+        let mut memory = Memory::of(2).with_servers(2);
+        let (mut net, client, order) = world(&mut memory, ENDLESS);
+        let uids = ask(&mut net, client, &get(2, b"a"), order);
+        say(&mut net, order[winner], &session(uids[winner], b"session"));
+        assert_eq!(net.take(client), session(2, b"session"));
+        // The other one's answer reaches nobody, and its uid is not used until it is there.
+        net.send(client, &get(3, b"a"));
+        let (asked, uid) = only(&mut net);
+        assert!(asked == order[0] && !uids.contains(&uid));
+        let loser = 1 - winner;
+        say(&mut net, order[loser], &session(uids[loser], b"late"));
+        assert!(net.received(client).is_empty());
+        say(&mut net, order[0], &session(uid, b"session"));
+        assert_eq!(net.take(client), session(3, b"session"));
+        assert_eq!(net.machine.traffic().strays, 0);
+        assert_eq!((net.machine.traffic().answered, net.machine.traffic().requests), (3, 3));
+        nothing_is_left(&mut net);
+    }
+}
+
+#[test]
+fn a_miss_counts_only_when_both_have_said_it() {
+    for first in [0, 1] {
+        for hit in [false, true] {
+            let mut memory = Memory::of(2).with_servers(2);
+            let (mut net, client, order) = world(&mut memory, ENDLESS);
+            let uids = ask(&mut net, client, &get(2, b"a"), order);
+            say(&mut net, order[first], &status(uids[first], GET, 1));
+            assert!(net.received(client).is_empty(), "the other one may have it");
+            let last = 1 - first;
+            let answer = |uid| if hit { session(uid, b"session") } else { status(uid, GET, 1) };
+            say(&mut net, order[last], &answer(uids[last]));
+            assert_eq!(net.take(client), answer(2));
+            nobody_is_asked(&mut net);
+            nothing_is_left(&mut net);
+        }
+    }
+}
+
+#[test]
+fn a_hung_first_server_costs_a_get_fifty_milliseconds_and_no_more() {
+    let mut memory = Memory::of(8).with_servers(2);
+    let (mut net, client, order) = world(&mut memory, CONFIG);
+    net.reach_of[usize::from(order[0])] = Some(Reach::Hangs);
+    let begun = net.now;
+    for uid in 2..10 {
+        net.send(client, &get(uid, b"a"));
+        net.drive();
+        let mut waited = 0;
+        while net.received(client).is_empty() {
+            for (uid, ..) in messages(&net.take(server(order[1]))) {
+                net.send(server(order[1]), &session(uid, b"session"));
+            }
+            net.pass(1);
+            waited += 1;
+            assert!(waited <= 52, "GET {uid} waits");
+        }
+        assert_eq!(net.take(client), session(uid, b"session"));
+    }
+    // It is given up meanwhile, and nothing waits for it then.
+    assert!(!net.machine.is_up(order[0]) && net.now.since(begun) < 8 * 52);
+    nothing_is_left(&mut net);
+}
+
+#[test]
+fn a_miss_is_the_answer_once_the_other_server_is_given_up() {
+    let mut memory = Memory::of(2).with_servers(2);
+    let (mut net, client, order) = world(&mut memory, CONFIG);
+    let uids = ask(&mut net, client, &get(2, b"a"), order);
+    say(&mut net, order[1], &status(uids[1], GET, 1));
+    net.reach_of[usize::from(order[0])] = Some(Reach::Refuses);
+    net.pass(199);
+    assert!(net.received(client).is_empty());
+    net.pass(1);
+    assert_eq!(net.take(client), status(2, GET, 1));
+    nothing_is_left(&mut net);
+}
+
+#[test]
+fn when_both_servers_are_lost_the_client_hears_it_once() {
+    for first in [0, 1] {
+        let mut memory = Memory::of(2).with_servers(2);
+        let (mut net, client, order) = world(&mut memory, ENDLESS);
+        ask(&mut net, client, &get(2, b"a"), order);
+        net.reach = Reach::Refuses;
+        net.cut(server(order[first]));
+        net.drive();
+        assert!(net.received(client).is_empty());
+        net.cut(server(order[1 - first]));
+        net.drive();
+        assert_eq!(net.take(client), status(2, GET, 2));
+        assert_eq!(net.machine.traffic().disconnected, 1);
+        nothing_is_left(&mut net);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_both_servers_waiting_costs_nobody_anything() {
+    let mut memory = Memory::of(2).with_servers(2);
+    let (mut net, client, order) = world(&mut memory, ENDLESS);
+    let uids = ask(&mut net, client, &get(2, b"a"), order);
+    net.cut(client);
+    let next = net.connect();
+    net.send(next, &get(3, b"a"));
+    let (asked, uid) = only(&mut net);
+    for place in [0, 1] {
+        say(&mut net, order[place], &session(uids[place], b"secret"));
+    }
+    assert!(net.received(next).is_empty());
+    say(&mut net, asked, &session(uid, b"session"));
+    assert_eq!(net.received(next), session(3, b"session"));
+    assert_eq!(net.machine.traffic().orphaned, 1, "one request has left");
+    nothing_is_left(&mut net);
+}
+
+#[test]
+fn nothing_that_changes_anything_is_asked_twice() {
+    let mut memory = Memory::of(2).with_servers(2);
+    let (mut net, client, order) = world(&mut memory, ENDLESS);
+    for (request, op) in [(add(2, b"a", b"session"), ADD), (remove(2, b"a"), REMOVE)] {
+        net.send(client, &request);
+        let (asked, uid) = only(&mut net);
+        assert_eq!(asked, order[0]);
+        net.pass(1_000);
+        nobody_is_asked(&mut net);
+        say(&mut net, asked, &status(uid, op, 1));
+        if op == REMOVE {
+            let (_, uid) = only(&mut net);
+            say(&mut net, order[1], &status(uid, op, 1));
+        }
+        assert_eq!(net.take(client), status(2, op, 1));
+    }
+}
+
+#[test]
+fn with_one_copy_nothing_is_asked_twice() {
+    let mut memory = Memory::of(2).with_servers(2);
+    let (mut net, client, _) = world(&mut memory, Config { copies: 1, ..ENDLESS });
+    net.send(client, &get(2, b"a"));
+    only(&mut net);
+    net.pass(1_000);
+    nobody_is_asked(&mut net);
+}
+
+#[test]
+fn what_was_asked_twice_in_vain_counts_against_the_share_of_the_server_that_owes_it() {
+    let mut memory = Memory::of(2).with_servers(2).with_flights(8);
+    let (mut net, client, order) = world(&mut memory, ENDLESS);
+    for uid in 2..6 {
+        let uids = ask(&mut net, client, &get(uid, b"a"), order);
+        say(&mut net, order[1], &session(uids[1], b"session"));
+        assert_eq!(net.take(client), session(uid, b"session"));
+    }
+    assert!(net.machine.is_full(order[0]) && !net.machine.is_full(order[1]));
+    net.send(client, &get(6, b"a"));
+    let (asked, uid) = only(&mut net);
+    assert_eq!(asked, order[1], "it is not asked for more before it has answered");
+    say(&mut net, asked, &session(uid, b"session"));
+    assert_eq!(net.take(client), session(6, b"session"));
+}

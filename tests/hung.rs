@@ -1,0 +1,465 @@
+//! What a proxy does about a server that accepts connections and answers nothing, or the wrong thing.
+//! Told over virtual time.
+
+use distcache_core::conns::Limits;
+use distcache_core::machine::{Machine, Peer};
+use distcache_core::proxy::{Config, GivenUp, Mux};
+use distcache_testing::bytes::{
+    ADD, GET, HAVE, PUT, add, add_payload, at_level, get, have, message, messages, session, status,
+};
+use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::net::{End, Net, Pieces, Probes, Reach, SERVER, probe, server};
+
+type World<'m> = Net<Mux<'m>>;
+
+const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
+const ENDLESS: Config = Config { server_patience: 0, ..CONFIG };
+
+fn world(memory: &mut Memory, config: Config) -> World<'_> {
+    let mut net = Net::new(memory.proxy(config), Pieces::Whole);
+    net.drive();
+    net
+}
+
+/// What a server was asked since last time.
+fn asked(net: &mut World<'_>, number: u8) -> Vec<(u32, u8, Vec<u8>)> {
+    net.drive();
+    messages(&net.take(server(number)))
+}
+
+/// Ids of which the first server is this one.
+fn ids_of(net: &mut World<'_>, client: End, number: u8, count: usize) -> Vec<[u8; 4]> {
+    let mut ids = Vec::new();
+    for id in 0_u32.. {
+        let id = id.to_be_bytes();
+        net.send(client, &have(1, &id));
+        for other in 0..2 {
+            for (uid, ..) in asked(net, other) {
+                if other == number {
+                    ids.push(id);
+                }
+                net.send(server(other), &status(uid, HAVE, 0));
+                net.drive();
+            }
+        }
+        net.take(client);
+        if ids.len() == count {
+            break;
+        }
+    }
+    ids
+}
+
+#[test]
+fn a_verb_with_nothing_to_do_does_nothing() {
+    let mut memory = Memory::of(1);
+    let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
+    net.reach = Reach::Hangs;
+    net.probes = Probes::Seen;
+    net.drive();
+    let key = net.keys[0].unwrap();
+    let peer = Peer::Server(key);
+    let free = net.machine.buffers_free();
+    let poke = |net: &mut World<'_>| {
+        let now = net.now;
+        assert!(net.machine.space(peer).is_empty() && net.machine.pending(peer).is_empty());
+        net.machine.filled(now, peer, 9);
+        net.machine.ended(now, peer);
+        net.machine.sent(now, peer, 9);
+        assert_eq!(net.machine.advance(now), None);
+        assert_eq!((net.machine.check(), net.machine.buffers_free()), (Ok(()), free));
+    };
+    // While it is dialed, and once that is over.
+    poke(&mut net);
+    net.machine.closed(net.now, peer);
+    poke(&mut net);
+    net.machine.closed(net.now, peer);
+    net.machine.connected(net.now, key);
+    poke(&mut net);
+    assert!(net.machine.traffic().connects == 0 && !net.machine.is_up(0));
+}
+
+#[test]
+fn a_late_event_of_the_last_connection_does_nothing_to_the_next() {
+    let mut memory = Memory::of(1);
+    let mut net = world(&mut memory, CONFIG);
+    let old = net.keys[0].unwrap();
+    net.pass(6_000);
+    net.cut(SERVER);
+    net.drive();
+    assert!(net.machine.is_up(0) && net.keys[0] != Some(old), "it is connected again");
+    let client = net.connect();
+    net.send(client, &have(1, b"a"));
+    let uid = asked(&mut net, 0)[0].0;
+    let (now, old) = (net.now, Peer::Server(old));
+    assert!(net.machine.wants(old).close);
+    assert!(net.machine.space(old).is_empty() && net.machine.pending(old).is_empty());
+    net.machine.ended(now, old);
+    net.machine.filled(now, old, 14);
+    net.machine.sent(now, old, 14);
+    net.machine.closed(now, old);
+    net.drive();
+    assert!(net.is_open(SERVER) && net.machine.is_up(0));
+    net.send(SERVER, &status(uid, HAVE, 0));
+    net.drive();
+    assert_eq!(net.received(client), status(1, HAVE, 0));
+}
+
+#[test]
+fn sending_nothing_makes_no_room() {
+    let mut memory = Memory::of(20);
+    let mut net = world(&mut memory, ENDLESS);
+    net.window(SERVER, 0);
+    for _ in 0..20 {
+        let client = net.connect();
+        net.send(client, &add(1, b"a", &[7; 5_000]));
+    }
+    net.drive();
+    let peer = Peer::Server(net.keys[0].unwrap());
+    assert!(net.machine.deadline().is_none());
+    net.machine.sent(net.now, peer, 0);
+    assert_eq!(net.machine.deadline(), None, "what can't be sent is tried again for nothing");
+    assert_eq!(net.machine.advance(net.now), None);
+}
+
+#[test]
+fn a_server_is_up_once_it_has_answered_and_what_it_can_do_is_known_then() {
+    for level in [0, 1] {
+        let mut memory = Memory::of(1);
+        let mut net = Net::new(memory.proxy(CONFIG), Pieces::Of(1));
+        net.probes = Probes::Seen;
+        net.drive();
+        assert_eq!(net.take(SERVER), probe());
+        let client = net.connect();
+        net.send(client, &at_level(1, message(0, 1, PUT, &add_payload(1, b"a", b"session"))));
+        net.drive();
+        assert!(!net.machine.is_up(0) && net.received(SERVER).is_empty());
+        net.send(SERVER, &at_level(level, status(u32::MAX, HAVE, 1)));
+        net.drive();
+        assert!(net.machine.is_up(0));
+        let asked = asked(&mut net, 0);
+        match level {
+            0 => assert_eq!(net.received(client), at_level(1, status(1, PUT, 3))),
+            _ => assert_eq!((asked.len(), asked[0].1), (1, PUT)),
+        }
+        assert_eq!(net.machine.traffic().requests, 1, "the probe is nobody's request");
+    }
+}
+
+#[test]
+fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_circle() {
+    let mut memory = Memory::of(1);
+    let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
+    net.probes = Probes::Seen;
+    let start = net.now;
+    net.drive();
+    let client = net.connect();
+    net.send(client, &have(1, b"a"));
+    net.pass(99);
+    assert!(net.received(client).is_empty(), "the first moment is waited for");
+    net.pass(1);
+    assert_eq!(net.take(client), status(1, HAVE, 2));
+    for _ in 0..150 {
+        net.pass(100);
+        assert!(!net.machine.is_up(0));
+    }
+    let dials: Vec<u64> = net.dials.iter().map(|at| at.since(start)).collect();
+    assert_eq!(dials, [0, 5_000, 10_000, 15_000]);
+    let traffic = net.machine.server_traffic(0);
+    assert_eq!((traffic.connects, traffic.losses, traffic.given_up), (4, 3, 3));
+    assert_eq!(net.machine.given_up(0), Some(GivenUp::Silent(250)));
+    // Requests do not wait for later attempts, once there has been time for one.
+    net.pass(200);
+    net.send(client, &have(2, b"a"));
+    net.drive();
+    assert_eq!(net.take(client), status(2, HAVE, 2));
+}
+
+#[test]
+fn a_probe_may_be_answered_by_nothing_but_its_answer() {
+    for wrong in [status(0, HAVE, 0), status(u32::MAX, GET, 0), b"HTTP/1.1 400".to_vec()] {
+        let mut memory = Memory::of(1);
+        let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
+        net.probes = Probes::Seen;
+        net.drive();
+        net.send(SERVER, &wrong);
+        net.drive();
+        assert!(!net.machine.is_up(0));
+    }
+}
+
+#[test]
+fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
+    let mut memory = Memory::of(1);
+    let limits = Limits { idle: 0, patience: 10_000 };
+    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let client = net.connect();
+    net.pass(60_000);
+    assert!(net.is_open(SERVER), "one that is asked nothing may be silent");
+    net.send(client, &have(1, b"a"));
+    net.pass(249);
+    assert!(net.received(client).is_empty());
+    net.reach = Reach::Refuses;
+    net.pass(1);
+    assert_eq!(net.received(client), status(1, HAVE, 2));
+    assert_eq!(net.machine.given_up(0), Some(GivenUp::Silent(250)));
+    assert_eq!(net.machine.server_traffic(0).lost, 1);
+}
+
+#[test]
+fn a_server_that_answers_others_keeps_its_connection_until_a_client_would_lose_patience() {
+    let mut memory = Memory::of(2);
+    let limits = Limits { idle: 0, patience: 3_000 };
+    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let (slow, other) = (net.connect(), net.connect());
+    net.send(slow, &have(1, b"a"));
+    asked(&mut net, 0);
+    net.reach = Reach::Refuses;
+    for passed in (100..3_000).step_by(100) {
+        net.send(other, &have(2, b"b"));
+        let uid = asked(&mut net, 0)[0].0;
+        net.pass(100);
+        assert!(net.is_open(SERVER), "after {passed} ms");
+        net.send(SERVER, &status(uid, HAVE, 0));
+        net.drive();
+    }
+    net.pass(100);
+    assert_eq!(net.received(slow), status(1, HAVE, 2));
+    assert_eq!(net.machine.given_up(0), Some(GivenUp::Silent(3_000)));
+}
+
+#[test]
+fn a_proxy_that_was_stopped_itself_does_not_blame_its_servers() {
+    for (stopped, given_up) in [(250, true), (300, true), (301, false), (60_000, false)] {
+        let mut memory = Memory::of(1);
+        let mut net = world(&mut memory, CONFIG);
+        let client = net.connect();
+        net.send(client, &have(1, b"a"));
+        let uid = asked(&mut net, 0)[0].0;
+        // Nobody calls it when it has asked to be.
+        net.now = net.now.after(stopped);
+        net.drive();
+        assert_eq!(net.machine.traffic().given_up > 0, given_up, "after {stopped} ms");
+        if !given_up {
+            net.pass(249);
+            net.send(SERVER, &status(uid, HAVE, 0));
+            net.drive();
+            assert_eq!(net.received(client), status(1, HAVE, 0));
+        }
+    }
+}
+
+#[test]
+fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
+    let mut memory = Memory::of(4).with_servers(2);
+    let mut net = world(&mut memory, ENDLESS);
+    let prober = net.connect();
+    let hung = ids_of(&mut net, prober, 0, 1)[0];
+    let well = ids_of(&mut net, prober, 1, 1)[0];
+    for round in 0..100 {
+        let client = net.connect();
+        net.send(client, &get(1, &hung));
+        net.drive();
+        net.cut(client);
+        net.send(prober, &get(2, &well));
+        let asked = asked(&mut net, 1);
+        let its = asked.iter().find(|(_, _, id)| *id == well);
+        let (uid, ..) = its.unwrap_or_else(|| panic!("round {round}: blocked"));
+        net.send(server(1), &session(*uid, b"session"));
+        net.drive();
+        assert_eq!(net.take(prober), session(2, b"session"), "round {round}");
+        // What belongs to the hung server goes to the other once there is enough of it.
+        for (uid, ..) in asked.iter().filter(|(_, _, id)| *id == hung) {
+            net.send(server(1), &status(*uid, GET, 1));
+        }
+        net.drive();
+    }
+    assert!(net.machine.is_full(0) && !net.machine.is_full(1));
+    assert_eq!(net.machine.traffic().orphaned, 100);
+    let late = asked(&mut net, 0);
+    assert_eq!(late.len(), 6, "half of all there is");
+    for (uid, op, _) in late {
+        net.send(server(0), &status(uid, op, 1));
+    }
+    net.drive();
+    assert_eq!((net.machine.flights(), net.machine.is_full(0)), (0, false));
+}
+
+#[test]
+fn without_another_server_a_full_one_is_as_good_as_none() {
+    let mut memory = Memory::of(4).with_flights(3);
+    let mut net = world(&mut memory, ENDLESS);
+    let mut uids = Vec::new();
+    for _ in 0..3 {
+        let client = net.connect();
+        net.send(client, &get(1, b"a"));
+        uids.push(asked(&mut net, 0)[0].0);
+        net.cut(client);
+    }
+    let client = net.connect();
+    net.send(client, &[get(1, b"a"), add(2, b"a", b"session")].concat());
+    net.drive();
+    assert_eq!(net.take(client), [status(1, GET, 2), status(2, ADD, 2)].concat());
+    net.send(SERVER, &session(uids[1], b"secret"));
+    net.send(client, &get(3, b"a"));
+    let uid = asked(&mut net, 0)[0].0;
+    assert!(net.received(client).is_empty() && !uids.contains(&uid));
+    net.send(SERVER, &session(uid, b"session"));
+    net.drive();
+    assert_eq!(net.received(client), session(3, b"session"));
+}
+
+#[test]
+fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
+    let mut memory = Memory::of(3).with_servers(2).with_flights(2);
+    let mut net = world(&mut memory, ENDLESS);
+    let first = net.connect();
+    let id = ids_of(&mut net, first, 0, 1)[0];
+    let second = net.connect();
+    for client in [first, second] {
+        net.send(client, &get(1, &id));
+    }
+    for client in [first, second] {
+        assert!(asked(&mut net, 1).is_empty(), "it would not be found there");
+        let asked = asked(&mut net, 0);
+        assert_eq!(asked.len(), 1);
+        net.send(server(0), &session(asked[0].0, b"session"));
+        net.drive();
+        assert_eq!(net.received(client), session(1, b"session"));
+    }
+}
+
+#[test]
+fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
+    let mut memory = Memory::of(8);
+    let mut net = world(&mut memory, ENDLESS);
+    let left: Vec<End> = (0..8).map(|_| net.connect()).collect();
+    for client in &left {
+        // Whether it is gone or waits for its answer can't be told.
+        net.send(*client, &get(1, b"a"));
+        net.hang_up(*client);
+    }
+    net.pass(999);
+    assert!(left.iter().all(|client| net.is_open(*client)) && net.try_connect().is_none());
+    net.pass(1);
+    let open = left.iter().map(|client| net.is_open(*client)).collect::<Vec<_>>();
+    assert_eq!(open, [false, false, true, true, true, true, true, true], "the first go first");
+    net.pass(60_000);
+    assert_eq!(net.machine.clients(), 6, "one that is in nobody's way may wait");
+    let next = net.connect();
+    net.send(next, &have(2, b"b"));
+    let asked = asked(&mut net, 0);
+    assert_eq!(asked.len(), 9);
+    for (uid, op, _) in asked {
+        net.send(SERVER, &status(uid, op, 1));
+    }
+    net.drive();
+    assert_eq!(net.received(next), status(2, HAVE, 1));
+    assert!(left[3..].iter().all(|client| net.received(*client) == status(1, GET, 1)));
+}
+
+#[test]
+fn a_server_that_sends_what_nobody_asked_for_is_given_up() {
+    let mut memory = Memory::of(1);
+    let mut net = world(&mut memory, CONFIG);
+    net.reach = Reach::Refuses;
+    net.send(SERVER, &status(77, HAVE, 0).repeat(32));
+    net.drive();
+    assert!(net.is_open(SERVER));
+    net.send(SERVER, &status(77, HAVE, 0).repeat(1_000_000));
+    net.drive();
+    assert!(!net.is_open(SERVER));
+    let traffic = net.machine.server_traffic(0);
+    assert_eq!((traffic.strays, traffic.given_up), (33, 1));
+    assert_eq!(net.machine.given_up(0), Some(GivenUp::Strays));
+}
+
+#[test]
+fn a_few_strays_between_answers_cost_a_server_nothing() {
+    let mut memory = Memory::of(1);
+    let mut net = world(&mut memory, CONFIG);
+    let client = net.connect();
+    for _ in 0..100 {
+        // The C original answers an ADD of several frames more than once.
+        net.send(client, &add(1, b"a", &[7; 30_000]));
+        let uid = asked(&mut net, 0)[0].0;
+        net.send(SERVER, &status(uid, ADD, 0).repeat(15));
+        net.drive();
+        assert_eq!(net.take(client), status(1, ADD, 0));
+    }
+    assert_eq!((net.machine.traffic().strays, net.machine.traffic().losses), (1_400, 0));
+}
+
+#[test]
+fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
+    let mut memory = Memory::of(12);
+    let mut net = world(&mut memory, ENDLESS);
+    net.probes = Probes::AnsweredAt(1);
+    net.cut(SERVER);
+    net.pass(5_000);
+    net.window(SERVER, 0);
+    let put = at_level(1, message(0, 1, PUT, &add_payload(60_000, b"a", &[7; 30_000])));
+    let clients: Vec<End> = (0..12).map(|_| net.connect()).collect();
+    for client in &clients {
+        net.send(*client, &put);
+    }
+    net.pass(5_000);
+    // All of this happens before the proxy thinks again.
+    let (now, old) = (net.now, net.keys[0].unwrap());
+    net.machine.closed(now, Peer::Server(old));
+    let key = net.machine.dial(now).unwrap();
+    net.machine.connected(now, key);
+    let peer = Peer::Server(key);
+    let len = net.machine.pending(peer).len();
+    assert_eq!(net.machine.pending(peer), probe());
+    net.machine.sent(now, peer, len);
+    let answer = status(u32::MAX, HAVE, 1);
+    net.machine.space(peer)[..answer.len()].copy_from_slice(&answer);
+    net.machine.filled(now, peer, answer.len());
+    while net.machine.advance(now).is_some() {}
+    assert!(net.machine.is_up(0));
+    assert_eq!(net.machine.pending(peer), b"", "a server of level 0 is asked for a PUT");
+    let Some(client) = net.machine.traffic().requests.checked_sub(net.machine.traffic().answered)
+    else {
+        panic!("more answers than requests")
+    };
+    assert!(client > 0, "what was sent is lost");
+    assert!(net.machine.traffic().answered > 0, "what was not is not supported");
+    assert_eq!(net.machine.flights(), 0);
+}
+
+#[test]
+fn each_request_of_a_client_counts_once() {
+    let mut memory = Memory::of(4).with_servers(2);
+    let config = Config { copies: 2, ..ENDLESS };
+    let mut net = world(&mut memory, config);
+    let clients = [net.connect(), net.connect(), net.connect()];
+    let turn = |net: &mut World<'_>| {
+        for number in 0..2 {
+            for (uid, op, _) in asked(net, number) {
+                net.send(server(number), &status(uid, op, 0));
+            }
+        }
+        net.drive();
+    };
+    for client in clients {
+        net.send(client, &add(1, b"a", b"session"));
+        turn(&mut net);
+        turn(&mut net);
+    }
+    net.send(clients[0], &get(2, b"a"));
+    net.drive();
+    net.cut(clients[0]);
+    turn(&mut net);
+    for number in 0..2 {
+        net.reach_of[number] = Some(Reach::Refuses);
+        net.cut(server(number as u8));
+    }
+    net.send(clients[1], &get(2, b"a"));
+    net.drive();
+    let all = net.machine.traffic();
+    let sums = (all.requests, all.answered, all.orphaned, all.disconnected);
+    assert_eq!(sums, (5, 3, 1, 1));
+    let forwarded: Vec<u64> = (0..2).map(|n| net.machine.server_traffic(n).forwarded).collect();
+    assert_eq!(forwarded.iter().sum::<u64>(), 7, "three ADDs to both and one GET to one");
+}

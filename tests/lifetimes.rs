@@ -1,0 +1,137 @@
+//! How long a server keeps sessions, and when it wakes for them, told over virtual time.
+
+use distcache_core::machine::Machine;
+use distcache_core::message::TTL_MAX;
+use distcache_core::server::Operations;
+use distcache_core::table::{Geometry, Table};
+use distcache_testing::bytes::{ADD, add_for, have, status};
+use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::net::{Net, Pieces};
+
+/// Memory for a table of 2,000 sessions and how large the table is.
+fn sessions(bytes: u64) -> (Vec<u8>, Geometry) {
+    let geometry = Geometry::new(2_000, bytes).expect("lawful sizes");
+    (vec![0; geometry.size()], geometry)
+}
+
+fn table(memory: &mut [u8], geometry: Geometry) -> Table<'_> {
+    Table::new(memory, geometry, [5; 16]).expect("enough memory")
+}
+
+#[test]
+fn an_idle_server_sleeps_until_a_session_expires_and_then_for_ever() {
+    let (mut bytes, geometry) = sessions(1 << 20);
+    let mut memory = Memory::of(1);
+    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let mut net = Net::new(server, Pieces::Whole);
+    assert_eq!(net.machine.deadline(), None);
+    let client = net.connect();
+    net.send(client, &add_for(1, 3_600_000, b"a", b"session"));
+    net.drive();
+    let due = net.now.after(3_600_000);
+    assert_eq!(net.machine.deadline(), Some(due));
+    net.pass(3_599_999);
+    assert_eq!(net.machine.store().len(), 1);
+    // It has just looked for others that have expired, and does so once a second at most.
+    let at = net.machine.deadline().expect("a session is left");
+    assert!(at >= due && at.since(due) < 1_000);
+    net.pass(at.since(net.now));
+    assert_eq!((net.machine.deadline(), net.machine.store().len()), (None, 0));
+}
+
+#[test]
+fn sessions_that_expire_close_together_are_dropped_together() {
+    let (mut bytes, geometry) = sessions(1 << 20);
+    let mut memory = Memory::of(1);
+    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let mut net = Net::new(server, Pieces::Whole);
+    let client = net.connect();
+    for n in 0..2_000_u32 {
+        net.send(client, &add_for(n, 60_000 + 5 * n, &n.to_be_bytes(), b"session"));
+    }
+    net.drive();
+    assert_eq!(net.machine.store().len(), 2_000);
+    // They expire within 10 seconds: 200 a second are four batches of 64.
+    let mut wakes = 0;
+    while let Some(at) = net.machine.deadline() {
+        wakes += 1;
+        net.pass(at.since(net.now));
+    }
+    assert!(net.machine.store().is_empty());
+    assert!((10..=50).contains(&wakes), "{wakes}");
+}
+
+#[test]
+fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
+    let (mut bytes, geometry) = sessions(1 << 20);
+    let mut memory = Memory::of(1);
+    let mut server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    server.set_max_ttl(5_000);
+    let mut net = Net::new(server, Pieces::Whole);
+    let client = net.connect();
+    for (uid, ttl) in [(1, 4_999), (2, 5_000), (3, 5_001), (4, TTL_MAX)] {
+        net.send(client, &add_for(uid, ttl, &[uid as u8], b"session"));
+    }
+    net.send(client, &add_for(5, TTL_MAX + 1, b"five", b"session"));
+    net.drive();
+    let stored = [1, 2, 3, 4].map(|uid| status(uid, ADD, 0)).concat();
+    assert_eq!(net.take(client), [stored, status(5, ADD, 102)].concat());
+    let there = |net: &mut Net<_>| {
+        net.send(client, &[1, 2, 3, 4].map(|uid| have(u32::from(uid), &[uid])).concat());
+        net.drive();
+        net.take(client).chunks(15).map(|answer| answer[14] == 0).collect::<Vec<_>>()
+    };
+    net.pass(4_999);
+    assert_eq!(there(&mut net), [false, true, true, true]);
+    net.pass(1);
+    assert_eq!(there(&mut net), [false; 4]);
+}
+
+#[test]
+fn a_life_of_0_stores_nothing_and_evicts_nobody() {
+    let geometry = Geometry::new(2, 4_096).expect("lawful sizes");
+    let mut bytes = vec![0; geometry.size()];
+    let mut memory = Memory::of(1);
+    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let mut net = Net::new(server, Pieces::Whole);
+    let client = net.connect();
+    let adds = [(1, 60_000, b"a"), (2, 60_000, b"b"), (3, 0, b"c"), (4, 0, b"a")];
+    net.send(client, &adds.map(|(uid, ttl, id)| add_for(uid, ttl, id, b"session")).concat());
+    net.send(client, &[b"a", b"b", b"c"].map(|id| have(9, id)).concat());
+    net.drive();
+    let added = [(1, 0), (2, 0), (3, 0), (4, 101)].map(|(uid, code)| status(uid, ADD, code));
+    let there = [0, 0, 1].map(|code| status(9, distcache_testing::bytes::HAVE, code));
+    assert_eq!(net.take(client), [added.concat(), there.concat()].concat());
+    assert_eq!(net.machine.store().counters().evicted, 0);
+}
+
+#[test]
+fn refused_adds_are_counted_by_what_refused_them() {
+    // A table of 16 blocks: no room for a session of 5,000 bytes.
+    let (mut bytes, geometry) = sessions(4_096);
+    let mut memory = Memory::of(1);
+    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let mut net = Net::new(server, Pieces::Whole);
+    let client = net.connect();
+    for (uid, ttl, id, session) in [
+        (1, 1_000, &b"a"[..], &b"session"[..]),
+        (2, 1_000, b"a", b"again"),
+        (3, 1_000, b"a", b"and again"),
+        (4, 1_000, b"b", &[7; 5_000]),
+        (5, TTL_MAX + 1, b"c", b"session"),
+        (6, 1_000, &[b'd'; 65], b"session"),
+        (7, 1_000, b"e", b""),
+    ] {
+        net.send(client, &add_for(uid, ttl, id, session));
+    }
+    net.drive();
+    let expected = Operations {
+        total: 7,
+        adds: 7,
+        existing: 2,
+        no_room: 1,
+        invalid: 3,
+        ..Operations::default()
+    };
+    assert_eq!(net.machine.operations(), expected);
+}
