@@ -40,7 +40,7 @@ pub(super) fn cache(clients: usize) -> Cache<'static, Table<'static>> {
 pub(super) fn mux(clients: usize) -> Mux<'static> {
     let (slots, flights) = (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
     let servers = leaked(1, || Upstream::new(b"server"));
-    let config = proxy::Config { limits: LIMITS, retry: 1000, copies: 1, min_ttl: 0 };
+    let config = proxy::Config::new(LIMITS, 1000);
     Mux::new(slots, flights, servers, pool(2 * clients + 2), config).unwrap()
 }
 
@@ -50,6 +50,16 @@ pub(super) fn hub<M: Machine>(machine: M, clients: usize, servers: usize, at: &s
     let listener = Listener::open(&at.parse().unwrap(), &Ownership::default()).unwrap();
     let signals = Signals::install(true, false).unwrap();
     Hub::new(machine, clients, servers, vec![listener], signals).unwrap()
+}
+
+/// Connects the server that the proxy wants, and hands out the server's end.
+pub(super) fn connect_server(hub: &mut Hub<Mux<'static>>) -> Stream {
+    let now = hub.now();
+    let key = hub.machine.dial(now).expect("a server to connect to");
+    let (ours, theirs) = Stream::pair().unwrap();
+    hub.take_server(key, ours).unwrap();
+    hub.machine.connected(now, key);
+    theirs
 }
 
 /// A directory, and the address of a socket in it.
@@ -153,11 +163,7 @@ fn a_client_that_waits_for_the_server_and_leaves_is_closed_at_once() {
     in_child("hub::tests::a_client_that_waits_for_the_server_and_leaves_is_closed_at_once", || {
         let (dir, address) = place();
         let mut hub = hub(mux(2), 2, 1, &address);
-        let now = hub.now();
-        assert_eq!(hub.machine.dial(now), Some(0));
-        let (ours, theirs) = Stream::pair().unwrap();
-        hub.take_server(0, ours).unwrap();
-        hub.machine.connected(now, 0);
+        let theirs = connect_server(&mut hub);
         let mut client = UnixStream::connect(dir.join("s")).unwrap();
         client.write_all(&request(&Request::Get(id()))).unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();

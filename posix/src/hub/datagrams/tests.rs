@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use distcache_core::proxy::Mux;
 
-use super::super::tests::{LIMITS, cache, hub, mux, turn};
+use super::super::tests::{LIMITS, cache, connect_server, hub, mux, turn};
 use super::*;
 use crate::poller::Events;
 use crate::socket::Stream;
@@ -48,11 +48,7 @@ fn a_turn_takes_no_more_than_so_many_datagrams_of_a_listener() {
 /// A proxy with a server that never answers, and a datagram on its way to that.
 fn unanswered() -> (Hub<Mux<'static>>, UdpSocket, Stream) {
     let (mut hub, asker) = with_asker(mux(4), 4, 1);
-    let now = hub.now();
-    assert_eq!(hub.machine.dial(now), Some(0));
-    let (ours, theirs) = Stream::pair().unwrap();
-    hub.take_server(0, ours).unwrap();
-    hub.machine.connected(now, 0);
+    let theirs = connect_server(&mut hub);
     asker.send(&get()).unwrap();
     turn(&mut hub);
     assert_eq!(hub.datagrams.open(), 1);
