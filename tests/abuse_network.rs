@@ -101,7 +101,10 @@ impl Site {
         let counters = Counters::last(&err).expect("counters");
         row("both", what, &quiet, &under, &counters);
         assert_eq!((counters.malformed, counters.stalled), (0, 0), "{err}");
-        assert!(err.contains(", 2 lost\n"), "{err}");
+        assert!(
+            err.contains("; 3 connections, 2 lost, 2 of them given up; 0 stray answers\n"),
+            "{err}"
+        );
     }
 }
 

@@ -63,11 +63,12 @@ fn kind(error: &dyn Error) -> Option<io::ErrorKind> {
 #[test]
 fn errors_of_the_shell_lead_to_what_the_system_said() {
     let dir = Dir::new();
-    let missing = dir.join("missing").join("socket");
-    let address = format!("UNIX:{}", missing.display()).parse().expect("an address");
+    std::fs::write(dir.join("file"), "").expect("a file");
+    let under_a_file = dir.join("file").join("socket");
+    let address = format!("UNIX:{}", under_a_file.display()).parse().expect("an address");
     let error = Listener::open(&address, &Ownership::default()).expect_err("no directory");
-    assert_eq!(kind(&error), Some(io::ErrorKind::NotFound), "{error}");
-    assert_eq!(kind(&StartError::Listen(error)), Some(io::ErrorKind::NotFound));
+    assert_eq!(kind(&error), Some(io::ErrorKind::NotADirectory), "{error}");
+    assert_eq!(kind(&StartError::Listen(error)), Some(io::ErrorKind::NotADirectory));
 
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
     for error in [ServeError::Io(denied()), ServeError::Memory(9, "-maxmem", denied())] {
@@ -77,5 +78,5 @@ fn errors_of_the_shell_lead_to_what_the_system_said() {
 
     let client = Client::new(&address, Flags::default()).expect("no connection yet");
     let failure = client.get(Id::new(b"id").expect("an id")).expect_err("nobody is there");
-    assert_eq!(kind(&failure), Some(io::ErrorKind::NotFound), "{failure}");
+    assert_eq!(kind(&failure), Some(io::ErrorKind::NotADirectory), "{failure}");
 }

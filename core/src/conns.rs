@@ -207,8 +207,11 @@ impl<'m> Conns<'m> {
     pub(crate) fn ended(&mut self, now: Instant, key: Key) {
         if let Some(conn) = self.slots.get_mut(key) {
             conn.input_over = true;
+            let waits = conn.flight.is_some();
             self.rework(key);
-            self.retime(now, key, false);
+            if waits {
+                self.retime(now, key, false);
+            }
         }
     }
 
@@ -270,8 +273,11 @@ impl<'m> Conns<'m> {
 
     pub(crate) fn closed(&mut self, key: Key) -> Option<Conn> {
         let Self { work, dry_out, dry_in, idle, stalled, left, .. } = self;
-        for queue in [work, dry_out, dry_in, idle, stalled, left] {
+        for queue in [work, dry_out, dry_in, idle, stalled] {
             self.slots.unlink(queue, key);
+        }
+        if !left.is_empty() {
+            self.slots.unlink(left, key);
         }
         if self.made_room == Some(key) {
             (self.made_room, self.judged_at) = (None, Instant::ORIGIN);
@@ -404,12 +410,19 @@ impl<'m> Conns<'m> {
         }
         let stalled = self.expiry(&self.stalled, self.limits.patience);
         let idle = self.expiry(&self.idle, self.limits.idle);
-        earlier(earlier(stalled, idle), self.room_at())
+        let due = earlier(stalled, idle);
+        if self.left.is_empty() { due } else { earlier(due, self.room_at()) }
     }
 
     /// When a client that has hung up makes room for others: where there is hardly any.
+    #[inline]
     fn room_at(&self) -> Option<Instant> {
-        if self.left.is_empty() || self.made_room.is_some() {
+        if self.left.is_empty() { None } else { self.first_room_at() }
+    }
+
+    #[cold]
+    fn first_room_at(&self) -> Option<Instant> {
+        if self.made_room.is_some() {
             return None;
         }
         let capacity = self.slots.capacity();
@@ -424,7 +437,15 @@ impl<'m> Conns<'m> {
 
     /// Puts the client into the time queue where it belongs now. With `moved_on`, or where that is
     /// another than before, its wait begins anew.
+    #[inline]
     pub(crate) fn retime(&mut self, now: Instant, key: Key, moved_on: bool) {
+        if self.slots.get(key).is_some_and(|conn| conn.input_over) && self.leave(now, key) {
+            return;
+        }
+        self.retime_here(now, key, moved_on);
+    }
+
+    fn retime_here(&mut self, now: Instant, key: Key, moved_on: bool) {
         let Some(conn) = self.slots.get_mut(key) else {
             return;
         };
@@ -434,14 +455,7 @@ impl<'m> Conns<'m> {
             true => (&mut self.idle, &mut self.stalled, self.limits.idle),
             false => (&mut self.stalled, &mut self.idle, self.limits.patience),
         };
-        let (waits, doomed) = (conn.flight.is_some(), conn.doomed);
-        if conn.input_over && waits && !doomed {
-            self.slots.unlink(right, key);
-            self.slots.unlink(wrong, key);
-            return self.leave(now, key);
-        }
-        self.slots.unlink(&mut self.left, key);
-        if waits || doomed || limit == 0 {
+        if conn.flight.is_some() || conn.doomed || limit == 0 {
             self.slots.unlink(right, key);
             self.slots.unlink(wrong, key);
             return;
@@ -461,15 +475,26 @@ impl<'m> Conns<'m> {
         }
     }
 
-    /// The client has hung up, and is owed an answer.
-    fn leave(&mut self, now: Instant, key: Key) {
-        if self.slots.is_queued(&self.left, key) {
-            return;
+    /// The client has hung up: where it is owed an answer, that is all it waits for.
+    #[cold]
+    fn leave(&mut self, now: Instant, key: Key) -> bool {
+        let Some(conn) = self.slots.get_mut(key) else {
+            return false;
+        };
+        if conn.flight.is_none() || conn.doomed {
+            self.slots.unlink(&mut self.left, key);
+            return false;
         }
+        if self.slots.is_queued(&self.left, key) {
+            return true;
+        }
+        self.slots.unlink(&mut self.idle, key);
+        self.slots.unlink(&mut self.stalled, key);
         self.slots.enqueue(&mut self.left, key);
         if let Some(conn) = self.slots.get_mut(key) {
             conn.since = now;
         }
+        true
     }
 }
 
