@@ -259,3 +259,40 @@ fn an_inherited_connection_is_out_of_the_poller_once_it_is_closed() {
         assert_eq!(events.iter().count(), 0);
     });
 }
+
+#[test]
+fn what_a_client_sent_behind_nonsense_does_not_take_its_answer_away() {
+    let name = "hub::tests::what_a_client_sent_behind_nonsense_does_not_take_its_answer_away";
+    in_child(name, || {
+        let (dir, address) = place();
+        let mut hub = hub(cache(2), 2, 0, &address);
+        let mut client = UnixStream::connect(dir.join("s")).unwrap();
+        let mut bytes = request(&Request::Get(id()));
+        // More than one receive takes.
+        bytes.resize(wire::MESSAGE_MAX + 8000, b'x');
+        client.write_all(&bytes).unwrap();
+        rest(&mut hub);
+        assert_eq!((hub.connected, hub.machine.counters().malformed), (0, 1));
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("an end in good order");
+        assert_eq!(answer.len(), wire::HEADER_LEN + 1);
+    });
+}
+
+#[test]
+fn the_descriptor_of_a_lost_server_is_kept_for_its_successor() {
+    in_child("hub::tests::the_descriptor_of_a_lost_server_is_kept_for_its_successor", || {
+        let (_dir, address) = place();
+        let mut hub = hub(mux(2), 2, 1, &address);
+        let server = connect_server(&mut hub);
+        rest(&mut hub);
+        let open = || std::fs::read_dir("/dev/fd").unwrap().count();
+        let before = open();
+        drop(server);
+        turn(&mut hub);
+        assert!(hub.servers[0].line.is_none());
+        assert_eq!(open(), before - 1, "only the server's end is gone");
+        hub.place(0).give_up();
+        assert_eq!(open(), before - 2);
+    });
+}

@@ -219,3 +219,13 @@ fn the_end_of_what_is_written_reaches_a_peer_whose_socket_others_have_too() {
     assert_eq!(heard, b"bye");
     drop(shared);
 }
+
+#[test]
+fn whatever_is_adopted_does_not_block_and_is_closed_on_exec() {
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    rustix::io::fcntl_setfd(&ours, FdFlags::empty()).unwrap();
+    let stream = Stream::adopt(ours.into()).unwrap();
+    let fd = stream.read_fd().unwrap();
+    assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
+}
