@@ -4,6 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use super::*;
+use crate::address::Address;
+use crate::listener::Listener;
+use crate::socket::Stream;
 use crate::testing::{Dir, is_root};
 
 #[test]
@@ -54,4 +57,20 @@ fn only_a_stale_socket_is_replaced() {
     let ours = nursery.place(&path, true).unwrap();
     assert_eq!(file_of(&fs::lstat(&path).unwrap()), ours);
     assert_ne!(ours, theirs);
+}
+
+#[test]
+fn a_burst_of_clients_finds_room_before_anybody_is_accepted() {
+    let dir = Dir::new();
+    let mut places = vec![format!("UNIX:{}", dir.join("s").display())];
+    if cfg!(target_os = "linux") {
+        places.push(format!("UNIX:@{}", dir.path().display()));
+    }
+    for place in places {
+        let address: Address = place.parse().unwrap();
+        let _listener = Listener::open(&address, &Ownership::default()).unwrap();
+        let target = address.resolve().unwrap()[0];
+        let waiting: Result<Vec<_>, _> = (0..100).map(|_| Stream::connect(&target)).collect();
+        assert!(waiting.is_ok(), "{place}: {waiting:?}");
+    }
 }
