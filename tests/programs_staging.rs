@@ -88,6 +88,8 @@ fn a_socket_listens_and_is_at_its_path_only_once_group_mode_and_owner_are_set() 
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     let stat = fs::metadata(staged.join("s")).expect("a socket");
     assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o640, 0, 34));
+    let turn = File::open(halted.dir.path()).expect("our own directory").try_lock();
+    assert!(turn.is_err(), "another that starts here waits for this one");
     let (server, dir) = halted.go_on();
     assert_eq!(server.address(), dir.address("s"));
     let stat = fs::metadata(dir.join("s")).expect("a socket");
