@@ -2,20 +2,20 @@
 
 use std::process::ExitCode;
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::message::TTL_MAX;
 use distcache_core::proxy::{SERVER_PATIENCE, SERVERS_MAX};
-use distcache_posix::address::Address;
+use distcache_posix::net::address::Address;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_CLIENT;
-use distcache_posix::relay;
+use distcache_posix::proxy;
 
 fn main() -> ExitCode {
-    program::run(&DC_CLIENT, relay)
+    program::run(&DC_CLIENT, run)
 }
 
-fn relay(options: &mut Options) -> Result<(), Stop> {
+fn run(options: &mut Options) -> Result<(), Stop> {
     let mut service = program::daemon("dc_client", "UNIX:/tmp/scache")?;
     let mut servers = Vec::new();
     let (mut copies, mut min_ttl) = (1, 0);
@@ -41,9 +41,9 @@ fn relay(options: &mut Options) -> Result<(), Stop> {
     check_own(&servers, service.addresses())?;
     service.inherits.clone_from(&servers);
     let config =
-        relay::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
+        proxy::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
     let running = service.start().map_err(Stop::failed)?;
-    relay::run(&config, running).map_err(Stop::failed)
+    proxy::run(&config, running).map_err(Stop::failed)
 }
 
 fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
@@ -65,7 +65,7 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
 
 /// A proxy that is its own server looks healthy and serves nobody.
 fn check_own(servers: &[Address], listen: &[Address]) -> Result<(), OptionsError> {
-    let own = |server: &&Address| listen.iter().any(|listen| relay::reaches(server, listen));
+    let own = |server: &&Address| listen.iter().any(|listen| proxy::reaches(server, listen));
     match servers.iter().find(own) {
         Some(own) => Err(OptionsError::new(format!(
             "-server: {own} is where dc_client itself listens; give it the address of a dc_server"

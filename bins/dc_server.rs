@@ -2,24 +2,24 @@
 
 use std::process::ExitCode;
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::message::TTL_MAX;
-use distcache_core::table::Geometry;
+use distcache_core::table::Layout;
 use distcache_posix::options::Options;
 use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SERVER;
-use distcache_posix::serve;
+use distcache_posix::server;
 
 /// What TLS servers need at most, in milliseconds.
 const DAY: u32 = 86_400_000;
 
 fn main() -> ExitCode {
-    program::run(&DC_SERVER, serve)
+    program::run(&DC_SERVER, run)
 }
 
-fn serve(options: &mut Options) -> Result<(), Stop> {
+fn run(options: &mut Options) -> Result<(), Stop> {
     let mut service = program::daemon("dc_server", "IP:127.0.0.1:9001")?;
-    let mut config = serve::Config {
+    let mut config = server::Config {
         sessions: 65_536,
         max_bytes: None,
         clients: 4096,
@@ -39,7 +39,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
             "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
             "reqtimeout" => config.limits.patience = options.millis(0..=3_600_000)?,
             "sessions" => {
-                config.sessions = options.count(1..=Geometry::SESSIONS_MAX.into())? as u32;
+                config.sessions = options.count(1..=Layout::SESSIONS_MAX.into())? as u32;
             }
             name if program::daemon_option(&mut service, name, options)? => {}
             name => return Err(program::common_option(name, options)),
@@ -51,5 +51,5 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         return Err(Stop::failed("-mintimeout is longer than -maxtimeout"));
     }
     let running = service.start().map_err(Stop::failed)?;
-    serve::run(&config, running).map_err(Stop::failed)
+    server::run(&config, running).map_err(Stop::failed)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SNOOP;
-use distcache_posix::tap;
+use distcache_posix::snoop;
 
 fn main() -> ExitCode {
     program::run(&DC_SNOOP, snoop)
@@ -25,6 +25,6 @@ fn snoop(options: &mut Options) -> Result<(), Stop> {
     let missing = |what| move || OptionsError::new(what);
     let listen = listen.ok_or_else(missing("-listen is missing: say where clients connect to"))?;
     let server = server.ok_or_else(missing("-server is missing: say where to pass them on to"))?;
-    let config = tap::Config { listen, server, full };
-    tap::run(&config, io::stdout()).map_err(Stop::Failed)
+    let config = snoop::Config { listen, server, full };
+    snoop::run(&config, io::stdout()).map_err(Stop::Failed)
 }

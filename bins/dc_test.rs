@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use distcache_posix::address::Address;
-use distcache_posix::hammer::{self, Config};
+use distcache_posix::check::{self, Config};
 use distcache_posix::load::{self, protocol::Distcache};
+use distcache_posix::net::address::Address;
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_TEST;
@@ -42,7 +42,7 @@ fn test(options: &mut Options) -> Result<(), Stop> {
         (_, None) => {
             config.timevar = timevar.unwrap_or_else(|| config.timevar.min(config.timeout - 1));
             config.check().map_err(|error| OptionsError::new(error.to_string()))?;
-            hammer::run(&config, &connect, &mut io::stdout()).map(drop).map_err(Stop::failed)
+            check::run(&config, &connect, &mut io::stdout()).map(drop).map_err(Stop::failed)
         }
     }
 }

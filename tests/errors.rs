@@ -4,21 +4,21 @@ use std::error::Error;
 use std::io;
 
 use distcache_core::client::RequestError;
-use distcache_core::conns::SetupError;
+use distcache_core::clients::SetupError;
 use distcache_core::id::Id;
 use distcache_core::table::{AddError, MemoryTooSmall};
 use distcache_core::wire::Malformed;
 use distcache_posix::client::{Client, Flags};
-use distcache_posix::listener::{Listener, Ownership};
-use distcache_posix::serve::ServeError;
-use distcache_posix::service::StartError;
+use distcache_posix::net::listener::{Listener, Ownership};
+use distcache_posix::process::start::StartError;
+use distcache_posix::server::RunError;
 use distcache_testing::process::Dir;
 
 #[test]
 fn every_error_of_the_core_says_what_is_wrong_in_one_line() {
     let errors: [&dyn Error; 22] = [
-        &Malformed::Fragments,
-        &Malformed::Frames,
+        &Malformed::MixedFrames,
+        &Malformed::TooManyFrames,
         &Malformed::Class,
         &Malformed::Complete,
         &Malformed::Direction,
@@ -38,7 +38,7 @@ fn every_error_of_the_core_says_what_is_wrong_in_one_line() {
         &SetupError::Slots,
         &SetupError::NoServers,
         &SetupError::TooManyServers,
-        &ServeError::Setup(SetupError::TooManyServers),
+        &RunError::Setup(SetupError::TooManyServers),
     ];
     let lines = errors.map(ToString::to_string);
     for (number, line) in lines.iter().enumerate() {
@@ -71,7 +71,7 @@ fn errors_of_the_shell_lead_to_what_the_system_said() {
     assert_eq!(kind(&StartError::Listen(error)), Some(io::ErrorKind::NotADirectory));
 
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-    for error in [ServeError::Io(denied()), ServeError::Memory(9, "-maxmem", denied())] {
+    for error in [RunError::Io(denied()), RunError::Memory(9, "-maxmem", denied())] {
         assert_eq!(kind(&error), Some(io::ErrorKind::PermissionDenied), "{error}");
     }
     assert_eq!(kind(&StartError::Signals(denied())), Some(io::ErrorKind::PermissionDenied));

@@ -1,14 +1,14 @@
 //! A GET or HAVE that its first server does not answer is asked of the second. Told over virtual time.
 
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, get, have, messages, remove, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 
-type World<'m> = Net<Mux<'m>>;
+type World<'m> = Net<Proxy<'m>>;
 
 const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
 const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };
@@ -61,7 +61,7 @@ fn say(net: &mut World<'_>, number: u8, bytes: &[u8]) {
 
 fn nothing_is_left(net: &mut World<'_>) {
     net.drive();
-    assert_eq!((net.machine.flights(), net.machine.check()), (0, Ok(())));
+    assert_eq!((net.machine.in_flight(), net.machine.check()), (0, Ok(())));
     let deadline = net.machine.deadline();
     assert!(deadline.is_none_or(|at| at > net.now));
 }

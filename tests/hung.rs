@@ -1,16 +1,16 @@
 //! What a proxy does about a server that accepts connections and answers nothing, or the wrong thing.
 //! Told over virtual time.
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::{Config, GivenUp, Mux};
+use distcache_core::proxy::{Config, GivenUp, Proxy};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, add, add_payload, at_level, get, have, message, messages, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Probes, Reach, SERVER, probe, server};
 
-type World<'m> = Net<Mux<'m>>;
+type World<'m> = Net<Proxy<'m>>;
 
 const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
 const ENDLESS: Config = Config { server_patience: 0, ..CONFIG };
@@ -282,7 +282,7 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
         net.send(server(0), &status(uid, op, 1));
     }
     net.drive();
-    assert_eq!((net.machine.flights(), net.machine.is_full(0)), (0, false));
+    assert_eq!((net.machine.in_flight(), net.machine.is_full(0)), (0, false));
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
     };
     assert!(client > 0, "what was sent is lost");
     assert!(net.machine.traffic().answered > 0, "what was not is not supported");
-    assert_eq!(net.machine.flights(), 0);
+    assert_eq!(net.machine.in_flight(), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What patch levels are for, told over virtual time: who asks at level 0 gets what it always got, and
 //! the operations of level 1 reach nobody who does not have them.
 
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::proxy::{Config, Proxy};
 use distcache_core::server::Server;
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, TAKE, add, add_payload, at_level, get, have, message, messages, session,
@@ -12,7 +12,7 @@ use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
 use distcache_testing::store::Plain;
 
-type Proxy<'m> = Net<Mux<'m>>;
+type ProxyNet<'m> = Net<Proxy<'m>>;
 
 const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 const UNSUPPORTED: u8 = 3;
@@ -21,7 +21,7 @@ fn server(memory: &mut Memory, pieces: Pieces) -> Net<Server<'_, Plain>> {
     Net::new(memory.server(NO_LIMITS, Plain::new(100)), pieces)
 }
 
-fn proxy(memory: &mut Memory) -> Proxy<'_> {
+fn proxy(memory: &mut Memory) -> ProxyNet<'_> {
     let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
     net.drive();
     net
@@ -123,7 +123,7 @@ fn a_refused_put_leaves_what_is_there() {
 
 /// Lets the proxy's server answer one HAVE at `level`, and gives what the client, that asks at level 9,
 /// got.
-fn learn(net: &mut Proxy<'_>, client: End, level: u8) -> Vec<u8> {
+fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
     net.send(client, &at_level(9, have(7, b"a")));
     net.drive();
     let asked = net.take(SERVER);

@@ -3,26 +3,26 @@
 use distcache_core::machine::Machine;
 use distcache_core::message::TTL_MAX;
 use distcache_core::server::Operations;
-use distcache_core::table::{Geometry, Table};
+use distcache_core::table::{Layout, Table};
 use distcache_testing::bytes::{ADD, add_for, have, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{Net, Pieces};
 
 /// Memory for a table of 2,000 sessions and how large the table is.
-fn sessions(bytes: u64) -> (Vec<u8>, Geometry) {
-    let geometry = Geometry::new(2_000, bytes).expect("lawful sizes");
-    (vec![0; geometry.size()], geometry)
+fn sessions(bytes: u64) -> (Vec<u8>, Layout) {
+    let layout = Layout::new(2_000, bytes).expect("lawful sizes");
+    (vec![0; layout.size()], layout)
 }
 
-fn table(memory: &mut [u8], geometry: Geometry) -> Table<'_> {
-    Table::new(memory, geometry, [5; 16]).expect("enough memory")
+fn table(memory: &mut [u8], layout: Layout) -> Table<'_> {
+    Table::new(memory, layout, [5; 16]).expect("enough memory")
 }
 
 #[test]
 fn an_idle_server_sleeps_until_a_session_expires_and_then_for_ever() {
-    let (mut bytes, geometry) = sessions(1 << 20);
+    let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
-    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
     let mut net = Net::new(server, Pieces::Whole);
     assert_eq!(net.machine.deadline(), None);
     let client = net.connect();
@@ -41,9 +41,9 @@ fn an_idle_server_sleeps_until_a_session_expires_and_then_for_ever() {
 
 #[test]
 fn sessions_that_expire_close_together_are_dropped_together() {
-    let (mut bytes, geometry) = sessions(1 << 20);
+    let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
-    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
     let mut net = Net::new(server, Pieces::Whole);
     let client = net.connect();
     for n in 0..2_000_u32 {
@@ -63,9 +63,9 @@ fn sessions_that_expire_close_together_are_dropped_together() {
 
 #[test]
 fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
-    let (mut bytes, geometry) = sessions(1 << 20);
+    let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
-    let mut server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let mut server = memory.server(NO_LIMITS, table(&mut bytes, layout));
     server.set_max_ttl(5_000);
     let mut net = Net::new(server, Pieces::Whole);
     let client = net.connect();
@@ -89,10 +89,10 @@ fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
 
 #[test]
 fn a_life_of_0_stores_nothing_and_evicts_nobody() {
-    let geometry = Geometry::new(2, 4_096).expect("lawful sizes");
-    let mut bytes = vec![0; geometry.size()];
+    let layout = Layout::new(2, 4_096).expect("lawful sizes");
+    let mut bytes = vec![0; layout.size()];
     let mut memory = Memory::of(1);
-    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
     let mut net = Net::new(server, Pieces::Whole);
     let client = net.connect();
     let adds = [(1, 60_000, b"a"), (2, 60_000, b"b"), (3, 0, b"c"), (4, 0, b"a")];
@@ -108,9 +108,9 @@ fn a_life_of_0_stores_nothing_and_evicts_nobody() {
 #[test]
 fn refused_adds_are_counted_by_what_refused_them() {
     // A table of 16 blocks: no room for a session of 5,000 bytes.
-    let (mut bytes, geometry) = sessions(4_096);
+    let (mut bytes, layout) = sessions(4_096);
     let mut memory = Memory::of(1);
-    let server = memory.server(NO_LIMITS, table(&mut bytes, geometry));
+    let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
     let mut net = Net::new(server, Pieces::Whole);
     let client = net.connect();
     for (uid, ttl, id, session) in [

@@ -1,7 +1,7 @@
 //! How long clients may take, and what happens where memory is short. Told over virtual time, of
 //! servers; proxies share this code.
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::machine::Machine;
 use distcache_core::server::Server;
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, messages, session, status};

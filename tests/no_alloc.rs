@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
-use distcache_posix::{program, relay, serve};
+use distcache_posix::{program, proxy, server};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
 use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
@@ -84,7 +84,7 @@ fn a_daemon() {
     let running = service.start().unwrap();
     COUNTED.set(true);
     if role == "server" {
-        let config = serve::Config {
+        let config = server::Config {
             sessions: SESSIONS,
             max_bytes: Some(1 << 18),
             clients: CLIENTS,
@@ -93,10 +93,10 @@ fn a_daemon() {
             max_ttl: 86_400_000,
             progress: 50,
         };
-        serve::run(&config, running).unwrap();
+        server::run(&config, running).unwrap();
     } else {
         let servers: Vec<_> = server.split(' ').map(|server| server.parse().unwrap()).collect();
-        let config = relay::Config {
+        let config = proxy::Config {
             copies: servers.len() as u8,
             servers,
             clients: CLIENTS,
@@ -105,7 +105,7 @@ fn a_daemon() {
             retry: 50,
             min_ttl: 0,
         };
-        relay::run(&config, running).unwrap();
+        proxy::run(&config, running).unwrap();
     }
     COUNTED.set(false);
     println!("\nin all {} allocations", COUNT.load(Ordering::Relaxed));
@@ -365,7 +365,7 @@ fn a_load_allocates_nothing_while_its_clock_runs() {
     for short_lived in [false, true] {
         let allocations = [50, 400].map(|millis| {
             let time = Duration::from_millis(millis);
-            let config = Config { conns: 5, keys: 100, time, short_lived, ..Config::default() };
+            let config = Config { clients: 5, keys: 100, time, short_lived, ..Config::default() };
             let before = COUNT.load(Ordering::Relaxed);
             COUNTED.set(true);
             let report = load::run(&config, &Distcache, &address);

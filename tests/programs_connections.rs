@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 
-use distcache_posix::tap::CONNECTIONS_MAX;
+use distcache_posix::snoop::CONNECTIONS_MAX;
 use distcache_testing::bytes::{HAVE, have, status};
 use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, until};

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use distcache_core::conns::Limits;
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::clients::Limits;
+use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, REMOVE, TAKE, add, add_payload, at_level, get, have, message, messages,
     remove, session, status,
@@ -12,7 +12,7 @@ use distcache_testing::bytes::{
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
 
-type World<'m> = Net<Mux<'m>>;
+type World<'m> = Net<Proxy<'m>>;
 
 const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 const COPIED: Config = Config { copies: 2, ..ALONE };

@@ -1,6 +1,6 @@
 //! What a server does with its clients, told over virtual time.
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::server::Server;
 use distcache_testing::bytes::{

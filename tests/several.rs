@@ -1,11 +1,11 @@
 //! What passes between a proxy and several servers that are slow, late or gone, told over virtual time.
 
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{ADD, add, add_payload, get, message, messages, session, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 
-type World<'m> = Net<Mux<'m>>;
+type World<'m> = Net<Proxy<'m>>;
 
 const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 
@@ -49,7 +49,7 @@ fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
     }
     net.drive();
     assert!(clients.iter().all(|client| net.received(*client) == status(1, ADD, 0)));
-    assert_eq!(net.machine.flights(), 0);
+    assert_eq!(net.machine.in_flight(), 0);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
     // What was sent, or lay in the outbox, is lost; what waited is not.
     assert!((1..20).contains(&lost.count()));
     assert!(clients[1..].iter().all(|client| net.received(*client).len() == 15));
-    assert_eq!(net.machine.flights(), 0);
+    assert_eq!(net.machine.in_flight(), 0);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
     }
     assert_eq!(net.dials.len(), 3);
     assert!(clients.iter().all(|client| net.received(*client).len() == 15), "some wait for ever");
-    assert_eq!(net.machine.flights(), 0);
+    assert_eq!(net.machine.in_flight(), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The reference vectors: every line is answered as the original answers it, byte for byte, however
 //! the bytes arrive, by a server and through a proxy.
 
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::proxy::Config;
 use distcache_core::server::Server;
 use distcache_testing::chain::Chain;

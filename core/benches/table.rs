@@ -4,7 +4,7 @@
 //! --bench table`; the ratio between the two halves says more than the nanoseconds.
 
 use distcache_core::id::Id;
-use distcache_core::table::{Geometry, Table};
+use distcache_core::table::{Layout, Table};
 use distcache_core::time::Instant;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use std::cell::RefCell;
@@ -82,9 +82,9 @@ impl Cache for Table<'static> {
 
 /// A full table, filled at 20 a millisecond: few are due at the same time.
 fn table(sessions: u32) -> Table<'static> {
-    let geometry = Geometry::new(sessions, u64::from(sessions) * 256).expect("lawful sizes");
-    let memory = vec![0; geometry.size()].leak();
-    let mut table = Table::new(memory, geometry, *b"16 bytes of key.").expect("enough memory");
+    let layout = Layout::new(sessions, u64::from(sessions) * 256).expect("lawful sizes");
+    let memory = vec![0; layout.size()].leak();
+    let mut table = Table::new(memory, layout, *b"16 bytes of key.").expect("enough memory");
     (0..u64::from(sessions)).for_each(|n| Cache::add(&mut table, n / 20, &name(n)));
     table
 }
@@ -186,7 +186,7 @@ fn get_hit_batch(bencher: Bencher<'_, '_>, sessions: u32) {
     let mut out = [0; 256];
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
         let batch = names.batch();
-        black_box(table.touch(&batch.each_ref().map(id)));
+        black_box(table.prefetch(&batch.each_ref().map(id)));
         for name in batch {
             assert_eq!(Cache::get(&table, 1_000, name, &mut out), Some(200));
             black_box(&mut out);

@@ -9,15 +9,15 @@
 //! cargo run --example threads                      serves itself one session, and ends
 //! ```
 
-use distcache_core::client::{self, Client};
-use distcache_core::conns::Limits;
+use distcache_core::buffer::Pool;
+use distcache_core::client::{self, Connection};
+use distcache_core::clients::Limits;
 use distcache_core::id::Id;
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::message::{Add, Reply, Request, Status};
-use distcache_core::pool::Pool;
 use distcache_core::server::Server;
 use distcache_core::slots::Slot;
-use distcache_core::table::{Geometry, Table};
+use distcache_core::table::{Layout, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -38,8 +38,8 @@ struct Shared {
 impl Shared {
     /// A server in memory that is never given back.
     fn new(key: [u8; 16]) -> Option<&'static Self> {
-        let geometry = Geometry::new(SESSIONS, u64::MAX)?;
-        let table = Table::new(vec![0; geometry.size()].leak(), geometry, key).ok()?;
+        let layout = Layout::new(SESSIONS, u64::MAX)?;
+        let table = Table::new(vec![0; layout.size()].leak(), layout, key).ok()?;
         let slots: Vec<_> = (0..CLIENTS).map(|_| Slot::EMPTY).collect();
         // Two buffers a client: nobody ever waits for somebody else's.
         let buffers = vec![0; 2 * CLIENTS * MESSAGE_MAX].leak();
@@ -123,7 +123,7 @@ fn serve(listener: &TcpListener, shared: &'static Shared) {
 
 /// Sends one request and waits for its answer.
 fn ask<'c>(
-    client: &'c mut Client<Vec<u8>>,
+    client: &'c mut Connection<Vec<u8>>,
     mut stream: &TcpStream,
     request: &Request<'_>,
 ) -> Result<Reply<'c>> {
@@ -142,7 +142,7 @@ fn ask<'c>(
 /// Stores a session at a server and fetches it again.
 fn try_out(address: SocketAddr) -> Result<()> {
     let stream = TcpStream::connect(address)?;
-    let mut client = Client::new(vec![0; client::MEMORY]).ok_or(ErrorKind::OutOfMemory)?;
+    let mut client = Connection::new(vec![0; client::MEMORY]).ok_or(ErrorKind::OutOfMemory)?;
     let id = Id::new(b"an id").ok_or(ErrorKind::InvalidInput)?;
     let session = &[7; 20_000];
     let add = Request::Add(Add { ttl: 60_000, id, session });

@@ -1,14 +1,14 @@
 //! The client: one request at a time to a server or a proxy.
 //!
-//! [`Client::request`] puts a request into the outbox; send `pending`, receive into `space`, and
-//! call [`Client::advance`] until it says that the answer is there. A client whose connection broke,
+//! [`Connection::request`] puts a request into the outbox; send `pending`, receive into `space`, and
+//! call [`Connection::advance`] until it says that the answer is there. A client whose connection broke,
 //! or whose patience ended, is to be made anew with the new connection: then no late answer can be
 //! taken for another one's.
 
 use core::fmt;
 
+use crate::buffer::Window;
 use crate::message::{Reply, Request};
-use crate::run::Run;
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
 
 /// Bytes of memory that a client needs.
@@ -39,11 +39,11 @@ impl core::fmt::Display for RequestError {
 impl core::error::Error for RequestError {}
 
 /// One end of a connection to a server, with the memory that it works in: borrowed, or its own.
-pub struct Client<M> {
+pub struct Connection<M> {
     /// [`MESSAGE_MAX`] bytes of `inbox`, then as many of `outbox`.
     memory: M,
-    inbox: Run,
-    outbox: Run,
+    inbox: Window,
+    outbox: Window,
     uid: u32,
     /// The patch level of the peer's last answer; 0 before the first.
     level: u16,
@@ -53,13 +53,13 @@ pub struct Client<M> {
     answer: Option<Message>,
 }
 
-impl<M: AsRef<[u8]> + AsMut<[u8]>> Client<M> {
+impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
     /// A client of a new connection; `None` where there are fewer than [`MEMORY`] bytes.
     pub fn new(memory: M) -> Option<Self> {
         (memory.as_ref().len() >= MEMORY).then_some(Self {
             memory,
-            inbox: Run::new(),
-            outbox: Run::new(),
+            inbox: Window::new(),
+            outbox: Window::new(),
             uid: 0,
             level: 0,
             open: None,
@@ -132,7 +132,7 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Client<M> {
         self.inbox.filled(len, MESSAGE_MAX);
     }
 
-    /// Looks whether the answer is there; then [`Client::reply`] gives it.
+    /// Looks whether the answer is there; then [`Connection::reply`] gives it.
     ///
     /// # Errors
     /// [`Malformed`] where what came is no answer to the request: the connection is to be closed.
@@ -165,9 +165,9 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Client<M> {
 }
 
 /// Without the memory, which has sessions in it.
-impl<M> fmt::Debug for Client<M> {
+impl<M> fmt::Debug for Connection<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
+        f.debug_struct("Connection")
             .field("inbox", &self.inbox)
             .field("outbox", &self.outbox)
             .field("uid", &self.uid)
@@ -214,7 +214,7 @@ mod tests {
         wire
     }
 
-    fn hear<M: AsRef<[u8]> + AsMut<[u8]>>(client: &mut Client<M>, bytes: &[u8]) {
+    fn hear<M: AsRef<[u8]> + AsMut<[u8]>>(client: &mut Connection<M>, bytes: &[u8]) {
         client.space()[..bytes.len()].copy_from_slice(bytes);
         client.filled(bytes.len());
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn an_answer_is_there_when_its_last_byte_is() {
         let mut memory = vec![0; MEMORY];
-        let mut client = Client::new(&mut memory).unwrap();
+        let mut client = Connection::new(&mut memory).unwrap();
         assert_eq!(client.request(&Request::Get(ID)), Ok(()));
         assert_eq!(client.pending()[HEADER_LEN..], *b"id");
         client.sent(client.pending().len());
@@ -245,11 +245,11 @@ mod tests {
     #[test]
     fn what_is_printed_of_a_client_has_no_session_in_it() {
         let mut memory = vec![0; MEMORY];
-        let mut client = Client::new(&mut memory).unwrap();
+        let mut client = Connection::new(&mut memory).unwrap();
         let add = Add { ttl: 1, id: ID, session: &[123; 40] };
         assert_eq!(client.request(&Request::Add(add)), Ok(()));
         let text = std::format!("{client:?}");
-        assert!(text.starts_with("Client { ") && !text.contains("123, 123"), "{text}");
+        assert!(text.starts_with("Connection { ") && !text.contains("123, 123"), "{text}");
     }
 
     #[test]
@@ -261,14 +261,14 @@ mod tests {
         ];
         for stray in strays {
             let mut memory = vec![0; MEMORY];
-            let mut client = Client::new(&mut memory).unwrap();
+            let mut client = Connection::new(&mut memory).unwrap();
             assert_eq!(client.request(&Request::Get(ID)), Ok(()));
             hear(&mut client, &stray);
             assert!(client.advance().is_err());
             assert_eq!(client.reply(), None);
         }
         let mut memory = vec![0; MEMORY];
-        let mut client = Client::new(&mut memory).unwrap();
+        let mut client = Connection::new(&mut memory).unwrap();
         hear(&mut client, &reply(0, Op::Get, b"early"));
         assert!(client.advance().is_err());
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn an_answer_said_twice_answers_one_request() {
         let mut memory = vec![0; MEMORY];
-        let mut client = Client::new(&mut memory).unwrap();
+        let mut client = Connection::new(&mut memory).unwrap();
         assert_eq!(client.request(&Request::Get(ID)), Ok(()));
         hear(&mut client, &reply(1, Op::Get, b"session").repeat(2));
         assert_eq!(client.advance(), Ok(true));
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn a_request_that_cannot_be_made_changes_nothing() {
         let mut memory = vec![0; MEMORY];
-        let mut client = Client::new(&mut memory).unwrap();
+        let mut client = Connection::new(&mut memory).unwrap();
         let session = vec![7; wire::PAYLOAD_MAX];
         let largest = wire::PAYLOAD_MAX - 8 - 2;
         let add = |len: usize| Request::Add(Add { ttl: 1, id: ID, session: &session[..len] });
@@ -296,9 +296,9 @@ mod tests {
         assert_eq!(client.request(&add(largest)), Ok(()));
         assert_eq!(client.request(&Request::Get(ID)), Err(RequestError::Busy));
         assert_eq!(client.pending().len(), MESSAGE_MAX);
-        assert!(Client::new(&mut vec![0; MEMORY - 1]).is_none());
+        assert!(Connection::new(&mut vec![0; MEMORY - 1]).is_none());
         assert!(
-            Client::new([0; MEMORY]).is_some_and(|client| client.into_memory().len() == MEMORY)
+            Connection::new([0; MEMORY]).is_some_and(|client| client.into_memory().len() == MEMORY)
         );
     }
 }

@@ -9,7 +9,7 @@
 //! ```text
 //!  client  server  proxy  snoop  sessiond     who speaks and listens
 //!            │       │
-//!           conns ◄──┘              many clients' connections: bytes held, room, time
+//!           clients ◄──┘              many clients' connections: bytes held, room, time
 //!            │
 //!  table    pool  slots             where sessions, bytes and connections are kept
 //!
@@ -20,8 +20,8 @@
 //! - [`wire`]: frames and messages; what is malformed. [`message`]: requests, replies, statuses.
 //! - [`server::Server`]: many clients and one [`server::Store`]. [`table::Table`]: the store that is
 //!   meant, of fixed size, in which no operation takes longer for there being more sessions.
-//! - [`proxy::Mux`]: many clients on one connection to each of a few servers.
-//! - [`client::Client`]: one request at a time. [`snoop::Reader`]: looking on.
+//! - [`proxy::Proxy`]: many clients on one connection to each of a few servers.
+//! - [`client::Connection`]: one request at a time. [`snoop::Reader`]: looking on.
 //! - [`sessiond::Exchange`]: stunnel's protocol, told in this one's requests.
 //!
 //! # How bytes and time move
@@ -57,14 +57,13 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod buffer;
 pub mod client;
-pub mod conns;
+pub mod clients;
 pub mod id;
 pub mod machine;
 pub mod message;
-pub mod pool;
 pub mod proxy;
-mod run;
 pub mod server;
 pub mod sessiond;
 pub mod slots;

@@ -234,7 +234,7 @@ impl Exchange {
 mod tests {
     use super::*;
     use crate::server::answer;
-    use crate::table::{Geometry, Table};
+    use crate::table::{Layout, Table};
     use crate::time::Instant;
     use std::vec;
     use std::vec::Vec;
@@ -393,9 +393,9 @@ mod tests {
 
     #[test]
     fn over_a_store_it_does_what_it_says() {
-        let geometry = Geometry::new(4, 4096).unwrap();
-        let mut sessions = vec![0; geometry.size()];
-        let mut table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+        let layout = Layout::new(4, 4096).unwrap();
+        let mut sessions = vec![0; layout.size()];
+        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
         let mut tell = |millis, packet: &[u8]| {
             let mut exchange = Exchange::new(packet).expect("a packet");
             loop {

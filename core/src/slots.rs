@@ -34,7 +34,7 @@ pub struct Slot<T> {
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
-    queue: Option<Tag>,
+    queue: Option<QueueId>,
     prev: u32,
     next: u32,
 }
@@ -139,20 +139,20 @@ impl<'m, T> Slots<'m, T> {
     }
 
     /// The key as one number, with as much of the era as fits beside the index.
-    pub fn tag(&self, key: Key) -> u32 {
+    pub fn ticket(&self, key: Key) -> u32 {
         key.era.checked_shl(self.index_bits()).unwrap_or(0) | key.index
     }
 
-    /// The key whose [`Slots::tag`] this is, if its item is still there.
+    /// The key whose [`Slots::ticket`] this is, if its item is still there.
     ///
-    /// Wrong only for the tag of an item whose slot has since been emptied an exact multiple of
+    /// Wrong only for the ticket of an item whose slot has since been emptied an exact multiple of
     /// 2^(32 - index bits) times.
-    pub fn tagged(&self, tag: u32) -> Option<Key> {
+    pub fn by_ticket(&self, ticket: u32) -> Option<Key> {
         let mask = 1_u32.checked_shl(self.index_bits()).map_or(NIL, |bit| bit.wrapping_sub(1));
-        let index = tag & mask;
+        let index = ticket & mask;
         let slot = self.slots.get(index as usize)?;
         let key = Key { index, era: slot.era };
-        (slot.item.is_some() && self.tag(key) == tag).then_some(key)
+        (slot.item.is_some() && self.ticket(key) == ticket).then_some(key)
     }
 
     fn index_bits(&self) -> u32 {
@@ -168,12 +168,12 @@ impl<'m, T> Slots<'m, T> {
     /// Whether the item stands in this queue.
     #[inline]
     pub fn is_queued(&self, queue: &Queue, key: Key) -> bool {
-        self.standing(queue.lane, key) == Some(queue.tag)
+        self.standing(queue.lane, key) == Some(queue.id)
     }
 
     /// In which queue of a lane the item stands.
     #[inline]
-    pub fn standing(&self, lane: Lane, key: Key) -> Option<Tag> {
+    pub fn standing(&self, lane: Lane, key: Key) -> Option<QueueId> {
         let slot = self.slots.get(key.index as usize)?;
         // Who has left stands in none: a slot is empty only after its item was unlinked.
         slot.links.get(lane as usize)?.queue.filter(|_| slot.era == key.era)
@@ -182,7 +182,7 @@ impl<'m, T> Slots<'m, T> {
     /// Puts an item at the end of a queue. Does nothing where it stands in a queue of that lane
     /// already, or is not there.
     pub fn enqueue(&mut self, queue: &mut Queue, key: Key) {
-        let (tail, tag) = (queue.tail, queue.tag);
+        let (tail, id) = (queue.tail, queue.id);
         let Some(slot) = self.slot_mut(key) else {
             return;
         };
@@ -192,7 +192,7 @@ impl<'m, T> Slots<'m, T> {
         if slot.item.is_none() || link.queue.is_some() {
             return;
         }
-        *link = Link { queue: Some(tag), prev: tail, next: NIL };
+        *link = Link { queue: Some(id), prev: tail, next: NIL };
         match self.link_mut(tail, queue.lane) {
             Some(last) => last.next = key.index,
             None => queue.head = key.index,
@@ -204,7 +204,7 @@ impl<'m, T> Slots<'m, T> {
     /// Takes an item out of a queue, wherever in it it stands. Does nothing where it is not in it.
     pub fn unlink(&mut self, queue: &mut Queue, key: Key) {
         let link = self.slot_mut(key).and_then(|slot| slot.links.get_mut(queue.lane as usize));
-        let Some(link) = link.filter(|link| link.queue == Some(queue.tag)) else {
+        let Some(link) = link.filter(|link| link.queue == Some(queue.id)) else {
             return;
         };
         let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
@@ -255,7 +255,7 @@ impl<'m, T> Slots<'m, T> {
         let (mut at, mut before, mut len) = (queue.head, NIL, 0_usize);
         while let Some(slot) = self.slots.get(at as usize) {
             let link = slot.links.get(queue.lane as usize);
-            let link = link.filter(|link| link.queue == Some(queue.tag) && link.prev == before);
+            let link = link.filter(|link| link.queue == Some(queue.id) && link.prev == before);
             let Some(link) = link.filter(|_| slot.item.is_some() && len < queue.len()) else {
                 return Err("a queue is broken");
             };
@@ -284,22 +284,22 @@ pub enum Lane {
 
 /// Tells the queues of one lane apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Tag(pub u8);
+pub struct QueueId(pub u8);
 
 /// A queue of items of one [`Slots`].
 #[derive(Debug)]
 pub struct Queue {
     lane: Lane,
-    tag: Tag,
+    id: QueueId,
     head: u32,
     tail: u32,
     len: u32,
 }
 
 impl Queue {
-    /// An empty queue; no two queues of one store may have both lane and tag in common.
-    pub const fn new(lane: Lane, tag: Tag) -> Self {
-        Self { lane, tag, head: NIL, tail: NIL, len: 0 }
+    /// An empty queue; no two queues of one store may have both lane and ticket in common.
+    pub const fn new(lane: Lane, id: QueueId) -> Self {
+        Self { lane, id, head: NIL, tail: NIL, len: 0 }
     }
 
     /// How many items stand in it.
@@ -324,14 +324,17 @@ mod tests {
         let mut memory = [Slot::EMPTY; 1];
         let mut slots = Slots::new(&mut memory);
         let old = slots.insert('a').unwrap();
-        let old_tag = slots.tag(old);
+        let old_ticket = slots.ticket(old);
         assert_eq!(slots.insert('b'), Err('b'));
         assert_eq!(slots.remove(old), Some('a'));
         let new = slots.insert('c').unwrap();
         assert_eq!(old.index(), new.index());
         assert_eq!(slots.get(old), None);
         assert_eq!(slots.remove(old), None);
-        assert_eq!((slots.tagged(old_tag), slots.tagged(slots.tag(new))), (None, Some(new)));
+        assert_eq!(
+            (slots.by_ticket(old_ticket), slots.by_ticket(slots.ticket(new))),
+            (None, Some(new))
+        );
         assert_eq!((slots.get(new), slots.len()), (Some(&'c'), 1));
     }
 
@@ -343,9 +346,9 @@ mod tests {
             for round in 0..5 {
                 let keys: Vec<Key> = (0..capacity).map(|n| slots.insert(n).unwrap()).collect();
                 for &key in &keys {
-                    assert_eq!(slots.tagged(slots.tag(key)), Some(key), "round {round}");
+                    assert_eq!(slots.by_ticket(slots.ticket(key)), Some(key), "round {round}");
                     slots.remove(key);
-                    assert_eq!(slots.tagged(slots.tag(key)), None);
+                    assert_eq!(slots.by_ticket(slots.ticket(key)), None);
                 }
             }
         }
@@ -355,7 +358,7 @@ mod tests {
     fn a_broken_queue_is_seen() {
         let mut memory = [Slot::EMPTY; 3];
         let mut slots = Slots::new(&mut memory);
-        let mut queue = Queue::new(Lane::Work, Tag(1));
+        let mut queue = Queue::new(Lane::Work, QueueId(1));
         let keys: Vec<Key> = (0..3).map(|n| slots.insert(n).unwrap()).collect();
         keys.iter().for_each(|key| slots.enqueue(&mut queue, *key));
         assert_eq!(slots.check([&queue].into_iter()), Ok(()));
@@ -378,8 +381,8 @@ mod tests {
     fn a_queue_keeps_its_order_through_removals_anywhere() {
         let mut memory = [Slot::EMPTY; 6];
         let mut slots = Slots::new(&mut memory);
-        let mut queue = Queue::new(Lane::Work, Tag(1));
-        let mut other = Queue::new(Lane::Time, Tag(1));
+        let mut queue = Queue::new(Lane::Work, QueueId(1));
+        let mut other = Queue::new(Lane::Time, QueueId(1));
         let mut model = VecDeque::new();
         let keys: Vec<Key> = (0..6).map(|n| slots.insert(n).unwrap()).collect();
         let mut random = 7_u32;

@@ -152,9 +152,9 @@ fn judge(
     let header = message.header.parse_next(bytes)?;
     let sixteenth = usize::from(message.frames).saturating_add(1) >= FRAMES_MAX;
     match header {
-        Some(header) if sixteenth && !header.complete => Err(Malformed::Frames),
+        Some(header) if sixteenth && !header.complete => Err(Malformed::TooManyFrames),
         // Each byte is judged as it comes.
-        None if sixteenth && bytes.get(COMPLETE) == Some(&0) => Err(Malformed::Frames),
+        None if sixteenth && bytes.get(COMPLETE) == Some(&0) => Err(Malformed::TooManyFrames),
         header => Ok(header),
     }
 }
@@ -260,7 +260,7 @@ mod tests {
         let mut reader = Reader::new(Direction::Request);
         let (mut most, mut last) = stream.split_at(stream.len() - 1);
         while reader.read(&mut most).unwrap().is_some() {}
-        assert_eq!(reader.read(&mut last), Err(Malformed::Frames));
+        assert_eq!(reader.read(&mut last), Err(Malformed::TooManyFrames));
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         }
         let mut frames = message(1, Op::Get, &[0; 32_768]);
         frames[15 * 2062 + 11] = 0;
-        assert_eq!(read(&frames, 1).2, Some(Malformed::Frames));
+        assert_eq!(read(&frames, 1).2, Some(Malformed::TooManyFrames));
     }
 
     #[test]

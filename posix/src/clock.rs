@@ -20,7 +20,7 @@ impl Clock {
         Instant::from_millis(u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// How long to wait at `now` for `deadline`: what [`Poller::wait`](crate::poller::Poller::wait)
+    /// How long to wait at `now` for `deadline`: what [`Poller::wait`](crate::net::poller::Poller::wait)
     /// takes.
     pub fn until(now: Instant, deadline: Option<Instant>) -> Option<Duration> {
         deadline.map(|deadline| Duration::from_millis(deadline.since(now)))

@@ -12,17 +12,17 @@
 //!
 //! # The parts
 //!
-//! - Names and what they lead to: [`address`], [`resolver`] (asks name servers beside the loop).
-//! - Bytes: [`socket`] (one connected stream), `datagram` (no connection), [`listener`] (where either
-//!   comes from), [`poller`].
+//! - Names and what they lead to: [`net::address`], [`net::resolver`] (asks name servers beside the loop).
+//! - Bytes: [`net::stream`] (one connected stream), `datagram` (no connection), [`net::listener`] (where either
+//!   comes from), [`net::poller`].
 //! - Time: [`clock`], read once a turn and passed down.
-//! - The process: [`options`], [`daemon`] (detach, pid file, user), [`signal`], [`limits`].
+//! - The process: [`options`], [`process`] (detach, pid file, user, signals, limits).
 //! - Room: [`memory`], one mapping that the core's machines divide among themselves.
 //! - `sys`, the one file with `unsafe` in it: what neither `std` nor `rustix` offers as safe.
 //!
 //! # One poll loop
 //!
-//! Each program is one thread around one [`poller::Poller`], level-triggered: what is not read now
+//! Each program is one thread around one [`net::poller::Poller`], level-triggered: what is not read now
 //! is reported again, so a turn may stop at its budget without losing anything. A turn has a fixed
 //! order: wait, read the clock, signals, writes, reads, accepts. Writes come before reads because
 //! they make room, accepts last because who is here goes before who is not.
@@ -37,37 +37,25 @@
 //! reasons of its own.
 #![deny(unsafe_code)]
 
-pub mod accounts;
-pub mod address;
+pub mod check;
 pub mod client;
 pub mod clock;
-pub mod daemon;
-mod datagram;
-pub mod hammer;
-mod hub;
-mod incidents;
-pub mod limits;
-pub mod listener;
+mod event_loop;
 pub mod load;
 pub mod memory;
+pub mod net;
 pub mod options;
-pub mod poller;
+pub mod process;
 pub mod program;
 pub mod programs;
+pub mod proxy;
 mod reason;
-pub mod relay;
-pub mod reserve;
-pub mod resolver;
 #[cfg(feature = "rustls")]
 pub mod rustls;
-mod say;
-pub mod serve;
-pub mod service;
-pub mod signal;
-pub mod socket;
+pub mod server;
+pub mod snoop;
 #[allow(unsafe_code, reason = "it has what neither `std` nor `rustix` offers as safe")]
 mod sys;
-pub mod tap;
 #[cfg(test)]
 mod testing;
 mod trim;

@@ -17,7 +17,7 @@ use lexopt::{Arg, Parser};
 
 use self::table::Command;
 use self::units::Units;
-use crate::address::Address;
+use crate::net::address::Address;
 
 /// The options of a program, one after the other.
 ///

@@ -4,10 +4,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::address::Address;
+use crate::net::address::Address;
 use crate::options::table::{Command, Entry, Group};
 use crate::options::{Options, OptionsError};
-use crate::service::Service;
+use crate::process::start::Startup;
 
 /// The most places that a daemon listens in: each takes one of the descriptors that it has to spare.
 pub(crate) const LISTENERS_MAX: usize = 16;
@@ -104,7 +104,7 @@ pub const DAEMON: Group = Group {
 /// # Errors
 /// A value that is missing or unfit.
 pub fn daemon_option(
-    service: &mut Service,
+    service: &mut Startup,
     name: &str,
     options: &mut Options,
 ) -> Result<bool, OptionsError> {
@@ -135,10 +135,10 @@ pub fn daemon_option(
 ///
 /// # Errors
 /// The address is none.
-pub fn daemon(name: &'static str, listen: &str) -> Result<Service, OptionsError> {
+pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError> {
     let usual: Address =
         listen.parse().map_err(|error| OptionsError::new(format!("-listen: {error}")))?;
-    Ok(Service {
+    Ok(Startup {
         name,
         listen: Vec::new(),
         usual,

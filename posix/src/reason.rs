@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::address::Address;
+use crate::net::address::Address;
 
 /// Prints the reason of a failed attempt to connect; the system's words speak of files.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +28,10 @@ impl fmt::Display for NotConnected<'_> {
         write!(f, "cannot connect to {address}: {}", Unreachable(*kind))?;
         match (kind, address) {
             (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Address::Unix(_)) => {
-                f.write_str(". Is dc_client running?")
+                f.write_str(". Is dc_client started?")
             }
             (io::ErrorKind::ConnectionRefused, Address::Ip { .. }) => {
-                f.write_str(". Is dc_server running?")
+                f.write_str(". Is dc_server started?")
             }
             _ => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! When a machine's buffers that nobody needs any more go back to the system.
 
-use distcache_core::proxy::Mux;
+use distcache_core::proxy::Proxy;
 use distcache_core::server::{Server, Store};
 use distcache_core::time::Instant;
 
@@ -32,7 +32,7 @@ impl<S: Store> Buffered for Server<'_, S> {
     }
 }
 
-impl Buffered for Mux<'_> {
+impl Buffered for Proxy<'_> {
     fn touched(&self) -> u32 {
         self.buffers_touched()
     }

@@ -9,7 +9,7 @@ use crate::plan::Caller as Plan;
 use crate::scan::levels;
 use crate::trace::{Who, note};
 use crate::wires::{Dial, End, Wires};
-use distcache_core::client::{Client, RequestError};
+use distcache_core::client::{Connection, RequestError};
 use distcache_core::id::Id;
 use distcache_core::message::{Add, Reply, Request, Status};
 use distcache_core::time::Instant;
@@ -22,7 +22,7 @@ enum Mouth<'m> {
     /// With its own words, many requests at a time. What it has not sent yet.
     Own(Vec<u8>),
     /// With the core's client.
-    Core(Client<&'m mut [u8]>),
+    Core(Connection<&'m mut [u8]>),
 }
 
 struct Open {
@@ -160,7 +160,7 @@ impl<'m> Caller<'m> {
         }
         self.mouth = match (self.plan.careful, self.memory.pop()) {
             (false, _) => Mouth::Own(Vec::new()),
-            (true, Some(memory)) => Mouth::Core(Client::new(memory).expect("enough memory")),
+            (true, Some(memory)) => Mouth::Core(Connection::new(memory).expect("enough memory")),
             (true, None) => {
                 self.connections = 0;
                 return false;

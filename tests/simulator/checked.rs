@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
 use distcache_core::server::Store;
-use distcache_core::table::{Geometry, Table};
+use distcache_core::table::{Layout, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ struct Stored {
 pub struct Checked<'m> {
     server: usize,
     table: Table<'m>,
-    geometry: Geometry,
+    layout: Layout,
     /// What is stored; expired sessions are taken out whenever the time is known.
     model: BTreeMap<Rc<[u8]>, Stored>,
     /// How many were stored.
@@ -59,13 +59,13 @@ impl<'m> Checked<'m> {
     pub fn new(
         memory: &'m mut [u8],
         server: usize,
-        geometry: Geometry,
+        layout: Layout,
         key: u64,
         ledger: Rc<RefCell<Ledger>>,
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
-        let table = Table::new(memory, geometry, key).expect("enough memory");
-        Self { server, table, geometry, model: BTreeMap::new(), count: 0, ledger }
+        let table = Table::new(memory, layout, key).expect("enough memory");
+        Self { server, table, layout, model: BTreeMap::new(), count: 0, ledger }
     }
 
     /// When the `number`th session, of however many there are, expires.
@@ -88,7 +88,7 @@ impl<'m> Checked<'m> {
     }
 
     fn bounds(&self) {
-        assert!(self.table.len() <= self.geometry.sessions(), "more sessions than the table holds");
+        assert!(self.table.len() <= self.layout.sessions(), "more sessions than the table holds");
         assert!(self.table.len() as usize >= self.model.len(), "sessions are not counted");
     }
 
@@ -111,7 +111,7 @@ impl<'m> Checked<'m> {
         }
         assert!(ttl > 0, "a session has left for one that is not stored");
         let held: u32 = self.model.iter().map(|(id, one)| blocks(id, &one.session)).sum();
-        let full = self.model.len() + 1 >= self.geometry.sessions() as usize;
+        let full = self.model.len() + 1 >= self.layout.sessions() as usize;
         let mut needed = false;
         for class in 0..=CLASSES.len() {
             let left = gone.iter().filter(|(_, stored)| stored.class == class);
@@ -125,14 +125,14 @@ impl<'m> Checked<'m> {
             );
             // The last one of any class may have been the last of all.
             let room = held + blocks(id, &last.session) + need;
-            needed |= full || room > self.geometry.blocks();
+            needed |= full || room > self.layout.blocks();
         }
         assert!(needed, "a session has left although there was room");
     }
 
     fn expect_room(&self, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
         let need = blocks(id.bytes(), session);
-        let fits = (1..=32_768).contains(&session.len()) && need <= self.geometry.blocks();
+        let fits = (1..=32_768).contains(&session.len()) && need <= self.layout.blocks();
         fits.then_some(need).ok_or(Status::ADD_DATA)
     }
 
@@ -232,7 +232,7 @@ impl Store for Checked<'_> {
         Store::len(&self.table)
     }
 
-    fn touch(&self, ids: &[Id<'_>]) {
-        Store::touch(&self.table, ids);
+    fn prefetch(&self, ids: &[Id<'_>]) {
+        Store::prefetch(&self.table, ids);
     }
 }

@@ -99,8 +99,12 @@ impl World<'_> {
                 let kicked = limits(*upstream).idle > 0 || liar;
                 assert!(kicked || up, "a proxy does not come back to its server");
             }
-            let kept = usize::from(liar) * shell.machine.flights();
-            assert_eq!(shell.machine.flights(), kept, "requests are on their way that nobody made");
+            let kept = usize::from(liar) * shell.machine.in_flight();
+            assert_eq!(
+                shell.machine.in_flight(),
+                kept,
+                "requests are on their way that nobody made"
+            );
         }
         let check = |count: usize, links: usize, free: u32, all: u32| {
             // A proxy's probe may wait for a liar, and where buffers are short others behind it.

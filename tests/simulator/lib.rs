@@ -7,7 +7,7 @@
 //!      └──────────── ledger: who asked what, what was executed, which answers came ────────┘
 //! ```
 //!
-//! The machines are the real ones: [`Server`] over the real [`Table`], [`Mux`], [`Client`].
+//! The machines are the real ones: [`Server`] over the real [`Table`], [`Proxy`], [`Connection`].
 //! Around them everything is made up, and decided by the seed: who there is and who talks to whom
 //! (clients at a server, at one or several proxies, proxies behind proxies, one copy of each session
 //! or two, at which patch levels), how much memory
@@ -30,7 +30,7 @@
 //!   all.
 //! - Servers of old answer at level 0, and hang up on who asks for more ([`scan::Scan::age`]).
 //! - One server alone dies, loses connections or stops for good, with all else well ([`park`]).
-//! - Tables of one session or one block; pools of the fewest buffers; one flight; few slots.
+//! - Tables of one session or one block; pools of the fewest buffers; one request in flight; few slots.
 //! - Time jumps: a little, by minutes, by 8 days, and to where a session is just about to expire.
 //!
 //! # What must hold
@@ -43,7 +43,7 @@
 //!   ([`ledger`]).
 //! - A request leaves a proxy for the best of its servers that are up, in the id's own order, which
 //!   is the same in all proxies and is worked out here without the core; it visits each once, asks
-//!   there for what the table in the core's `flight` says, and for nothing that the server has not
+//!   there for what the table in the core's `request in flight` says, and for nothing that the server has not
 //!   shown that it has ([`route`], [`rank`]).
 //! - A session that was stored is there until it expires or somebody has it taken away, where there
 //!   is no reason for anything else: where nothing goes wrong, and with two copies where only one
@@ -65,7 +65,7 @@
 //!   number of steps for each thing done, never dials more often than it may, has never more than
 //!   one buffer pending, and stale keys find nothing and change nothing ([`shell`]).
 //! - Once faults cease, every request ends within the patience and retries on its way; then, with
-//!   all clients gone, no slot, flight or buffer is still held, every proxy is back at its
+//!   all clients gone, no slot, request in flight or buffer is still held, every proxy is back at its
 //!   server, and a new client of every node gets real answers, to each operation what it is for. With all connections lost, nothing
 //!   is kept at all (`finish`).
 //!
@@ -88,7 +88,7 @@
 //!
 //! | fault | where | seeds |
 //! |---|---|---|
-//! | tag without the era: uids of old flights come again | `slots` | 80 |
+//! | tag without the era: uids of old requests in request in flight come again | `slots` | 80 |
 //! | the era of a client's key is not looked at | `slots` | 1 |
 //! | a frame of 2048 bytes is refused | `wire` | 2 |
 //! | an empty frame is counted after a full last one | `wire` | 2 |
@@ -100,32 +100,32 @@
 //! | the heap is not mended upwards when something is removed | `table/expiry` | 55 |
 //! | one session more than needed leaves | `table` | 19 |
 //! | an ADD replaces a live session | `table` | 1 |
-//! | a flight is not ended by its answer: a second one is delivered | `proxy` | 2 |
-//! | an answer goes back under the flight's uid | `proxy` | 2 |
+//! | a request in flight is not ended by its answer: a second one is delivered | `proxy` | 2 |
+//! | an answer goes back under the request in flight's uid | `proxy` | 2 |
 //! | the answer to a client that left stays at the front | `proxy` | 5 |
-//! | the flight of a client that left never ends | `proxy` | 25 |
-//! | flights are not failed when the connection is lost | `proxy` | 4 |
+//! | the request in flight of a client that left never ends | `proxy` | 25 |
+//! | requests in request in flight are not failed when the connection is lost | `proxy` | 4 |
 //! | the outbox to the server is not cleared with the connection | `proxy` | 6 |
 //! | the inbox from the server is not cleared with the connection | `proxy` | 5 |
 //! | patience with the server never ends | `proxy` | 16 |
 //! | `retry` is ignored | `proxy` | 4 |
 //! | what waits for room at the server is not tried again | `proxy` | 5 |
 //! | a request is dropped when the pool is dry | `server` | 110 |
-//! | a client without a buffer for its answer is forgotten | `conns` | 110 |
-//! | a client's outbox is not cleared when it leaves | `conns` | 4 |
-//! | a reader's progress does not begin its patience anew | `conns` | 29 |
-//! | a request does not end a client's idleness | `conns` | 4 |
-//! | who has hung up is closed before its answer is there | `conns` | 2 |
-//! | a client's next request is forgotten when its answer is sent | `conns` | 6 |
-//! | a client that waits for a buffer is closed as idle | `conns` | 4 |
-//! | the second copy is not written | `proxy/flight` | 110 |
-//! | TAKE leaves the copy | `proxy/flight` | 26 |
-//! | REMOVE: the miss of a server that may have forgotten is final | `proxy/flight` | 476 |
-//! | GET: the first miss is final | `proxy/flight` | 476 |
-//! | a server is visited again | `proxy/flight` | 5 |
-//! | what is new is sent to a server of level 0 | `proxy/flight` | 4 |
+//! | a client without a buffer for its answer is forgotten | `clients` | 110 |
+//! | a client's outbox is not cleared when it leaves | `clients` | 4 |
+//! | a reader's progress does not begin its patience anew | `clients` | 29 |
+//! | a request does not end a client's idleness | `clients` | 4 |
+//! | who has hung up is closed before its answer is there | `clients` | 2 |
+//! | a client's next request is forgotten when its answer is sent | `clients` | 6 |
+//! | a client that waits for a buffer is closed as idle | `clients` | 4 |
+//! | the second copy is not written | `proxy/request in flight` | 110 |
+//! | TAKE leaves the copy | `proxy/request in flight` | 26 |
+//! | REMOVE: the miss of a server that may have forgotten is final | `proxy/request in flight` | 476 |
+//! | GET: the first miss is final | `proxy/request in flight` | 476 |
+//! | a server is visited again | `proxy/request in flight` | 5 |
+//! | what is new is sent to a server of level 0 | `proxy/request in flight` | 4 |
 //! | the level of the last connection is kept | `proxy` | 8 |
-//! | a held session is sent before the end | `conns` | 5 |
+//! | a held session is sent before the end | `clients` | 5 |
 //! | a request waiting for a server is lost with it | `proxy/journey` | 1143 |
 //! | a request with copies is not consumed at the end | `proxy/journey` | 5 |
 //! | a request without copies is consumed twice | `proxy/journey` | 1 |
@@ -134,16 +134,16 @@
 //! | the proxy ignores the minimum lifetime | `proxy/journey` | 11 |
 //! | the server ignores the minimum lifetime | `server` | 6 |
 //! | TAKE does not remove | `server` | 1 |
-//! | REMOVE of one copy only | `proxy/flight` | 5 |
+//! | REMOVE of one copy only | `proxy/request in flight` | 5 |
 //! | PUT is refused where something is there | `table` | 1 |
 //! | who waits for a full server is not sent after a reconnect | `proxy` | 2012 |
-//! | a deadline that has passed while all flights are taken | `proxy` | 1831 |
-//! | a server has no share of the flights: one that hangs takes all | `proxy` | 306 |
+//! | a deadline that has passed while all requests in request in flight are taken | `proxy` | 1831 |
+//! | a server has no share of the requests in request in flight: one that hangs takes all | `proxy` | 306 |
 //! | a server is up before it has answered the probe | `proxy/probe` | 1 |
 //! | the client does not look at an answer's uid | `client` | 23 |
 //! | the client keeps bytes of the last answer | `client` | 2 |
 //!
-//! One was not found, in 6000 seeds: not to clear `Mux::blocked`. It changes nothing that anybody
+//! One was not found, in 6000 seeds: not to clear `Proxy::blocked`. It changes nothing that anybody
 //! sees: every event makes `advance` look again.
 //!
 //! Two more were not found in 1500: the first miss of a hedged GET taken for the answer, and an
@@ -159,8 +159,8 @@
 //! anything takes in real time; what the shell around the machines does with sockets; and wrong
 //! answers that are right by chance, such as two to the same question that change places.
 //!
-//! [`Client`]: distcache_core::client::Client
-//! [`Mux`]: distcache_core::proxy::Mux
+//! [`Connection`]: distcache_core::client::Connection
+//! [`Proxy`]: distcache_core::proxy::Proxy
 //! [`Server`]: distcache_core::server::Server
 //! [`Table`]: distcache_core::table::Table
 

@@ -5,8 +5,8 @@
 //! who has no business there ([`one_stuck`]).
 
 use crate::plan::{Faults, Node, Plan, Vice, Wire, pick};
-use distcache_core::conns::Limits;
-use distcache_core::table::Geometry;
+use distcache_core::clients::Limits;
+use distcache_core::table::Layout;
 use distcache_testing::random::Random;
 
 /// The most servers that there are.
@@ -47,7 +47,7 @@ pub fn spread(plan: &mut Plan, random: &mut Random) {
 /// Makes it a run in which sessions may leave for no reason but those that clients give.
 fn keep(plan: &mut Plan, random: &mut Random) {
     plan.keeps = true;
-    plan.geometry = Geometry::new(100, 300_000).expect("a lawful size");
+    plan.layout = Layout::new(100, 300_000).expect("a lawful size");
     plan.session = plan.session.min(2_000);
     plan.ids = plan.ids.min(3);
     plan.shared = pick(random, &[0, 1, 2]);
@@ -106,7 +106,7 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
     plan.villains.retain(|villain| villain.vice == Vice::Mute);
     let clients = plan.callers.len() + plan.villains.len() + plan.nodes.len();
     for node in &mut plan.nodes {
-        roomy(node, clients);
+        can_send(node, clients);
     }
     let impatient = random.below(2) == 0;
     for node in &mut plan.nodes[plan.servers..] {
@@ -116,7 +116,7 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
         if impatient {
             (node.config.limits.patience, node.config.server_patience) = (60_000, 0);
             // No more than all clients can have on their way at one time.
-            node.flights = clients * node.links;
+            node.in_flight = clients * node.links;
         }
     }
     if impatient {
@@ -141,9 +141,9 @@ pub fn one_stuck(plan: &mut Plan, random: &mut Random) {
 }
 
 /// Gives a node all that it can ever need for so many clients.
-fn roomy(node: &mut Node, clients: usize) {
+fn can_send(node: &mut Node, clients: usize) {
     node.config.limits = FOREVER;
     node.slots = clients;
-    node.flights = clients * (node.links + 1);
+    node.in_flight = clients * (node.links + 1);
     node.buffers = 2 * clients + 2 * node.links + 2;
 }

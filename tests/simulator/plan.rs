@@ -4,9 +4,9 @@
 
 use crate::ask::Speaks;
 use crate::park::{self, SERVERS_MAX};
-use distcache_core::conns::Limits;
+use distcache_core::clients::Limits;
 use distcache_core::proxy::Config;
-use distcache_core::table::Geometry;
+use distcache_core::table::Layout;
 use distcache_testing::random::Random;
 
 /// How bytes and attempts to connect fare.
@@ -51,8 +51,8 @@ pub struct Node {
     pub doubtful: bool,
     /// Places for clients.
     pub slots: usize,
-    /// Places for requests in flight.
-    pub flights: usize,
+    /// Places for requests in request in flight.
+    pub in_flight: usize,
     /// Buffers.
     pub buffers: usize,
     /// What it does with time, and with copies.
@@ -133,7 +133,7 @@ pub struct Plan {
     /// A server that stops and does not go on, where all else is well.
     pub stuck: Option<usize>,
     /// The size of the server's table.
-    pub geometry: Geometry,
+    pub layout: Layout,
     /// Requests of one client that the server answers before the next one's turn.
     pub budget: u32,
     /// The server, and the proxies.
@@ -193,7 +193,7 @@ impl Plan {
             keeps: false,
             victim: None,
             stuck: None,
-            geometry: Geometry::new(sessions, bytes).expect("a lawful size"),
+            layout: Layout::new(sessions, bytes).expect("a lawful size"),
             budget: pick(random, &[1, 2, 128]),
             nodes,
             callers,
@@ -260,7 +260,7 @@ impl Plan {
     fn hoard(&mut self, random: &mut Random) {
         (self.ids, self.session) = (100, 300);
         self.life = pick(random, &[2_000, 60_000, 604_800_000]);
-        self.geometry = Geometry::new(pick(random, &[30, 80]), 300_000).expect("a lawful size");
+        self.layout = Layout::new(pick(random, &[30, 80]), 300_000).expect("a lawful size");
         self.wire = Wire { delay: 0, piece: 1 << 20, capacity: 1 << 20, cuts: 0, lost_dials: 0 };
         self.faults = Faults::default();
         self.faults.jumps = if self.calm { 0 } else { 30 };
@@ -329,7 +329,7 @@ fn node(
         old: is_server && !liar && random.below(4) == 0,
         doubtful: liar && !is_server && upstream == 0,
         slots,
-        flights: pick(random, &[1, 2, 3, 6, 3 * slots]),
+        in_flight: pick(random, &[1, 2, 3, 6, 3 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
         config: Config { min_ttl, server_patience, ..config },
         turn: pick(random, &[0, 0, 1, 5]),

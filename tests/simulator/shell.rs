@@ -324,7 +324,7 @@ impl<M: Subject> Shell<M> {
         let (before, mut calls) = (self.machine.work(), 0_u64);
         self.busy = false;
         loop {
-            let flew = self.machine.flights() > 0;
+            let flew = self.machine.in_flight() > 0;
             self.note_full();
             let next = self.machine.advance(wires.now);
             self.note_full();
@@ -361,10 +361,10 @@ impl<M: Subject> Shell<M> {
         let mut fresh = Vec::new();
         for port in servers {
             let Peer::Server(number) = port.peer else { continue };
-            let (pending, doomed) =
+            let (pending, aborted) =
                 (self.machine.pending(port.peer), self.machine.wants(port.peer).close);
             let mark = &mut self.route.marks[usize::from(number.number())];
-            if doomed {
+            if aborted {
                 (mark.since, mark.clear) = (None, None);
             } else if mark.since.is_none() && self.machine.is_up(number.number()) {
                 // It was connected before, and has now answered.
@@ -468,7 +468,7 @@ impl<M: Subject> Shell<M> {
         if let Some(did) = self.machine.traffic() {
             let ended = did.answered + did.disconnected + did.orphaned;
             let open = did.requests.checked_sub(ended).map(|open| open as usize);
-            let fits = open.is_some_and(|open| open <= self.machine.flights());
+            let fits = open.is_some_and(|open| open <= self.machine.in_flight());
             assert!(fits, "{} miscounts requests: {did:?}", self.who());
         }
         for port in &self.ports {
@@ -520,12 +520,12 @@ impl<M: Subject> Shell<M> {
             }
         }
         for _ in 0..10_000 {
-            if self.busy || self.machine.flights() > 0 {
+            if self.busy || self.machine.in_flight() > 0 {
                 self.think(wires);
             }
         }
         let machine = &self.machine;
-        assert_eq!((machine.clients(), machine.flights()), (0, 0), "something is kept of nobody");
+        assert_eq!((machine.clients(), machine.in_flight()), (0, 0), "something is kept of nobody");
         assert_eq!(machine.buffers_free(), self.buffers(), "buffers stay lent to nobody");
     }
 

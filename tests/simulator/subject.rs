@@ -1,7 +1,7 @@
 //! What can be asked of a machine under test, whichever it is.
 
 use crate::park::SERVERS_MAX;
-use distcache_core::proxy::{Mux, Traffic};
+use distcache_core::proxy::{Proxy, Traffic};
 use distcache_core::server::{Server, Store};
 use distcache_testing::net::Station;
 
@@ -14,7 +14,7 @@ pub trait Subject: Station {
     /// How many of its buffers nobody holds.
     fn buffers_free(&self) -> u32;
     /// How many requests it believes to be on their way.
-    fn flights(&self) -> usize;
+    fn in_flight(&self) -> usize;
     /// Whether it is connected to a server of its own.
     fn is_up(&self, _number: u8) -> bool {
         false
@@ -43,12 +43,12 @@ impl<S: Store> Subject for Server<'_, S> {
         Server::buffers_free(self)
     }
 
-    fn flights(&self) -> usize {
+    fn in_flight(&self) -> usize {
         0
     }
 }
 
-impl Subject for Mux<'_> {
+impl Subject for Proxy<'_> {
     fn work(&self) -> u64 {
         let (counters, did) = (self.counters(), self.traffic());
         let clients = counters.malformed + counters.idle + counters.stalled;
@@ -59,26 +59,26 @@ impl Subject for Mux<'_> {
     }
 
     fn clients(&self) -> usize {
-        Mux::clients(self)
+        Proxy::clients(self)
     }
 
     fn buffers_free(&self) -> u32 {
-        Mux::buffers_free(self)
+        Proxy::buffers_free(self)
     }
 
-    fn flights(&self) -> usize {
-        Mux::flights(self)
+    fn in_flight(&self) -> usize {
+        Proxy::in_flight(self)
     }
 
     fn is_up(&self, number: u8) -> bool {
-        Mux::is_up(self, number)
+        Proxy::is_up(self, number)
     }
 
     fn is_full(&self, number: u8) -> bool {
-        Mux::is_full(self, number)
+        Proxy::is_full(self, number)
     }
 
     fn traffic(&self) -> Option<Traffic> {
-        Some(Mux::traffic(self))
+        Some(Proxy::traffic(self))
     }
 }

@@ -13,7 +13,7 @@ use crate::trace::{Who, note};
 use crate::villain::Villain;
 use crate::wires::Wires;
 use distcache_core::client;
-use distcache_core::proxy::Mux;
+use distcache_core::proxy::Proxy;
 use distcache_core::server::Server;
 use distcache_core::time::Instant;
 use distcache_testing::memory::Memory;
@@ -43,7 +43,7 @@ impl Stock {
         let lives = if plan.faults.deaths > 0 { LIVES } else { 1 };
         let node = |node: &crate::plan::Node| {
             let memory =
-                || Memory::with_buffers(node.slots, node.buffers).with_flights(node.flights);
+                || Memory::with_buffers(node.slots, node.buffers).with_flights(node.in_flight);
             let servers = || node.upstreams().iter().copied();
             (0..lives).map(|_| memory().with_servers_called(servers())).collect()
         };
@@ -53,7 +53,7 @@ impl Stock {
         };
         Self {
             nodes: plan.nodes.iter().map(node).collect(),
-            tables: (0..lives * plan.servers).map(|_| vec![0; plan.geometry.size() + 64]).collect(),
+            tables: (0..lives * plan.servers).map(|_| vec![0; plan.layout.size() + 64]).collect(),
             clients: plan.callers.iter().map(client).collect(),
         }
     }
@@ -62,7 +62,7 @@ impl Stock {
 /// What runs as one node.
 enum Post<'m> {
     Server(Box<Shell<Cache<'m>>>),
-    Proxy(Box<Shell<Mux<'m>>>),
+    Proxy(Box<Shell<Proxy<'m>>>),
     Liar(Liar),
     /// Its process is dead.
     Nobody,
@@ -150,8 +150,8 @@ impl<'m> World<'m> {
                 let table = self.tables.pop().expect("a life is left");
                 let aligned = table.as_ptr().align_offset(64);
                 let key = self.wires.random.next();
-                let (geometry, ledger) = (self.plan.geometry, self.ledger.clone());
-                let table = Checked::new(&mut table[aligned..], number, geometry, key, ledger);
+                let (layout, ledger) = (self.plan.layout, self.ledger.clone());
+                let table = Checked::new(&mut table[aligned..], number, layout, key, ledger);
                 let mut server = memory.server(plan.config.limits, table);
                 server.set_budget(self.plan.budget);
                 server.set_min_ttl(plan.config.min_ttl);
@@ -311,7 +311,7 @@ impl<'m> World<'m> {
     }
 
     /// The nodes that are proxies.
-    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<Mux<'m>>> {
+    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<Proxy<'m>>> {
         self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
             Post::Proxy(shell) => Some(&mut **shell),
             _ => None,

@@ -1,14 +1,14 @@
 //! A proxy with a server behind it, both real, in one world.
 
 use crate::net::{End, Net, Pieces, Probes, SERVER};
-use distcache_core::proxy::Mux;
+use distcache_core::proxy::Proxy;
 use distcache_core::server::{Server, Store};
 
 /// A proxy, its clients, and its server.
 #[derive(Debug)]
 pub struct Chain<'m, S> {
     /// The proxy and its clients.
-    pub front: Net<Mux<'m>>,
+    pub front: Net<Proxy<'m>>,
     /// The server, whose client is the proxy.
     pub back: Net<Server<'m, S>>,
     /// The server's end, and how many times the proxy had dialed by then.
@@ -17,7 +17,7 @@ pub struct Chain<'m, S> {
 
 impl<'m, S: Store> Chain<'m, S> {
     /// A proxy that is about to connect to a server.
-    pub fn new(proxy: Mux<'m>, server: Server<'m, S>, pieces: Pieces) -> Self {
+    pub fn new(proxy: Proxy<'m>, server: Server<'m, S>, pieces: Pieces) -> Self {
         let mut front = Net::new(proxy, pieces.clone());
         front.probes = Probes::Seen;
         let back = Net::new(server, pieces);

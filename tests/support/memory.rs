@@ -1,8 +1,8 @@
 //! The memory that machines live in.
 
-use distcache_core::conns::{Conn, Limits};
-use distcache_core::pool::Pool;
-use distcache_core::proxy::{Config, Flight, Mux, Upstream};
+use distcache_core::buffer::Pool;
+use distcache_core::clients::{Client, Limits};
+use distcache_core::proxy::{Config, InFlight, Proxy, Upstream};
 use distcache_core::server::{Server, Store};
 use distcache_core::slots::Slot;
 use distcache_core::wire::MESSAGE_MAX;
@@ -13,8 +13,8 @@ pub const NO_LIMITS: Limits = Limits { idle: 0, patience: 0 };
 /// Slots and buffers for one server or one proxy.
 #[derive(Debug)]
 pub struct Memory {
-    conns: Vec<Slot<Conn>>,
-    flights: Vec<Slot<Flight>>,
+    clients: Vec<Slot<Client>>,
+    in_flight: Vec<Slot<InFlight>>,
     servers: Vec<Upstream>,
     buffers: Vec<u8>,
 }
@@ -28,8 +28,8 @@ impl Memory {
     /// Places for `clients`, and `buffers` buffers.
     pub fn with_buffers(clients: usize, buffers: usize) -> Self {
         Self {
-            conns: (0..clients).map(|_| Slot::EMPTY).collect(),
-            flights: (0..2 * clients).map(|_| Slot::EMPTY).collect(),
+            clients: (0..clients).map(|_| Slot::EMPTY).collect(),
+            in_flight: (0..2 * clients).map(|_| Slot::EMPTY).collect(),
             servers: vec![Upstream::new(b"server 0")],
             buffers: vec![0; buffers * MESSAGE_MAX],
         }
@@ -41,7 +41,7 @@ impl Memory {
         let name = |number| Upstream::new(format!("server {number}").as_bytes());
         self.buffers.resize(self.buffers.len() + (servers - 1) * 2 * MESSAGE_MAX, 0);
         self.servers = (0..servers).map(name).collect();
-        self.flights.resize_with(self.conns.len() * (servers + 1), || Slot::EMPTY);
+        self.in_flight.resize_with(self.clients.len() * (servers + 1), || Slot::EMPTY);
         self
     }
 
@@ -54,10 +54,10 @@ impl Memory {
         self
     }
 
-    /// The same with room for no more than `flights` requests on their way.
+    /// The same with room for no more than `requests in request in flight` requests on their way.
     #[must_use]
-    pub fn with_flights(mut self, flights: usize) -> Self {
-        self.flights = (0..flights).map(|_| Slot::EMPTY).collect();
+    pub fn with_flights(mut self, in_flight: usize) -> Self {
+        self.in_flight = (0..in_flight).map(|_| Slot::EMPTY).collect();
         self
     }
 
@@ -67,16 +67,16 @@ impl Memory {
     /// Where it finds this memory too small.
     pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> Server<'_, S> {
         let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
-        Server::new(&mut self.conns, pool, limits, store).expect("enough memory")
+        Server::new(&mut self.clients, pool, limits, store).expect("enough memory")
     }
 
     /// A proxy.
     ///
     /// # Panics
     /// Where it finds this memory too small.
-    pub fn proxy(&mut self, config: Config) -> Mux<'_> {
+    pub fn proxy(&mut self, config: Config) -> Proxy<'_> {
         let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
-        let Self { conns, flights, servers, .. } = self;
-        Mux::new(conns, flights, servers, pool, config).expect("enough memory")
+        let Self { clients, in_flight, servers, .. } = self;
+        Proxy::new(clients, in_flight, servers, pool, config).expect("enough memory")
     }
 }

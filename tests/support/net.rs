@@ -13,7 +13,7 @@
 use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
 use distcache_core::machine::{Machine, Peer, ServerKey, Wants};
-use distcache_core::proxy::{Mux, PROBE_ID};
+use distcache_core::proxy::{PROBE_ID, Proxy};
 use distcache_core::server::{Server, Store};
 use distcache_core::time::Instant;
 
@@ -46,17 +46,17 @@ impl<S: Store> Station for Server<'_, S> {
     }
 }
 
-impl Station for Mux<'_> {
+impl Station for Proxy<'_> {
     fn dial(&mut self, now: Instant) -> Option<ServerKey> {
-        Mux::dial(self, now)
+        Proxy::dial(self, now)
     }
 
     fn connected(&mut self, now: Instant, key: ServerKey) {
-        Mux::connected(self, now, key);
+        Proxy::connected(self, now, key);
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        Mux::check(self)
+        Proxy::check(self)
     }
 }
 
@@ -86,7 +86,7 @@ impl Pieces {
     }
 }
 
-/// Tells a scenario in every way: at once, byte for byte, in random pieces, and with a cut at every
+/// Report a scenario in every way: at once, byte for byte, in random pieces, and with a cut at every
 /// offset up to `longest`.
 pub fn every_way(longest: usize, scenario: impl Fn(Pieces)) {
     scenario(Pieces::Whole);

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use distcache_posix::address::AddressError;
 use distcache_posix::client::{AddError, Failure, NewError};
+use distcache_posix::net::address::AddressError;
 
 /// The reason, for people.
 #[derive(Debug)]

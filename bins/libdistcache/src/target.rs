@@ -3,8 +3,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::time::Duration;
 
-use distcache_posix::address::Address;
 use distcache_posix::client::{Client, Flags, NewError, usual_timeout};
+use distcache_posix::net::address::Address;
 
 use crate::reason::Reason;
 use crate::reserve::BLOCK_LEN;

@@ -1,9 +1,9 @@
 //! How requests get from clients to servers, and answers back.
 
-use super::flight::{Flight, Outcome, Step};
+use super::in_flight::{InFlight, Outcome, Step};
 use super::probe::Probe;
 use super::upstream::{Phase, STRAYS_MAX, Upstream, hash};
-use super::{Aim, Blocked, GivenUp, Mux, Next, count};
+use super::{Aim, Blocked, GivenUp, Next, Proxy, count};
 use crate::id::ID_MAX;
 use crate::machine::Peer;
 use crate::message::{ADD_FIXED_LEN, Status, raise_ttl};
@@ -26,11 +26,11 @@ enum Start {
     Nothing,
 }
 
-impl Mux<'_> {
+impl Proxy<'_> {
     /// Looks after the first client that waits for its turn. `None` where there is none, or where
     /// its request can't start now.
-    pub(super) fn take_off(&mut self, now: Instant) -> Option<Peer> {
-        let key = self.conns.first()?;
+    pub(super) fn admit(&mut self, now: Instant) -> Option<Peer> {
+        let key = self.clients.first()?;
         let started = self.start(now, key);
         self.blocked = match started {
             Start::Blocked(why) => why,
@@ -40,22 +40,22 @@ impl Mux<'_> {
             return None;
         }
         if started == Start::NoBuffer {
-            self.conns.wait_for_room(key);
+            self.clients.wait_for_room(key);
             return Some(Peer::Client(key));
         }
-        self.conns.take(key);
+        self.clients.take(key);
         if started == Start::Malformed {
-            self.conns.malformed(key);
+            self.clients.malformed(key);
         }
-        self.conns.retime(now, key, started == Start::Done);
+        self.clients.retime(now, key, started == Start::Done);
         Some(Peer::Client(key))
     }
 
     fn start(&mut self, now: Instant, key: Key) -> Start {
-        let Some((conn, pool)) = self.conns.get(key) else {
+        let Some((conn, pool)) = self.clients.get(key) else {
             return Start::Nothing;
         };
-        if conn.flight.is_some() || !conn.outbox.is_empty() {
+        if conn.in_flight.is_some() || !conn.outbox.is_empty() {
             return Start::Nothing;
         }
         let wire = conn.inbox.bytes(pool);
@@ -72,12 +72,12 @@ impl Mux<'_> {
         if let Some(end) = self.grace().filter(|end| now < *end) {
             return Start::Blocked(Blocked::ForConnection(end));
         }
-        let mut flight = Flight::new(now, key, message, id);
-        let next = self.next_server(flight.aim());
+        let mut in_flight = InFlight::new(now, key, message, id);
+        let next = self.next_server(in_flight.aim());
         if let Next::Busy(_) = next {
             return Start::Blocked(Blocked::ForFlight);
         }
-        let Some((conn, pool)) = self.conns.get(key) else {
+        let Some((conn, pool)) = self.clients.get(key) else {
             return Start::Nothing;
         };
         if !conn.outbox.reserve(pool) {
@@ -86,20 +86,20 @@ impl Mux<'_> {
         let Next::Server(number) = next else {
             count(&mut self.traffic.requests);
             self.reply(key, &message.header, Status::DISCONNECTED);
-            self.conclude(now, &flight);
+            self.conclude(now, &in_flight);
             return Start::Done;
         };
-        flight.server = number;
-        let Ok(flight) = self.flights.insert(flight) else {
+        in_flight.server = number;
+        let Ok(in_flight) = self.in_flight.insert(in_flight) else {
             return Start::Blocked(Blocked::ForFlight);
         };
-        conn.flight = Some(flight);
+        conn.in_flight = Some(in_flight);
         count(&mut self.traffic.requests);
-        self.visit(now, flight, number);
+        self.visit(now, in_flight, number);
         Start::Done
     }
 
-    /// The best server for a flight among those that are up and that it has not tried. One whose share
+    /// The best server for a request in flight among those that are up and that it has not tried. One whose share
     /// is used up by requests that nobody waits for is left out.
     #[inline]
     pub(super) fn next_server(&mut self, aim: Aim) -> Next {
@@ -124,13 +124,13 @@ impl Mux<'_> {
                 return Next::Busy(number);
             }
             // It lacks what goes elsewhere now.
-            server.forgetful |= aim.changes;
+            server.may_lack_data |= aim.changes;
             left = left.without(number);
         }
         Next::Nobody
     }
 
-    /// The best server for a flight among those that are up and that it has not tried.
+    /// The best server for a request in flight among those that are up and that it has not tried.
     fn best_server(&self, aim: Aim) -> Option<u8> {
         let left = |(number, server): &(u8, &Upstream)| server.is_up() && !aim.has_visited(*number);
         let left = (0..=u8::MAX).zip(&*self.servers).filter(left);
@@ -139,11 +139,11 @@ impl Mux<'_> {
     }
 
     /// Asks the next server, or gives the client the answer where there is none to be asked.
-    pub(super) fn onward(&mut self, now: Instant, key: Key) {
+    pub(super) fn route(&mut self, now: Instant, key: Key) {
         if self.leave_to_twin(key) {
             return;
         }
-        let aim = self.flights.get(key).filter(|flight| flight.is_kept).map(Flight::aim);
+        let aim = self.in_flight.get(key).filter(|in_flight| in_flight.is_kept).map(InFlight::aim);
         match aim.map_or(Next::Nobody, |aim| self.next_server(aim)) {
             // Its client waits already: it makes no difference where.
             Next::Server(number) | Next::Busy(number) => self.visit(now, key, number),
@@ -154,49 +154,50 @@ impl Mux<'_> {
     /// Asks this server.
     fn visit(&mut self, now: Instant, key: Key, number: u8) {
         let level = self.server(number).map_or(0, |server| server.level);
-        if self.flights.get_mut(key).is_some_and(|flight| flight.visit(number, level)) {
+        if self.in_flight.get_mut(key).is_some_and(|in_flight| in_flight.visit(number, level)) {
             self.send(now, key);
         } else {
             self.answer(now, key, Status::UNSUPPORTED);
         }
     }
 
-    /// Sends the flight's request to its server, or has it wait until there is room for it.
+    /// Sends the request in flight's request to its server, or has it wait until there is room for it.
     pub(super) fn send(&mut self, now: Instant, key: Key) {
-        let Some(number) = self.flights.get(key).map(|flight| flight.server) else {
+        let Some(number) = self.in_flight.get(key).map(|in_flight| in_flight.server) else {
             return;
         };
         let first = self.server(number).is_some_and(|server| server.waiting.is_empty());
-        if first && self.transmit(now, key) {
+        if first && self.try_send(now, key) {
             return self.await_hedge(key);
         }
         if let Some(server) = self.servers.get_mut(usize::from(number)) {
-            self.flights.enqueue(&mut server.waiting, key);
+            self.in_flight.enqueue(&mut server.waiting, key);
         }
     }
 
-    /// Copies the flight's request to its server's outbox; false where that has no room for it.
-    fn transmit(&mut self, now: Instant, key: Key) -> bool {
-        let tag = self.flights.tag(key);
-        let Some(flight) = self.flights.get_mut(key) else {
+    /// Copies the request in flight's request to its server's outbox; false where that has no room for it.
+    fn try_send(&mut self, now: Instant, key: Key) -> bool {
+        let ticket = self.in_flight.ticket(key);
+        let Some(in_flight) = self.in_flight.get_mut(key) else {
             return false;
         };
-        let Some(server) = self.servers.get_mut(usize::from(flight.server)) else {
+        let Some(server) = self.servers.get_mut(usize::from(in_flight.server)) else {
             return false;
         };
-        let Some((conn, pool)) = flight.client.and_then(|client| self.conns.get(client)) else {
+        let Some((conn, pool)) = in_flight.client.and_then(|client| self.clients.get(client))
+        else {
             return false;
         };
         // What there is of it now, it may have to be moved together for.
         server.outbox.space(pool);
-        let (op, min_ttl) = (flight.op, self.config.min_ttl);
+        let (op, min_ttl) = (in_flight.op, self.config.min_ttl);
         let between = pool.between(&conn.inbox, &server.outbox);
         let copied = between.and_then(|(wire, room)| {
-            let envelope = Envelope::request(tag, op);
-            if op == Op::Remove && flight.request.header.op.stores() {
-                return write_id(&envelope, id_of(&flight.request, wire), room);
+            let envelope = Envelope::request(ticket, op);
+            if op == Op::Remove && in_flight.request.header.op.stores() {
+                return write_id(&envelope, id_of(&in_flight.request, wire), room);
             }
-            let len = flight.request.relabel(wire, &envelope, room)?;
+            let len = in_flight.request.relabel(wire, &envelope, room)?;
             if op.stores() {
                 raise_ttl(room.get_mut(HEADER_LEN..)?, min_ttl);
             }
@@ -206,35 +207,35 @@ impl Mux<'_> {
             return false;
         };
         server.outbox.filled(pool, len);
-        server.stirred = true;
+        server.wants_changed = true;
         if self.config.copies <= 1 {
-            flight.is_kept = false;
-            conn.inbox.consume(pool, flight.request.wire_len);
+            in_flight.is_kept = false;
+            conn.inbox.consume(pool, in_flight.request.wire_len);
         }
-        flight.since = now;
-        self.flights.enqueue(&mut server.open, key);
+        in_flight.since = now;
+        self.in_flight.enqueue(&mut server.open, key);
         count(&mut server.traffic.forwarded);
         true
     }
 
-    /// Sends the first of the flights that wait for a server; or to another server, where that one is
+    /// Sends the first of the requests in request in flight that wait for a server; or to another server, where that one is
     /// gone. `None` where there is still no room for it.
     pub(super) fn resume(&mut self, now: Instant, number: u8) -> Option<Peer> {
         let server = self.servers.get_mut(usize::from(number))?;
         let (up, level) = (server.is_up(), server.level);
-        let key = self.flights.front(&server.waiting)?;
-        let flight = self.flights.get_mut(key)?;
-        let client = flight.client?;
+        let key = self.in_flight.front(&server.waiting)?;
+        let in_flight = self.in_flight.get_mut(key)?;
+        let client = in_flight.client?;
         // What it asks for was chosen on a connection that may be gone.
-        let fits = !up || flight.op.level() <= level || flight.visit(number, level);
-        if up && fits && !self.transmit(now, key) {
-            self.servers.get_mut(usize::from(number))?.roomy = false;
+        let fits = !up || in_flight.op.level() <= level || in_flight.visit(number, level);
+        if up && fits && !self.try_send(now, key) {
+            self.servers.get_mut(usize::from(number))?.can_send = false;
             return None;
         }
         let server = self.servers.get_mut(usize::from(number))?;
-        self.flights.unlink(&mut server.waiting, key);
+        self.in_flight.unlink(&mut server.waiting, key);
         match (up, fits) {
-            (false, _) => self.onward(now, key),
+            (false, _) => self.route(now, key),
             (true, false) => self.answer(now, key, Status::UNSUPPORTED),
             (true, true) => self.await_hedge(key),
         }
@@ -242,33 +243,33 @@ impl Mux<'_> {
     }
 
     /// Passes the server's next whole answer back. `None` where there is none.
-    pub(super) fn land(&mut self, now: Instant, number: u8) -> Option<Peer> {
+    pub(super) fn receive(&mut self, now: Instant, number: u8) -> Option<Peer> {
         let server = self.servers.get_mut(usize::from(number))?;
         if !server.is_talking() {
             return None;
         }
-        let bytes = server.inbox.bytes(&self.conns.pool);
+        let bytes = server.inbox.bytes(&self.clients.pool);
         let message = match Message::measure(bytes, Direction::Response) {
             Ok(Some(message)) => message,
             Ok(None) => {
-                (server.unread, server.stirred) = (false, true);
+                (server.unread, server.wants_changed) = (false, true);
                 let over = server.input_over;
-                return if over { self.doom(number, None) } else { None };
+                return if over { self.abort(number, None) } else { None };
             }
-            Err(_) => return self.doom(number, Some(GivenUp::Malformed)),
+            Err(_) => return self.abort(number, Some(GivenUp::Malformed)),
         };
-        let landed = if server.phase == Phase::Probing {
+        let received = if server.phase == Phase::Probing {
             self.hear_probe(now, number, &message)
         } else {
-            self.hand_over(now, number, &message)
+            self.deliver(now, number, &message)
         };
         let server = self.servers.get_mut(usize::from(number))?;
-        server.inbox.consume(&mut self.conns.pool, message.wire_len);
-        match landed {
+        server.inbox.consume(&mut self.clients.pool, message.wire_len);
+        match received {
             Ok(Some(key)) => Some(Peer::Client(key)),
-            Ok(None) if server.strays > STRAYS_MAX => self.doom(number, Some(GivenUp::Strays)),
+            Ok(None) if server.strays > STRAYS_MAX => self.abort(number, Some(GivenUp::Strays)),
             Ok(None) => self.peer(number),
-            Err(_) => self.doom(number, Some(GivenUp::Malformed)),
+            Err(_) => self.abort(number, Some(GivenUp::Malformed)),
         }
     }
 
@@ -290,7 +291,7 @@ impl Mux<'_> {
     }
 
     /// Does with the answer at the front of the inbox what is to be done with it, and says to whom.
-    fn hand_over(
+    fn deliver(
         &mut self,
         now: Instant,
         number: u8,
@@ -300,23 +301,23 @@ impl Mux<'_> {
         let Some(server) = self.servers.get_mut(usize::from(number)) else {
             return Ok(None);
         };
-        let key = self.flights.tagged(header.uid);
-        let key = key.filter(|key| self.flights.is_queued(&server.open, *key));
-        let Some((key, flight)) = key.and_then(|key| Some((key, self.flights.get_mut(key)?)))
+        let key = self.in_flight.by_ticket(header.uid);
+        let key = key.filter(|key| self.in_flight.is_queued(&server.open, *key));
+        let Some((key, in_flight)) = key.and_then(|key| Some((key, self.in_flight.get_mut(key)?)))
         else {
             server.stray();
             return Ok(None);
         };
-        if flight.op != header.op {
+        if in_flight.op != header.op {
             return Err(Malformed::Payload);
         }
         (server.level, server.heard, server.strays) = (header.patch, now, 0);
         count(&mut server.traffic.answered);
-        let client = flight.client;
+        let client = in_flight.client;
         let Some((client, (conn, pool))) =
-            client.and_then(|client| Some((client, self.conns.get(client)?)))
+            client.and_then(|client| Some((client, self.clients.get(client)?)))
         else {
-            self.flights.unlink(&mut server.open, key);
+            self.in_flight.unlink(&mut server.open, key);
             self.end(key);
             return Ok(None);
         };
@@ -326,26 +327,26 @@ impl Mux<'_> {
             1 => first.map(Status),
             _ => None,
         };
-        let step = flight.hear(status, server.forgetful, copies);
+        let step = in_flight.on_reply(status, server.may_lack_data, copies);
         if let Step::Pass | Step::Hold = step {
             let level = LEVEL.min(header.patch);
-            let envelope = Envelope::answer(&flight.request.header, level);
+            let envelope = Envelope::answer(&in_flight.request.header, level);
             if let Some((wire, room)) = pool.between(&server.inbox, &conn.outbox) {
                 let len = message.relabel(wire, &envelope, room).unwrap_or(0);
                 conn.outbox.filled(pool, len);
             }
         }
-        self.flights.unlink(&mut server.open, key);
+        self.in_flight.unlink(&mut server.open, key);
         if copies > 1 {
-            self.flights.unlink(&mut self.hedgeable, key);
+            self.in_flight.unlink(&mut self.hedgeable, key);
         }
         match step {
-            Step::Pass => self.release(now, key),
-            Step::Hold | Step::Onward => self.onward(now, key),
+            Step::Pass => self.complete(now, key),
+            Step::Hold | Step::Next => self.route(now, key),
             Step::Finish => self.finish(now, key),
             Step::Again(op) => {
-                if let Some(flight) = self.flights.get_mut(key) {
-                    flight.op = op;
+                if let Some(in_flight) = self.in_flight.get_mut(key) {
+                    in_flight.op = op;
                 }
                 self.send(now, key);
             }
@@ -357,33 +358,33 @@ impl Mux<'_> {
     pub(super) fn give_up(&mut self, now: Instant, number: u8) -> Option<Peer> {
         let server = self.servers.get_mut(usize::from(number))?;
         server.lost = server.lost.checked_sub(1)?;
-        let key = self.flights.dequeue(&mut server.open)?;
+        let key = self.in_flight.dequeue(&mut server.open)?;
         count(&mut server.traffic.lost);
-        self.flights.unlink(&mut self.hedgeable, key);
-        let Some(client) = self.flights.get(key)?.client else {
+        self.in_flight.unlink(&mut self.hedgeable, key);
+        let Some(client) = self.in_flight.get(key)?.client else {
             self.end(key);
             return self.peer(number);
         };
-        self.onward(now, key);
+        self.route(now, key);
         Some(Peer::Client(client))
     }
 
     /// Gives the client what the answers so far come to.
     fn finish(&mut self, now: Instant, key: Key) {
-        match self.flights.get(key).map(Flight::outcome) {
+        match self.in_flight.get(key).map(InFlight::outcome) {
             Some(Outcome::Nothing) => self.answer(now, key, Status::DISCONNECTED),
             Some(Outcome::Open(status) | Outcome::Settled(status)) => self.answer(now, key, status),
-            Some(Outcome::Session) => self.release(now, key),
+            Some(Outcome::Session) => self.complete(now, key),
             None => {}
         }
     }
 
     /// Answers with a status; the client has room for it.
     fn answer(&mut self, now: Instant, key: Key, status: Status) {
-        if let Some(flight) = self.flights.get(key)
-            && let Some(client) = flight.client
+        if let Some(in_flight) = self.in_flight.get(key)
+            && let Some(client) = in_flight.client
         {
-            let header = flight.request.header;
+            let header = in_flight.request.header;
             self.reply(client, &header, status);
         }
         self.land_client(now, key);
@@ -392,7 +393,7 @@ impl Mux<'_> {
     /// Puts a status into the outbox of a client that has room for it.
     fn reply(&mut self, client: Key, request: &Header, status: Status) {
         let level = self.servers.iter().map(|server| server.level).max().unwrap_or(0);
-        if let Some((conn, pool)) = self.conns.get(client) {
+        if let Some((conn, pool)) = self.clients.get(client) {
             // Its buffer was reserved when the request set out.
             let room = conn.outbox.space(pool);
             let len = write_status(request, level, status, room);
@@ -405,44 +406,44 @@ impl Mux<'_> {
     }
 
     /// Lets the client have the answer that lies in its outbox.
-    fn release(&mut self, now: Instant, key: Key) {
+    fn complete(&mut self, now: Instant, key: Key) {
         count(&mut self.traffic.answered);
         self.land_client(now, key);
     }
 
-    /// Ends a flight whose answer is in its client's outbox, and its twin.
+    /// Ends a request in flight whose answer is in its client's outbox, and its twin.
     fn land_client(&mut self, now: Instant, key: Key) {
-        if let Some(flight) = self.end(key) {
-            if let Some(twin) = flight.twin {
+        if let Some(in_flight) = self.end(key) {
+            if let Some(twin) = in_flight.twin {
                 self.abandon(twin);
             }
-            self.conclude(now, &flight);
+            self.conclude(now, &in_flight);
         }
     }
 
-    /// Ends a flight that has left all queues.
-    pub(super) fn end(&mut self, key: Key) -> Option<Flight> {
-        let flight = self.flights.get(key)?;
-        let orphaned = flight.client.is_none();
-        let server = self.servers.get_mut(usize::from(flight.server))?;
+    /// Ends a request in flight that has left all queues.
+    pub(super) fn end(&mut self, key: Key) -> Option<InFlight> {
+        let in_flight = self.in_flight.get(key)?;
+        let orphaned = in_flight.client.is_none();
+        let server = self.servers.get_mut(usize::from(in_flight.server))?;
         if orphaned {
             server.orphans = server.orphans.saturating_sub(1);
         }
         self.blocked = Blocked::No;
-        self.flights.remove(key)
+        self.in_flight.remove(key)
     }
 
-    /// The client of this flight, which has its answer, is ready for the next request.
-    fn conclude(&mut self, now: Instant, flight: &Flight) {
-        let Some(client) = flight.client else {
+    /// The client of this request in flight, which has its answer, is ready for the next request.
+    fn conclude(&mut self, now: Instant, in_flight: &InFlight) {
+        let Some(client) = in_flight.client else {
             return;
         };
-        if let Some((conn, pool)) = self.conns.get(client) {
-            conn.flight = None;
-            if flight.is_kept {
-                conn.inbox.consume(pool, flight.request.wire_len);
+        if let Some((conn, pool)) = self.clients.get(client) {
+            conn.in_flight = None;
+            if in_flight.is_kept {
+                conn.inbox.consume(pool, in_flight.request.wire_len);
             }
-            self.conns.retime(now, client, true);
+            self.clients.retime(now, client, true);
         }
     }
 }

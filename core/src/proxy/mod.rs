@@ -2,21 +2,21 @@
 //!
 //! ```text
 //!  client ──► inbox ─┐  whole requests,             ┌─► outbox ──► server
-//!  client ──► inbox ─┼─ one of each client in turn ─┤   (uid = flight)
+//!  client ──► inbox ─┼─ one of each client in turn ─┤   (uid = request in flight)
 //!  client ──► inbox ─┘                              │
-//!                                                 flights
+//!                                                 requests in request in flight
 //!  client ◄── outbox ◄─┐                            │
 //!  client ◄── outbox ◄─┴─ back under the client's ──┴── inbox ◄── server
 //! ```
 //!
-//! A request on its way is a flight, and the flight's tag is the uid that the server sees. A tag
-//! finds its flight once; the flight names its client by a key that goes stale with the client. So
+//! A request on its way is a request in flight, and the request in flight's ticket is the uid that the server sees. A ticket
+//! finds its request in flight once; the request in flight names its client by a key that goes stale with the client. So
 //! an answer that nobody asked for, a second answer, and the answer to a client that has left reach
 //! nobody.
 //!
-//! A flight starts only when there is room for what follows: a flight slot, and a buffer for the
-//! client's answer. A server whose outbox is full has a queue of flights that wait for it, so that
-//! it does not keep those for other servers waiting. Each server has its share of the flights. Once
+//! A request in flight starts only when there is room for what follows: a request in flight slot, and a buffer for the
+//! client's answer. A server whose outbox is full has a queue of requests in request in flight that wait for it, so that
+//! it does not keep those for other servers waiting. Each server has its share of the requests in request in flight. Once
 //! that is used up by requests that nobody waits for any more, the server is left out like one that
 //! is away, so that a server that hangs costs the others nothing.
 //!
@@ -25,26 +25,26 @@
 //!
 //! Which server a request goes to follows from its id alone: every id ranks the servers in an order
 //! of its own, and the first of them that is up is asked. With more than one copy of each session, a
-//! request visits more than one of them; the table is in the source of `flight`. While no server is
+//! request visits more than one of them; the table is in the source of `request in flight`. While no server is
 //! up every request is answered at once; when a connection is lost, so is every request on it, unless
 //! there is another server to ask.
 
 mod check;
-mod flight;
 mod hedge;
+mod in_flight;
 mod journey;
 mod probe;
 mod upstream;
 
-use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
+use crate::buffer::Pool;
+use crate::clients::{Client, Clients, Counters, Limits, SetupError, earlier};
 use crate::machine::{Machine, Peer, ServerKey, Wants};
-use crate::pool::Pool;
-use crate::slots::{Key, Lane, Queue, Slot, Slots, Tag};
+use crate::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
 use crate::time::Instant;
 
-use flight::Aim;
-pub use flight::Flight;
 pub use hedge::HEDGE_AFTER;
+use in_flight::Aim;
+pub use in_flight::InFlight;
 pub use probe::PROBE_ID;
 use upstream::{DIAL_GRACE, Phase};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
@@ -59,8 +59,8 @@ pub const SERVER_PATIENCE: u64 = 250;
 /// own absence, in milliseconds.
 const LATE: u64 = 50;
 
-/// The queue of flights that may be hedged; the first tags are those of servers.
-const HEDGEABLE: Queue = Queue::new(Lane::Time, Tag(u8::MAX));
+/// The queue of requests in request in flight that may be hedged; the first tags are those of servers.
+const HEDGEABLE: Queue = Queue::new(Lane::Time, QueueId(u8::MAX));
 
 /// How a proxy deals with time, in milliseconds, and with copies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,14 +127,14 @@ enum Blocked {
     No,
     /// For a connection, until then.
     ForConnection(Instant),
-    /// For a flight.
+    /// For a request in flight.
     ForFlight,
 }
 
 /// A proxy without its sockets.
 #[derive(Debug)]
-pub struct Mux<'m> {
-    conns: Conns<'m>,
+pub struct Proxy<'m> {
+    clients: Clients<'m>,
     config: Config,
     servers: &'m mut [Upstream],
     /// The server that is looked after first.
@@ -143,8 +143,8 @@ pub struct Mux<'m> {
     away: usize,
     /// The time at which no server had left anything unanswered for too long.
     judged_at: Instant,
-    flights: Slots<'m, Flight>,
-    /// How many flights each server may have.
+    in_flight: Slots<'m, InFlight>,
+    /// How many requests in request in flight each server may have.
     share: usize,
     /// Flights that may be sent to a second server, in the order in which they were sent.
     hedgeable: Queue,
@@ -155,11 +155,11 @@ pub struct Mux<'m> {
     traffic: Traffic,
 }
 
-impl<'m> Mux<'m> {
+impl<'m> Proxy<'m> {
     /// A proxy for as many clients as there are `slots`, with as many requests on their way as there
-    /// are `flights`. Each client has one at each server at most, but one whose client has left stays
+    /// are `requests in request in flight`. Each client has one at each server at most, but one whose client has left stays
     /// until it is answered: as many as clients for each server, and as many again, are plenty. Each
-    /// server has an equal share of the flights. Two buffers a client and two a server are enough for
+    /// server has an equal share of the requests in request in flight. Two buffers a client and two a server are enough for
     /// every case; with fewer (two a server and two more at least, of
     /// [`MESSAGE_MAX`](crate::wire::MESSAGE_MAX) bytes or more) clients may have to wait for each
     /// other.
@@ -167,13 +167,13 @@ impl<'m> Mux<'m> {
     /// # Errors
     /// [`SetupError`] says which memory will not do.
     pub fn new(
-        slots: &'m mut [Slot<Conn>],
-        flights: &'m mut [Slot<Flight>],
+        slots: &'m mut [Slot<Client>],
+        in_flight: &'m mut [Slot<InFlight>],
         servers: &'m mut [Upstream],
         pool: Pool<'m>,
         config: Config,
     ) -> Result<Self, SetupError> {
-        if flights.is_empty() {
+        if in_flight.is_empty() {
             return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
@@ -184,21 +184,21 @@ impl<'m> Mux<'m> {
             return Err(SetupError::TooManyServers);
         }
         let buffers = count.saturating_mul(2).saturating_add(2);
-        let mut conns = Conns::new(slots, pool, buffers, config.limits)?;
+        let mut clients = Clients::new(slots, pool, buffers, config.limits)?;
         for (number, server) in (0..=u8::MAX).zip(&mut *servers) {
             server.set_number(number);
-            server.inbox.keep(&mut conns.pool);
-            server.outbox.keep(&mut conns.pool);
+            server.inbox.keep(&mut clients.pool);
+            server.outbox.keep(&mut clients.pool);
         }
         Ok(Self {
-            conns,
+            clients,
             config,
             turn: 0,
             away: servers.len(),
             judged_at: Instant::ORIGIN,
-            share: flights.len().checked_div(servers.len()).unwrap_or(1).max(1),
+            share: in_flight.len().checked_div(servers.len()).unwrap_or(1).max(1),
             servers,
-            flights: Slots::new(flights),
+            in_flight: Slots::new(in_flight),
             hedgeable: HEDGEABLE,
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
@@ -207,7 +207,7 @@ impl<'m> Mux<'m> {
     }
 
     /// The server that an attempt to connect to is to begin now. Says so once:
-    /// [`Mux::connected`] or [`Machine::closed`] must follow. There may be more than one: ask until
+    /// [`Proxy::connected`] or [`Machine::closed`] must follow. There may be more than one: ask until
     /// it says `None`.
     pub fn dial(&mut self, now: Instant) -> Option<ServerKey> {
         let retry = self.config.retry;
@@ -225,10 +225,10 @@ impl<'m> Mux<'m> {
     pub fn connected(&mut self, now: Instant, key: ServerKey) {
         let server = self.servers.get_mut(usize::from(key.number()));
         let server = server.filter(|server| server.is(key) && server.phase == Phase::Dialing);
-        if let Some(server) = server.filter(|server| !server.doomed) {
+        if let Some(server) = server.filter(|server| !server.aborted) {
             server.level = 0;
             count(&mut server.traffic.connects);
-            server.probe(now, &mut self.conns.pool);
+            server.probe(now, &mut self.clients.pool);
         }
     }
 
@@ -238,9 +238,9 @@ impl<'m> Mux<'m> {
             return;
         };
         // Requests went elsewhere meanwhile, so it lacks what they stored.
-        server.forgetful |= server.dialed.is_none_or(|at| at.after(DIAL_GRACE) <= now);
+        server.may_lack_data |= server.dialed.is_none_or(|at| at.after(DIAL_GRACE) <= now);
         // Requests that waited for room on the last connection wait for nothing now.
-        server.roomy = true;
+        server.can_send = true;
         self.away = self.away.saturating_sub(1);
         self.blocked = Blocked::No;
     }
@@ -281,33 +281,33 @@ impl<'m> Mux<'m> {
 
     /// What happened to clients so far.
     pub const fn counters(&self) -> Counters {
-        self.conns.counters
+        self.clients.counters
     }
 
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
-        self.conns.len()
+        self.clients.len()
     }
 
     /// How many buffers that were in use are ready to be used again.
     pub const fn buffers_touched(&self) -> u32 {
-        self.conns.pool.touched()
+        self.clients.pool.touched()
     }
 
     /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
     pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
-        self.conns.pool.trim(keep, most, discard)
+        self.clients.pool.trim(keep, most, discard)
     }
 
     /// How many requests are on their way, those of clients that have left among them.
-    pub const fn flights(&self) -> usize {
-        self.flights.len()
+    pub const fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// How many buffers nobody holds: all but two for each server where no client has bytes waiting
     /// or a request on its way.
     pub const fn buffers_free(&self) -> u32 {
-        self.conns.pool.free()
+        self.clients.pool.free()
     }
 
     fn server(&self, number: u8) -> Option<&Upstream> {
@@ -324,7 +324,7 @@ impl<'m> Mux<'m> {
     #[inline]
     fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<'m>)> {
         let server = self.servers.get_mut(usize::from(key.number()))?;
-        (server.is(key) && server.is_talking()).then_some((server, &mut self.conns.pool))
+        (server.is(key) && server.is_talking()).then_some((server, &mut self.clients.pool))
     }
 
     /// The key of server `number`, as `advance` names it.
@@ -349,12 +349,12 @@ impl<'m> Mux<'m> {
         let limit =
             |since: Instant, millis: u64| (millis > 0).then(|| (since.after(millis), millis));
         match server.phase {
-            _ if server.doomed => None,
+            _ if server.aborted => None,
             Phase::Away => None,
             Phase::Dialing => limit(server.dialed?.max(self.woken), patience),
             Phase::Probing => limit(server.heard.max(self.woken), self.server_patience()),
             Phase::Up => {
-                let oldest = self.flights.get(self.flights.front(&server.open)?)?;
+                let oldest = self.in_flight.get(self.in_flight.front(&server.open)?)?;
                 let since = oldest.since.max(self.woken);
                 let silent = limit(since.max(server.heard), self.config.server_patience);
                 let one = limit(since, patience);
@@ -372,10 +372,10 @@ impl<'m> Mux<'m> {
     }
 
     /// The server's fault, or its silence: its connection is to be closed.
-    fn doom(&mut self, number: u8, why: Option<GivenUp>) -> Option<Peer> {
+    fn abort(&mut self, number: u8, why: Option<GivenUp>) -> Option<Peer> {
         self.blocked = Blocked::No;
         let server = self.servers.get_mut(usize::from(number))?;
-        server.doomed = true;
+        server.aborted = true;
         if why.is_some() && server.is_connected() {
             server.given_up = why;
             count(&mut server.traffic.given_up);
@@ -384,7 +384,7 @@ impl<'m> Mux<'m> {
     }
 
     /// Does a piece of work for one of the servers.
-    fn tend(&mut self, now: Instant) -> Option<Peer> {
+    fn service(&mut self, now: Instant) -> Option<Peer> {
         // One that has nothing more to do after all is not busy when it is looked at again.
         for _ in 0..self.servers.len() {
             let Some(number) = self.next_busy() else {
@@ -394,7 +394,7 @@ impl<'m> Mux<'m> {
                 return Some(peer);
             }
         }
-        self.tend_silent(now)
+        self.service_silent(now)
     }
 
     /// The next server in turn that has work.
@@ -415,14 +415,14 @@ impl<'m> Mux<'m> {
         if lost {
             return self.give_up(now, number);
         }
-        if unread && let Some(peer) = self.land(now, number) {
+        if unread && let Some(peer) = self.receive(now, number) {
             return Some(peer);
         }
         self.resume(now, number)
     }
 
     /// Gives up a server that has left something unanswered for too long.
-    fn tend_silent(&mut self, now: Instant) -> Option<Peer> {
+    fn service_silent(&mut self, now: Instant) -> Option<Peer> {
         if now == self.judged_at {
             return None;
         }
@@ -437,7 +437,7 @@ impl<'m> Mux<'m> {
                 self.woken = now;
                 None
             }
-            Some((number, _, millis)) => self.doom(number, Some(GivenUp::Silent(millis))),
+            Some((number, _, millis)) => self.abort(number, Some(GivenUp::Silent(millis))),
             None => {
                 self.judged_at = now;
                 None
@@ -446,21 +446,21 @@ impl<'m> Mux<'m> {
     }
 
     /// A server whose wants have changed.
-    fn stirred(&mut self) -> Option<Peer> {
-        let server = self.servers.iter_mut().find(|server| server.stirred)?;
-        server.stirred = false;
+    fn wants_changed(&mut self) -> Option<Peer> {
+        let server = self.servers.iter_mut().find(|server| server.wants_changed)?;
+        server.wants_changed = false;
         Some(Peer::Server(server.key()))
     }
 }
 
-impl Machine for Mux<'_> {
+impl Machine for Proxy<'_> {
     fn open(&mut self, now: Instant) -> Option<Key> {
-        self.conns.open(now)
+        self.clients.open(now)
     }
 
     fn space(&mut self, peer: Peer) -> &mut [u8] {
         match peer {
-            Peer::Client(key) => self.conns.space(key),
+            Peer::Client(key) => self.clients.space(key),
             Peer::Server(key) => match self.talking(key) {
                 Some((server, pool)) if !server.unread => server.inbox.space(pool),
                 _ => Default::default(),
@@ -470,7 +470,7 @@ impl Machine for Mux<'_> {
 
     fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
         match peer {
-            Peer::Client(key) => self.conns.filled(key, len),
+            Peer::Client(key) => self.clients.filled(key, len),
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key) {
                     server.inbox.filled(pool, len);
@@ -482,7 +482,7 @@ impl Machine for Mux<'_> {
 
     fn ended(&mut self, now: Instant, peer: Peer) {
         match peer {
-            Peer::Client(key) => self.conns.ended(now, key),
+            Peer::Client(key) => self.clients.ended(now, key),
             Peer::Server(key) => {
                 if let Some((server, _)) = self.talking(key) {
                     (server.input_over, server.unread) = (true, true);
@@ -492,31 +492,31 @@ impl Machine for Mux<'_> {
     }
 
     fn advance(&mut self, now: Instant) -> Option<Peer> {
-        if let Some(key) = self.conns.overdue(now, self.blocked != Blocked::No) {
+        if let Some(key) = self.clients.expire_next(now, self.blocked != Blocked::No) {
             return Some(Peer::Client(key));
         }
-        let peer = self.tend(now).or_else(|| self.hedge(now)).or_else(|| self.take_off(now));
-        let peer = peer.or_else(|| self.conns.refreshed().map(Peer::Client));
-        peer.or_else(|| self.stirred())
+        let peer = self.service(now).or_else(|| self.hedge(now)).or_else(|| self.admit(now));
+        let peer = peer.or_else(|| self.clients.next_unblocked().map(Peer::Client));
+        peer.or_else(|| self.wants_changed())
     }
 
     fn pending(&self, peer: Peer) -> &[u8] {
         match peer {
-            Peer::Client(key) => self.conns.pending(key),
+            Peer::Client(key) => self.clients.pending(key),
             Peer::Server(key) => {
                 let server = self.keyed(key).filter(|server| server.is_talking());
-                server.map_or(&[], |server| server.outbox.bytes(&self.conns.pool))
+                server.map_or(&[], |server| server.outbox.bytes(&self.clients.pool))
             }
         }
     }
 
     fn sent(&mut self, now: Instant, peer: Peer, len: usize) {
         match peer {
-            Peer::Client(key) => self.conns.sent(now, key, len),
+            Peer::Client(key) => self.clients.sent(now, key, len),
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key).filter(|_| len > 0) {
                     server.outbox.consume(pool, len);
-                    server.roomy = true;
+                    server.can_send = true;
                 }
             }
         }
@@ -524,12 +524,12 @@ impl Machine for Mux<'_> {
 
     fn wants(&self, peer: Peer) -> Wants {
         let key = match peer {
-            Peer::Client(key) => return self.conns.wants(key),
+            Peer::Client(key) => return self.clients.wants(key),
             Peer::Server(key) => key,
         };
         match self.keyed(key) {
             None => Wants::CLOSE,
-            Some(server) if server.doomed => Wants::CLOSE,
+            Some(server) if server.aborted => Wants::CLOSE,
             Some(server) if server.is_connected() => {
                 let (read, write) = (!server.unread, !server.outbox.is_empty());
                 Wants { read, write, close: false }
@@ -541,8 +541,8 @@ impl Machine for Mux<'_> {
     fn closed(&mut self, _now: Instant, peer: Peer) {
         match peer {
             Peer::Client(key) => {
-                if let Some(flight) = self.conns.closed(key).and_then(|conn| conn.flight) {
-                    self.desert(flight);
+                if let Some(in_flight) = self.clients.closed(key).and_then(|conn| conn.in_flight) {
+                    self.desert(in_flight);
                 }
             }
             Peer::Server(key) => {
@@ -557,16 +557,16 @@ impl Machine for Mux<'_> {
                     self.away = self.away.saturating_add(1);
                 }
                 server.leave();
-                server.inbox.clear(&mut self.conns.pool);
-                server.outbox.clear(&mut self.conns.pool);
+                server.inbox.clear(&mut self.clients.pool);
+                server.outbox.clear(&mut self.clients.pool);
             }
         }
         self.blocked = Blocked::No;
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let ready = self.conns.first().is_some() && self.blocked == Blocked::No;
-        if ready || self.servers.iter().any(|server| server.stirred || server.has_work()) {
+        let ready = self.clients.first().is_some() && self.blocked == Blocked::No;
+        if ready || self.servers.iter().any(|server| server.wants_changed || server.has_work()) {
             return Some(Instant::ORIGIN);
         }
         let of_server = |server: &Upstream| {
@@ -580,7 +580,7 @@ impl Machine for Mux<'_> {
             Blocked::No | Blocked::ForFlight => None,
         };
         let ours = earlier(servers, earlier(grace, self.hedge_at()));
-        earlier(self.conns.deadline(), ours)
+        earlier(self.clients.deadline(), ours)
     }
 }
 
@@ -608,33 +608,33 @@ mod tests {
             (1, 1, 32, 66, None),
             (1, 1, 1, 4, None),
         ];
-        for (slots, flights, count, buffers, too_small) in cases {
+        for (slots, in_flight, count, buffers, too_small) in cases {
             let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
-            let mut flights: vec::Vec<_> = (0..flights).map(|_| Slot::EMPTY).collect();
+            let mut in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
             let mut servers = [const { Upstream::ONLY }; 33];
             let mut memory = vec![0; buffers * MESSAGE_MAX];
             let pool = Pool::new(&mut memory, MESSAGE_MAX);
-            let made = Mux::new(&mut slots, &mut flights, &mut servers[..count], pool, CONFIG);
+            let made = Proxy::new(&mut slots, &mut in_flight, &mut servers[..count], pool, CONFIG);
             assert_eq!(made.err(), too_small);
         }
     }
 
     #[test]
     fn an_attempt_to_connect_is_asked_for_once() {
-        let (mut slots, mut flights) = ([const { Slot::EMPTY }; 1], [const { Slot::EMPTY }; 1]);
+        let (mut slots, mut in_flight) = ([const { Slot::EMPTY }; 1], [const { Slot::EMPTY }; 1]);
         let mut memory = vec![0; 4 * MESSAGE_MAX];
         let pool = Pool::new(&mut memory, MESSAGE_MAX);
         let mut servers = [Upstream::ONLY];
-        let mut mux = Mux::new(&mut slots, &mut flights, &mut servers, pool, CONFIG).unwrap();
+        let mut proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, CONFIG).unwrap();
         let at = Instant::from_millis;
-        assert_eq!(mux.deadline(), Some(Instant::ORIGIN));
-        let dials = [7, 7, 1000].map(|time| mux.dial(at(time)));
+        assert_eq!(proxy.deadline(), Some(Instant::ORIGIN));
+        let dials = [7, 7, 1000].map(|time| proxy.dial(at(time)));
         let [Some(key), None, None] = dials else { panic!("{dials:?}") };
-        mux.closed(at(50), Peer::Server(key));
-        assert_eq!(mux.deadline(), Some(at(107)));
-        assert_eq!(mux.dial(at(106)), None);
-        let key = mux.dial(at(107)).unwrap();
-        mux.connected(at(108), key);
-        assert!(!mux.is_up(0) && mux.dial(at(5000)).is_none());
+        proxy.closed(at(50), Peer::Server(key));
+        assert_eq!(proxy.deadline(), Some(at(107)));
+        assert_eq!(proxy.dial(at(106)), None);
+        let key = proxy.dial(at(107)).unwrap();
+        proxy.connected(at(108), key);
+        assert!(!proxy.is_up(0) && proxy.dial(at(5000)).is_none());
     }
 }

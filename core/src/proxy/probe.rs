@@ -5,12 +5,12 @@
 //! server can do, before the first client asks.
 
 use super::upstream::{Phase, Upstream};
-use crate::pool::Pool;
+use crate::buffer::Pool;
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Header, Malformed, Op};
 
 /// The uid of the probe. Nothing else is asked before it is answered, so it need not differ from the
-/// uids of flights.
+/// uids of requests in request in flight.
 const PROBE_UID: u32 = u32::MAX;
 
 /// The id that the probe asks for.
@@ -37,7 +37,7 @@ impl Upstream {
         }
         let len = wire::frame(room, &Envelope::request(PROBE_UID, Op::Have), PROBE_ID.len());
         self.outbox.filled(pool, len.unwrap_or(0));
-        self.stirred = true;
+        self.wants_changed = true;
     }
 
     /// Looks at an answer that came while the probe was open.

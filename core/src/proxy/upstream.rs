@@ -3,9 +3,9 @@
 use core::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
+use crate::buffer::Fifo;
 use crate::machine::ServerKey;
-use crate::pool::Fifo;
-use crate::slots::{Lane, Queue, Tag};
+use crate::slots::{Lane, Queue, QueueId};
 use crate::time::Instant;
 
 /// How long requests wait for a connection that is just being made, before they are answered that
@@ -67,17 +67,17 @@ pub struct Upstream {
     era: u32,
     pub(super) phase: Phase,
     /// What the server did closes its connection.
-    pub(super) doomed: bool,
+    pub(super) aborted: bool,
     /// The server sends no more.
     pub(super) input_over: bool,
     /// There may be whole answers in the inbox.
     pub(super) unread: bool,
     /// Its wants have changed, and `advance` has not named it since.
-    pub(super) stirred: bool,
+    pub(super) wants_changed: bool,
     /// The outbox may have room for the first of `waiting`.
-    pub(super) roomy: bool,
+    pub(super) can_send: bool,
     /// It was out of reach since the start, so it may not have what it was given, or should have been.
-    pub(super) forgetful: bool,
+    pub(super) may_lack_data: bool,
     pub(super) inbox: Fifo,
     pub(super) outbox: Fifo,
     /// The patch level of its last answer; 0 before the first one on a connection.
@@ -91,13 +91,13 @@ pub struct Upstream {
     pub(super) traffic: ServerTraffic,
     /// When the last attempt to connect began; `None` before the first.
     pub(super) dialed: Option<Instant>,
-    /// The flights that it is to answer, in the order in which they were sent.
+    /// The requests in request in flight that it is to answer, in the order in which they were sent.
     pub(super) open: Queue,
-    /// How many flights at the front of `open` were lost with their connection.
+    /// How many requests in request in flight at the front of `open` were lost with their connection.
     pub(super) lost: usize,
-    /// The flights that are to be sent when the outbox has room.
+    /// The requests in request in flight that are to be sent when the outbox has room.
     pub(super) waiting: Queue,
-    /// How many of the flights in `open` nobody waits for any more.
+    /// How many of the requests in request in flight in `open` nobody waits for any more.
     pub(super) orphans: usize,
 }
 
@@ -108,12 +108,12 @@ impl Upstream {
         number: 0,
         era: 0,
         phase: Phase::Away,
-        doomed: false,
+        aborted: false,
         input_over: false,
         unread: false,
-        stirred: false,
-        roomy: false,
-        forgetful: false,
+        wants_changed: false,
+        can_send: false,
+        may_lack_data: false,
         inbox: Fifo::new(),
         outbox: Fifo::new(),
         level: 0,
@@ -130,9 +130,9 @@ impl Upstream {
             given_up: 0,
         },
         dialed: None,
-        open: Queue::new(Lane::Work, Tag(0)),
+        open: Queue::new(Lane::Work, QueueId(0)),
         lost: 0,
-        waiting: Queue::new(Lane::Time, Tag(0)),
+        waiting: Queue::new(Lane::Time, QueueId(0)),
         orphans: 0,
     };
 
@@ -150,8 +150,8 @@ impl Upstream {
     /// It is server `number` of a proxy.
     pub(super) fn set_number(&mut self, number: u8) {
         self.number = number;
-        self.open = Queue::new(Lane::Work, Tag(number));
-        self.waiting = Queue::new(Lane::Time, Tag(number));
+        self.open = Queue::new(Lane::Work, QueueId(number));
+        self.waiting = Queue::new(Lane::Time, QueueId(number));
     }
 
     /// The key of its connection, or of the attempt to make one.
@@ -167,7 +167,7 @@ impl Upstream {
     /// Whether it can be asked.
     #[inline]
     pub(super) fn is_up(&self) -> bool {
-        self.phase == Phase::Up && !self.doomed
+        self.phase == Phase::Up && !self.aborted
     }
 
     /// Whether there is a connection.
@@ -178,10 +178,10 @@ impl Upstream {
     /// Whether bytes go to and fro.
     #[inline]
     pub(super) fn is_talking(&self) -> bool {
-        self.is_connected() && !self.doomed
+        self.is_connected() && !self.aborted
     }
 
-    /// How many flights it has.
+    /// How many requests in request in flight it has.
     #[inline]
     pub(super) const fn load(&self) -> usize {
         self.open.len().saturating_add(self.waiting.len())
@@ -202,7 +202,7 @@ impl Upstream {
     /// are left out.
     pub(super) fn grace(&self, any_up: bool) -> Option<Instant> {
         let dialing = matches!(self.phase, Phase::Dialing | Phase::Probing);
-        let dialing = dialing && !self.doomed && !(any_up && self.forgetful);
+        let dialing = dialing && !self.aborted && !(any_up && self.may_lack_data);
         self.dialed.filter(|_| dialing).map(|at| at.after(DIAL_GRACE))
     }
 
@@ -215,7 +215,7 @@ impl Upstream {
     pub(super) fn has_work(&self) -> bool {
         self.lost > 0
             || (self.unread && self.is_talking())
-            || (!self.waiting.is_empty() && (self.roomy || !self.is_up()))
+            || (!self.waiting.is_empty() && (self.can_send || !self.is_up()))
     }
 
     /// It has sent an answer that nobody asked for.
@@ -228,9 +228,9 @@ impl Upstream {
     pub(super) fn leave(&mut self) {
         self.phase = Phase::Away;
         self.era = self.era.wrapping_add(1);
-        self.forgetful = true;
+        self.may_lack_data = true;
         self.strays = 0;
-        (self.doomed, self.input_over, self.unread) = (false, false, false);
+        (self.aborted, self.input_over, self.unread) = (false, false, false);
         self.lost = self.open.len();
     }
 }

@@ -80,15 +80,15 @@ fn reply(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Geometry, Table};
+    use crate::table::{Layout, Table};
     use crate::wire::Direction;
     use std::vec;
 
     #[test]
     fn an_answer_without_room_changes_nothing() {
-        let geometry = Geometry::new(4, 4096).unwrap();
-        let mut sessions = vec![0; geometry.size()];
-        let mut table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+        let layout = Layout::new(4, 4096).unwrap();
+        let mut sessions = vec![0; layout.size()];
+        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
         let id = Id::new(b"id").unwrap();
         let mut ask = |op, payload: &[u8], room| {
             let mut wire = [0; 64];

@@ -48,7 +48,7 @@ impl<S: Store> Batch<'_, S> {
             let rest = input.get(self.used..).unwrap_or_default();
             let end = look_ahead(rest, left.min(LOOKAHEAD), &mut ahead);
             if ahead.len() > 1 {
-                self.touch(rest, &ahead);
+                self.prefetch(rest, &ahead);
             }
             for message in &ahead {
                 let wire = input.get_mut(self.used..).unwrap_or_default();
@@ -80,7 +80,7 @@ impl<S: Store> Batch<'_, S> {
     }
 
     /// Sends for the sessions that the requests at the front of `requests` ask for.
-    fn touch(&self, requests: &[u8], ahead: &Ahead) {
+    fn prefetch(&self, requests: &[u8], ahead: &Ahead) {
         let mut rest = requests;
         let mut ids = heapless::Vec::<Id<'_>, AHEAD>::new();
         for message in ahead {
@@ -94,7 +94,7 @@ impl<S: Store> Batch<'_, S> {
             }
             rest = behind;
         }
-        self.store.touch(&ids);
+        self.store.prefetch(&ids);
     }
 }
 

@@ -19,10 +19,10 @@ mod store;
 pub use answer::{Answered, answer};
 pub use store::Store;
 
-use crate::conns::{Conn, Conns, Counters, Limits, SetupError, earlier};
+use crate::buffer::Pool;
+use crate::clients::{Client, Clients, Counters, Limits, SetupError, earlier};
 use crate::machine::{Machine, Peer, Wants};
 use crate::message::{Status, TTL_MAX};
-use crate::pool::Pool;
 use crate::slots::{Key, Slot};
 use crate::time::Instant;
 use crate::wire::Op;
@@ -81,7 +81,7 @@ impl Operations {
 /// A cache server without its sockets.
 #[derive(Debug)]
 pub struct Server<'m, S> {
-    conns: Conns<'m>,
+    clients: Clients<'m>,
     store: S,
     operations: Operations,
     budget: u32,
@@ -99,13 +99,13 @@ impl<'m, S: Store> Server<'m, S> {
     /// # Errors
     /// [`SetupError`] says which memory will not do.
     pub fn new(
-        slots: &'m mut [Slot<Conn>],
+        slots: &'m mut [Slot<Client>],
         pool: Pool<'m>,
         limits: Limits,
         store: S,
     ) -> Result<Self, SetupError> {
         Ok(Self {
-            conns: Conns::new(slots, pool, 2, limits)?,
+            clients: Clients::new(slots, pool, 2, limits)?,
             store,
             operations: Operations::default(),
             budget: BUDGET,
@@ -145,12 +145,12 @@ impl<'m, S: Store> Server<'m, S> {
 
     /// What happened to connections so far.
     pub const fn counters(&self) -> Counters {
-        self.conns.counters
+        self.clients.counters
     }
 
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
-        self.conns.len()
+        self.clients.len()
     }
 
     /// Checks all queues of clients. Takes a time that grows with the memory.
@@ -158,33 +158,33 @@ impl<'m, S: Store> Server<'m, S> {
     /// # Errors
     /// What does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
-        self.conns.check()
+        self.clients.check()
     }
 
     /// How many buffers nobody holds: all of them where no client has bytes waiting.
     pub const fn buffers_free(&self) -> u32 {
-        self.conns.pool.free()
+        self.clients.pool.free()
     }
 
     /// How many buffers that were in use are ready to be used again.
     pub const fn buffers_touched(&self) -> u32 {
-        self.conns.pool.touched()
+        self.clients.pool.touched()
     }
 
     /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
     pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
-        self.conns.pool.trim(keep, most, discard)
+        self.clients.pool.trim(keep, most, discard)
     }
 
     fn serve(&mut self, now: Instant, key: Key) {
-        let Some((conn, pool)) = self.conns.get(key) else {
+        let Some((conn, pool)) = self.clients.get(key) else {
             return;
         };
         if !conn.outbox.is_empty() || conn.inbox.is_empty() {
             return;
         }
         if !conn.outbox.reserve(pool) {
-            self.conns.wait_for_room(key);
+            self.clients.wait_for_room(key);
             return;
         }
         let Some((input, output)) = pool.between(&conn.inbox, &conn.outbox) else {
@@ -204,11 +204,11 @@ impl<'m, S: Store> Server<'m, S> {
         conn.outbox.filled(pool, written);
         conn.inbox.consume(pool, used);
         if end == End::Malformed {
-            self.conns.malformed(key);
+            self.clients.malformed(key);
         }
         // Where budget or room ended it there are answers now, and what is left can only be answered
         // once they are gone: `sent` has it queued then.
-        self.conns.retime(now, key, used > 0);
+        self.clients.retime(now, key, used > 0);
     }
 
     /// Drops some of what has expired, where it is time to.
@@ -222,83 +222,83 @@ impl<'m, S: Store> Server<'m, S> {
 
 impl<S: Store> Machine for Server<'_, S> {
     fn open(&mut self, now: Instant) -> Option<Key> {
-        self.conns.open(now)
+        self.clients.open(now)
     }
 
     fn space(&mut self, peer: Peer) -> &mut [u8] {
         match peer {
-            Peer::Client(key) => self.conns.space(key),
+            Peer::Client(key) => self.clients.space(key),
             Peer::Server(_) => Default::default(),
         }
     }
 
     fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
         if let Peer::Client(key) = peer {
-            self.conns.filled(key, len);
+            self.clients.filled(key, len);
         }
     }
 
     fn ended(&mut self, now: Instant, peer: Peer) {
         if let Peer::Client(key) = peer {
-            self.conns.ended(now, key);
+            self.clients.ended(now, key);
         }
     }
 
     fn advance(&mut self, now: Instant) -> Option<Peer> {
-        if let Some(key) = self.conns.overdue(now, false) {
+        if let Some(key) = self.clients.expire_next(now, false) {
             return Some(Peer::Client(key));
         }
         self.expire(now);
-        let key = match self.conns.first() {
+        let key = match self.clients.first() {
             Some(key) => {
-                self.conns.take(key);
+                self.clients.take(key);
                 self.serve(now, key);
                 key
             }
-            None => self.conns.refreshed()?,
+            None => self.clients.next_unblocked()?,
         };
         Some(Peer::Client(key))
     }
 
     fn pending(&self, peer: Peer) -> &[u8] {
         match peer {
-            Peer::Client(key) => self.conns.pending(key),
+            Peer::Client(key) => self.clients.pending(key),
             Peer::Server(_) => &[],
         }
     }
 
     fn sent(&mut self, now: Instant, peer: Peer, len: usize) {
         if let Peer::Client(key) = peer {
-            self.conns.sent(now, key, len);
+            self.clients.sent(now, key, len);
         }
     }
 
     fn wants(&self, peer: Peer) -> Wants {
         match peer {
-            Peer::Client(key) => self.conns.wants(key),
+            Peer::Client(key) => self.clients.wants(key),
             Peer::Server(_) => Wants::CLOSE,
         }
     }
 
     fn closed(&mut self, _now: Instant, peer: Peer) {
         if let Peer::Client(key) = peer {
-            self.conns.closed(key);
+            self.clients.closed(key);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.conns.first().is_some() {
+        if self.clients.first().is_some() {
             return Some(Instant::ORIGIN);
         }
         let expire = self.store.deadline().map(|due| due.max(self.expire_at));
-        earlier(self.conns.deadline(), expire)
+        earlier(self.clients.deadline(), expire)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Geometry, Table};
+    use crate::table::{Layout, Table};
     use crate::wire::{self, Envelope, HEADER_LEN, MESSAGE_MAX};
     use std::vec;
 
@@ -313,9 +313,9 @@ mod tests {
             (1, 2, MESSAGE_MAX, None),
         ];
         for (slots, buffers, len, refused) in cases {
-            let geometry = Geometry::new(1, 256).unwrap();
-            let mut sessions = vec![0; geometry.size()];
-            let table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+            let layout = Layout::new(1, 256).unwrap();
+            let mut sessions = vec![0; layout.size()];
+            let table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
             let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
             let mut memory = vec![0; buffers * len];
             let pool = Pool::new(&mut memory, len);
@@ -325,9 +325,9 @@ mod tests {
 
     #[test]
     fn who_has_more_to_ask_than_the_budget_is_looked_at_again_once_the_answers_are_sent() {
-        let geometry = Geometry::new(1, 256).unwrap();
-        let mut sessions = vec![0; geometry.size()];
-        let table = Table::new(&mut sessions, geometry, [0; 16]).unwrap();
+        let layout = Layout::new(1, 256).unwrap();
+        let mut sessions = vec![0; layout.size()];
+        let table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
         let mut slots = [const { Slot::EMPTY }];
         let mut memory = vec![0; 2 * MESSAGE_MAX];
         let pool = Pool::new(&mut memory, MESSAGE_MAX);

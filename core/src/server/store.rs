@@ -50,7 +50,7 @@ pub trait Store {
 
     /// Says that these ids are about to be asked for, so that a store whose memory is far away can
     /// send for all of them at once.
-    fn touch(&self, _ids: &[Id<'_>]) {}
+    fn prefetch(&self, _ids: &[Id<'_>]) {}
 }
 
 impl Store for Table<'_> {
@@ -86,8 +86,8 @@ impl Store for Table<'_> {
         Table::len(self) as usize
     }
 
-    fn touch(&self, ids: &[Id<'_>]) {
-        core::hint::black_box(Table::touch(self, ids));
+    fn prefetch(&self, ids: &[Id<'_>]) {
+        core::hint::black_box(Table::prefetch(self, ids));
     }
 }
 

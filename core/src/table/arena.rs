@@ -173,7 +173,7 @@ impl<'m> Arena<'m> {
     }
 
     /// Reads a byte of every cache line of the block `head`.
-    pub(super) fn touch(&self, head: u32) -> u8 {
+    pub(super) fn prefetch(&self, head: u32) -> u8 {
         self.blocks.get(head as usize).map_or(0, |block| {
             let lines = block.as_chunks::<{ super::LINE }>().0;
             lines.iter().fold(0, |sum, [byte, ..]| sum ^ byte)

@@ -11,17 +11,17 @@ const DAY: u32 = 86_400_000;
 
 struct Full {
     memory: Vec<u8>,
-    geometry: Geometry,
+    layout: Layout,
 }
 
 impl Full {
     fn new(sessions: u32) -> Self {
-        let geometry = Geometry::new(sessions, u64::from(sessions) * 256).unwrap();
-        Self { memory: vec![0; geometry.size()], geometry }
+        let layout = Layout::new(sessions, u64::from(sessions) * 256).unwrap();
+        Self { memory: vec![0; layout.size()], layout }
     }
 
     fn table(&mut self) -> Table<'_> {
-        Table::new(&mut self.memory, self.geometry, *b"a key for tests.").unwrap()
+        Table::new(&mut self.memory, self.layout, *b"a key for tests.").unwrap()
     }
 }
 

@@ -1,11 +1,11 @@
 //! From ids to head blocks: two-choice buckets of 12 slots, one cache line each.
 //!
 //! ```text
-//! bucket   twelve tags u8 | 0 u32 | twelve heads u32
+//! bucket   twelve fingerprints u8 | 0 u32 | twelve heads u32
 //! ```
 //!
-//! An id's hash names its home bucket and its tag, 1 to 255; a slot with tag 0 is free. Home and
-//! tag name the other bucket, and the other bucket and the tag name home again: a slot can move
+//! An id's hash names its home bucket and its fingerprint, 1 to 255; a slot with fingerprint 0 is free. Home and
+//! fingerprint name the other bucket, and the other bucket and the fingerprint name home again: a slot can move
 //! between its two buckets without anything else being read. Where both buckets are full, slots
 //! move to make room, and what finds none goes to a stash of eight.
 
@@ -32,7 +32,7 @@ pub(super) const fn buckets_for(sessions: u32) -> u32 {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Probe {
     home: u32,
-    tag: u8,
+    fingerprint: u8,
 }
 
 /// All buckets and the stash.
@@ -58,13 +58,13 @@ enum Place {
 impl<'m> Index<'m> {
     /// An empty index over `buckets`, all zero.
     pub(super) const fn new(buckets: &'m mut [[u8; LINE]]) -> Self {
-        let probe = Probe { home: 0, tag: 0 };
+        let probe = Probe { home: 0, fingerprint: 0 };
         Self { buckets, stash: [Stashed { probe, head: 0 }; STASH], stashed: 0 }
     }
 
     /// Where an id with this `hash` belongs.
     pub(super) fn probe(&self, hash: u64) -> Probe {
-        Probe { home: self.scaled((hash >> 32) as u32), tag: (hash as u8).max(1) }
+        Probe { home: self.scaled((hash >> 32) as u32), fingerprint: (hash as u8).max(1) }
     }
 
     /// The head in the slots that belong to `probe` for which `same` holds.
@@ -84,7 +84,7 @@ impl<'m> Index<'m> {
         let other = self.other(probe);
         let (here, there) = (self.used(probe.home), self.used(other));
         let first = if here >= CROWDED && there < here { other } else { probe.home };
-        if self.put(first, probe.tag, head) {
+        if self.put(first, probe.fingerprint, head) {
             return 0;
         }
         self.relocate(Stashed { probe, head })
@@ -105,9 +105,11 @@ impl<'m> Index<'m> {
     }
 
     /// Reads a byte of both buckets.
-    pub(super) fn touch(&self, probe: Probe) -> u8 {
+    pub(super) fn prefetch(&self, probe: Probe) -> u8 {
         [probe.home, self.other(probe)]
-            .map(|bucket| self.buckets.get(bucket as usize).map_or(0, |[tag, ..]| *tag))
+            .map(|bucket| {
+                self.buckets.get(bucket as usize).map_or(0, |[fingerprint, ..]| *fingerprint)
+            })
             .iter()
             .fold(0, |sum, byte| sum ^ byte)
     }
@@ -131,17 +133,18 @@ impl<'m> Index<'m> {
             return None;
         }
         let mut stash = self.stash.iter().take(self.stashed);
-        let at = stash.position(|entry| entry.probe.tag == probe.tag && same(entry.head))?;
+        let at = stash
+            .position(|entry| entry.probe.fingerprint == probe.fingerprint && same(entry.head))?;
         Some((Place::Stash(at), self.stash.get(at)?.head))
     }
 
-    /// The other bucket of `probe` and its home, and the slots in them with its tag.
+    /// The other bucket of `probe` and its home, and the slots in them with its fingerprint.
     ///
     /// Both at once: a branch on which of them it is would be guessed wrong too often.
     fn pair(&self, probe: Probe) -> ([&[u8; LINE]; 2], Matches) {
         let cells = [self.other(probe), probe.home]
             .map(|bucket| self.buckets.get(bucket as usize).unwrap_or(&[0; LINE]));
-        let [other, home] = cells.map(|cells| matches(cells, probe.tag).0);
+        let [other, home] = cells.map(|cells| matches(cells, probe.fingerprint).0);
         (cells, Matches(home | other >> 1))
     }
 
@@ -159,8 +162,8 @@ impl<'m> Index<'m> {
                 if other == bucket {
                     continue;
                 }
-                if self.put(other, resident.probe.tag, resident.head) {
-                    self.set(bucket, slot, carried.probe.tag, carried.head);
+                if self.put(other, resident.probe.fingerprint, resident.head) {
+                    self.set(bucket, slot, carried.probe.fingerprint, carried.head);
                     return moved.saturating_add(1);
                 }
                 way_out.get_or_insert((slot, resident, other));
@@ -168,7 +171,7 @@ impl<'m> Index<'m> {
             let Some((slot, mut resident, other)) = way_out else {
                 break;
             };
-            self.set(bucket, slot, carried.probe.tag, carried.head);
+            self.set(bucket, slot, carried.probe.fingerprint, carried.head);
             resident.probe.home = other;
             carried = resident;
             moved = moved.saturating_add(1);
@@ -188,7 +191,7 @@ impl<'m> Index<'m> {
             .position(|Stashed { probe, .. }| probe.home == bucket || self.other(*probe) == bucket);
         if let Some(at) = at
             && let Some(Stashed { probe, head }) = self.stash.get(at).copied()
-            && self.put(bucket, probe.tag, head)
+            && self.put(bucket, probe.fingerprint, head)
         {
             self.unstash(at);
         }
@@ -202,20 +205,20 @@ impl<'m> Index<'m> {
     }
 
     /// Puts an entry in a free slot of `bucket`, if there is one.
-    fn put(&mut self, bucket: u32, tag: u8, head: u32) -> bool {
+    fn put(&mut self, bucket: u32, fingerprint: u8, head: u32) -> bool {
         let free = self.buckets.get(bucket as usize).and_then(|cells| matches(cells, 0).next());
         if let Some((_, slot)) = free {
-            self.set(bucket, slot, tag, head);
+            self.set(bucket, slot, fingerprint, head);
         }
         free.is_some()
     }
 
-    fn set(&mut self, bucket: u32, slot: usize, tag: u8, head: u32) {
+    fn set(&mut self, bucket: u32, slot: usize, fingerprint: u8, head: u32) {
         let Some(cells) = self.buckets.get_mut(bucket as usize) else {
             return;
         };
         if let Some(cell) = cells.get_mut(slot) {
-            *cell = tag;
+            *cell = fingerprint;
         }
         if let Some(cell) = heads_mut(cells).get_mut(slot) {
             *cell = head.to_le_bytes();
@@ -224,11 +227,11 @@ impl<'m> Index<'m> {
 
     /// What is at `slot` of `bucket`, and its other bucket.
     fn resident(&self, bucket: u32, slot: usize) -> (Stashed, u32) {
-        let (tag, head) = self
+        let (fingerprint, head) = self
             .buckets
             .get(bucket as usize)
             .map_or((0, 0), |cells| (cells.get(slot).copied().unwrap_or(0), head_at(cells, slot)));
-        let probe = Probe { home: bucket, tag };
+        let probe = Probe { home: bucket, fingerprint };
         (Stashed { probe, head }, self.other(probe))
     }
 
@@ -243,7 +246,7 @@ impl<'m> Index<'m> {
 
     /// The second bucket of what has its first at `probe.home`; the other way round as well.
     fn other(&self, probe: Probe) -> u32 {
-        let sum = self.scaled(u32::from(probe.tag).wrapping_mul(0x9E37_79B9));
+        let sum = self.scaled(u32::from(probe.fingerprint).wrapping_mul(0x9E37_79B9));
         let turn = if sum < probe.home { self.buckets.len() as u32 } else { 0 };
         sum.wrapping_add(turn).wrapping_sub(probe.home)
     }
@@ -271,12 +274,13 @@ impl Iterator for Matches {
     }
 }
 
-/// The slots with this tag; with tag 0, the free ones.
-fn matches(cells: &[u8; LINE], tag: u8) -> Matches {
+/// The slots with this fingerprint; with fingerprint 0, the free ones.
+fn matches(cells: &[u8; LINE], fingerprint: u8) -> Matches {
     const LOW: u128 = u128::from_ne_bytes([0x7F; 16]);
     const TAGS: u128 = (1 << (8 * SLOTS)) - 1;
-    let tags = cells.first_chunk().map_or(0, |tags| u128::from_le_bytes(*tags));
-    let differ = tags ^ u128::from_ne_bytes([tag; 16]);
+    let fingerprints =
+        cells.first_chunk().map_or(0, |fingerprints| u128::from_le_bytes(*fingerprints));
+    let differ = fingerprints ^ u128::from_ne_bytes([fingerprint; 16]);
     // Bit 7 of every byte that is not 0; no sum carries into the next byte.
     let nonzero = (differ & LOW).wrapping_add(LOW) | differ;
     Matches(!(nonzero | LOW) & TAGS)
@@ -309,15 +313,15 @@ impl Index<'_> {
         let slots = buckets.flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)));
         slots
             .map(|(bucket, slot)| self.resident(bucket, slot).0)
-            .filter(|entry| entry.probe.tag != 0)
+            .filter(|entry| entry.probe.fingerprint != 0)
             .chain(self.stash[..self.stashed].iter().copied())
             .map(|entry| (entry.head, entry.probe))
             .collect()
     }
 
-    /// Whether two probes name the same pair of buckets and the same tag.
+    /// Whether two probes name the same pair of buckets and the same fingerprint.
     pub(super) fn same(&self, a: Probe, b: Probe) -> bool {
-        a.tag == b.tag && (a.home == b.home || a.home == self.other(b))
+        a.fingerprint == b.fingerprint && (a.home == b.home || a.home == self.other(b))
     }
 
     /// The numbers of both buckets of `probe`, lower first.
@@ -348,7 +352,7 @@ mod tests {
             for n in 0..2_000 {
                 let probe = index.probe(hash(n));
                 let home = index.other(probe);
-                assert!(probe.tag > 0 && (home as usize) < count);
+                assert!(probe.fingerprint > 0 && (home as usize) < count);
                 assert_eq!(index.other(Probe { home, ..probe }), probe.home);
             }
         }
@@ -358,12 +362,12 @@ mod tests {
     fn a_tag_is_found_in_exactly_the_slots_that_have_it() {
         for n in 0..2_000 {
             let mut cells = [0xFF; LINE];
-            for (slot, tag) in cells.iter_mut().take(SLOTS).enumerate() {
-                *tag = [0, 1, 0x7F, 0x80, 0x81, 0xFF][(hash(n) >> (4 * slot)) as usize % 6];
+            for (slot, fingerprint) in cells.iter_mut().take(SLOTS).enumerate() {
+                *fingerprint = [0, 1, 0x7F, 0x80, 0x81, 0xFF][(hash(n) >> (4 * slot)) as usize % 6];
             }
-            for tag in [0, 1, 2, 0x7F, 0x80, 0x81, 0xFF] {
-                let expected = (0..SLOTS).filter(|slot| cells[*slot] == tag);
-                assert!(matches(&cells, tag).map(|(_, slot)| slot).eq(expected));
+            for fingerprint in [0, 1, 2, 0x7F, 0x80, 0x81, 0xFF] {
+                let expected = (0..SLOTS).filter(|slot| cells[*slot] == fingerprint);
+                assert!(matches(&cells, fingerprint).map(|(_, slot)| slot).eq(expected));
             }
         }
     }

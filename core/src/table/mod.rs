@@ -3,7 +3,7 @@
 //! ```text
 //! memory   buckets (index) | lines (expiry) | links | blocks (arena)
 //!
-//! id --hash--> bucket --tag, head--> head block --next, links--> more blocks
+//! id --hash--> bucket --fingerprint, head--> head block --next, links--> more blocks
 //!                                         |
 //!                                    link = place in the heap of due times
 //! ```
@@ -48,7 +48,7 @@ pub const BLOCKS_MAX: u32 = arena::blocks_for(crate::id::ID_MAX, SESSION_MAX);
 /// Bytes of a cache line; every array in the table's memory starts at a multiple of it.
 const LINE: usize = 64;
 
-/// Ids that [`Table::touch`] looks at together.
+/// Ids that [`Table::prefetch`] looks at together.
 const BATCH: usize = 16;
 
 /// Links in a line.
@@ -59,12 +59,12 @@ const LINKS: u32 = 16;
 /// Two bounds hold at the same time: the number of sessions, and the bytes of the blocks they lie
 /// in. Whichever is reached first makes sessions leave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Geometry {
+pub struct Layout {
     sessions: u32,
     blocks: u32,
 }
 
-impl Geometry {
+impl Layout {
     /// The most sessions that a table holds.
     pub const SESSIONS_MAX: u32 = 1 << 24;
     /// The least bytes of a table: a block, which holds a session of some 200 bytes.
@@ -74,7 +74,7 @@ impl Geometry {
     ///
     /// More blocks than that many largest sessions fill are never asked for: [`u64::MAX`] bytes
     /// leave the number of sessions the only bound. `None` where `sessions` is 0 or above
-    /// [`Geometry::SESSIONS_MAX`], where `bytes` is less than a block, and where this machine
+    /// [`Layout::SESSIONS_MAX`], where `bytes` is less than a block, and where this machine
     /// cannot address that much.
     pub const fn new(sessions: u32, bytes: u64) -> Option<Self> {
         if sessions == 0 || sessions > Self::SESSIONS_MAX || bytes < Self::BYTES_MIN {
@@ -83,14 +83,14 @@ impl Geometry {
         let most = sessions.saturating_mul(BLOCKS_MAX);
         let blocks = bytes >> BLOCK.ilog2();
         let blocks = if blocks < most as u64 { blocks as u32 } else { most };
-        let geometry = Self { sessions, blocks };
-        if geometry.bytes() > isize::MAX as u64 {
+        let layout = Self { sessions, blocks };
+        if layout.bytes() > isize::MAX as u64 {
             return None;
         }
-        Some(geometry)
+        Some(layout)
     }
 
-    /// The bytes of memory that a table of this geometry needs.
+    /// The bytes of memory that a table of this layout needs.
     pub const fn size(self) -> usize {
         self.bytes() as usize
     }
@@ -124,7 +124,7 @@ impl Geometry {
 
 /// A table of sessions that expire.
 pub struct Table<'m> {
-    geometry: Geometry,
+    layout: Layout,
     index: Index<'m>,
     expiry: Expiry<'m>,
     ages: Ages,
@@ -148,7 +148,7 @@ pub struct TableCounters {
     pub moved: u64,
 }
 
-/// The memory is too small for the geometry.
+/// The memory is too small for the layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MemoryTooSmall {
     /// The bytes that are needed.
@@ -191,28 +191,28 @@ impl<'m> Table<'m> {
     /// An empty table over `memory`, which must be all zero; `key` is random and kept secret.
     ///
     /// Nothing of the memory is touched. It is best aligned to 64 bytes; more of it than
-    /// [`Geometry::size`] is left alone.
+    /// [`Layout::size`] is left alone.
     ///
     /// # Errors
     ///
-    /// [`MemoryTooSmall`] where `memory` is smaller than [`Geometry::size`].
+    /// [`MemoryTooSmall`] where `memory` is smaller than [`Layout::size`].
     pub fn new(
         memory: &'m mut [u8],
-        geometry: Geometry,
+        layout: Layout,
         key: [u8; 16],
     ) -> Result<Self, MemoryTooSmall> {
-        let too_small = MemoryTooSmall { needed: geometry.size() };
+        let too_small = MemoryTooSmall { needed: layout.size() };
         let (mut lines, _) = memory.as_chunks_mut::<LINE>();
         let mut section = |count: usize| lines.split_off_mut(..count).ok_or(too_small);
-        let [buckets, heap, links] = geometry.sections().map(|count| section(count as usize));
+        let [buckets, heap, links] = layout.sections().map(|count| section(count as usize));
         let (buckets, heap, links) = (buckets?, heap?, links?);
         let links = links.as_flattened_mut().as_chunks_mut().0;
         let blocks = lines.as_flattened_mut().as_chunks_mut().0;
-        let count = geometry.blocks as usize;
+        let count = layout.blocks as usize;
         let links = links.get_mut(..count).ok_or(too_small)?;
         let blocks = blocks.get_mut(..count).ok_or(too_small)?;
         Ok(Self {
-            geometry,
+            layout,
             index: Index::new(buckets),
             expiry: Expiry::new(heap),
             ages: Ages::new(),
@@ -271,7 +271,7 @@ impl<'m> Table<'m> {
         self.now = self.clock(now);
         let need = arena::blocks_for(id.bytes().len(), session.len());
         let sizes = 1..=SESSION_MAX;
-        if !sizes.contains(&session.len()) || need > self.geometry.blocks {
+        if !sizes.contains(&session.len()) || need > self.layout.blocks {
             return Err(AddError::TooLarge);
         }
         let probe = self.probe(id.bytes());
@@ -289,7 +289,7 @@ impl<'m> Table<'m> {
         if ttl == 0 {
             return Ok(());
         }
-        while self.len() >= self.geometry.sessions || self.arena.free() < need {
+        while self.len() >= self.layout.sessions || self.arena.free() < need {
             if !self.evict() {
                 break;
             }
@@ -339,7 +339,7 @@ impl<'m> Table<'m> {
     ///
     /// Before a batch of operations, touch all their ids at once: the loads of sixteen ids wait for
     /// memory together. The value means nothing, but must be used for the loads to take place.
-    pub fn touch(&self, ids: &[Id<'_>]) -> u8 {
+    pub fn prefetch(&self, ids: &[Id<'_>]) -> u8 {
         let mut sum = 0;
         for ids in ids.chunks(BATCH) {
             let mut probes = [(Probe::default(), 0); BATCH];
@@ -348,13 +348,13 @@ impl<'m> Table<'m> {
                 *probe = self.probe(id.bytes());
             }
             for (probe, _) in &*probes {
-                sum ^= self.index.touch(*probe);
+                sum ^= self.index.prefetch(*probe);
             }
             for (probe, head) in &mut *probes {
                 *head = self.index.guess(*probe);
             }
             for (_, head) in probes {
-                sum ^= self.arena.touch(*head);
+                sum ^= self.arena.prefetch(*head);
             }
         }
         sum
@@ -377,7 +377,7 @@ impl<'m> Table<'m> {
 
     /// The most sessions that can be stored.
     pub const fn capacity(&self) -> u32 {
-        self.geometry.sessions
+        self.layout.sessions
     }
 
     /// What has happened so far.

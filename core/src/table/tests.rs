@@ -14,16 +14,16 @@ fn id(bytes: &[u8]) -> Id<'_> {
 }
 
 /// Memory for a table of `sessions` in `blocks`.
-fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Geometry) {
-    let geometry = Geometry::new(sessions, u64::from(blocks) * BLOCK as u64).unwrap();
-    (vec![0; geometry.size()], geometry)
+fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Layout) {
+    let layout = Layout::new(sessions, u64::from(blocks) * BLOCK as u64).unwrap();
+    (vec![0; layout.size()], layout)
 }
 
 impl Table<'_> {
     /// What holds between any two calls.
     pub(super) fn check(&self) {
         let heads = self.expiry.check(&self.arena.links);
-        assert!(heads.len() as u32 <= self.geometry.sessions);
+        assert!(heads.len() as u32 <= self.layout.sessions);
         let entries = self.index.check();
         assert_eq!(entries.len(), heads.len());
         let probes: BTreeMap<u32, Probe> = entries.into_iter().collect();
@@ -34,7 +34,7 @@ impl Table<'_> {
         let mut sorted = heads.clone();
         sorted.sort_unstable();
         assert_eq!(in_classes, sorted);
-        let mut seen = vec![false; self.geometry.blocks as usize];
+        let mut seen = vec![false; self.layout.blocks as usize];
         for head in heads {
             let expected = self.probe(self.arena.id(head));
             assert!(self.index.same(probes[&head], expected));
@@ -142,8 +142,8 @@ fn drive(data: &[u8]) -> usize {
     let sessions = [1, 2, 7, 40, 81, 300][usize::from(steps.byte()) % 6];
     let blocks =
         [1, 2, sessions / 2 + 1, sessions, 129, 4 * sessions + 129][usize::from(steps.byte()) % 6];
-    let (mut bytes, geometry) = memory(sessions, blocks);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(sessions, blocks);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     let mut model = Model::default();
     let mut out = vec![0; SESSION_MAX];
     let mut now = at(u64::from(steps.word()));
@@ -182,7 +182,7 @@ fn drive(data: &[u8]) -> usize {
         }
         assert_eq!(table.len() as usize, model.sessions.len());
         assert_eq!(table.deadline(), model.order.first().map(|(due, _)| *due));
-        assert_eq!(table.arena.free(), table.geometry.blocks - model.blocks);
+        assert_eq!(table.arena.free(), table.layout.blocks - model.blocks);
         if operations % 512 == 0 {
             table.check();
         }
@@ -215,7 +215,7 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     };
     model.now = model.now.max(now);
     let need = arena::blocks_for(name.len(), len);
-    if len == 0 || len > SESSION_MAX || need > table.geometry.blocks {
+    if len == 0 || len > SESSION_MAX || need > table.layout.blocks {
         assert_eq!(result, Err(AddError::TooLarge));
         assert_eq!(left(table), 0);
         return;
@@ -234,9 +234,9 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     }
     assert!(count <= BLOCKS_MAX as usize);
     let last = model.follow(table, count);
-    let (held, free) = (model.sessions.len() as u32, table.geometry.blocks - model.blocks);
+    let (held, free) = (model.sessions.len() as u32, table.layout.blocks - model.blocks);
     let short =
-        |more: u32, blocks: u32| held + more >= table.geometry.sessions || free - blocks < need;
+        |more: u32, blocks: u32| held + more >= table.layout.sessions || free - blocks < need;
     assert!(!short(0, 0));
     assert!(count == 0 || last.iter().any(|blocks| short(1, *blocks)), "one left for nothing");
     model.insert(ttl, name, &session);
@@ -280,8 +280,8 @@ fn a_table_does_what_the_plain_model_does() {
 
 #[test]
 fn from_its_due_time_on_a_session_is_not_there() {
-    let (mut bytes, geometry) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(4, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(100), 50, id(b"a"), b"data").unwrap();
     assert!(table.has(at(149), id(b"a")));
     assert!(!table.has(at(150), id(b"a")));
@@ -296,8 +296,8 @@ fn from_its_due_time_on_a_session_is_not_there() {
 
 #[test]
 fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
-    let (mut bytes, geometry) = memory(2, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(2, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(0), 1_000, id(b"a"), b"data").unwrap();
     table.add(at(0), 1_000, id(b"b"), b"data").unwrap();
     assert_eq!(table.add(at(1), 0, id(b"a"), b"data"), Err(AddError::Exists));
@@ -314,16 +314,16 @@ fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
 
 #[test]
 fn a_time_to_live_above_7_days_counts_as_7_days() {
-    let (mut bytes, geometry) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(4, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(1), u32::MAX, id(b"a"), b"data").unwrap();
     assert_eq!(table.deadline(), Some(at(1 + 7 * DAY)));
 }
 
 #[test]
 fn a_clock_set_back_prolongs_no_life() {
-    let (mut bytes, geometry) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(4, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(1_000), 10, id(b"a"), b"data").unwrap();
     table.expire(at(1_010), 0);
     assert!(!table.has(at(5), id(b"a")));
@@ -333,8 +333,8 @@ fn a_clock_set_back_prolongs_no_life() {
 
 #[test]
 fn no_silence_brings_a_session_back() {
-    let (mut bytes, geometry) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(4, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(0), 1, id(b"a"), b"data").unwrap();
     for days in (1..200).chain([100_000, u64::MAX / DAY]) {
         assert!(!table.has(at(days * DAY), id(b"a")));
@@ -345,8 +345,8 @@ fn no_silence_brings_a_session_back() {
 
 #[test]
 fn at_the_end_of_time_nothing_lives_and_nothing_breaks() {
-    let (mut bytes, geometry) = memory(2, 4);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(2, 4);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     for name in [b"a", b"b", b"c"] {
         table.add(at(u64::MAX), 1_000, id(name), b"data").unwrap();
         assert!(!table.has(at(u64::MAX), id(name)));
@@ -357,8 +357,8 @@ fn at_the_end_of_time_nothing_lives_and_nothing_breaks() {
 
 #[test]
 fn a_refused_add_evicts_nothing() {
-    let (mut bytes, geometry) = memory(2, 100);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(2, 100);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     table.add(at(0), 1_000, id(b"a"), &[1; 9_000]).unwrap();
     table.add(at(0), 2_000, id(b"b"), &[2; 9_000]).unwrap();
     let largest = vec![3; SESSION_MAX + 1];
@@ -374,8 +374,8 @@ fn a_refused_add_evicts_nothing() {
 
 #[test]
 fn the_largest_session_evicts_at_most_129_others() {
-    let (mut bytes, geometry) = memory(1_000, 1_000);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(1_000, 1_000);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     for n in 0..1_000_u32 {
         table.add(at(0), 1_000 + n, id(&n.to_le_bytes()), &[1; 200]).unwrap();
     }
@@ -389,8 +389,8 @@ fn the_largest_session_evicts_at_most_129_others() {
 
 #[test]
 fn ids_that_all_collide_go_to_the_stash_and_then_are_refused() {
-    let (mut bytes, geometry) = memory(81, 81);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(81, 81);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     let pair = (2, 5);
     let mut mined = (0_u32..).map(u32::to_le_bytes).filter(|name| {
         let (index, hash) = (&table.index, table.hasher.hash(name));
@@ -423,8 +423,8 @@ fn ids_that_all_collide_go_to_the_stash_and_then_are_refused() {
 
 #[test]
 fn an_expired_session_in_a_full_index_is_replaced() {
-    let (mut bytes, geometry) = memory(81, 81);
-    let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+    let (mut bytes, layout) = memory(81, 81);
+    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
     let mined = (0_u32..).map(u32::to_le_bytes).filter(|name| {
         let (index, hash) = (&table.index, table.hasher.hash(name));
         index.both(index.probe(hash)) == (2, 5)
@@ -442,17 +442,17 @@ fn an_expired_session_in_a_full_index_is_replaced() {
 #[test]
 fn memory_that_is_not_zero_breaks_nothing_but_the_answers() {
     for seed in 1..40 {
-        let (mut bytes, geometry) = memory(20, 60);
+        let (mut bytes, layout) = memory(20, 60);
         let noise = random(seed, bytes.len());
         bytes.copy_from_slice(&noise);
-        let mut table = Table::new(&mut bytes, geometry, KEY).unwrap();
+        let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
         let mut out = vec![0; SESSION_MAX];
         for n in 0..2_000_u32 {
             let name = (n % 50).to_le_bytes();
             let _ = table.add(at(n.into()), 500, id(&name), &noise[..1 + n as usize * 7 % 4_000]);
             table.get(at(n.into()), id(&name), &mut out);
             table.remove(at(n.into()), id(&(n % 13).to_le_bytes()));
-            table.touch(&[id(&name); 33][..n as usize % 34]);
+            table.prefetch(&[id(&name); 33][..n as usize % 34]);
         }
         table.expire(at(u64::MAX), usize::MAX);
     }
@@ -460,36 +460,36 @@ fn memory_that_is_not_zero_breaks_nothing_but_the_answers() {
 
 #[test]
 fn a_geometry_is_refused_or_fits_its_own_size() {
-    assert_eq!(Geometry::new(0, 1 << 20), None);
-    assert_eq!(Geometry::new(Geometry::SESSIONS_MAX + 1, 1 << 20), None);
-    assert_eq!(Geometry::new(1, 255), None);
+    assert_eq!(Layout::new(0, 1 << 20), None);
+    assert_eq!(Layout::new(Layout::SESSIONS_MAX + 1, 1 << 20), None);
+    assert_eq!(Layout::new(1, 255), None);
     for sessions in [1, 2, 5, 6, 7, 100] {
         for blocks in [1, 15, 16, 17, 300] {
-            let (mut bytes, geometry) = memory(sessions, blocks);
-            assert_eq!(geometry.blocks(), blocks.min(129 * sessions));
-            let needed = geometry.size();
-            let short = Table::new(&mut bytes[1..], geometry, KEY);
+            let (mut bytes, layout) = memory(sessions, blocks);
+            assert_eq!(layout.blocks(), blocks.min(129 * sessions));
+            let needed = layout.size();
+            let short = Table::new(&mut bytes[1..], layout, KEY);
             assert_eq!(short.err(), Some(MemoryTooSmall { needed }));
-            assert!(Table::new(&mut bytes, geometry, KEY).is_ok());
+            assert!(Table::new(&mut bytes, layout, KEY).is_ok());
         }
     }
 }
 
 #[test]
 fn the_largest_table_has_a_size() {
-    let sessions = Geometry::SESSIONS_MAX;
-    let geometry = Geometry::new(sessions, u64::MAX).unwrap();
-    assert_eq!(geometry.blocks(), 129 * sessions);
+    let sessions = Layout::SESSIONS_MAX;
+    let layout = Layout::new(sessions, u64::MAX).unwrap();
+    assert_eq!(layout.blocks(), 129 * sessions);
     let blocks = 129 * (sessions as usize) * (BLOCK + 4);
-    assert!(geometry.size() > blocks && geometry.size() < blocks + 20 * sessions as usize);
+    assert!(layout.size() > blocks && layout.size() < blocks + 20 * sessions as usize);
 }
 
 #[test]
 fn a_session_of_232_bytes_costs_less_than_48_more() {
     for sessions in [60_000, 1_000_000] {
         let (blocks, session) = (arena::blocks_for(32, 200), 232.0);
-        let geometry = Geometry::new(sessions, u64::from(sessions * blocks) * 256).unwrap();
-        let overhead = geometry.size() as f64 / f64::from(sessions) - session;
+        let layout = Layout::new(sessions, u64::from(sessions * blocks) * 256).unwrap();
+        let overhead = layout.size() as f64 / f64::from(sessions) - session;
         assert!(overhead < 47.2, "{overhead}");
     }
 }

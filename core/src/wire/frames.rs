@@ -41,7 +41,7 @@ impl Message {
         let (mut wire_len, mut payload_len) = (0_usize, 0_usize);
         for number in 1..=FRAMES_MAX {
             if number == FRAMES_MAX && rest.get(COMPLETE_AT) == Some(&0) {
-                return Err(Malformed::Frames);
+                return Err(Malformed::TooManyFrames);
             }
             let Some(header) = first.parse_next(rest)? else {
                 return Ok(None);
@@ -58,7 +58,7 @@ impl Message {
                 return Ok(Some(message));
             }
         }
-        Err(Malformed::Frames)
+        Err(Malformed::TooManyFrames)
     }
 
     /// The payload as one run of bytes, where `wire` is the whole message as it was measured.

@@ -88,7 +88,7 @@ impl Header {
         };
         let next = Self::judge(&whole, self.direction)?;
         if (next.uid, next.op) != (self.uid, self.op) {
-            return Err(Malformed::Fragments);
+            return Err(Malformed::MixedFrames);
         }
         Ok(all.then_some(next))
     }

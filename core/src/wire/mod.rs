@@ -120,9 +120,9 @@ impl Op {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Malformed {
     /// The frames of one message disagree in uid or operation.
-    Fragments,
+    MixedFrames,
     /// The message has more than [`FRAMES_MAX`] frames.
-    Frames,
+    TooManyFrames,
     /// `op_class` is not 0.
     Class,
     /// `complete` is neither 0 nor 1.
@@ -143,8 +143,8 @@ impl Malformed {
     /// Why, in a few words for a log line.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Fragments => "frames of one message disagree",
-            Self::Frames => "a message of more than 16 frames",
+            Self::MixedFrames => "frames of one message disagree",
+            Self::TooManyFrames => "a message of more than 16 frames",
             Self::Class => "unknown operation class",
             Self::Complete => "unlawful completion flag",
             Self::Direction => "wrong direction",

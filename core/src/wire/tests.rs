@@ -109,7 +109,7 @@ fn a_17th_frame_is_one_too_many_and_a_16th_must_be_the_last() {
     let bytes = full.repeat(FRAMES_MAX);
     let measure = |len: usize| Message::measure(&bytes[..len], Direction::Request);
     assert_eq!(measure(15 * FRAME_MAX + COMPLETE_AT), Ok(None));
-    assert_eq!(measure(15 * FRAME_MAX + COMPLETE_AT + 1), Err(Malformed::Frames));
+    assert_eq!(measure(15 * FRAME_MAX + COMPLETE_AT + 1), Err(Malformed::TooManyFrames));
 }
 
 #[test]

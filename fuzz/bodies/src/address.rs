@@ -1,6 +1,6 @@
 //! An address is refused with a line that names it, or prints as one that reads the same again.
 
-use distcache_posix::address::Address;
+use distcache_posix::net::address::Address;
 
 /// All bytes are the address; those that are no text are no address anywhere.
 pub fn body(data: &[u8]) {

@@ -2,7 +2,7 @@
 
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
-use distcache_core::client::{Client, MEMORY, RequestError};
+use distcache_core::client::{Connection, MEMORY, RequestError};
 use distcache_core::id::Id;
 use distcache_core::message::{Add, Reply, Request, Status};
 use distcache_core::wire::{Malformed, Op};
@@ -15,7 +15,7 @@ pub fn body(data: &[u8]) {
     let wanted = usize::from(first & 0x7f) % Op::ALL.len();
     let mut pieces = input.word();
     let mut said = input.rest();
-    let mut client = Client::new(vec![0; MEMORY]).expect("enough memory");
+    let mut client = Connection::new(vec![0; MEMORY]).expect("enough memory");
     client.set_level(u16::from(first >> 7));
     for uid in 1..=3 {
         let op = ask(&mut client, wanted);
@@ -50,7 +50,7 @@ pub fn body(data: &[u8]) {
 }
 
 /// Asks for what is wanted, or, where the server is not known to have it, for something else.
-fn ask(client: &mut Client<Vec<u8>>, wanted: usize) -> usize {
+fn ask(client: &mut Connection<Vec<u8>>, wanted: usize) -> usize {
     let id = Id::new(b"id").expect("two bytes");
     let add = Add { ttl: 1000, id, session: b"session" };
     let requests = [

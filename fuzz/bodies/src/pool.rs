@@ -1,7 +1,7 @@
 //! Runs of bytes over a pool hold what a plain queue holds, and buffers are neither lost nor shared.
 
 use crate::input::Input;
-use distcache_core::pool::{Fifo, Pool};
+use distcache_core::buffer::{Fifo, Pool};
 
 const LEN: usize = 16;
 /// More than an index of buffers set aside holds.

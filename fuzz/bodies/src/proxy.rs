@@ -3,8 +3,8 @@
 //! away.
 
 use crate::input::Input;
-use distcache_core::conns::Limits;
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::clients::Limits;
+use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{message, whole_messages};
 use distcache_testing::memory::Memory;
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER};
@@ -21,14 +21,14 @@ struct Client {
 }
 
 struct World<'m> {
-    net: Net<Mux<'m>>,
+    net: Net<Proxy<'m>>,
     clients: Vec<Client>,
     asked: u32,
     /// The stream that the server has read, of the connection that is there now.
     heard: Vec<u8>,
     connects: u64,
     /// Requests that reached the server: uid and operation there, and the number in their id.
-    flights: Vec<(u32, u8, u32)>,
+    in_flight: Vec<(u32, u8, u32)>,
     /// Under which uid the request of that number reached the server.
     uids: HashMap<u32, u32>,
 }
@@ -50,7 +50,7 @@ pub fn body(data: &[u8]) {
         asked: 0,
         heard: Vec::new(),
         connects: 0,
-        flights: Vec::new(),
+        in_flight: Vec::new(),
         uids: HashMap::new(),
     };
     for _ in 0..400 {
@@ -138,11 +138,11 @@ impl World<'_> {
     }
 
     fn answer(&mut self, which: u8, times: usize) {
-        if self.flights.is_empty() {
+        if self.in_flight.is_empty() {
             return;
         }
-        let at = usize::from(which) % self.flights.len();
-        let (uid, op, _) = self.flights.remove(at);
+        let at = usize::from(which) % self.in_flight.len();
+        let (uid, op, _) = self.in_flight.remove(at);
         self.net.send(SERVER, &Self::word(uid, op).repeat(times));
     }
 
@@ -187,7 +187,7 @@ impl World<'_> {
         let connects = self.net.machine.traffic().connects;
         if self.connects != connects {
             self.connects = connects;
-            self.flights.clear();
+            self.in_flight.clear();
             self.heard.clear();
         }
         self.heard.extend(self.net.take(SERVER));
@@ -197,7 +197,7 @@ impl World<'_> {
             let number: [u8; 4] = payload[4..8].try_into().expect("4 bytes");
             let number = u32::from_be_bytes(number);
             assert_eq!(self.uids.insert(number, uid), None, "{number} was asked twice");
-            self.flights.push((uid, op, number));
+            self.in_flight.push((uid, op, number));
         }
         self.heard = rest.to_vec();
     }

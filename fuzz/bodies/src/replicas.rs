@@ -4,8 +4,8 @@
 //! nothing that it is not known to have; and in the end nothing is left.
 
 use crate::input::Input;
-use distcache_core::conns::Limits;
-use distcache_core::proxy::{Config, Mux};
+use distcache_core::clients::Limits;
+use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{
     ADD, GET, PUT, REMOVE, TAKE, add_payload, at_level, message, whole_messages,
 };
@@ -68,25 +68,25 @@ impl Played {
 }
 
 struct World<'m> {
-    net: Net<Mux<'m>>,
+    net: Net<Proxy<'m>>,
     clients: Vec<Client>,
     servers: Vec<Played>,
 }
 
-/// First a byte each for servers, copies, levels and patience, for buffers and for flights, and 8 for the
+/// First a byte each for servers, copies, levels and patience, for buffers and for requests in request in flight, and 8 for the
 /// pieces; then three a step.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let shape = input.byte();
     let (count, copies) =
         (2 + usize::from(shape & 1) + usize::from(shape & 2 > 0), 1 + (shape >> 2 & 1));
-    let (buffers, flights) = (4 + input.below(12), 1 + input.below(2 * PLACES));
+    let (buffers, in_flight) = (4 + input.below(12), 1 + input.below(2 * PLACES));
     let pieces = match input.word() {
         0 => Pieces::Whole,
         seed => Pieces::Any(Random::new(seed)),
     };
     let mut memory =
-        Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(flights);
+        Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
     let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
     let limits = Limits { idle: 0, patience };
     let config = Config { copies, server_patience, ..Config::new(limits, 30) };
@@ -269,7 +269,7 @@ impl World<'_> {
             self.net.cut(client.end);
         }
         self.net.drive();
-        assert_eq!((self.net.machine.flights(), self.net.machine.clients()), (0, 0));
+        assert_eq!((self.net.machine.in_flight(), self.net.machine.clients()), (0, 0));
         assert_eq!(self.net.machine.buffers_free(), buffers as u32, "buffers stay lent");
     }
 }

@@ -1,7 +1,7 @@
 //! Slots and the queues through them do what maps and plain queues do.
 
 use crate::input::Input;
-use distcache_core::slots::{Key, Lane, Queue, Slot, Slots, Tag};
+use distcache_core::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
 use std::collections::VecDeque;
 
 const ROOM: usize = 5;
@@ -18,7 +18,7 @@ pub fn body(data: &[u8]) {
     let mut memory = [const { Slot::EMPTY }; ROOM];
     let mut slots = Slots::new(&mut memory);
     let mut queues = [(Lane::Work, 0), (Lane::Work, 1), (Lane::Time, 0)]
-        .map(|(lane, tag)| Queue::new(lane, Tag(tag)));
+        .map(|(lane, tag)| Queue::new(lane, QueueId(tag)));
     let (live, gone) = (Vec::new(), Vec::new());
     let mut model = Model { live, gone, queues: Default::default() };
     let mut item = 0;
@@ -82,10 +82,13 @@ impl Model {
     fn check(&self, slots: &mut Slots<'_, u32>, queues: &[Queue; 3]) {
         assert_eq!(slots.len(), self.live.len());
         for (key, item) in &self.live {
-            assert_eq!((slots.get(*key), slots.tagged(slots.tag(*key))), (Some(item), Some(*key)));
+            assert_eq!(
+                (slots.get(*key), slots.by_ticket(slots.ticket(*key))),
+                (Some(item), Some(*key))
+            );
         }
         for key in &self.gone {
-            assert_eq!((slots.get(*key), slots.tagged(slots.tag(*key))), (None, None));
+            assert_eq!((slots.get(*key), slots.by_ticket(slots.ticket(*key))), (None, None));
         }
         for (queue, model) in queues.iter().zip(&self.queues) {
             assert_eq!((queue.len(), slots.front(queue)), (model.len(), model.front().copied()));

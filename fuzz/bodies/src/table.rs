@@ -3,7 +3,7 @@
 
 use crate::input::Input;
 use distcache_core::id::Id;
-use distcache_core::table::{AddError, Geometry, SESSION_MAX, Table};
+use distcache_core::table::{AddError, Layout, SESSION_MAX, Table};
 use distcache_core::time::Instant;
 use std::collections::VecDeque;
 
@@ -44,15 +44,15 @@ pub fn body(data: &[u8]) {
     let blocks = [1, 2, sessions / 2 + 1, sessions, 2 * sessions, 129 * sessions][input.below(6)];
     // 129 times 81 blocks are too many to take from the system for each input.
     let blocks = blocks.min(700);
-    let geometry = Geometry::new(sessions, u64::from(blocks) * 256).expect("lawful sizes");
-    let mut memory = vec![0; geometry.size()];
-    let table = Table::new(&mut memory, geometry, [7; 16]).expect("enough memory");
+    let layout = Layout::new(sessions, u64::from(blocks) * 256).expect("lawful sizes");
+    let mut memory = vec![0; layout.size()];
+    let table = Table::new(&mut memory, layout, [7; 16]).expect("enough memory");
     let mut world = World {
         table,
         model: [const { None }; IDS as usize],
         classes: Default::default(),
         now: Instant::from_millis(1),
-        blocks: geometry.blocks(),
+        blocks: layout.blocks(),
         count: 0,
         out: vec![0; SESSION_MAX],
     };
@@ -101,7 +101,7 @@ impl World<'_> {
                 let names = [name, amount % IDS, amount / 2, 0].map(bytes);
                 let ids = names.each_ref().map(|(id, len)| Id::new(&id[..*len]).expect("an id"));
                 let ids = ids.repeat(1 + usize::from(amount) % 9);
-                std::hint::black_box(self.table.touch(&ids[..usize::from(amount) % ids.len()]));
+                std::hint::black_box(self.table.prefetch(&ids[..usize::from(amount) % ids.len()]));
             }
             // A crowd of small ones.
             _ => {

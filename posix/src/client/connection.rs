@@ -5,16 +5,16 @@ use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distcache_core::client::{Client, MEMORY};
+use distcache_core::client::{self, MEMORY};
 use distcache_core::message::{Reply, Request};
 use distcache_core::wire::Malformed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::failure::Why;
+use super::failure::FailureKind;
 use super::process::Process;
-use crate::address::Target;
-use crate::socket::{Received, Stream};
+use crate::net::address::Target;
+use crate::net::stream::{Received, Stream};
 
 /// How long to wait before a full backlog of a UNIX socket is tried again: the first time, and at most.
 const BACKLOG_WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
@@ -40,7 +40,7 @@ pub(super) type Memory = Box<[u8]>;
 
 /// It lives as long as the connection does: its numbering of requests is what tells a late answer from
 /// the one that is waited for.
-type Machine = Client<Memory>;
+type Machine = client::Connection<Memory>;
 
 /// The time by which an operation ends.
 #[derive(Clone, Copy, Debug)]
@@ -78,25 +78,25 @@ impl Connection {
         first: usize,
         deadline: Deadline,
         memory: Option<Memory>,
-    ) -> Result<(Self, usize), Why> {
-        let mut why = Why::TimedOut;
+    ) -> Result<(Self, usize), FailureKind> {
+        let mut kind = FailureKind::TimedOut;
         for tried in 0..targets.len() {
             let number = (first + tried) % targets.len();
             match connect(&targets[number], deadline.share(targets.len() - tried)) {
                 Ok(stream) => return Ok((Self::new(stream, memory)?, number)),
-                Err(error) => why = error,
+                Err(error) => kind = error,
             }
         }
-        Err(why)
+        Err(kind)
     }
 
-    fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, Why> {
+    fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, FailureKind> {
         let memory = match memory {
             Some(memory) => memory,
-            None => new_memory().ok_or(Why::NoMemory)?,
+            None => new_memory().ok_or(FailureKind::NoMemory)?,
         };
         // It has what a machine needs, so this can't fail.
-        let machine = Machine::new(memory).ok_or(Why::NoMemory)?;
+        let machine = Machine::new(memory).ok_or(FailureKind::NoMemory)?;
         Ok(Self { stream, machine, process: Process::current() })
     }
 
@@ -112,24 +112,24 @@ impl Connection {
 
     /// Takes in a request, without sending it. Fails where the connection is of no use any more: closed
     /// by the server since it was made or last answered, or with bytes on it that nobody asked for.
-    pub(super) fn begin(&mut self, request: &Request<'_>, level: u16) -> Result<(), Why> {
+    pub(super) fn begin(&mut self, request: &Request<'_>, level: u16) -> Result<(), FailureKind> {
         let Self { stream, machine, .. } = self;
         machine.set_level(level);
         // A request too long was refused before, and one that is open closes its connection.
-        machine.request(request).map_err(|_| Why::Malformed(Malformed::Payload))?;
+        machine.request(request).map_err(|_| FailureKind::Malformed(Malformed::Payload))?;
         // Bytes behind the last answer are in the machine already.
-        if machine.advance().map_err(Why::Malformed)? {
-            return Err(Why::Malformed(Malformed::Payload));
+        if machine.advance().map_err(FailureKind::Malformed)? {
+            return Err(FailureKind::Malformed(Malformed::Payload));
         }
-        match stream.recv(machine.space()).map_err(Why::Lost)? {
+        match stream.recv(machine.space()).map_err(FailureKind::Lost)? {
             Received::Nothing => Ok(()),
-            Received::Bytes(_) => Err(Why::Malformed(Malformed::Payload)),
-            Received::Ended => Err(Why::Closed),
+            Received::Bytes(_) => Err(FailureKind::Malformed(Malformed::Payload)),
+            Received::Ended => Err(FailureKind::Closed),
         }
     }
 
     /// Sends the request and waits for its answer.
-    pub(super) fn finish(&mut self, deadline: Deadline) -> Result<(), Why> {
+    pub(super) fn finish(&mut self, deadline: Deadline) -> Result<(), FailureKind> {
         exchange(&self.stream, &mut self.machine, deadline)
     }
 
@@ -152,55 +152,59 @@ fn new_memory() -> Option<Memory> {
     Some(memory.into_boxed_slice())
 }
 
-fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), Why> {
+fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), FailureKind> {
     while !machine.pending().is_empty() {
-        match stream.send(machine.pending()).map_err(Why::Lost)? {
+        match stream.send(machine.pending()).map_err(FailureKind::Lost)? {
             0 => wait(stream.write_fd(), PollFlags::OUT, deadline)?,
             sent => machine.sent(sent),
         }
     }
-    while !machine.advance().map_err(Why::Malformed)? {
+    while !machine.advance().map_err(FailureKind::Malformed)? {
         wait(stream.read_fd(), PollFlags::IN, deadline)?;
-        match stream.recv(machine.space()).map_err(Why::Lost)? {
+        match stream.recv(machine.space()).map_err(FailureKind::Lost)? {
             Received::Bytes(len) => machine.filled(len),
-            Received::Ended => return Err(Why::Closed),
+            Received::Ended => return Err(FailureKind::Closed),
             Received::Nothing => {}
         }
     }
     Ok(())
 }
 
-fn connect(target: &Target, deadline: Deadline) -> Result<Stream, Why> {
+fn connect(target: &Target, deadline: Deadline) -> Result<Stream, FailureKind> {
     let mut waits = BacklogWaits::new();
     loop {
         match Stream::connect(target) {
             Ok((stream, false)) => return Ok(stream),
             Ok((stream, true)) => {
                 wait(stream.write_fd(), PollFlags::OUT, deadline)?;
-                stream.connected().map_err(Why::NotConnected)?;
+                stream.connected().map_err(FailureKind::NotConnected)?;
                 return Ok(stream);
             }
             // The backlog of a UNIX socket is full, and nothing tells when it is not any more.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                thread::sleep(waits.next(deadline.left()).ok_or(Why::TimedOut)?);
+                thread::sleep(waits.next(deadline.left()).ok_or(FailureKind::TimedOut)?);
             }
-            Err(error) => return Err(Why::NotConnected(error)),
+            Err(error) => return Err(FailureKind::NotConnected(error)),
         }
     }
 }
 
 /// Waits until `fd` is ready for `what`, or has failed, which the next call on it tells.
-fn wait(fd: Option<BorrowedFd<'_>>, what: PollFlags, deadline: Deadline) -> Result<(), Why> {
+fn wait(
+    fd: Option<BorrowedFd<'_>>,
+    what: PollFlags,
+    deadline: Deadline,
+) -> Result<(), FailureKind> {
     let Some(fd) = fd else {
-        return Err(Why::Lost(io::ErrorKind::Unsupported.into()));
+        return Err(FailureKind::Lost(io::ErrorKind::Unsupported.into()));
     };
     loop {
-        let left = Timespec::try_from(deadline.left()).map_err(|_| Why::TimedOut)?;
+        let left = Timespec::try_from(deadline.left()).map_err(|_| FailureKind::TimedOut)?;
         match poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&left)) {
-            Ok(0) => return Err(Why::TimedOut),
+            Ok(0) => return Err(FailureKind::TimedOut),
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(Why::Lost(error.into())),
+            Err(error) => return Err(FailureKind::Lost(error.into())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use distcache_core::message::Status;
 use distcache_core::wire::{Malformed, Op};
 
-use crate::address::{AddressError, ResolveError};
+use crate::net::address::{AddressError, ResolveError};
 
 /// Why no client could be made.
 #[derive(Debug)]
@@ -38,35 +38,35 @@ pub enum AddError {
 pub struct Failure {
     pub(super) op: Option<Op>,
     pub(super) address: Arc<str>,
-    pub(super) why: Why,
+    pub(super) kind: FailureKind,
 }
 
 impl Failure {
     /// Why it failed.
-    pub const fn why(&self) -> &Why {
-        &self.why
+    pub const fn kind(&self) -> &FailureKind {
+        &self.kind
     }
 
     /// Whether a proxy was reached and said that the server behind it is away.
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self.why, Why::Unavailable)
+        matches!(self.kind, FailureKind::Unavailable)
     }
 
     /// Whether a proxy was reached whose server is not known to have this operation.
     pub(super) const fn is_unsupported(&self) -> bool {
-        matches!(self.why, Why::Unexpected(Status::UNSUPPORTED))
+        matches!(self.kind, FailureKind::Unexpected(Status::UNSUPPORTED))
     }
 
     /// Whether the server did not answer in time: this operation, or one shortly before it, after which
     /// the server is left alone.
     pub const fn is_timeout(&self) -> bool {
-        matches!(self.why, Why::TimedOut | Why::LeftAlone)
+        matches!(self.kind, FailureKind::TimedOut | FailureKind::LeftAlone)
     }
 }
 
 /// The reason of a [`Failure`].
 #[derive(Debug)]
-pub enum Why {
+pub enum FailureKind {
     /// None of the places that the address leads to took the connection; the last one's reason.
     NotConnected(io::Error),
     /// The deadline came before the answer.
@@ -87,14 +87,14 @@ pub enum Why {
     Unexpected(Status),
 }
 
-impl Why {
+impl FailureKind {
     /// Whether the same request on another connection may fare better.
     pub(super) const fn is_network(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::Closed)
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConnected(error) => write!(f, "cannot connect: {error}"),
@@ -114,7 +114,7 @@ impl fmt::Display for Why {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = self.op.map_or("connecting", Op::name);
-        write!(f, "{what} at {} failed: {}", self.address, self.why)
+        write!(f, "{what} at {} failed: {}", self.address, self.kind)
     }
 }
 
@@ -150,9 +150,9 @@ impl fmt::Display for Named {
 
 impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.why {
-            Why::NotConnected(error) | Why::Lost(error) => Some(error),
-            Why::Malformed(malformed) => Some(malformed),
+        match &self.kind {
+            FailureKind::NotConnected(error) | FailureKind::Lost(error) => Some(error),
+            FailureKind::Malformed(malformed) => Some(malformed),
             _ => None,
         }
     }

@@ -19,8 +19,8 @@
 mod connection;
 mod failure;
 mod pause;
+mod pool;
 mod process;
-mod shelf;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -34,12 +34,12 @@ use distcache_core::id::Id;
 use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Request, Status};
 use distcache_core::wire::{Op, PAYLOAD_MAX};
 
-use crate::address::{Address, Target, Targets};
+use crate::net::address::{Address, Target, Targets};
 use connection::{Connection, Deadline, Memory};
-pub use failure::{AddError, Failure, NewError, Why};
+pub use failure::{AddError, Failure, FailureKind, NewError};
 use pause::Pause;
+use pool::ConnectionPool;
 use process::Process;
-use shelf::Shelf;
 
 /// How many connections are kept at most: threads beyond that many at once connect anew.
 pub const KEPT_MAX: usize = 32;
@@ -108,9 +108,9 @@ pub struct Client {
     flags: Flags,
     timeout_ms: AtomicU32,
     pause: Pause,
-    kept: Shelf<Connection>,
+    kept: ConnectionPool<Connection>,
     /// Memory of connections that were closed.
-    spare: Shelf<Memory>,
+    spare: ConnectionPool<Memory>,
 }
 
 impl Client {
@@ -143,15 +143,15 @@ impl Client {
             flags,
             timeout_ms: AtomicU32::new(0),
             pause: Pause::new(Instant::now()),
-            kept: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
-            spare: Shelf::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
+            kept: ConnectionPool::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
+            spare: ConnectionPool::new(KEPT_MAX).ok_or(NewError::NoMemory)?,
         };
         client.set_timeout(timeout);
         if flags.has(Flags::PERSISTENT) && !flags.has(Flags::LATE) {
             let connection = client.connect(Deadline::after(client.timeout()));
             client
                 .kept
-                .put(connection.map_err(|why| NewError::Connect(client.failure(None, why)))?);
+                .put(connection.map_err(|kind| NewError::Connect(client.failure(None, kind)))?);
         }
         Ok(client)
     }
@@ -176,7 +176,7 @@ impl Client {
     /// Sets how long the server is left alone after an operation that it did not answer in time: whole
     /// milliseconds, at most [`TIMEOUT_MAX`]. [`Duration::ZERO`], as in a new client: not at all.
     ///
-    /// In that time every operation fails at once with [`Why::LeftAlone`], so a server that stands still
+    /// In that time every operation fails at once with [`FailureKind::LeftAlone`], so a server that stands still
     /// costs one deadline in each pause, and not one for each operation. After it one operation asks
     /// again; the others go on failing until that one has its answer. A pause that is under way ends.
     pub fn set_pause(&self, pause: Duration) {
@@ -298,7 +298,7 @@ impl Client {
             return taken;
         }
         // What could not be kept stays where it is.
-        let session = copy.ok_or_else(|| self.failure(Some(Op::Take), Why::NoMemory))?;
+        let session = copy.ok_or_else(|| self.failure(Some(Op::Take), FailureKind::NoMemory))?;
         let (removed, resent) = self.answer(&Request::Remove(id), deadline)?;
         match (removed, lost.or(resent)) {
             // Removing it is owning it.
@@ -340,7 +340,7 @@ impl Client {
         match self.store(&Request::Put(add), deadline) {
             Err(AddError::Refused(Status::UNSUPPORTED)) => None,
             // What a server of old does that has taken the place of a new one.
-            Err(AddError::Failed(failure)) if failure.why().is_network() => None,
+            Err(AddError::Failed(failure)) if failure.kind().is_network() => None,
             done => Some(done),
         }
     }
@@ -360,7 +360,7 @@ impl Client {
         let read = |session: &[u8]| read.take().map(|read| read(session));
         match self.fetch(&Request::Take(id), deadline, read) {
             Err(failure) if failure.is_unsupported() => None,
-            Err(failure) if failure.why().is_network() => {
+            Err(failure) if failure.kind().is_network() => {
                 *lost = Some(failure);
                 None
             }
@@ -380,11 +380,11 @@ impl Client {
             (Reply::Session(session), _) => Ok(Some(read(session))),
             (Reply::Status(Status::DISCONNECTED), _) => Err(self.unavailable(request.op())),
             (Reply::Status(status @ Status::UNSUPPORTED), _) => {
-                Err(self.failure(Some(request.op()), Why::Unexpected(status)))
+                Err(self.failure(Some(request.op()), FailureKind::Unexpected(status)))
             }
             // The first attempt may have taken it.
-            (Reply::Status(_), Some(why)) if request.op() == Op::Take => {
-                Err(self.failure(Some(Op::Take), why))
+            (Reply::Status(_), Some(kind)) if request.op() == Op::Take => {
+                Err(self.failure(Some(Op::Take), kind))
             }
             (Reply::Status(_), _) => Ok(None),
         });
@@ -402,20 +402,21 @@ impl Client {
         request: &Request<'_>,
         deadline: Deadline,
     ) -> Result<(bool, Option<Failure>), Failure> {
-        let failure = |why| self.failure(Some(request.op()), why);
-        let read = |reply: Reply<'_>, resent: Option<Why>| (status(reply), resent.map(failure));
+        let failure = |kind| self.failure(Some(request.op()), kind);
+        let read =
+            |reply: Reply<'_>, resent: Option<FailureKind>| (status(reply), resent.map(failure));
         match self.ask(request, deadline, read)? {
             (Status::OK, resent) => Ok((true, resent)),
             (Status::NOT_OK, resent) => Ok((false, resent)),
             (Status::DISCONNECTED, _) => Err(self.unavailable(request.op())),
-            (other, _) => Err(failure(Why::Unexpected(other))),
+            (other, _) => Err(failure(FailureKind::Unexpected(other))),
         }
     }
 
     /// The deadline of an operation that begins, unless the server is left alone.
     fn begin(&self, op: Op) -> Result<Deadline, Failure> {
         if !self.pause.may_ask(self.timeout_ms.load(Ordering::Relaxed)) {
-            return Err(self.failure(Some(op), Why::LeftAlone));
+            return Err(self.failure(Some(op), FailureKind::LeftAlone));
         }
         Ok(Deadline::after(self.timeout()))
     }
@@ -426,15 +427,16 @@ impl Client {
         &self,
         request: &Request<'_>,
         deadline: Deadline,
-        read: impl FnOnce(Reply<'_>, Option<Why>) -> T,
+        read: impl FnOnce(Reply<'_>, Option<FailureKind>) -> T,
     ) -> Result<T, Failure> {
         let answered = self.answered(request, deadline);
-        self.pause.ended(matches!(answered, Err(Why::TimedOut)));
-        let (connection, resent) = answered.map_err(|why| self.failure(Some(request.op()), why))?;
+        self.pause.ended(matches!(answered, Err(FailureKind::TimedOut)));
+        let (connection, resent) =
+            answered.map_err(|kind| self.failure(Some(request.op()), kind))?;
         self.level.store(connection.level(), Ordering::Relaxed);
         let result = connection.reply().map(|reply| read(reply, resent));
         self.put_back(connection);
-        result.ok_or_else(|| self.failure(Some(request.op()), Why::Closed))
+        result.ok_or_else(|| self.failure(Some(request.op()), FailureKind::Closed))
     }
 
     /// The connection on which the request was answered, and what became of an earlier one on which it
@@ -443,7 +445,7 @@ impl Client {
         &self,
         request: &Request<'_>,
         deadline: Deadline,
-    ) -> Result<(Connection, Option<Why>), Why> {
+    ) -> Result<(Connection, Option<FailureKind>), FailureKind> {
         // Whether the request may be made was asked before, and another thread may know better now.
         let level = self.level().max(request.op().level());
         let mut resent = None;
@@ -454,8 +456,8 @@ impl Client {
                 continue;
             }
             match self.finished(connection, deadline) {
-                Err(why) if why.is_network() && self.flags.has(Flags::RETRY) => {
-                    resent = Some(why);
+                Err(kind) if kind.is_network() && self.flags.has(Flags::RETRY) => {
+                    resent = Some(kind);
                     break;
                 }
                 done => return done.map(|connection| (connection, None)),
@@ -466,14 +468,18 @@ impl Client {
         self.finished(connection, deadline).map(|connection| (connection, resent))
     }
 
-    fn finished(&self, mut connection: Connection, deadline: Deadline) -> Result<Connection, Why> {
+    fn finished(
+        &self,
+        mut connection: Connection,
+        deadline: Deadline,
+    ) -> Result<Connection, FailureKind> {
         match connection.finish(deadline) {
             Ok(()) => Ok(connection),
-            Err(why) => {
+            Err(kind) => {
                 // It may be another server by now.
                 self.level.store(0, Ordering::Relaxed);
                 self.spare.put(connection.close());
-                Err(why)
+                Err(kind)
             }
         }
     }
@@ -491,7 +497,7 @@ impl Client {
         }
     }
 
-    fn connect(&self, deadline: Deadline) -> Result<Connection, Why> {
+    fn connect(&self, deadline: Deadline) -> Result<Connection, FailureKind> {
         let (first, memory) = (self.target.load(Ordering::Relaxed), self.spare.take(|_| true));
         let (connection, target) = Connection::open(&self.targets, first, deadline, memory)?;
         self.target.store(target, Ordering::Relaxed);
@@ -503,11 +509,11 @@ impl Client {
     }
 
     fn unavailable(&self, op: Op) -> Failure {
-        self.failure(Some(op), Why::Unavailable)
+        self.failure(Some(op), FailureKind::Unavailable)
     }
 
-    fn failure(&self, op: Option<Op>, why: Why) -> Failure {
-        Failure { op, address: Arc::clone(&self.address), why }
+    fn failure(&self, op: Option<Op>, kind: FailureKind) -> Failure {
+        Failure { op, address: Arc::clone(&self.address), kind }
     }
 }
 

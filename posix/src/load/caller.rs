@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use distcache_core::pool::Fifo;
+use distcache_core::buffer::Fifo;
 use distcache_core::wire::Op;
 
 use super::protocol::Asked;
-use crate::poller::Interest;
-use crate::socket::Stream;
+use crate::net::poller::Interest;
+use crate::net::stream::Stream;
 
 /// A connection, or the place of one.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ const DATA_MAX: u64 = 32_696;
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// How many connections.
-    pub conns: usize,
+    pub clients: usize,
     /// How many requests open on each.
     pub depth: usize,
     /// How many sessions.
@@ -39,7 +39,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            conns: 1,
+            clients: 1,
             depth: 1,
             keys: 10_000,
             id_len: 32,
@@ -59,7 +59,7 @@ impl Config {
     /// A value that is missing or unfit.
     pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
         match name {
-            "conns" => self.conns = options.count(1..=100_000)? as usize,
+            "clients" => self.clients = options.count(1..=100_000)? as usize,
             "datalen" => {
                 self.data_len = options.bytes(SESSION_MIN as u64..=DATA_MAX)? as usize;
             }
@@ -95,7 +95,7 @@ pub const OPTIONS: Group = Group {
     title: "Measure",
     options: &[
         Entry::valued(&["seconds"], "s", "measure for that long"),
-        Entry::valued(&["conns"], "n", "how many connections").default("1"),
+        Entry::valued(&["clients"], "n", "how many connections").default("1"),
         Entry::valued(&["depth"], "n", "how many requests are open on each").default("1"),
         Entry::valued(&["keys"], "n", "how many sessions, stored before the clock runs")
             .default("10000"),

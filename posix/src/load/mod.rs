@@ -18,17 +18,17 @@ mod tests;
 use std::io;
 use std::time::{Duration, Instant};
 
-use distcache_core::pool::Pool;
+use distcache_core::buffer::Pool;
 use distcache_core::wire::Op;
 use fastrand::Rng;
 
-use crate::address::{Address, Target};
-use crate::hammer::Histogram;
-use crate::limits;
+use crate::check::Histogram;
 use crate::memory::Memory;
-use crate::poller::{Event, Events, Interest, Poller};
+use crate::net::address::{Address, Target};
+use crate::net::poller::{Event, Events, Interest, Poller};
+use crate::net::stream::{Received, Stream};
+use crate::process::limits;
 use crate::reason::is_closed;
-use crate::socket::{Received, Stream};
 use caller::Caller;
 pub use config::{Config, OPTIONS};
 use protocol::{Asked, Protocol};
@@ -54,10 +54,10 @@ pub fn run(
     config.check()?;
     address.connectable().map_err(Failure::Address)?;
     let target = *address.resolve().map_err(Failure::Resolve)?.first().ok_or(Failure::Closed)?;
-    limits::raise_descriptors(config.conns as u64 + 16);
+    limits::raise_descriptors(config.clients as u64 + 16);
     let room = config.depth * most(config, protocol);
-    let mut memory = Memory::zeroed(2 * config.conns * room).map_err(Failure::Io)?;
-    let callers = std::iter::repeat_with(|| Caller::new(config.depth)).take(config.conns);
+    let mut memory = Memory::zeroed(2 * config.clients * room).map_err(Failure::Io)?;
+    let callers = std::iter::repeat_with(|| Caller::new(config.depth)).take(config.clients);
     let mut load = Load {
         config,
         protocol,
@@ -68,7 +68,7 @@ pub fn run(
         callers: callers.collect(),
         random: Rng::with_seed(config.keys.into()),
         stored: if config.store_first { 0 } else { config.keys },
-        running: false,
+        started: false,
         crowded: 0,
         now: Instant::now(),
         report: Report {
@@ -100,7 +100,7 @@ struct Load<'c, 'm, P> {
     /// Sessions that were stored, or sent to be, before the clock runs.
     stored: u32,
     /// Whether the clock runs.
-    running: bool,
+    started: bool,
     /// How many callers found no room to connect.
     crowded: usize,
     now: Instant,
@@ -118,7 +118,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         }
         self.now = Instant::now();
         let started = self.now;
-        self.running = true;
+        self.started = true;
         self.turns(&mut events, Some(started + self.config.time))?;
         self.report.elapsed = self.now - started;
         Ok(())
@@ -198,7 +198,7 @@ impl<P: Protocol> Load<'_, '_, P> {
             self.receive(number)?;
             self.now = Instant::now();
             let answered = self.answers(number)?;
-            if answered && self.running && self.config.short_lived {
+            if answered && self.started && self.config.short_lived {
                 self.callers[number].stream = None;
                 self.connect(number)?;
             }
@@ -250,7 +250,7 @@ impl<P: Protocol> Load<'_, '_, P> {
             caller.pop();
             caller.answered = true;
             any = true;
-            if self.running {
+            if self.started {
                 report.latencies.record(self.now - sent);
                 report.gets += u64::from(op == Op::Get);
                 report.hits += u64::from(op == Op::Get && answer.done);
@@ -278,7 +278,7 @@ impl<P: Protocol> Load<'_, '_, P> {
 
     /// What to ask next on a connection, about which session.
     fn next(&mut self, number: usize) -> Option<(Op, u32)> {
-        if !self.running {
+        if !self.started {
             let next = (self.stored < self.config.keys).then_some((Op::Add, self.stored));
             self.stored += u32::from(next.is_some());
             return next;

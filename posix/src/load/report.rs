@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use distcache_core::wire::Op;
 
-use crate::address::{Address, AddressError, ResolveError};
-use crate::hammer::Histogram;
+use crate::check::Histogram;
+use crate::net::address::{Address, AddressError, ResolveError};
 use crate::reason::{NotConnected, Refused};
 
 /// A load whose every answer was right. Prints as one line of `name=value` pairs; times in us.

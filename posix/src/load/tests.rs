@@ -43,7 +43,7 @@ fn a_load_counts_what_it_asked() {
         let dir = Dir::new();
         let address = server(&dir, Status::NOT_OK);
         let config = Config {
-            conns: 3,
+            clients: 3,
             get: 100,
             short_lived,
             store_first: false,
@@ -62,7 +62,7 @@ fn a_load_counts_what_it_asked() {
 fn who_is_not_there_is_no_load() {
     let address = "UNIX:/nowhere/at/all".parse().unwrap();
     let failure = run(&Config::default(), &Distcache, &address).unwrap_err();
-    let reason = "cannot connect to UNIX:/nowhere/at/all: no such socket. Is dc_client running?";
+    let reason = "cannot connect to UNIX:/nowhere/at/all: no such socket. Is dc_client started?";
     assert_eq!(failure.to_string(), reason);
     let config = Config { short_lived: true, depth: 2, ..Config::default() };
     assert!(matches!(run(&config, &Distcache, &address), Err(Failure::Config(_))));

@@ -30,7 +30,7 @@ impl Full {
 }
 
 /// Which of the places took a connection, and how much of the time was left then. Opening may not end.
-fn open(targets: Vec<Target>, timeout: Duration) -> (Result<usize, Why>, Duration) {
+fn open(targets: Vec<Target>, timeout: Duration) -> (Result<usize, FailureKind>, Duration) {
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || {
         let deadline = Deadline::after(timeout);
@@ -63,7 +63,7 @@ fn each_of_several_tries_gets_an_equal_share_of_what_is_left() {
 fn a_full_backlog_is_waited_for_until_the_deadline_and_never_past_it() {
     let full = Full::new();
     let (opened, left) = open(vec![full.target], SHORT);
-    assert!(matches!(opened, Err(Why::TimedOut)), "{opened:?}");
+    assert!(matches!(opened, Err(FailureKind::TimedOut)), "{opened:?}");
     assert!(left.is_zero());
     drop(full);
 }

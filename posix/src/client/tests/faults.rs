@@ -158,7 +158,7 @@ fn what_is_no_answer_closes_the_connection() {
     let client = server.client(Flags::PERSISTENT | Flags::RETRY);
     for _ in answers {
         let failure = client.has(id(b"a")).unwrap_err();
-        assert!(matches!(failure.why(), Why::Malformed(_)), "{failure}");
+        assert!(matches!(failure.kind(), FailureKind::Malformed(_)), "{failure}");
     }
     assert!(client.has(id(b"a")).unwrap());
     assert_eq!(server.connections(), answers.len() + 1);
@@ -196,7 +196,7 @@ fn short_sessions_are_a_miss_and_unknown_statuses_are_an_error() {
         assert_eq!(client.get(id(session)).unwrap().is_some(), there);
     }
     let failure = client.has(id(b"\x07")).unwrap_err();
-    assert!(matches!(failure.why(), Why::Unexpected(Status(7))), "{failure}");
+    assert!(matches!(failure.kind(), FailureKind::Unexpected(Status(7))), "{failure}");
     assert_eq!(server.connections(), 1);
 }
 

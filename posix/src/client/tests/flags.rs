@@ -41,10 +41,10 @@ fn with_late_the_first_operation_connects_and_not_new() {
     let address: Address = format!("UNIX:{}", nobody.join("socket").display()).parse().unwrap();
     let failed = Client::new(&address, Flags::PERSISTENT);
     assert!(
-        matches!(&failed, Err(NewError::Connect(f)) if matches!(f.why(), Why::NotConnected(_)))
+        matches!(&failed, Err(NewError::Connect(f)) if matches!(f.kind(), FailureKind::NotConnected(_)))
     );
     let client = Client::new(&address, Flags::PERSISTENT | Flags::LATE).unwrap();
-    assert!(matches!(client.has(id(b"a")).unwrap_err().why(), Why::NotConnected(_)));
+    assert!(matches!(client.has(id(b"a")).unwrap_err().kind(), FailureKind::NotConnected(_)));
 }
 
 /// A server whose connections die as the second request comes in, the first `deaths` of them.
@@ -75,7 +75,10 @@ fn without_retry_a_kept_connection_that_breaks_is_a_failure_and_the_next_operati
     let server = mortal(1);
     let client = server.client(Flags::PERSISTENT);
     assert!(client.has(id(b"a")).unwrap());
-    assert!(matches!(client.has(id(b"a")).unwrap_err().why(), Why::Closed | Why::Lost(_)));
+    assert!(matches!(
+        client.has(id(b"a")).unwrap_err().kind(),
+        FailureKind::Closed | FailureKind::Lost(_)
+    ));
     assert!(client.has(id(b"a")).unwrap());
     assert_eq!(server.connections(), 2);
 }

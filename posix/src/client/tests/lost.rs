@@ -31,7 +31,7 @@ fn a_session_that_was_lost_with_its_connection_is_a_failure_and_no_miss() {
             let client = server.client(flags);
             client.put(1000, id(b"a"), b"a session").unwrap();
             let failure = client.take(id(b"a")).unwrap_err();
-            assert!(failure.why().is_network(), "{flags:?}: {failure}");
+            assert!(failure.kind().is_network(), "{flags:?}: {failure}");
             assert_eq!(client.take(id(b"a")).unwrap(), None, "now it is known to be gone");
         }
     }

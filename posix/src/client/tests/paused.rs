@@ -20,7 +20,7 @@ fn paused(pause: Duration) -> (Server, Arc<AtomicBool>, Client) {
     client.set_pause(pause);
     assert_eq!(client.pause(), pause);
     let failure = client.has(id(b"a")).unwrap_err();
-    assert!(matches!(failure.why(), Why::TimedOut), "{failure}");
+    assert!(matches!(failure.kind(), FailureKind::TimedOut), "{failure}");
     seen(&server, 1);
     (server, well, client)
 }
@@ -33,9 +33,9 @@ fn seen(server: &Server, connections: usize) {
 }
 
 fn left_alone<T>(result: Result<T, Failure>) -> bool {
-    result
-        .err()
-        .is_some_and(|failure| failure.is_timeout() && matches!(failure.why(), Why::LeftAlone))
+    result.err().is_some_and(|failure| {
+        failure.is_timeout() && matches!(failure.kind(), FailureKind::LeftAlone)
+    })
 }
 
 fn not_stored(result: Result<(), AddError>) -> bool {
@@ -81,7 +81,7 @@ fn when_the_pause_is_over_the_server_is_asked_again_and_then_by_everybody() {
 fn without_a_pause_every_operation_waits_for_itself() {
     let (server, _well, client) = paused(Duration::ZERO);
     let failure = client.has(id(b"a")).unwrap_err();
-    assert!(matches!(failure.why(), Why::TimedOut), "{failure}");
+    assert!(matches!(failure.kind(), FailureKind::TimedOut), "{failure}");
     seen(&server, 2);
 }
 
@@ -93,6 +93,6 @@ fn only_a_deadline_begins_a_pause() {
     client.set_pause(PAUSE);
     for _ in 0..2 {
         let failure = client.has(id(b"a")).unwrap_err();
-        assert!(matches!(failure.why(), Why::NotConnected(_)), "{failure}");
+        assert!(matches!(failure.kind(), FailureKind::NotConnected(_)), "{failure}");
     }
 }

@@ -1,0 +1,272 @@
+//! One request on its way: which servers it visits, and what their answers come to.
+//!
+//! With one copy of each session a request visits one server, and that server's answer is the
+//! answer. With more, requests visit servers in the id's order of rank, one after the other, each
+//! that is up, until as many have answered as there are to be copies:
+//!
+//! | | goes on to the next server | the answer |
+//! |---|---|---|
+//! | GET, HAVE | after a miss | the first hit, or the last miss |
+//! | ADD, PUT | after OK; there it replaces what is stored | the first server's |
+//! | REMOVE | always | the first server's; or OK from another, if the first may have forgotten |
+//! | TAKE | after a hit, with a REMOVE; after a miss, if the first may have forgotten | the hit, or the miss |
+//!
+//! Of two who take or remove one session at the same time, its first server lets one win. A server
+//! that has been up since the proxy began has not forgotten, and its miss is final; else the next
+//! one's word counts, because no session is to be lost with one server.
+//!
+//! A GET or HAVE whose first server is slow becomes two requests in request in flight, its twin at the next server: see
+//! [`hedge`](super::hedge).
+
+use crate::message::Status;
+use crate::slots::Key;
+use crate::time::Instant;
+use crate::wire::{Message, Op};
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct InFlight {
+    /// Whose request it is; `None` once nobody waits for its answer.
+    pub(super) client: Option<Key>,
+    /// The same request at another server, while neither has an answer that decides it.
+    pub(super) twin: Option<Key>,
+    /// The client's own request.
+    pub(super) request: Message,
+    /// The request is still at the front of the client's inbox.
+    pub(super) is_kept: bool,
+    /// The [`hash`](super::upstream::hash) of the id, where there is more than one server.
+    pub(super) id: u64,
+    /// The server that is asked now.
+    pub(super) server: u8,
+    /// What it is asked for.
+    pub(super) op: Op,
+    /// When it was asked.
+    pub(super) since: Instant,
+    /// The servers that were tried, a bit each.
+    visited: u32,
+    /// How many have answered.
+    answered: u8,
+    outcome: Outcome,
+    /// What stood in the way of a further copy was removed already.
+    repaired: bool,
+}
+
+/// What the choice of a request in flight's next server depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aim {
+    pub(super) id: u64,
+    visited: u32,
+    /// A server that is left out lacks something afterwards.
+    pub(super) changes: bool,
+}
+
+/// What the answers so far come to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Outcome {
+    /// Nobody has answered.
+    Nothing,
+    /// This, unless another server has a better word.
+    Open(Status),
+    /// This, whatever others say.
+    Settled(Status),
+    /// The session that lies in the client's outbox.
+    Session,
+}
+
+/// What is to be done with an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Step {
+    /// It is the answer to the client.
+    Pass,
+    /// It is the answer to the client once the next server has been asked.
+    Hold,
+    /// The next server is to be asked, if there is one.
+    Next,
+    /// The outcome is the answer.
+    Finish,
+    /// The same server is to be asked for this.
+    Again(Op),
+}
+
+impl InFlight {
+    pub(super) const fn new(now: Instant, client: Key, request: Message, id: u64) -> Self {
+        Self {
+            client: Some(client),
+            twin: None,
+            request,
+            is_kept: true,
+            id,
+            server: 0,
+            op: request.header.op,
+            since: now,
+            visited: 0,
+            answered: 0,
+            outcome: Outcome::Nothing,
+            repaired: false,
+        }
+    }
+
+    /// What the choice of its next server depends on.
+    #[inline]
+    pub(super) const fn aim(&self) -> Aim {
+        let changes = !matches!(self.request.header.op, Op::Get | Op::Have);
+        Aim { id: self.id, visited: self.visited, changes }
+    }
+
+    /// Whether it may be sent to a second server before the first has answered: asking twice changes
+    /// nothing, and nobody has answered yet.
+    pub(super) const fn is_hedgeable(&self) -> bool {
+        let reads = matches!(self.request.header.op, Op::Get | Op::Have);
+        reads && self.is_kept && self.answered == 0 && self.twin.is_none()
+    }
+
+    /// The same request for another server.
+    pub(super) const fn split(&self, key: Key) -> Self {
+        let mut twin = Self::new(self.since, key, self.request, self.id);
+        (twin.client, twin.twin) = (self.client, Some(key));
+        twin.visited = self.visited;
+        twin
+    }
+
+    /// Takes over what its twin knows, which is no more.
+    pub(super) const fn absorb(&mut self, twin: &Self) {
+        self.twin = None;
+        self.visited |= twin.visited;
+        self.answered = self.answered.saturating_add(twin.answered);
+        if let Outcome::Nothing = self.outcome {
+            self.outcome = twin.outcome;
+        }
+    }
+
+    /// Marks a server as tried.
+    pub(super) const fn leave_out(&mut self, server: u8) {
+        self.visited |= bit(server);
+    }
+
+    pub(super) const fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Goes to a server that answers at `level`. False where that one does not have what the client
+    /// asks for, and nobody else has answered.
+    pub(super) fn visit(&mut self, server: u8, level: u16) -> bool {
+        let asked = self.request.header.op;
+        self.op = match (asked, self.outcome) {
+            (Op::Take, Outcome::Session) => Op::Remove,
+            // A further copy is to be the same as the first, whatever was there before.
+            (Op::Add | Op::Put, Outcome::Settled(_)) if level >= Op::Put.level() => Op::Put,
+            (Op::Add | Op::Put, Outcome::Settled(_)) => Op::Add,
+            (asked, _) => asked,
+        };
+        self.server = server;
+        self.visited |= bit(server);
+        self.repaired = false;
+        self.op.level() <= level
+    }
+
+    /// What is to be done with the answer of the server that was asked: a status, or a session. A
+    /// `may_lack_data` server may not have what it was given.
+    pub(super) fn on_reply(
+        &mut self,
+        status: Option<Status>,
+        may_lack_data: bool,
+        copies: u8,
+    ) -> Step {
+        if copies <= 1 {
+            return Step::Pass;
+        }
+        // A proxy that can't reach its server knows nothing of the session.
+        if status == Some(Status::DISCONNECTED) {
+            return Step::Next;
+        }
+        match self.request.header.op {
+            Op::Get | Op::Have => self.look(status, copies),
+            Op::Add | Op::Put => self.store(status.unwrap_or(Status::OK), copies),
+            Op::Remove => self.forget(status.unwrap_or(Status::OK), may_lack_data, copies),
+            Op::Take => self.take(status, may_lack_data, copies),
+        }
+    }
+
+    fn look(&mut self, status: Option<Status>, copies: u8) -> Step {
+        if status != Some(Status::NOT_OK) {
+            return Step::Pass;
+        }
+        self.outcome = Outcome::Open(Status::NOT_OK);
+        self.count(copies, Step::Pass)
+    }
+
+    fn store(&mut self, status: Status, copies: u8) -> Step {
+        if self.outcome == Outcome::Nothing {
+            if status != Status::OK {
+                return Step::Pass;
+            }
+            self.outcome = Outcome::Settled(Status::OK);
+            return self.count(copies, Step::Finish);
+        }
+        match (self.op, status) {
+            (Op::Remove, _) => Step::Again(Op::Add),
+            // It is a proxy, and does not know its own server.
+            (Op::Put, Status::UNSUPPORTED) => Step::Again(Op::Remove),
+            (Op::Add, Status::ADD_EXISTS) if !self.repaired => {
+                self.repaired = true;
+                Step::Again(Op::Remove)
+            }
+            _ => self.count(copies, Step::Finish),
+        }
+    }
+
+    fn forget(&mut self, status: Status, may_lack_data: bool, copies: u8) -> Step {
+        let final_word = status == Status::OK || !may_lack_data;
+        self.outcome = match self.outcome {
+            Outcome::Nothing if final_word => Outcome::Settled(status),
+            Outcome::Nothing => Outcome::Open(status),
+            Outcome::Open(_) if status == Status::OK => Outcome::Settled(status),
+            outcome => outcome,
+        };
+        self.count(copies, Step::Finish)
+    }
+
+    fn take(&mut self, status: Option<Status>, may_lack_data: bool, copies: u8) -> Step {
+        match (self.op, status) {
+            (Op::Remove, _) => self.count(copies, Step::Finish),
+            (_, None) => {
+                self.outcome = Outcome::Session;
+                match self.count(copies, Step::Pass) {
+                    Step::Next => Step::Hold,
+                    step => step,
+                }
+            }
+            (_, Some(Status::NOT_OK)) if may_lack_data => {
+                self.outcome = Outcome::Open(Status::NOT_OK);
+                self.count(copies, Step::Pass)
+            }
+            _ => Step::Pass,
+        }
+    }
+
+    /// One more server has answered: then `last`, or onward.
+    fn count(&mut self, copies: u8, last: Step) -> Step {
+        self.answered = self.answered.saturating_add(1);
+        if self.answered >= copies { last } else { Step::Next }
+    }
+}
+
+impl Aim {
+    #[inline]
+    pub(super) const fn has_visited(&self, server: u8) -> bool {
+        self.visited & bit(server) != 0
+    }
+
+    /// The same without this server.
+    pub(super) const fn without(mut self, server: u8) -> Self {
+        self.visited |= bit(server);
+        self
+    }
+}
+
+const fn bit(server: u8) -> u32 {
+    match 1_u32.checked_shl(server as u32) {
+        Some(bit) => bit,
+        None => 0,
+    }
+}

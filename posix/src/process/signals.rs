@@ -1,0 +1,127 @@
+//! Signals as bytes in a pipe, for the loop to read in its turn.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::net::stream;
+use crate::sys::{self, Disposition};
+
+/// What somebody asks of the process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// Finish what is begun, then end: SIGTERM, SIGINT.
+    Drain,
+    /// End now, cleanly: SIGUSR1, SIGUSR2 with `-killable`.
+    End,
+}
+
+/// The signals of the process, to be read in the loop. One at a time in a process.
+#[derive(Debug)]
+pub struct Signals(PipeReader);
+
+impl Signals {
+    /// Takes over the signals of the process, from now until it ends.
+    ///
+    /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP is ignored
+    /// in a `daemon`, which has no terminal to lose; else it is left as it was found. SIGPIPE is
+    /// ignored. All signals are unblocked: a mask is inherited, and the starter may have blocked some.
+    pub fn install(killable: bool, daemon: bool) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
+        stream::prepare(&reader)?;
+        stream::prepare(&writer)?;
+        sys::notify_signals(writer);
+        let user = if killable { Disposition::Notify } else { Disposition::Ignore };
+        sys::set_signal(libc::SIGPIPE, Disposition::Ignore)?;
+        sys::set_signal(libc::SIGUSR1, user)?;
+        sys::set_signal(libc::SIGUSR2, user)?;
+        if daemon {
+            sys::set_signal(libc::SIGHUP, Disposition::Ignore)?;
+        }
+        sys::set_signal(libc::SIGTERM, Disposition::Notify)?;
+        sys::set_signal(libc::SIGINT, Disposition::Notify)?;
+        sys::unblock_signals()?;
+        Ok(Self(reader.into()))
+    }
+
+    /// Readable when there is a signal to [`take`](Self::take).
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The oldest signal that came and was not taken; `None` when there is none.
+    pub fn take(&self) -> Option<Signal> {
+        let mut byte = [0];
+        loop {
+            match (&self.0).read(&mut byte) {
+                Ok(1) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                _ => return None,
+            }
+            match i32::from(byte[0]) {
+                libc::SIGTERM | libc::SIGINT => return Some(Signal::Drain),
+                libc::SIGUSR1 | libc::SIGUSR2 => return Some(Signal::End),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::poller::{Events, Interest, Poller};
+    use crate::testing::in_child;
+    use rustix::process::{Signal as Number, getpid, kill_process};
+
+    fn send(number: Number) {
+        kill_process(getpid(), number).unwrap();
+    }
+
+    /// Sends `number` and waits for what comes of it. Any thread may get it, so that takes a while.
+    fn sent(signals: &Signals, number: Number) -> (Option<Signal>, Option<Signal>) {
+        send(number);
+        let poller = Poller::new().unwrap();
+        poller.add_fd(signals.fd(), 3, Interest::READ).unwrap();
+        let mut events = Events::new();
+        poller.wait(&mut events, None).unwrap();
+        assert!(events.iter().all(|event| event.key == 3 && event.readable));
+        (signals.take(), signals.take())
+    }
+
+    #[test]
+    fn term_and_int_ask_to_drain_and_wake_the_poller() {
+        in_child("process::signals::tests::term_and_int_ask_to_drain_and_wake_the_poller", || {
+            let signals = Signals::install(false, false).unwrap();
+            assert_eq!(signals.take(), None);
+            assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
+            assert_eq!(sent(&signals, Number::INT), (Some(Signal::Drain), None));
+        });
+    }
+
+    #[test]
+    fn the_user_signals_end_only_who_is_killable() {
+        in_child("process::signals::tests::the_user_signals_end_only_who_is_killable", || {
+            let stubborn = Signals::install(false, false).unwrap();
+            send(Number::USR1);
+            send(Number::USR2);
+            assert_eq!(sent(&stubborn, Number::TERM), (Some(Signal::Drain), None));
+            let killable = Signals::install(true, false).unwrap();
+            assert_eq!(sent(&killable, Number::USR1), (Some(Signal::End), None));
+            assert_eq!(sent(&killable, Number::USR2), (Some(Signal::End), None));
+        });
+    }
+
+    #[test]
+    fn a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe() {
+        in_child(
+            "process::signals::tests::a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe",
+            || {
+                let signals = Signals::install(true, true).unwrap();
+                send(Number::HUP);
+                send(Number::PIPE);
+                assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
+            },
+        );
+    }
+}

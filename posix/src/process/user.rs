@@ -1,0 +1,144 @@
+//! Giving up root, for good.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{self, Access, Mode};
+use rustix::process::geteuid;
+
+use crate::process::accounts::{self, LookupError};
+use crate::sys;
+
+/// Goes on as the user `name`, for good: a name or any number, with `:` and a group behind it where
+/// that is not the user's primary one.
+///
+/// That group becomes the only group: what the program needs of other groups, its
+/// socket, was opened before. Then it makes sure that every former right is gone, and that root
+/// cannot be had back. Who is that user already, without root's rights, stays as he is.
+pub fn change_user(name: &str) -> Result<(), UserError> {
+    let user = accounts::account(name).map_err(UserError::Lookup)?;
+    let cannot = |error| UserError::System(name.to_owned(), error);
+    let wanted = ([user.uid; 3], [user.gid; 3]);
+    if user.uid != 0 && sys::ids().map_err(cannot)? == wanted {
+        return Ok(());
+    }
+    // Groups first: it takes root to change them.
+    sys::set_only_group(user.gid).map_err(cannot)?;
+    sys::set_gid(user.gid).map_err(cannot)?;
+    sys::set_uid(user.uid).map_err(cannot)?;
+    let groups = rustix::process::getgroups().map_err(|error| cannot(error.into()))?;
+    let alone = groups.iter().all(|group| group.as_raw() == user.gid);
+    let regained = user.uid != 0 && sys::set_uid(0).is_ok();
+    if sys::ids().map_err(cannot)? != wanted || !alone || regained {
+        return Err(UserError::Kept(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether this process may remove `path`, so far as the directory's owner and mode decide.
+pub(crate) fn can_remove(path: &Path) -> bool {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // After a change of user the real ids, which this asks about, are the effective ones.
+    if fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return false;
+    }
+    let (Ok(dir), Ok(file)) = (fs::stat(dir), fs::lstat(path)) else { return false };
+    let user = geteuid();
+    let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
+    !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
+}
+
+/// The process could not become another user. It must not go on.
+#[derive(Debug)]
+pub enum UserError {
+    /// Rights that should be gone are still there.
+    Kept(String),
+    /// No such user.
+    Lookup(LookupError),
+    /// The system refuses.
+    System(String, io::Error),
+}
+
+impl fmt::Display for UserError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept(name) => write!(f, "cannot become user '{name}': former rights remain"),
+            Self::Lookup(error) => error.fmt(f),
+            Self::System(name, error) => write!(f, "cannot become user '{name}': {error}"),
+        }
+    }
+}
+
+impl std::error::Error for UserError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kept(_) => None,
+            Self::Lookup(error) => error.source(),
+            Self::System(_, error) => Some(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{in_child, is_root};
+    use rustix::process::{Gid, getgroups};
+
+    fn becomes_nobody(written: &str) {
+        let nobody = accounts::account("nobody").unwrap();
+        sys::set_only_group(7).unwrap();
+        assert_eq!(getgroups().unwrap(), [Gid::from_raw(7)]);
+        change_user(written).unwrap();
+        assert_eq!(sys::ids().unwrap(), ([nobody.uid; 3], [nobody.gid; 3]));
+        assert_eq!(getgroups().unwrap(), [Gid::from_raw(nobody.gid)]);
+        assert!(sys::set_uid(0).is_err() && sys::set_gid(0).is_err());
+        assert!(sys::set_only_group(0).is_err());
+        change_user(written).expect("is that user already");
+        let error = change_user("root").unwrap_err().to_string();
+        assert!(error.contains("'root'"), "{error}");
+    }
+
+    #[test]
+    fn who_becomes_another_has_no_group_of_root_left() {
+        if is_root() {
+            let name = "process::user::tests::who_becomes_another_has_no_group_of_root_left";
+            in_child(name, || becomes_nobody("nobody"));
+        }
+    }
+
+    #[test]
+    fn a_number_does_as_well_as_a_name() {
+        if is_root() {
+            let name = "process::user::tests::a_number_does_as_well_as_a_name";
+            let uid = accounts::account("nobody").unwrap().uid.to_string();
+            in_child(name, || becomes_nobody(&uid));
+        }
+    }
+
+    #[test]
+    fn a_number_without_an_entry_and_a_group_of_choice_will_do() {
+        if !is_root() {
+            return;
+        }
+        let name = "process::user::tests::a_number_without_an_entry_and_a_group_of_choice_will_do";
+        in_child(name, || {
+            change_user("54321:7").unwrap();
+            assert_eq!(sys::ids().unwrap(), ([54321; 3], [7; 3]));
+            assert_eq!(getgroups().unwrap(), [Gid::from_raw(7)]);
+            assert!(sys::set_uid(0).is_err() && sys::set_gid(54321).is_err());
+            change_user("54321:7").expect("is that user already");
+            assert!(change_user("54321:8").is_err());
+        });
+    }
+
+    #[test]
+    fn an_unknown_user_is_named_and_changes_nothing() {
+        let before = sys::ids().unwrap();
+        let error = change_user("no-such-user").unwrap_err().to_string();
+        assert!(error.contains("no user 'no-such-user'"), "{error}");
+        assert!(change_user("4294967295").is_err());
+        assert_eq!(sys::ids().unwrap(), before);
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether a proxy would be its own server.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use crate::net::address::{Address, Family};
+
+/// Whether a connection to `server` reaches what listens on `listen`, as far as that can be told
+/// without asking a name server.
+pub fn reaches(server: &Address, listen: &Address) -> bool {
+    match (server, listen) {
+        (Address::Unix(server), Address::Unix(listen)) => {
+            let same = |server, listen| place(server) == place(listen);
+            server == listen || server.path().zip(listen.path()).is_some_and(|(a, b)| same(a, b))
+        }
+        (
+            Address::Ip { host: Some(server), port, .. },
+            Address::Ip { family, host, port: listen_port },
+        ) => *port == *listen_port && *port > 0 && reaches_host(server, *family, host.as_deref()),
+        _ => false,
+    }
+}
+
+/// The same path for the same socket, whichever way its directory is written.
+fn place(path: &Path) -> Option<(PathBuf, &std::ffi::OsStr)> {
+    Some((path.parent()?.canonicalize().ok()?, path.file_name()?))
+}
+
+fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
+    let listens_on = |ip: IpAddr| match family {
+        Family::Any => true,
+        Family::V4 => ip.is_ipv4(),
+        Family::V6 => ip.is_ipv6(),
+    };
+    let mut ips = numeric(server).into_iter().filter(|ip| listens_on(*ip));
+    let Some(listen) = listen else {
+        return ips.any(is_ours);
+    };
+    server.eq_ignore_ascii_case(listen)
+        || ips.any(|ip| {
+            let here = |listen: IpAddr| match listen.is_unspecified() {
+                true => listen.is_ipv4() == ip.is_ipv4() && is_ours(ip),
+                false => listen == ip,
+            };
+            numeric(listen).into_iter().any(here)
+        })
+}
+
+/// What a host is for certain: nothing, where it is a name that only a name server knows.
+fn numeric(host: &str) -> Vec<IpAddr> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    host.parse().into_iter().collect()
+}
+
+/// Whether it is an address of this machine: nothing else can be bound to.
+fn is_ours(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+
+    fn reaches(server: &str, listen: &str) -> bool {
+        super::reaches(&server.parse().unwrap(), &listen.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_of_its_own_is_known_however_it_is_written() {
+        for (server, listen) in [
+            ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
+            ("UNIX:/tmp/../tmp/scache", "UNIX:/tmp/scache"),
+            ("UNIX:@name", "UNIX:@name"),
+            ("IP:127.0.0.1:9001", "IP:127.0.0.1:9001"),
+            ("IPv4:127.0.0.1:9001", "IP:9001"),
+            ("IP:127.0.0.5:9001", "IPv4:9001"),
+            ("IP:localhost:9001", "IP:9001"),
+            ("IP:localhost:9001", "IP:127.0.0.1:9001"),
+            ("IP:127.0.0.1:9001", "IP:0.0.0.0:9001"),
+            ("IP:[::1]:9001", "IPv6:9001"),
+            ("IP:cachehost:9001", "IP:cachehost:9001"),
+        ] {
+            assert!(reaches(server, listen), "{server} {listen}");
+        }
+    }
+
+    #[test]
+    fn another_address_is_another() {
+        for (server, listen) in [
+            ("UNIX:/tmp/scache", "UNIX:/run/scache"),
+            ("UNIX:@tmp", "UNIX:/tmp"),
+            ("IP:127.0.0.1:9001", "IP:127.0.0.1:9002"),
+            ("IP:127.0.0.1:9001", "IP:127.0.0.2:9001"),
+            ("IP:127.0.0.1:9001", "IPv6:9001"),
+            // An address that no machine has.
+            ("IP:192.0.2.7:9001", "IP:9001"),
+            ("IP:cachehost:9001", "IP:9001"),
+            ("FD:3", "IP:9001"),
+        ] {
+            assert!(!reaches(server, listen), "{server} {listen}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Does one thing n times, for `tests/instructions` to count what it takes:
+//! `distcache-instructions case n`. Without sockets, clock or chance, so that it is the same every time.
+
+use distcache_core::buffer::Pool;
+use distcache_core::clients::{Client, Limits};
+use distcache_core::machine::{Machine, Peer};
+use distcache_core::proxy::{self, InFlight, Proxy, Upstream};
+use distcache_core::server::Server;
+use distcache_core::slots::{Key, Slot};
+use distcache_core::table::{Layout, Table};
+use distcache_core::time::Instant;
+use distcache_core::wire::Op;
+use distcache_posix::load::protocol::{Asked, Distcache, Protocol};
+use distcache_posix::load::session::Session;
+
+const SESSIONS: u32 = 4096;
+const CLIENTS: usize = 64;
+const BUFFER_LEN: usize = 17 << 12;
+const LIMITS: Limits = Limits { idle: 0, patience: 10_000 };
+const NOW: Instant = Instant::from_millis(1);
+const BATCH: u32 = 16;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, case, n] = &arguments[..] else { panic!("usage: distcache-instructions case n") };
+    let n: u32 = n.parse().expect("a number");
+    assert!(n <= SESSIONS / 2);
+    match case.as_str() {
+        "get" => serve(n, |server, number| server.ask(Op::Get, number % SESSIONS, 214)),
+        "get_of_16" => serve(n, |server, number| server.batch(number)),
+        "miss" => serve(n, |server, number| server.ask(Op::Get, SESSIONS + number, 15)),
+        "have" => serve(n, |server, number| server.ask(Op::Have, number % SESSIONS, 15)),
+        "remove" => serve(n, |server, number| server.ask(Op::Remove, number, 15)),
+        "add_and_evict" => serve(n, |server, number| server.ask(Op::Add, SESSIONS + number, 15)),
+        "proxied_get" => relay(n, false),
+        "proxied_get_connected_for" => relay(n, true),
+        case => panic!("no such case: {case}"),
+    }
+}
+
+fn request(op: Op, number: u32, out: &mut [u8]) -> usize {
+    let asked = Asked { op, session: number, uid: number };
+    Distcache.request(&asked, &Session::new(number, 32, 200), 60_000, out)
+}
+
+/// A machine with one client, of whom it is told what the loop would tell.
+struct Serving<M> {
+    machine: M,
+    client: Key,
+}
+
+impl<M: Machine> Serving<M> {
+    fn new(mut machine: M) -> Self {
+        let client = machine.open(NOW).expect("a place");
+        Self { machine, client }
+    }
+
+    /// The client has sent `bytes`.
+    fn receive(&mut self, peer: Peer, bytes: &[u8]) {
+        assert!(self.machine.wants(peer).read);
+        self.machine.space(peer)[..bytes.len()].copy_from_slice(bytes);
+        self.machine.filled(NOW, peer, bytes.len());
+    }
+
+    /// All that is for `peer` is sent; how much that was.
+    fn send(&mut self, peer: Peer) -> usize {
+        let len = self.machine.pending(peer).len();
+        self.machine.sent(NOW, peer, len);
+        assert!(!self.machine.wants(peer).close);
+        len
+    }
+
+    /// One request that is to be answered with `answer` bytes.
+    fn ask(&mut self, op: Op, number: u32, answer: usize) {
+        let mut wire = [0; 512];
+        let len = request(op, number, &mut wire);
+        let peer = Peer::Client(self.client);
+        self.receive(peer, &wire[..len]);
+        assert_eq!(self.machine.advance(NOW), Some(peer));
+        assert_eq!(self.send(peer), answer);
+        assert!(self.machine.deadline().is_some());
+    }
+
+    /// As many requests as make one operation of sixteen: the sixteenth sends all.
+    fn batch(&mut self, number: u32) {
+        if number % BATCH != BATCH - 1 {
+            return;
+        }
+        let (mut wire, mut len) = ([0; 1024], 0);
+        for number in number + 1 - BATCH..=number {
+            len += request(Op::Get, number % SESSIONS, &mut wire[len..]);
+        }
+        let peer = Peer::Client(self.client);
+        self.receive(peer, &wire[..len]);
+        assert_eq!(self.machine.advance(NOW), Some(peer));
+        assert_eq!(self.send(peer), 214 * BATCH as usize);
+    }
+}
+
+fn serve(n: u32, work: impl Fn(&mut Serving<Server<'_, Table<'_>>>, u32)) {
+    let layout = Layout::new(SESSIONS, u64::from(SESSIONS) * 256).expect("lawful sizes");
+    let mut sessions = vec![0; layout.size()];
+    let table = Table::new(&mut sessions, layout, *b"16 bytes of key.").expect("enough memory");
+    let mut slots: Vec<Slot<Client>> = (0..CLIENTS).map(|_| Slot::EMPTY).collect();
+    let mut buffers = vec![0; 2 * CLIENTS * BUFFER_LEN];
+    let pool = Pool::new(&mut buffers, BUFFER_LEN);
+    let server = Server::new(&mut slots, pool, LIMITS, table).expect("enough memory");
+    let mut serving = Serving::new(server);
+    for number in 0..SESSIONS {
+        serving.ask(Op::Add, number, 15);
+    }
+    for number in 0..n {
+        work(&mut serving, number);
+    }
+}
+
+fn relay(n: u32, short_lived: bool) {
+    let mut slots: Vec<Slot<Client>> = (0..CLIENTS).map(|_| Slot::EMPTY).collect();
+    let mut in_flight: Vec<Slot<InFlight>> = (0..2 * CLIENTS).map(|_| Slot::EMPTY).collect();
+    let mut buffers = vec![0; (2 * CLIENTS + 2) * BUFFER_LEN];
+    let pool = Pool::new(&mut buffers, BUFFER_LEN);
+    let config = proxy::Config::new(LIMITS, 1000);
+    let mut servers = [Upstream::new(b"server")];
+    let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, config);
+    let mut proxy = proxy.expect("enough memory");
+    let key = proxy.dial(NOW).expect("a server to dial");
+    proxy.connected(NOW, key);
+    let mut serving = Serving::new(proxy);
+    let server = Peer::Server(key);
+    // The probe, which is answered like any HAVE.
+    let mut wire = [0; 64];
+    let len = serving.machine.pending(server).len();
+    wire[..len].copy_from_slice(serving.machine.pending(server));
+    assert_eq!(serving.send(server), len);
+    (wire[4], wire[13], wire[14]) = (1, 1, 1);
+    serving.receive(server, &wire[..15]);
+    while serving.machine.advance(NOW).is_some() {}
+    assert!(serving.machine.is_up(0));
+    let mut answer = [0; 214];
+    answer[..14].copy_from_slice(&[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 200]);
+    for number in 0..n {
+        let mut wire = [0; 64];
+        let len = request(Op::Get, number, &mut wire);
+        let client = Peer::Client(serving.client);
+        serving.receive(client, &wire[..len]);
+        assert_eq!(serving.machine.advance(NOW), Some(client));
+        answer[5..9].copy_from_slice(&serving.machine.pending(server)[5..9]);
+        assert_eq!(serving.send(server), len);
+        serving.receive(server, &answer);
+        assert_eq!(serving.machine.advance(NOW), Some(client));
+        assert_eq!(serving.send(client), answer.len());
+        while serving.machine.advance(NOW).is_some() {}
+        assert!(serving.machine.deadline().is_none());
+        if short_lived {
+            serving.machine.ended(NOW, client);
+            assert_eq!(serving.machine.advance(NOW), Some(client));
+            assert!(serving.machine.wants(client).close);
+            serving.machine.closed(NOW, client);
+            serving.client = serving.machine.open(NOW).expect("a place");
+        }
+    }
+}
