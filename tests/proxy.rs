@@ -96,7 +96,7 @@ fn clients_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..9 {
         let asked = asked(&mut net);
-        assert_eq!(asked.len(), 1, "one in_flight is all there is room for");
+        assert_eq!(asked.len(), 1, "one request in flight is all there is room for");
         turns.push(asked[0].2[0]);
         answer(&mut net, &status(asked[0].0, HAVE, 0));
     }

@@ -42,26 +42,26 @@ impl Proxy<'_> {
             return Err("a key finds nothing");
         };
         let Some(server) = self.server(in_flight.server) else {
-            return Err("a in_flight has no server");
+            return Err("a request in flight has no server");
         };
         let open = self.in_flight.is_queued(&server.open, key);
         let waiting = self.in_flight.is_queued(&server.waiting, key);
         if open == waiting {
-            return Err("a in_flight is neither sent nor waiting, or both");
+            return Err("a request in flight is neither sent nor waiting, or both");
         }
         if self.in_flight.is_queued(&self.hedgeable, key) && !(open && in_flight.is_hedgeable()) {
-            return Err("a in_flight may be hedged that must not be");
+            return Err("a request in flight may be hedged that must not be");
         }
         let Some(client) = in_flight.client else {
             let forgotten = open && in_flight.twin.is_none();
             return if forgotten { Ok(()) } else { Err("an orphan waits for something") };
         };
         let Some(own) = self.clients.in_flight(client) else {
-            return Err("a in_flight's client has none");
+            return Err("the client of a request in flight has none");
         };
         let twin = in_flight.twin.map(|twin| self.in_flight.get(twin).and_then(|twin| twin.twin));
         match twin {
-            None if own != key => Err("a client has another in_flight"),
+            None if own != key => Err("a client has another request in flight"),
             Some(back) if back != Some(key) => Err("a twin is not one"),
             Some(_) if own != key && Some(own) != in_flight.twin => {
                 Err("a client has neither twin")
