@@ -64,13 +64,23 @@ fn a_snoop_s_connections_that_broke_hold_no_buffers() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = start::before(DC_SNOOP, &dir.address("c"), &dir.address("s"), &[]);
-    // Each connection has two buffers at most.
-    for _ in 0..2 * CONNECTIONS_MAX {
+    let connect = || {
         let client = Caller::to(&dir.address("c"));
-        drop(listener.accept().expect("the snoop"));
-        // There is nobody whom this could be passed on to.
-        client.send(&have(1, b"id"));
-        client.rest();
+        (client, listener.accept().expect("the snoop").0)
+    };
+    // Each connection has two buffers at most, so this is more than there are.
+    for _ in 0..=2 * CONNECTIONS_MAX / 200 {
+        let (clients, servers): (Vec<_>, Vec<_>) = (0..200).map(|_| connect()).unzip();
+        // What it finds when it goes on is for those who have gone.
+        snoop.freeze();
+        for client in &clients {
+            client.send(&have(1, b"id"));
+        }
+        drop(servers);
+        snoop.signal(Signal::CONT);
+        for client in clients {
+            client.rest();
+        }
     }
     let client = Caller::to(&dir.address("c"));
     let (mut server, _) = listener.accept().expect("the snoop");
