@@ -114,8 +114,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN, "-maxconn")?;
     let mut slots = Vec::new();
     slots.resize_with(config.clients, || Slot::EMPTY);
-    let table = Table::new(&mut table_memory, layout, random_key()?);
-    let table = table.map_err(|_| RunError::Layout)?;
+    let table = new_table(&mut table_memory, layout)?;
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
     let server = Server::new(&mut slots, pool, config.limits, table);
     let mut server = server.map_err(RunError::Setup)?;
@@ -159,6 +158,11 @@ impl Report for Server<'_, Table<'_>> {
 /// Memory that is zero, and taken from the system as it is used; `options` ask for less of it.
 pub(crate) fn memory(len: usize, options: &'static str) -> Result<Memory, RunError> {
     Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error))
+}
+
+/// A table whose places no client can know before: the key that ids are hashed with is its own.
+fn new_table(memory: &mut [u8], layout: Layout) -> Result<Table<'_>, RunError> {
+    Table::new(memory, layout, random_key()?).map_err(|_| RunError::Layout)
 }
 
 fn random_key() -> io::Result<[u8; 16]> {
@@ -213,5 +217,36 @@ impl Progress {
             "total operations {total} (+ {new}), total sessions {sessions} ({sign} {change})"
         ));
         (self.reported, self.reported_at, self.changed) = ((operations, sessions), now, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use distcache_core::id::Id;
+
+    /// The memory of a table that has held the same as every other one of these.
+    fn filled() -> Vec<u8> {
+        let layout = Layout::new(1000, 1 << 20).unwrap();
+        let mut memory = vec![0; layout.size()];
+        let mut table = new_table(&mut memory, layout).unwrap();
+        for number in 0..16_u8 {
+            let id = [number; 8];
+            table.add(Instant::ORIGIN, 1000, Id::new(&id).unwrap(), b"session").unwrap();
+        }
+        memory
+    }
+
+    #[test]
+    fn each_table_has_places_of_its_own_for_the_same_ids() {
+        assert_ne!(filled(), filled());
+    }
+
+    #[test]
+    fn each_key_is_another_and_random_from_end_to_end() {
+        let keys: [[u8; 16]; 32] = std::array::from_fn(|_| random_key().unwrap());
+        for at in 0..16 {
+            assert!(keys.iter().any(|key| key[at] != keys[0][at]), "byte {at} is always the same");
+        }
     }
 }

@@ -343,6 +343,14 @@ pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
     return check(unsafe { libc::setuid(uid) });
 }
 
+/// Sets the user as whom this thread, and no other, makes files. For tests: that it is another than the
+/// effective user stands for a directory that was swapped.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn set_file_owner(uid: u32) {
+    // SAFETY: takes a number only.
+    unsafe { libc::setfsuid(uid) };
+}
+
 /// Real, effective and saved user, then group; where the system does not tell the saved ones, the effective.
 pub(crate) fn ids() -> io::Result<([u32; 3], [u32; 3])> {
     #[cfg(any(

@@ -237,3 +237,6 @@ impl<M: Machine> EventLoop<M> {
         tally.unsent += u64::from(!sent);
     }
 }
+
+#[cfg(test)]
+mod tests;

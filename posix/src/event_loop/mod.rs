@@ -314,3 +314,6 @@ impl<M: Machine> EventLoop<M> {
         self.watch(now, Peer::Client(key));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,4 +110,20 @@ mod tests {
         assert_eq!(reporter.deadline(), None);
         assert!(reporter.due(at(10 + 2 * PAUSE), &refused(9), 4));
     }
+
+    #[test]
+    fn whatever_becomes_of_clients_is_an_incident() {
+        let none = Counters::default();
+        let kinds = [
+            (Counters { malformed: 1, ..none }, 0),
+            (Counters { idle: 1, ..none }, 0),
+            (Counters { stalled: 1, ..none }, 0),
+            (Counters { refused: 1, ..none }, 0),
+            (none, 1),
+        ];
+        for (counters, unheard) in kinds {
+            let mut reporter = Reporter::default();
+            assert!(reporter.due(Instant::from_millis(1), &counters, unheard), "{counters:?}");
+        }
+    }
 }

@@ -136,6 +136,16 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn a_burst_finds_as_much_room_as_the_system_allows() {
+        let room = |fd: &OwnedFd| sockopt::socket_recv_buffer_size(fd).unwrap();
+        let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let (fd, _) = bound();
+        // The system doubles it for its own part.
+        assert_eq!(room(&fd), 2 * BACKLOG.min(limit.trim().parse().unwrap()));
+    }
+
+    #[test]
     fn a_port_that_is_taken_is_not_shared() {
         let (_a, taken) = bound();
         assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -391,3 +391,18 @@ fn running_out_of_descriptors_is_passed_on_and_passes() {
         talk(&client, &accept(&listener));
     });
 }
+
+#[test]
+fn a_port_can_be_listened_on_again_while_the_system_remembers_its_connections() {
+    let name = "net::listener::tests::\
+                a_port_can_be_listened_on_again_while_the_system_remembers_its_connections";
+    in_child(name, || {
+        let listener = open(&"IP:127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        let client = connect(&address);
+        // The side that closes first remembers.
+        drop(accept(&listener));
+        drop((client, listener));
+        assert_eq!(open(&address.parse().unwrap()).unwrap().address(), address);
+    });
+}
