@@ -97,7 +97,7 @@ fn main() -> io::Result<()> {
     let mut key = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
     let shared = Arc::new(Shared::new(key));
-    println!("{}", listener.local_addr()?);
+    println!("threads: listening on IP:{}", listener.local_addr()?);
     for stream in listener.incoming().flatten() {
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || shared.serve(&stream));
