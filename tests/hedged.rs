@@ -1,14 +1,14 @@
 //! A GET or HAVE that its first server does not answer is asked of the second. Told over virtual time.
 
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, get, have, messages, remove, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
 const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };

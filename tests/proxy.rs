@@ -1,6 +1,6 @@
 //! What a proxy passes on, and to whom, told over virtual time with a server that tests play.
 
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, frame, get, have, message, messages, remove, session, status,
 };
@@ -10,7 +10,7 @@ use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 

@@ -1,11 +1,11 @@
 //! What passes between a proxy and several servers that are slow, late or gone, told over virtual time.
 
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, add, add_payload, get, message, messages, session, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 

@@ -1,15 +1,19 @@
 //! A store of fixed size whose keys go stale, with queues threaded through it.
 //!
-//! What is stored is found by a [`Key`]: the slot's index and the era in which the slot was filled.
-//! Each removal begins a new era, so the key of something that is gone finds nothing, even where
-//! its slot has been taken again. Everything here takes the same time however much is stored.
+//! A [`Key`] finds an item: it is the slot's index and the era in which the slot was filled. Each
+//! removal begins a new era, so the key of a removed item finds nothing, even if its slot has been
+//! filled again. Unless documented otherwise, every operation takes constant time.
+
+use core::marker::PhantomData;
+
+use crate::memory::Array;
 
 const NIL: u32 = u32::MAX;
 
-/// How many queues one item can stand in at once: one in each lane.
+/// How many queues an item can be in at once: one per lane.
 const LANES: usize = 2;
 
-/// Names one item in one [`Slots`], for as long as the item is there.
+/// Names one item of one [`Slots`], until the item is removed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Key {
     index: u32,
@@ -17,7 +21,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The slot's number: below the capacity, and no two items have the same at the same time.
+    /// The index of the slot: less than the capacity, and unique among the items stored.
     pub const fn index(self) -> usize {
         self.index as usize
     }
@@ -49,51 +53,83 @@ impl Link {
     const LOOSE: Self = Self { queue: None, prev: NIL, next: NIL };
 }
 
-/// A store of as many items as the caller gave slots.
-#[derive(Debug)]
-pub struct Slots<'m, T> {
-    slots: &'m mut [Slot<T>],
-    len: u32,
-    free: u32,
-    /// The first slot that was never filled: `len <= fresh <= slots.len()`.
-    fresh: u32,
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::EMPTY
+    }
 }
 
-impl<'m, T> Slots<'m, T> {
-    /// A store in `slots`, which are emptied. At most `u32::MAX` of them are used.
-    pub fn new(slots: &'m mut [Slot<T>]) -> Self {
-        for slot in &mut *slots {
-            *slot = Slot::EMPTY;
-        }
-        Self { slots, len: 0, free: NIL, fresh: 0 }
+/// A store of up to as many items as it has slots, which lie in a `C`: see [`Array`].
+#[derive(Debug)]
+pub struct Slots<T, C> {
+    memory: C,
+    len: u32,
+    /// The slot emptied last; each names the one emptied before it.
+    free: u32,
+    /// The first slot that was never filled: `len <= fresh <= capacity`.
+    fresh: u32,
+    items: PhantomData<T>,
+}
+
+impl<T, const N: usize> Slots<T, [Slot<T>; N]> {
+    /// An empty store with `N` slots of its own.
+    pub const fn fixed() -> Self {
+        Self::in_memory([const { Slot::EMPTY }; N])
+    }
+}
+
+impl<T, C> Slots<T, C> {
+    /// An empty store in `memory`, whose slots are empty.
+    const fn in_memory(memory: C) -> Self {
+        Self { memory, len: 0, free: NIL, fresh: 0, items: PhantomData }
     }
 
-    /// How many items are stored.
+    /// The number of items stored.
     pub const fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether nothing is stored.
+    /// Whether no item is stored.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
 
-    /// How many items can be stored.
-    pub fn capacity(&self) -> usize {
-        self.slots.len().min(NIL as usize)
+impl<T, C: Array<Slot<T>>> Slots<T, C> {
+    /// An empty store in `memory`, whose slots are emptied. At most `u32::MAX` of them are used.
+    pub fn new(mut memory: C) -> Self {
+        for slot in memory.as_mut() {
+            *slot = Slot::EMPTY;
+        }
+        Self::in_memory(memory)
     }
 
-    /// Stores an item; gives it back where there is no room.
+    /// The most items that can be stored.
+    pub fn capacity(&self) -> usize {
+        self.slots().len().min(NIL as usize)
+    }
+
+    #[inline]
+    fn slots(&self) -> &[Slot<T>] {
+        self.memory.as_ref()
+    }
+
+    #[inline]
+    fn slots_mut(&mut self) -> &mut [Slot<T>] {
+        self.memory.as_mut()
+    }
+
+    /// Stores an item.
     ///
     /// # Errors
-    /// The item itself, with nothing changed.
+    /// The item itself where no slot is free.
     pub fn insert(&mut self, item: T) -> Result<Key, T> {
         let index = match self.free {
             NIL if (self.fresh as usize) < self.capacity() => self.fresh,
             NIL => return Err(item),
             free => free,
         };
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(slot) = self.memory.as_mut().get_mut(index as usize) else {
             return Err(item);
         };
         if self.free == NIL {
@@ -106,7 +142,7 @@ impl<'m, T> Slots<'m, T> {
         Ok(Key { index, era: slot.era })
     }
 
-    /// Takes an item out, which must have left every queue by [`Slots::unlink`] before.
+    /// Removes an item. It must be in no queue: [`Slots::unlink`] it first.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let free = self.free;
         let slot = self.slot_mut(key)?;
@@ -119,14 +155,14 @@ impl<'m, T> Slots<'m, T> {
         Some(item)
     }
 
-    /// The item of this key, if it is still there.
+    /// The item of this key; `None` if it was removed.
     #[inline]
     pub fn get(&self, key: Key) -> Option<&T> {
-        let slot = self.slots.get(key.index as usize)?;
+        let slot = self.slots().get(key.index as usize)?;
         slot.item.as_ref().filter(|_| slot.era == key.era)
     }
 
-    /// The item of this key, if it is still there.
+    /// The item of this key; `None` if it was removed.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.slot_mut(key)?.item.as_mut()
@@ -134,53 +170,53 @@ impl<'m, T> Slots<'m, T> {
 
     #[inline]
     fn slot_mut(&mut self, key: Key) -> Option<&mut Slot<T>> {
-        let slot = self.slots.get_mut(key.index as usize)?;
+        let slot = self.slots_mut().get_mut(key.index as usize)?;
         (slot.era == key.era).then_some(slot)
     }
 
-    /// The key as one number, with as much of the era as fits beside the index.
+    /// The key as one number: the index, and as much of the era as fits beside it.
     pub fn ticket(&self, key: Key) -> u32 {
         key.era.checked_shl(self.index_bits()).unwrap_or(0) | key.index
     }
 
-    /// The key whose [`Slots::ticket`] this is, if its item is still there.
+    /// The key whose [`Slots::ticket`] this is; `None` if its item was removed.
     ///
-    /// Wrong only for the ticket of an item whose slot has since been emptied an exact multiple of
-    /// 2^(32 - index bits) times.
+    /// A stale ticket is mistaken for a new one only if its slot has meanwhile been emptied an exact
+    /// multiple of 2^(32 - index bits) times.
     pub fn by_ticket(&self, ticket: u32) -> Option<Key> {
         let mask = 1_u32.checked_shl(self.index_bits()).map_or(NIL, |bit| bit.wrapping_sub(1));
         let index = ticket & mask;
-        let slot = self.slots.get(index as usize)?;
+        let slot = self.slots().get(index as usize)?;
         let key = Key { index, era: slot.era };
         (slot.item.is_some() && self.ticket(key) == ticket).then_some(key)
     }
 
     fn index_bits(&self) -> u32 {
-        let last = self.slots.len().saturating_sub(1);
+        let last = self.slots().len().saturating_sub(1);
         usize::BITS.saturating_sub(last.leading_zeros())
     }
 
     #[inline]
     fn link_mut(&mut self, index: u32, lane: Lane) -> Option<&mut Link> {
-        self.slots.get_mut(index as usize)?.links.get_mut(lane as usize)
+        self.slots_mut().get_mut(index as usize)?.links.get_mut(lane as usize)
     }
 
-    /// Whether the item stands in this queue.
+    /// Whether the item is in this queue.
     #[inline]
     pub fn is_queued(&self, queue: &Queue, key: Key) -> bool {
         self.standing(queue.lane, key) == Some(queue.id)
     }
 
-    /// In which queue of a lane the item stands.
+    /// The queue of a lane that the item is in.
     #[inline]
     pub fn standing(&self, lane: Lane, key: Key) -> Option<QueueId> {
-        let slot = self.slots.get(key.index as usize)?;
-        // Who has left stands in none: a slot is empty only after its item was unlinked.
+        let slot = self.slots().get(key.index as usize)?;
+        // An empty slot is in no queue: its item was unlinked before it was removed.
         slot.links.get(lane as usize)?.queue.filter(|_| slot.era == key.era)
     }
 
-    /// Puts an item at the end of a queue. Does nothing where it stands in a queue of that lane
-    /// already, or is not there.
+    /// Appends an item to a queue. Does nothing if it is in a queue of that lane already, or was
+    /// removed.
     pub fn enqueue(&mut self, queue: &mut Queue, key: Key) {
         let (tail, id) = (queue.tail, queue.id);
         let Some(slot) = self.slot_mut(key) else {
@@ -201,7 +237,7 @@ impl<'m, T> Slots<'m, T> {
         queue.len = queue.len.saturating_add(1);
     }
 
-    /// Takes an item out of a queue, wherever in it it stands. Does nothing where it is not in it.
+    /// Takes an item out of a queue, from any place in it. Does nothing if it is not in it.
     pub fn unlink(&mut self, queue: &mut Queue, key: Key) {
         let link = self.slot_mut(key).and_then(|slot| slot.links.get_mut(queue.lane as usize));
         let Some(link) = link.filter(|link| link.queue == Some(queue.id)) else {
@@ -219,23 +255,24 @@ impl<'m, T> Slots<'m, T> {
         queue.len = queue.len.saturating_sub(1);
     }
 
-    /// The item that has stood in the queue longest.
+    /// The item that has been in the queue longest.
+    #[inline]
     pub fn front(&self, queue: &Queue) -> Option<Key> {
-        let slot = self.slots.get(queue.head as usize)?;
+        let slot = self.slots().get(queue.head as usize)?;
         Some(Key { index: queue.head, era: slot.era })
     }
 
-    /// The keys of all items, in the order of their slots. Takes a time that grows with the memory.
+    /// The keys of all items, in the order of their slots. Takes time proportional to the capacity.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
-        let filled = (0..NIL).zip(&*self.slots).filter(|(_, slot)| slot.item.is_some());
+        let filled = (0..NIL).zip(self.slots()).filter(|(_, slot)| slot.item.is_some());
         filled.map(|(index, slot)| Key { index, era: slot.era })
     }
 
-    /// Checks that these are all queues that items stand in, and that each is whole. Takes a time that
-    /// grows with the memory.
+    /// Checks that every queue is intact, and that items are in no other queues. Takes time
+    /// proportional to the capacity.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The rule that is broken.
     pub fn check<'q>(&self, queues: impl Iterator<Item = &'q Queue>) -> Result<(), &'static str> {
         if self.keys().count() != self.len() {
             return Err("items are miscounted");
@@ -244,16 +281,16 @@ impl<'m, T> Slots<'m, T> {
         for queue in queues {
             standing = standing.saturating_add(self.check_queue(queue)?);
         }
-        let links = self.slots.iter().flat_map(|slot| &slot.links);
+        let links = self.slots().iter().flat_map(|slot| &slot.links);
         if links.filter(|link| link.queue.is_some()).count() != standing {
-            return Err("something stands in a queue that is not there");
+            return Err("an item is in a queue that was not named");
         }
         Ok(())
     }
 
     fn check_queue(&self, queue: &Queue) -> Result<usize, &'static str> {
         let (mut at, mut before, mut len) = (queue.head, NIL, 0_usize);
-        while let Some(slot) = self.slots.get(at as usize) {
+        while let Some(slot) = self.slots().get(at as usize) {
             let link = slot.links.get(queue.lane as usize);
             let link = link.filter(|link| link.queue == Some(queue.id) && link.prev == before);
             let Some(link) = link.filter(|_| slot.item.is_some() && len < queue.len()) else {
@@ -265,7 +302,7 @@ impl<'m, T> Slots<'m, T> {
         if whole { Ok(len) } else { Err("a queue is cut off") }
     }
 
-    /// Takes out the item that has stood in the queue longest.
+    /// Takes out the item that has been in the queue longest.
     pub fn dequeue(&mut self, queue: &mut Queue) -> Option<Key> {
         let key = self.front(queue)?;
         self.unlink(queue, key);
@@ -273,16 +310,16 @@ impl<'m, T> Slots<'m, T> {
     }
 }
 
-/// Which of an item's links a queue runs through; an item stands in one queue of each at most.
+/// A kind of queue. An item is in at most one queue of each lane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Lane {
-    /// What is to be done.
+    /// Items that need work, or wait for something that lets it go on.
     Work = 0,
-    /// What is to happen if nothing is done.
+    /// Items with a deadline.
     Time = 1,
 }
 
-/// Tells the queues of one lane apart.
+/// Names one of the queues of a lane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct QueueId(pub u8);
 
@@ -297,17 +334,17 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// An empty queue; no two queues of one store may have both lane and ticket in common.
+    /// An empty queue. No two queues of a store may have the same lane and id.
     pub const fn new(lane: Lane, id: QueueId) -> Self {
         Self { lane, id, head: NIL, tail: NIL, len: 0 }
     }
 
-    /// How many items stand in it.
+    /// The number of items in it.
     pub const fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether no item stands in it.
+    /// Whether no item is in it.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -321,8 +358,7 @@ mod tests {
 
     #[test]
     fn a_stale_key_finds_nothing_and_harms_nothing() {
-        let mut memory = [Slot::EMPTY; 1];
-        let mut slots = Slots::new(&mut memory);
+        let mut slots = Slots::<char, [Slot<char>; 1]>::fixed();
         let old = slots.insert('a').unwrap();
         let old_ticket = slots.ticket(old);
         assert_eq!(slots.insert('b'), Err('b'));
@@ -339,10 +375,10 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_whatever_the_capacity() {
+    fn a_ticket_is_found_whatever_the_capacity() {
         for capacity in [1_usize, 2, 3, 4, 5, 8, 9] {
-            let mut memory: Vec<Slot<usize>> = (0..capacity).map(|_| Slot::EMPTY).collect();
-            let mut slots = Slots::new(&mut memory);
+            let memory: Vec<Slot<usize>> = (0..capacity).map(|_| Slot::EMPTY).collect();
+            let mut slots = Slots::new(memory);
             for round in 0..5 {
                 let keys: Vec<Key> = (0..capacity).map(|n| slots.insert(n).unwrap()).collect();
                 for &key in &keys {
@@ -356,21 +392,20 @@ mod tests {
 
     #[test]
     fn a_broken_queue_is_seen() {
-        let mut memory = [Slot::EMPTY; 3];
-        let mut slots = Slots::new(&mut memory);
+        let mut slots = Slots::new([Slot::EMPTY; 3]);
         let mut queue = Queue::new(Lane::Work, QueueId(1));
         let keys: Vec<Key> = (0..3).map(|n| slots.insert(n).unwrap()).collect();
         keys.iter().for_each(|key| slots.enqueue(&mut queue, *key));
         assert_eq!(slots.check([&queue].into_iter()), Ok(()));
         assert!(slots.check([].into_iter()).is_err(), "a queue that is not named");
-        slots.slots[1].links[0].prev = 2;
+        slots.memory[1].links[0].prev = 2;
         assert!(slots.check([&queue].into_iter()).is_err(), "a link back");
-        slots.slots[1].links[0].prev = 0;
-        slots.slots[1].links[0].next = NIL;
+        slots.memory[1].links[0].prev = 0;
+        slots.memory[1].links[0].next = NIL;
         assert!(slots.check([&queue].into_iter()).is_err(), "a link on");
-        slots.slots[1].links[0].next = 0;
+        slots.memory[1].links[0].next = 0;
         assert!(slots.check([&queue].into_iter()).is_err(), "a circle");
-        slots.slots[1].links[0].next = 2;
+        slots.memory[1].links[0].next = 2;
         queue.len = 2;
         assert!(slots.check([&queue].into_iter()).is_err(), "a wrong length");
         queue.len = 3;

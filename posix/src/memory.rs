@@ -56,6 +56,18 @@ impl DerefMut for Memory {
     }
 }
 
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Memory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
 #[cfg(not(target_os = "linux"))]
 struct Mapping(Vec<u8>);
 

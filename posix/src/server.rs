@@ -3,12 +3,11 @@
 use std::fmt;
 use std::io;
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Counters, Limits, SetupError};
-use distcache_core::server::{Operations, Server, Store};
-use distcache_core::slots::Slot;
-use distcache_core::table::{Layout, Table};
-use distcache_core::time::Instant;
+use std::time::Duration;
+
+use distcache_core::server::{self, ClientSlot, Operations, Store};
+use distcache_core::table::Line;
+use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
@@ -34,11 +33,10 @@ pub struct Config {
     pub clients: usize,
     /// What clients may do.
     pub limits: Limits,
-    /// The least milliseconds that sessions live for, whatever is asked for.
-    pub min_ttl: u32,
-    /// The most milliseconds that sessions live for. What asks for more lives for so long; what asks
-    /// for more than 7 days is refused.
-    pub max_ttl: u32,
+    /// The shortest lifetime of sessions: see [`server::Config::min_lifetime`].
+    pub min_lifetime: Duration,
+    /// The longest lifetime of sessions: see [`server::Config::max_lifetime`].
+    pub max_lifetime: Duration,
     /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
     /// lines.
     pub progress: u32,
@@ -103,23 +101,25 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 }
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
-    let usual = (u64::from(config.sessions) << 11).max(64 << 20);
-    let bytes = config.max_bytes.unwrap_or(usual);
-    if bytes < Layout::BYTES_MIN {
-        return Err(RunError::Bytes(bytes));
-    }
-    let layout = Layout::new(config.sessions, bytes).ok_or(RunError::Layout)?;
+    let layout = match config.max_bytes {
+        Some(bytes) if bytes < Layout::BYTES_MIN => return Err(RunError::Bytes(bytes)),
+        Some(bytes) => Layout::new(config.sessions, bytes),
+        None => Layout::for_sessions(config.sessions),
+    };
+    let layout = layout.ok_or(RunError::Layout)?;
     let mut table_memory = memory(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN, "-maxconn")?;
-    let mut slots = Vec::new();
-    slots.resize_with(config.clients, || Slot::EMPTY);
+    let sizes =
+        server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
+    let pool = Pool::new(memory(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let slots: Vec<ClientSlot> = sizes.slots().collect();
     let table = new_table(&mut table_memory, layout)?;
-    let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
-    let server = Server::new(&mut slots, pool, config.limits, table);
-    let mut server = server.map_err(RunError::Setup)?;
-    server.set_min_ttl(config.min_ttl);
-    server.set_max_ttl(config.max_ttl);
+    let server_config = server::Config {
+        min_lifetime: config.min_lifetime,
+        max_lifetime: config.max_lifetime,
+        ..server::Config::new(config.limits)
+    };
+    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, 0, listeners, signals)?;
@@ -140,7 +140,12 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     }
 }
 
-impl Report for Server<'_, Table<'_>> {
+impl<M, C, B> Report for Server<Table<M>, C, B>
+where
+    M: Array<Line>,
+    C: Array<ClientSlot>,
+    B: Array<u8>,
+{
     fn counters(&self) -> Counters {
         self.counters()
     }
@@ -161,8 +166,8 @@ pub(crate) fn memory(len: usize, options: &'static str) -> Result<Memory, RunErr
 }
 
 /// A table whose places no client can know before: the key that ids are hashed with is its own.
-fn new_table(memory: &mut [u8], layout: Layout) -> Result<Table<'_>, RunError> {
-    Table::new(memory, layout, random_key()?).map_err(|_| RunError::Layout)
+fn new_table(memory: &mut [u8], layout: Layout) -> Result<Table<&mut [Line]>, RunError> {
+    Table::in_memory(layout, random_key()?, memory).map_err(|_| RunError::Layout)
 }
 
 fn random_key() -> io::Result<[u8; 16]> {
@@ -196,7 +201,12 @@ impl Progress {
         self.changed.then(|| self.reported_at.after(1000))
     }
 
-    fn report<S: Store>(&mut self, now: Instant, server: &Server<'_, S>, started: &Started) {
+    fn report<S: Store, C, B>(
+        &mut self,
+        now: Instant,
+        server: &Server<S, C, B>,
+        started: &Started,
+    ) {
         if self.every == 0 {
             return;
         }

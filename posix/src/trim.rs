@@ -1,8 +1,7 @@
 //! When a machine's buffers that nobody needs any more go back to the system.
 
-use distcache_core::proxy::Proxy;
-use distcache_core::server::{Server, Store};
-use distcache_core::time::Instant;
+use distcache_core::server::{ClientSlot, Store};
+use distcache_core::{Array, Instant, Proxy, Server, proxy};
 
 use crate::memory::discard;
 
@@ -22,7 +21,7 @@ pub(crate) trait Buffered {
     fn give_back(&mut self) -> u32;
 }
 
-impl<S: Store> Buffered for Server<'_, S> {
+impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Buffered for Server<S, C, B> {
     fn touched(&self) -> u32 {
         self.buffers_touched()
     }
@@ -32,7 +31,7 @@ impl<S: Store> Buffered for Server<'_, S> {
     }
 }
 
-impl Buffered for Proxy<'_> {
+impl<M: proxy::Memory> Buffered for Proxy<M> {
     fn touched(&self) -> u32 {
         self.buffers_touched()
     }

@@ -4,9 +4,9 @@
 
 use crate::ask::Speaks;
 use crate::park::{self, SERVERS_MAX};
-use distcache_core::clients::Limits;
 use distcache_core::proxy::Config;
 use distcache_core::table::Layout;
+use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
 
 /// How bytes and attempts to connect fare.
@@ -174,7 +174,7 @@ impl Plan {
         let min_ttl = if liar { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
         nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = min_ttl);
         if liar {
-            nodes[0].config.limits = Limits { idle: 0, patience: 0 };
+            nodes[0].config.limits = limits(0, 0);
         }
         let most = if calm { 3 } else { 5 };
         let callers = (0..=random.below(most)).map(|_| caller(random, last, liar)).collect();
@@ -268,7 +268,7 @@ impl Plan {
             (caller.requests, caller.pause, caller.stay) = (400, 0, 1_000);
         }
         for node in &mut self.nodes {
-            node.config.limits.idle = 0;
+            node.config.limits.idle = None;
         }
     }
 }
@@ -313,7 +313,7 @@ fn node(
     let idle = pick(random, &[0, 0, 40, 5_000, 60_000]);
     let patience = pick(random, &[0, 300, 3_000, 10_000]);
     let patience = if liar { patience.max(300) } else { patience };
-    let limits = if calm { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
+    let limits = if calm { limits(0, 0) } else { limits(idle, patience) };
     // A proxy behind it finds a place for certain once the others have left.
     let slots = last + 1 + random.below(6) + if calm { 5 } else { 0 };
     let least = if is_server { 2 } else { 4 };

@@ -1,10 +1,10 @@
 //! What holds between any two calls, for tests and simulators to look at.
 
-use super::Proxy;
 use super::upstream::Phase;
+use super::{Memory, Proxy};
 use crate::slots::Key;
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Checks all queues and what is counted about them. Takes a time that grows with the memory.
     ///
     /// # Errors

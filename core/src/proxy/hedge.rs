@@ -9,7 +9,7 @@
 //! uid may come back at any time until then. Where nobody waits for it, it is an orphan of its server
 //! and part of that server's share.
 
-use super::{Next, Proxy};
+use super::{Memory, Next, Proxy};
 use crate::machine::Peer;
 use crate::slots::Key;
 use crate::time::Instant;
@@ -17,7 +17,7 @@ use crate::time::Instant;
 /// How long a server may take for a GET or HAVE before the next one is asked too, in milliseconds.
 pub const HEDGE_AFTER: u64 = 50;
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// A request in flight has been sent: it may be hedged later.
     #[inline]
     pub(super) fn await_hedge(&mut self, key: Key) {

@@ -3,7 +3,7 @@
 use super::in_flight::{InFlight, Outcome, Step};
 use super::probe::Probe;
 use super::upstream::{Phase, STRAYS_MAX, Upstream, hash};
-use super::{Aim, Blocked, GivenUp, Next, Proxy, count};
+use super::{Aim, Blocked, GivenUp, Memory, Next, Proxy, count};
 use crate::id::ID_MAX;
 use crate::machine::Peer;
 use crate::message::{ADD_FIXED_LEN, Status, raise_ttl};
@@ -26,7 +26,7 @@ enum Start {
     Nothing,
 }
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Looks after the first client that waits for its turn. `None` where there is none, or where
     /// its request can't start now.
     pub(super) fn admit(&mut self, now: Instant) -> Option<Peer> {

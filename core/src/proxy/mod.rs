@@ -33,18 +33,22 @@ mod check;
 mod hedge;
 mod in_flight;
 mod journey;
+mod memory;
 mod probe;
 mod upstream;
 
 use crate::buffer::Pool;
-use crate::clients::{Client, Clients, Counters, Limits, SetupError, earlier};
+use crate::clients::{ClientSlot, Clients, Counters, Limits, SetupError};
 use crate::machine::{Machine, Peer, ServerKey, Wants};
-use crate::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
-use crate::time::Instant;
+use crate::memory::Array;
+use crate::slots::{Key, Lane, Queue, QueueId, Slots};
+use crate::time::{Instant, earlier};
 
 pub use hedge::HEDGE_AFTER;
 use in_flight::Aim;
 pub use in_flight::InFlight;
+use memory::Servers;
+pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
 use upstream::{DIAL_GRACE, Phase};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
@@ -133,17 +137,17 @@ enum Blocked {
 
 /// A proxy without its sockets.
 #[derive(Debug)]
-pub struct Proxy<'m> {
-    clients: Clients<'m>,
+pub struct Proxy<M: Memory> {
+    clients: Clients<M::Clients, M::Buffers>,
     config: Config,
-    servers: &'m mut [Upstream],
+    servers: Servers<M::Servers>,
     /// The server that is looked after first.
     turn: u8,
     /// How many servers are not up.
     away: usize,
     /// The time at which no server had left anything unanswered for too long.
     judged_at: Instant,
-    in_flight: Slots<'m, InFlight>,
+    in_flight: Slots<InFlight, M::InFlight>,
     /// How many requests in request in flight each server may have.
     share: usize,
     /// Flights that may be sent to a second server, in the order in which they were sent.
@@ -155,7 +159,13 @@ pub struct Proxy<'m> {
     traffic: Traffic,
 }
 
-impl<'m> Proxy<'m> {
+impl<C, F, U, B> Proxy<(C, F, U, B)>
+where
+    C: Array<ClientSlot>,
+    F: Array<InFlightSlot>,
+    U: Array<Upstream>,
+    B: Array<u8>,
+{
     /// A proxy for as many clients as there are `slots`, with as many requests on their way as there
     /// are `requests in request in flight`. Each client has one at each server at most, but one whose client has left stays
     /// until it is answered: as many as clients for each server, and as many again, are plenty. Each
@@ -167,13 +177,15 @@ impl<'m> Proxy<'m> {
     /// # Errors
     /// [`SetupError`] says which memory will not do.
     pub fn new(
-        slots: &'m mut [Slot<Client>],
-        in_flight: &'m mut [Slot<InFlight>],
-        servers: &'m mut [Upstream],
-        pool: Pool<'m>,
+        slots: C,
+        in_flight: F,
+        servers: U,
+        pool: Pool<B>,
         config: Config,
     ) -> Result<Self, SetupError> {
-        if in_flight.is_empty() {
+        let mut servers = Servers(servers);
+        let in_flight = Slots::new(in_flight);
+        if in_flight.capacity() == 0 {
             return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
@@ -196,16 +208,18 @@ impl<'m> Proxy<'m> {
             turn: 0,
             away: servers.len(),
             judged_at: Instant::ORIGIN,
-            share: in_flight.len().checked_div(servers.len()).unwrap_or(1).max(1),
+            share: in_flight.capacity().checked_div(servers.len()).unwrap_or(1).max(1),
             servers,
-            in_flight: Slots::new(in_flight),
+            in_flight,
             hedgeable: HEDGEABLE,
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
             traffic: Traffic::default(),
         })
     }
+}
 
+impl<M: Memory> Proxy<M> {
     /// The server that an attempt to connect to is to begin now. Says so once:
     /// [`Proxy::connected`] or [`Machine::closed`] must follow. There may be more than one: ask until
     /// it says `None`.
@@ -264,7 +278,7 @@ impl<'m> Proxy<'m> {
     /// What became of requests so far.
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
-        for server in &*self.servers {
+        for server in self.servers.iter() {
             let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
@@ -322,7 +336,7 @@ impl<'m> Proxy<'m> {
 
     /// The server of this key and the pool, where the key is not stale and bytes go to and fro.
     #[inline]
-    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<'m>)> {
+    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<M::Buffers>)> {
         let server = self.servers.get_mut(usize::from(key.number()))?;
         (server.is(key) && server.is_talking()).then_some((server, &mut self.clients.pool))
     }
@@ -345,7 +359,7 @@ impl<'m> Proxy<'m> {
     /// When the server's connection is given up if nothing more is heard of it, and after how many
     /// milliseconds that is.
     fn patience_ends(&self, server: &Upstream) -> Option<(Instant, u64)> {
-        let patience = self.config.limits.patience;
+        let patience = self.config.limits.patience_millis();
         let limit =
             |since: Instant, millis: u64| (millis > 0).then(|| (since.after(millis), millis));
         match server.phase {
@@ -366,7 +380,7 @@ impl<'m> Proxy<'m> {
     /// How long a server may take for the probe.
     const fn server_patience(&self) -> u64 {
         match self.config.server_patience {
-            0 => self.config.limits.patience,
+            0 => self.config.limits.patience_millis(),
             millis => millis,
         }
     }
@@ -453,7 +467,7 @@ impl<'m> Proxy<'m> {
     }
 }
 
-impl Machine for Proxy<'_> {
+impl<M: Memory> Machine for Proxy<M> {
     fn open(&mut self, now: Instant) -> Option<Key> {
         self.clients.open(now)
     }
@@ -468,7 +482,7 @@ impl Machine for Proxy<'_> {
         }
     }
 
-    fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
+    fn filled(&mut self, peer: Peer, len: usize) {
         match peer {
             Peer::Client(key) => self.clients.filled(key, len),
             Peer::Server(key) => {
@@ -538,7 +552,7 @@ impl Machine for Proxy<'_> {
         }
     }
 
-    fn closed(&mut self, _now: Instant, peer: Peer) {
+    fn closed(&mut self, peer: Peer) {
         match peer {
             Peer::Client(key) => {
                 if let Some(in_flight) = self.clients.closed(key).and_then(|conn| conn.in_flight) {
@@ -591,10 +605,11 @@ fn count(counter: &mut u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slots::Slot;
     use crate::wire::MESSAGE_MAX;
     use std::vec;
 
-    const CONFIG: Config = Config::new(Limits { idle: 0, patience: 0 }, 100);
+    const CONFIG: Config = Config::new(Limits::NONE, 100);
 
     #[test]
     fn memory_that_will_not_do_is_refused() {
@@ -609,12 +624,12 @@ mod tests {
             (1, 1, 1, 4, None),
         ];
         for (slots, in_flight, count, buffers, too_small) in cases {
-            let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
-            let mut in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
+            let slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
+            let in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
             let mut servers = [const { Upstream::ONLY }; 33];
             let mut memory = vec![0; buffers * MESSAGE_MAX];
             let pool = Pool::new(&mut memory, MESSAGE_MAX);
-            let made = Proxy::new(&mut slots, &mut in_flight, &mut servers[..count], pool, CONFIG);
+            let made = Proxy::new(slots, in_flight, &mut servers[..count], pool, CONFIG);
             assert_eq!(made.err(), too_small);
         }
     }
@@ -630,7 +645,7 @@ mod tests {
         assert_eq!(proxy.deadline(), Some(Instant::ORIGIN));
         let dials = [7, 7, 1000].map(|time| proxy.dial(at(time)));
         let [Some(key), None, None] = dials else { panic!("{dials:?}") };
-        proxy.closed(at(50), Peer::Server(key));
+        proxy.closed(Peer::Server(key));
         assert_eq!(proxy.deadline(), Some(at(107)));
         assert_eq!(proxy.dial(at(106)), None);
         let key = proxy.dial(at(107)).unwrap();

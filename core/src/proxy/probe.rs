@@ -6,6 +6,7 @@
 
 use super::upstream::{Phase, Upstream};
 use crate::buffer::Pool;
+use crate::memory::Array;
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Header, Malformed, Op};
 
@@ -27,7 +28,7 @@ pub(super) enum Probe {
 
 impl Upstream {
     /// A connection has been made: the server is asked for the probe's id on it.
-    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<'_>) {
+    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<impl Array<u8>>) {
         self.phase = Phase::Probing;
         self.heard = now;
         let room = self.outbox.space(pool);

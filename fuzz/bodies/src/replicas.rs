@@ -4,12 +4,11 @@
 //! nothing that it is not known to have; and in the end nothing is left.
 
 use crate::input::Input;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, PUT, REMOVE, TAKE, add_payload, at_level, message, whole_messages,
 };
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 use distcache_testing::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -68,7 +67,7 @@ impl Played {
 }
 
 struct World<'m> {
-    net: Net<Proxy<'m>>,
+    net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
     servers: Vec<Played>,
 }
@@ -88,7 +87,7 @@ pub fn body(data: &[u8]) {
     let mut memory =
         Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
     let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
-    let limits = Limits { idle: 0, patience };
+    let limits = limits(0, patience);
     let config = Config { copies, server_patience, ..Config::new(limits, 30) };
     let net = Net::new(memory.proxy(config), pieces);
     let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);

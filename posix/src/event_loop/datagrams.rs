@@ -10,7 +10,7 @@
 //! can lie about who they are, leave room for those who have one. Who sends datagrams does not wait
 //! for long: what can't be asked now is answered now that nothing was found.
 
-use distcache_core::clients::Counters;
+use distcache_core::Counters;
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::sessiond::{Command, Exchange, Heard, PACKET_MAX};
 use distcache_core::slots::Key;
@@ -144,9 +144,9 @@ impl<M: Machine> EventLoop<M> {
             Heard::Part => {}
             Heard::Ask => {
                 self.machine.sent(now, peer, len);
-                self.ask(now, key);
+                self.ask(key);
             }
-            Heard::Over => self.reply(now, key),
+            Heard::Over => self.reply(key),
         }
         true
     }
@@ -203,7 +203,7 @@ impl<M: Machine> EventLoop<M> {
             return self.send_reply(&exchange, from, listener);
         };
         self.datagrams.begin(Asker { key, exchange, from, listener });
-        self.ask(now, key);
+        self.ask(key);
         // Mostly that is what comes of it.
         if let Some(next) = self.machine.advance(now) {
             self.flush(now, next);
@@ -211,22 +211,22 @@ impl<M: Machine> EventLoop<M> {
     }
 
     /// Lets the machine have the next request of a datagram; `advance` will see to it.
-    fn ask(&mut self, now: Instant, key: Key) {
+    fn ask(&mut self, key: Key) {
         let Some(asker) = self.datagrams.asker(key) else { return };
         let peer = Peer::Client(key);
         let len = asker.exchange.request(self.machine.space(peer));
-        self.machine.filled(now, peer, len.unwrap_or(0));
+        self.machine.filled(peer, len.unwrap_or(0));
         if len.is_none() {
-            self.reply(now, key);
+            self.reply(key);
         }
     }
 
     /// Ends what a datagram began, with whatever came of it.
-    fn reply(&mut self, now: Instant, key: Key) {
+    fn reply(&mut self, key: Key) {
         if let Some(Asker { exchange, from, listener, .. }) = self.datagrams.end(key) {
             self.send_reply(&exchange, from, listener);
         }
-        self.machine.closed(now, Peer::Client(key));
+        self.machine.closed(Peer::Client(key));
     }
 
     fn send_reply(&mut self, exchange: &Exchange, to: Sender, listener: usize) {

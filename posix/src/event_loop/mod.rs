@@ -311,7 +311,7 @@ impl<M: Machine> EventLoop<M> {
         self.connected += 1;
         // Who connects for one request has mostly sent it by now.
         self.receive(now, Peer::Client(key));
-        self.watch(now, Peer::Client(key));
+        self.watch(Peer::Client(key));
     }
 }
 

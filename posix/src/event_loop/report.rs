@@ -1,7 +1,7 @@
 //! What a daemon tells of what it has done: at its end, and while it runs when something became of
 //! clients.
 
-use distcache_core::clients::Counters;
+use distcache_core::Counters;
 use distcache_core::machine::Machine;
 use distcache_core::time::Instant;
 

@@ -22,7 +22,7 @@ impl<M: Machine> EventLoop<M> {
         let wants = self.machine.wants(peer);
         if event.hangup && !wants.read && !wants.write {
             // It would be reported for ever.
-            return self.close(now, peer);
+            return self.close(peer);
         }
         if event.writable && wants.write {
             self.flush(now, peer);
@@ -55,11 +55,11 @@ impl<M: Machine> EventLoop<M> {
                 socket.ended = true;
                 0
             }
-            Err(_) => return self.close(now, peer),
+            Err(_) => return self.close(peer),
         };
         let last = len < room && self.end_by.is_some() && matches!(peer, Peer::Client(_));
         let ended = socket.ended || last;
-        self.machine.filled(now, peer, len);
+        self.machine.filled(peer, len);
         if ended {
             self.machine.ended(now, peer);
         }
@@ -72,7 +72,7 @@ impl<M: Machine> EventLoop<M> {
             return;
         }
         self.send(now, peer);
-        self.watch(now, peer);
+        self.watch(peer);
         if self.end_by.is_some() && self.machine.wants(peer).read {
             // No event comes where nothing more was sent.
             self.receive_once(now, peer);
@@ -86,7 +86,7 @@ impl<M: Machine> EventLoop<M> {
                 if !full {
                     self.send(now, peer);
                 }
-                self.watch(now, peer);
+                self.watch(peer);
             }
         }
     }
@@ -102,17 +102,17 @@ impl<M: Machine> EventLoop<M> {
                 socket.full = len < pending.len();
                 self.machine.sent(now, peer, len);
             }
-            Err(_) => self.close(now, peer),
+            Err(_) => self.close(peer),
         }
     }
 
-    pub(super) fn watch(&mut self, now: Instant, peer: Peer) {
+    pub(super) fn watch(&mut self, peer: Peer) {
         let base = self.clients_key();
         let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
         let Wants { read, write, close } = self.machine.wants(peer);
         let interest = Interest { read, write };
         if close {
-            return self.close(now, peer);
+            return self.close(peer);
         }
         let key = match peer {
             Peer::Server(key) => SERVERS_KEY + usize::from(key.number()),
@@ -124,12 +124,12 @@ impl<M: Machine> EventLoop<M> {
             None => self.poller.add(&socket.stream, key, interest),
         };
         if changed.is_err() {
-            self.close(now, peer);
+            self.close(peer);
         }
     }
 
     /// Closes the connection, whoever wants that.
-    fn close(&mut self, now: Instant, peer: Peer) {
+    fn close(&mut self, peer: Peer) {
         let socket = match peer {
             Peer::Server(key) => {
                 let server = self.servers.get_mut(usize::from(key.number()));
@@ -142,7 +142,7 @@ impl<M: Machine> EventLoop<M> {
                 client.map(|client| client.socket)
             }
         };
-        self.machine.closed(now, peer);
+        self.machine.closed(peer);
         let Some(mut socket) = socket else { return };
         if socket.stream.is_shared() {
             let _ = self.poller.remove(&socket.stream);

@@ -3,48 +3,53 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Client as Conn, Limits};
-use distcache_core::id::Id;
-use distcache_core::message::{Add, Request};
-use distcache_core::proxy::{self, Proxy, Upstream};
-use distcache_core::server::Server as Cache;
-use distcache_core::slots::Slot;
-use distcache_core::table::{Layout, Table};
-use distcache_core::{client, wire};
+use std::time::Duration;
+
+use distcache_core::proxy::{self, InFlightSlot, Upstream};
+use distcache_core::server::{self, ClientSlot};
+use distcache_core::table::Line;
+use distcache_core::{
+    Add, Id, Layout, Limits, MESSAGE_MAX, Pool, Proxy, Request, Server as Cache, Slot, Table,
+    client, wire,
+};
 use rustix::process::{Signal as Number, getpid, kill_process};
 
 use super::*;
 use crate::net::listener::Ownership;
 use crate::testing::{Dir, in_child};
 
-pub(super) const LIMITS: Limits = Limits { idle: 1_000_000, patience: 1_000_000 };
+pub(super) const PATIENCE: Duration = Duration::from_secs(1000);
+const LIMITS: Limits = Limits { idle: Some(PATIENCE), patience: Some(PATIENCE) };
 
-fn leaked<T>(count: usize, item: impl FnMut() -> T) -> &'static mut [T] {
-    Box::leak(std::iter::repeat_with(item).take(count).collect())
+/// A server in memory of its own.
+pub(super) type OwnedCache = Cache<Table<Vec<Line>>, Vec<ClientSlot>, Vec<u8>>;
+/// A proxy in memory of its own.
+pub(super) type OwnedProxy = Proxy<(Vec<ClientSlot>, Vec<InFlightSlot>, Vec<Upstream>, Vec<u8>)>;
+
+fn slots<T>(count: usize) -> Vec<Slot<T>> {
+    std::iter::repeat_with(|| Slot::EMPTY).take(count).collect()
 }
 
-fn pool(buffers: usize) -> Pool<'static> {
-    Pool::new(leaked(buffers * wire::MESSAGE_MAX, || 0), wire::MESSAGE_MAX)
+fn pool(buffers: usize) -> Pool<Vec<u8>> {
+    Pool::new(vec![0; buffers * MESSAGE_MAX], MESSAGE_MAX)
 }
 
-/// A server with room for so many clients.
-pub(super) fn cache(clients: usize) -> Cache<'static, Table<'static>> {
+/// A server with room for this many clients.
+pub(super) fn cache(clients: usize) -> OwnedCache {
     let layout = Layout::new(1000, 1 << 20).unwrap();
-    let table = Table::new(leaked(layout.size(), || 0), layout, [7; 16]).unwrap();
-    let slots: &mut [Slot<Conn>] = leaked(clients, || Slot::EMPTY);
-    Cache::new(slots, pool(2 * clients), LIMITS, table).unwrap()
+    let table = Table::new(layout, [7; 16], |lines| vec![[0; 64]; lines]).unwrap();
+    Cache::new(slots(clients), pool(2 * clients), server::Config::new(LIMITS), table).unwrap()
 }
 
-/// A proxy with room for so many clients, and one server.
-pub(super) fn proxy(clients: usize) -> Proxy<'static> {
-    let (slots, flights) = (leaked(clients, || Slot::EMPTY), leaked(2 * clients, || Slot::EMPTY));
-    let servers = leaked(1, || Upstream::new(b"server"));
+/// A proxy with room for this many clients, and one server.
+pub(super) fn proxy(clients: usize) -> OwnedProxy {
     let config = proxy::Config::new(LIMITS, 1000);
-    Proxy::new(slots, flights, servers, pool(2 * clients + 2), config).unwrap()
+    let (slots, in_flight) = (slots(clients), slots(2 * clients));
+    let pool = pool(2 * clients + 2);
+    Proxy::new(slots, in_flight, vec![Upstream::new(b"server")], pool, config).unwrap()
 }
 
-/// A event_loop that listens on one address. It takes over the signals of the process, so a test of it runs
+/// An event loop that listens on one address. It takes over the signals of the process, so a test of it runs
 /// in a child.
 pub(super) fn event_loop<M: Machine>(
     machine: M,
@@ -58,7 +63,7 @@ pub(super) fn event_loop<M: Machine>(
 }
 
 /// Connects the server that the proxy wants, and hands out the server's end.
-pub(super) fn connect_server(event_loop: &mut EventLoop<Proxy<'static>>) -> Stream {
+pub(super) fn connect_server(event_loop: &mut EventLoop<OwnedProxy>) -> Stream {
     let now = event_loop.now();
     let key = event_loop.machine.dial(now).expect("a server to connect to");
     let (ours, theirs) = Stream::pair().unwrap();
@@ -108,9 +113,7 @@ fn id() -> Id<'static> {
 }
 
 /// A server with a client that asks for more than it reads, so the server can never finish with it.
-fn with_a_client_that_does_not_read(
-    address: &str,
-) -> (EventLoop<Cache<'static, Table<'static>>>, UnixStream) {
+fn with_a_client_that_does_not_read(address: &str) -> (EventLoop<OwnedCache>, UnixStream) {
     let mut event_loop = event_loop(cache(4), 4, 0, address);
     let path = address.strip_prefix("UNIX:").unwrap();
     let mut client = UnixStream::connect(path).unwrap();

@@ -64,7 +64,7 @@ pub fn run(
         address,
         target,
         poller: Poller::new().map_err(Failure::Io)?,
-        pool: Pool::new(&mut memory, room),
+        pool: Pool::new(&mut memory[..], room),
         callers: callers.collect(),
         random: Rng::with_seed(config.keys.into()),
         stored: if config.store_first { 0 } else { config.keys },
@@ -94,7 +94,7 @@ struct Load<'c, 'm, P> {
     address: &'c Address,
     target: Target,
     poller: Poller,
-    pool: Pool<'m>,
+    pool: Pool<&'m mut [u8]>,
     callers: Vec<Caller>,
     random: Rng,
     /// Sessions that were stored, or sent to be, before the clock runs.

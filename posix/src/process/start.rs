@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use distcache_core::clients::Counters;
+use distcache_core::Counters;
 use rustix::fs::Mode;
 
 use crate::net::address::Address;

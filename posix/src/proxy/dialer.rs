@@ -5,9 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use distcache_core::machine::{Machine, Peer, ServerKey};
-use distcache_core::proxy::{GivenUp, Proxy};
+use distcache_core::proxy::GivenUp;
 use distcache_core::time::Instant;
 
+use super::OwnedProxy;
 use crate::event_loop::EventLoop;
 use crate::net::address::{Address, Targets};
 use crate::net::poller::Event;
@@ -26,7 +27,7 @@ const KEEPALIVE_COUNT: u32 = 3;
 pub(super) fn dial(
     now: Instant,
     dialers: &mut [Dialer<'_>],
-    event_loop: &mut EventLoop<Proxy<'_>>,
+    event_loop: &mut EventLoop<OwnedProxy>,
 ) {
     while let Some(key) = event_loop.machine.dial(now) {
         let dialer = &mut dialers[usize::from(key.number())];
@@ -42,7 +43,7 @@ pub(super) fn dial(
 /// Prints which servers have come or gone, once each.
 pub(super) fn report(
     dialers: &mut [Dialer<'_>],
-    event_loop: &EventLoop<Proxy<'_>>,
+    event_loop: &EventLoop<OwnedProxy>,
     started: &Started,
 ) {
     for dialer in dialers {
@@ -123,7 +124,7 @@ impl<'c> Dialer<'c> {
         number: u8,
         server: &'c Address,
         retry: u64,
-        event_loop: &EventLoop<Proxy<'_>>,
+        event_loop: &EventLoop<OwnedProxy>,
     ) -> io::Result<Self> {
         Ok(Self {
             number,
@@ -140,10 +141,10 @@ impl<'c> Dialer<'c> {
     }
 
     /// Goes on with an attempt to connect.
-    fn go_on(&mut self, now: Instant, event_loop: &mut EventLoop<Proxy<'_>>) {
+    fn go_on(&mut self, now: Instant, event_loop: &mut EventLoop<OwnedProxy>) {
         let over = self.key.is_some_and(|key| event_loop.machine.wants(Peer::Server(key)).close);
         if over && !matches!(self.state, Dial::Rest) {
-            return self.give_up(now, event_loop, Failure::TimedOut);
+            return self.give_up(event_loop, Failure::TimedOut);
         }
         if let Dial::Resolving = self.state
             && let Some(answer) = self.resolver.take()
@@ -153,7 +154,7 @@ impl<'c> Dialer<'c> {
                     self.left = targets;
                     self.try_next(now, event_loop, Failure::Unresolved);
                 }
-                Err(_) => self.give_up(now, event_loop, Failure::Unresolved),
+                Err(_) => self.give_up(event_loop, Failure::Unresolved),
             }
         }
     }
@@ -163,7 +164,7 @@ impl<'c> Dialer<'c> {
         &mut self,
         now: Instant,
         event: Event,
-        event_loop: &mut EventLoop<Proxy<'_>>,
+        event_loop: &mut EventLoop<OwnedProxy>,
     ) {
         if !event.writable && !event.hangup {
             return;
@@ -181,7 +182,7 @@ impl<'c> Dialer<'c> {
     fn try_next(
         &mut self,
         now: Instant,
-        event_loop: &mut EventLoop<Proxy<'_>>,
+        event_loop: &mut EventLoop<OwnedProxy>,
         mut failure: Failure,
     ) {
         event_loop.place(self.number).give_up();
@@ -196,21 +197,21 @@ impl<'c> Dialer<'c> {
                 Err(error) => failure = Failure::Connect(error.kind()),
             }
         }
-        self.give_up(now, event_loop, failure);
+        self.give_up(event_loop, failure);
     }
 
-    fn succeed(&mut self, now: Instant, event_loop: &mut EventLoop<Proxy<'_>>, stream: Stream) {
+    fn succeed(&mut self, now: Instant, event_loop: &mut EventLoop<OwnedProxy>, stream: Stream) {
         self.state = Dial::Rest;
         // Only TCP has it; the others need none.
         let _ = stream.keepalive(KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
         let Some(key) = self.key else { return };
         match event_loop.take_server(key, stream) {
             Ok(()) => event_loop.machine.connected(now, key),
-            Err(error) => self.give_up(now, event_loop, Failure::Connect(error.kind())),
+            Err(error) => self.give_up(event_loop, Failure::Connect(error.kind())),
         }
     }
 
-    fn give_up(&mut self, now: Instant, event_loop: &mut EventLoop<Proxy<'_>>, failure: Failure) {
+    fn give_up(&mut self, event_loop: &mut EventLoop<OwnedProxy>, failure: Failure) {
         if let Some(stream) = self.state.take_connecting() {
             event_loop.forget_dial(&stream);
         }
@@ -218,11 +219,11 @@ impl<'c> Dialer<'c> {
         event_loop.place(self.number).keep();
         self.failure = failure;
         if let Some(key) = self.key {
-            event_loop.machine.closed(now, Peer::Server(key));
+            event_loop.machine.closed(Peer::Server(key));
         }
     }
 
-    fn report(&mut self, event_loop: &EventLoop<Proxy<'_>>, started: &Started) {
+    fn report(&mut self, event_loop: &EventLoop<OwnedProxy>, started: &Started) {
         let count = event_loop.machine.server_traffic(self.number).given_up;
         let up = event_loop.machine.is_up(self.number);
         let given_up = std::mem::replace(&mut self.given_up, count) < count;

@@ -3,13 +3,13 @@
 mod dialer;
 mod own;
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Counters, Limits};
-use distcache_core::proxy::{self, Proxy, ServerTraffic, Traffic, Upstream};
-use distcache_core::slots::Slot;
+use distcache_core::proxy::{self, InFlightSlot, ServerTraffic, Traffic, Upstream};
+use distcache_core::server::ClientSlot;
+use distcache_core::{Counters, Limits, Pool, Proxy};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
+use crate::memory::Memory;
 use crate::net::address::Address;
 use crate::net::poller::Events;
 use crate::process::start::Started;
@@ -17,6 +17,9 @@ use crate::server::{BUFFER_LEN, RunError, memory};
 use crate::trim::Trim;
 use dialer::Dialer;
 pub use own::reaches;
+
+/// A proxy with its memory.
+type OwnedProxy = Proxy<(Vec<ClientSlot>, Vec<InFlightSlot>, Vec<Upstream>, Memory)>;
 
 /// How a proxy is to be.
 #[derive(Clone, Debug)]
@@ -50,18 +53,14 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let count = config.servers.len();
-    let mut pool_memory = memory((config.clients + count) * 2 * BUFFER_LEN, "-maxconn")?;
-    let mut slots = Vec::new();
-    slots.resize_with(config.clients, || Slot::EMPTY);
-    let mut in_flight = Vec::new();
-    // A server that hangs can't use up what others need: each has more than there are clients.
-    in_flight.resize_with(config.clients * (count + 1), || Slot::EMPTY);
+    let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(config.clients, count) };
+    let pool = Pool::new(memory(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
-    let mut servers: Vec<_> = config.servers.iter().map(name).collect();
-    let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
+    let servers = config.servers.iter().map(name).collect();
     let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
     let proxy_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
-    let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, proxy_config);
+    let proxy = OwnedProxy::new(slots, in_flight, servers, pool, proxy_config);
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);
     let (listeners, signals) = started.take();
@@ -96,7 +95,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
 }
 
 /// Prints what happened at each server.
-fn tell_servers(proxy: &Proxy<'_>, servers: &[Address], started: &Started) {
+fn tell_servers(proxy: &OwnedProxy, servers: &[Address], started: &Started) {
     for (number, server) in (0..=u8::MAX).zip(servers) {
         let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up } =
             proxy.server_traffic(number);
@@ -107,7 +106,7 @@ fn tell_servers(proxy: &Proxy<'_>, servers: &[Address], started: &Started) {
     }
 }
 
-impl Report for Proxy<'_> {
+impl Report for OwnedProxy {
     fn counters(&self) -> Counters {
         self.counters()
     }

@@ -78,7 +78,7 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let mut memory = memory.map_err(|error| line(&error))?;
     let mut snoop = Snoop {
         poller,
-        pool: Pool::new(&mut memory, BUFFER_LEN),
+        pool: Pool::new(&mut memory[..], BUFFER_LEN),
         printer: Printer::new(&mut out, config.full),
         reserve: SpareFd::new().map_err(|error| line(&error))?,
         accept_at: None,
@@ -107,7 +107,7 @@ fn provide_descriptors() {
 
 struct Snoop<'m, 'o> {
     poller: Poller,
-    pool: Pool<'m>,
+    pool: Pool<&'m mut [u8]>,
     printer: Printer<'o>,
     reserve: SpareFd,
     /// When a listener that failed is asked again.

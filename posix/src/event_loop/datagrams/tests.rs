@@ -2,9 +2,7 @@
 
 use std::net::UdpSocket;
 
-use distcache_core::proxy::Proxy;
-
-use super::super::tests::{LIMITS, cache, connect_server, event_loop, proxy, turn};
+use super::super::tests::{OwnedProxy, PATIENCE, cache, connect_server, event_loop, proxy, turn};
 use super::*;
 use crate::net::poller::Events;
 use crate::net::stream::Stream;
@@ -49,7 +47,7 @@ fn a_turn_takes_no_more_than_so_many_datagrams_of_a_listener() {
 }
 
 /// A proxy with a server that never answers, and a datagram on its way to that.
-fn unanswered() -> (EventLoop<Proxy<'static>>, UdpSocket, Stream) {
+fn unanswered() -> (EventLoop<OwnedProxy>, UdpSocket, Stream) {
     let (mut event_loop, asker) = with_asker(proxy(4), 4, 1);
     let theirs = connect_server(&mut event_loop);
     asker.send(&get()).unwrap();
@@ -65,7 +63,7 @@ fn a_datagram_that_the_server_never_answers_is_answered_and_gives_its_place_back
     in_child(name, || {
         for _ in 0..2 {
             let (mut event_loop, asker, _server) = unanswered();
-            let late = event_loop.now().after(2 * LIMITS.patience);
+            let late = event_loop.now().after(2 * PATIENCE.as_millis() as u64);
             // One turn gives the server up, and the next one tells who waited for it.
             for _ in 0..2 {
                 event_loop.turn(late, &Events::new());
