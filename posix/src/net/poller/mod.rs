@@ -7,6 +7,7 @@
 mod epoll;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
+mod watched;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,6 +20,7 @@ use portable as system;
 
 use crate::net::listener::Listener;
 use crate::net::stream::Stream;
+pub use watched::Watched;
 
 /// The most events that one [`Poller::wait`] reports; the others come with the next.
 pub const EVENTS_MAX: usize = 1024;
