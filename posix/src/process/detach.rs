@@ -196,7 +196,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_process_with_threads_is_not_forked() {
-        let name = "process::tests::a_process_with_threads_is_not_forked";
+        let name = "process::detach::tests::a_process_with_threads_is_not_forked";
         crate::testing::in_child(name, || {
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || ended.recv());
