@@ -18,12 +18,14 @@
 //! is one thread that runs an event loop between one machine and its sockets:
 //!
 //! ```text
-//!               ┌────────────────────── event_loop ───────────────────────┐
-//!               │ poller: what is ready     clock: the time of this turn  │
-//!               └──────┬──────────────────────────────────────────▲───────┘
-//!                      ▼                                          │
-//!  stream ── recv ──► space / filled ──► advance ──► pending / sent ── send ──► stream
-//!                      └───────────── machine (core) ─────────────┘
+//!   sockets ──► poller ──► event_loop ◄── clock
+//!                           │      ▲
+//!                      recv │      │ send
+//!                           ▼      │
+//!               space / filled     pending / sent
+//!                           │      ▲
+//!                           └ advance
+//!                        machine (core)
 //! ```
 //!
 //! A turn waits until a socket is ready or a deadline passes, reads the clock once, and then handles
