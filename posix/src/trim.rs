@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn unused_buffers_are_returned_a_part_each_turn_and_then_nothing_is_due() {
         let at = Instant::from_millis;
-        let (mut trim, mut buffers) = (Trim::default(), Buffers { touched: KEEP, ..Buffers::default() });
+        let (mut trim, mut buffers) =
+            (Trim::default(), Buffers { touched: KEEP, ..Buffers::default() });
         trim.end_turn(at(5), &mut buffers);
         assert_eq!((trim.deadline(), buffers.calls), (None, 0), "so many are kept");
         buffers.touched = KEEP + 2 * PER_TURN + 1;

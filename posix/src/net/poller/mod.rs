@@ -153,7 +153,12 @@ impl Poller {
 
     /// Watches one descriptor of a split stream, only while there is interest: a pipe whose other end is
     /// closed is reported for ever, and does not end the other direction of the stream.
-    fn watch_one(&self, fd: Option<BorrowedFd<'_>>, key: usize, interest: Interest) -> io::Result<()> {
+    fn watch_one(
+        &self,
+        fd: Option<BorrowedFd<'_>>,
+        key: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
         let Some(fd) = fd else { return Ok(()) };
         let result = if interest == Interest::NONE {
             self.remove_fd(fd)
