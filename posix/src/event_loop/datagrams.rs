@@ -108,22 +108,20 @@ impl Datagrams {
 }
 
 impl<M: Machine> EventLoop<M> {
-    /// Whether a listener is for connections; if not, receives some of its datagrams.
-    pub(super) fn is_for_connections(&mut self, now: Instant, listener: usize) -> bool {
-        if !self.listeners[listener].listener.is_datagrams() {
-            return true;
+    /// Receives some datagrams from a listener; false if it is for connections.
+    pub(super) fn receive_datagrams(&mut self, now: Instant, listener: usize) -> bool {
+        let is_datagrams = self.listeners[listener].listener.is_datagrams();
+        if is_datagrams && self.drain_deadline.is_none() {
+            self.receive_from(now, listener);
         }
-        if self.drain_deadline.is_none() {
-            self.take_datagrams(now, listener);
-        }
-        false
+        is_datagrams
     }
 
-    /// Receives from all listeners for the last time.
-    pub(super) fn take_last_datagrams(&mut self, now: Instant) {
+    /// Receives from all listeners for the last time, before the drain.
+    pub(super) fn receive_last_datagrams(&mut self, now: Instant) {
         for listener in 0..self.listeners.len() {
             if self.listeners[listener].listener.is_datagrams() {
-                self.take_datagrams(now, listener);
+                self.receive_from(now, listener);
             }
         }
     }
@@ -175,7 +173,7 @@ impl<M: Machine> EventLoop<M> {
         ));
     }
 
-    fn take_datagrams(&mut self, now: Instant, listener: usize) {
+    fn receive_from(&mut self, now: Instant, listener: usize) {
         for _ in 0..DATAGRAMS_PER_TURN {
             let received = self.listeners[listener].listener.receive(&mut self.datagrams.buffer);
             let (len, from) = match received {

@@ -149,7 +149,7 @@ impl<M: Machine> EventLoop<M> {
                     let key = self.upstreams[key - SERVERS_KEY].handle_event(event);
                     self.handle_peer_event(now, key.map(Peer::Server), event);
                 }
-                key if key < clients => accept |= self.is_for_connections(now, key - listeners),
+                key if key < clients => accept |= !self.receive_datagrams(now, key - listeners),
                 key => {
                     let client = self.clients.get(key - clients).and_then(Option::as_ref);
                     let peer = client.map(|client| Peer::Client(client.key));
@@ -205,7 +205,7 @@ impl<M: Machine> EventLoop<M> {
                 continue;
             }
             self.drain_deadline = Some(now.after(DRAIN_TIMEOUT));
-            self.take_last_datagrams(now);
+            self.receive_last_datagrams(now);
             // Events that the poller has reported already are ignored from here on.
             for source in &self.listeners {
                 let _ = self.poller.remove_listener(&source.listener);

@@ -281,3 +281,82 @@ impl EventLoop<Proxy<'_>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::poller::Events;
+    use crate::testing::Dir;
+    use std::net::{SocketAddr, TcpListener};
+    use std::os::unix::net::UnixListener;
+
+    const POLL_KEY: usize = 7;
+
+    fn connection(poller: &Poller, address: &str) -> Connection {
+        Connection::new(&address.parse().unwrap(), POLL_KEY, poller).unwrap()
+    }
+
+    /// Begins an attempt as `dial` does.
+    fn resolve(connection: &mut Connection) {
+        connection.resolver.request();
+        connection.state = State::Resolving;
+    }
+
+    /// Handles events until the attempt has ended.
+    fn finish(connection: &mut Connection, poller: &Poller) -> Outcome {
+        let mut events = Events::new();
+        loop {
+            if let Some(outcome) = connection.advance(poller) {
+                return outcome;
+            }
+            poller.wait(&mut events, None).unwrap();
+            for event in events.iter() {
+                assert_eq!(event.key, POLL_KEY);
+                connection.handle_event(event);
+            }
+        }
+    }
+
+    fn closed_port() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    #[test]
+    fn the_next_target_is_tried_after_one_that_refuses() {
+        let poller = Poller::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = connection(&poller, "IP:127.0.0.1:1");
+        let targets = [closed_port(), closed_port(), listener.local_addr().unwrap()];
+        connection.targets.extend(targets.map(Target::Ip));
+        let begun = connection.try_targets(&poller, Failure::Unresolved);
+        assert_eq!(begun.unwrap_or_else(|| finish(&mut connection, &poller)), Outcome::Connected);
+        assert!(matches!(connection.state, State::Connected(_)));
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn an_attempt_without_a_target_left_fails_and_holds_a_descriptor() {
+        let poller = Poller::new().unwrap();
+        let mut connection = connection(&poller, &format!("IP:{}", closed_port()));
+        assert!(!connection.held_fd.is_held());
+        resolve(&mut connection);
+        assert_eq!(finish(&mut connection, &poller), Outcome::Failed);
+        assert_eq!(connection.failure(), Failure::Connect(io::ErrorKind::ConnectionRefused));
+        assert!(connection.is_idle() && connection.held_fd.is_held());
+    }
+
+    #[test]
+    fn a_unix_socket_connects_without_an_event_and_releases_the_descriptor() {
+        let poller = Poller::new().unwrap();
+        let dir = Dir::new();
+        let path = dir.join("s");
+        let mut connection = connection(&poller, &format!("UNIX:{}", path.display()));
+        resolve(&mut connection);
+        assert_eq!(connection.advance(&poller), Some(Outcome::Failed));
+        assert!(connection.held_fd.is_held());
+        let _listener = UnixListener::bind(&path).unwrap();
+        resolve(&mut connection);
+        assert_eq!(connection.advance(&poller), Some(Outcome::Connected));
+        assert!(!connection.held_fd.is_held() && !connection.is_idle());
+    }
+}

@@ -57,6 +57,12 @@ impl HeldFd {
         self.0 = self.0.take().or_else(|| spare().ok());
     }
 
+    /// Whether a descriptor is held.
+    #[cfg(test)]
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Releases the descriptor for the connection to take.
     pub fn release(&mut self) {
         self.0 = None;
