@@ -23,7 +23,6 @@ use distcache_core::time::Instant;
 use self::datagrams::Datagrams;
 use self::sockets::Socket;
 use crate::clock::{self, Clock};
-use crate::net::address::Address;
 use crate::net::listener::Listener;
 use crate::net::poller::{Event, Events, Interest, Poller, Watched};
 use crate::net::spare_fd::SpareFd;
@@ -41,9 +40,9 @@ const ACCEPT_PAUSE: u64 = 100;
 /// Bytes read and discarded from a connection that is being closed.
 const DISCARD_LEN: usize = 1 << 14;
 
-// Keys of the poller: signals, then servers, then listeners, then clients.
+// Keys of the poller: signals, then listeners, then servers, then clients.
 const SIGNALS_KEY: usize = 0;
-const SERVERS_KEY: usize = 1;
+const LISTENERS_KEY: usize = 1;
 
 /// A machine with its sockets.
 pub(crate) struct EventLoop<M> {
@@ -77,23 +76,17 @@ struct Client {
 }
 
 impl<M: Machine> EventLoop<M> {
-    /// An event loop for a machine of up to `clients` clients, which is a client of `servers`.
+    /// An event loop for a machine of up to `clients` clients.
     pub(crate) fn new(
         machine: M,
         clients: usize,
-        servers: &[Address],
         listeners: Vec<Listener>,
         signals: Signals,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add_fd(signals.fd(), SIGNALS_KEY, Interest::READ)?;
-        let connection = |(number, address): (usize, _)| {
-            upstream::Connection::new(address, SERVERS_KEY + number, &poller)
-        };
-        let upstreams: Vec<_> =
-            servers.iter().enumerate().map(connection).collect::<Result<_, _>>()?;
         for (number, listener) in listeners.iter().enumerate() {
-            poller.add_listener(listener, SERVERS_KEY + upstreams.len() + number)?;
+            poller.add_listener(listener, LISTENERS_KEY + number)?;
         }
         let datagrams = Datagrams::new(clients, &listeners);
         let source = |listener| Source { listener, watched: true };
@@ -106,7 +99,7 @@ impl<M: Machine> EventLoop<M> {
             clients: std::iter::repeat_with(|| None).take(clients).collect(),
             connected: 0,
             datagrams,
-            upstreams,
+            upstreams: Vec::new(),
             spare_fd: SpareFd::new()?,
             accept_at: None,
             drain_deadline: None,
@@ -141,15 +134,17 @@ impl<M: Machine> EventLoop<M> {
         if events.iter().any(|event| event.key == SIGNALS_KEY) {
             self.handle_signals(now);
         }
-        let (listeners, clients) = (self.listeners_key(), self.clients_key());
+        let (servers, clients) = (self.servers_key(), self.clients_key());
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
-                key if key < listeners => {
-                    let key = self.upstreams[key - SERVERS_KEY].handle_event(event);
+                key if key < servers => {
+                    accept |= !self.receive_datagrams(now, key - LISTENERS_KEY);
+                }
+                key if key < clients => {
+                    let key = self.upstreams[key - servers].handle_event(event);
                     self.handle_peer_event(now, key.map(Peer::Server), event);
                 }
-                key if key < clients => accept |= !self.receive_datagrams(now, key - listeners),
                 key => {
                     let client = self.clients.get(key - clients).and_then(Option::as_ref);
                     let peer = client.map(|client| Peer::Client(client.key));
@@ -184,12 +179,12 @@ impl<M: Machine> EventLoop<M> {
         &mut self.upstreams
     }
 
-    fn listeners_key(&self) -> usize {
-        SERVERS_KEY + self.upstreams.len()
+    fn servers_key(&self) -> usize {
+        LISTENERS_KEY + self.listeners.len()
     }
 
     fn clients_key(&self) -> usize {
-        self.listeners_key() + self.listeners.len()
+        self.servers_key() + self.upstreams.len()
     }
 
     /// Whether a listener has a stream that no event announces.
@@ -279,12 +274,11 @@ impl<M: Machine> EventLoop<M> {
 
     /// Stops watching listeners while accepting pauses, and those that have nothing more to accept.
     fn watch_listeners(&mut self) {
-        let base = self.listeners_key();
         for (number, source) in self.listeners.iter_mut().enumerate() {
             let pauses = self.accept_at.is_some() && !source.listener.is_datagrams();
             let wanted = !pauses && !source.listener.finished();
             if wanted != source.watched {
-                let key = base + number;
+                let key = LISTENERS_KEY + number;
                 let changed = self.poller.modify_listener(&source.listener, key, wanted);
                 source.watched = wanted && changed.is_ok();
             }

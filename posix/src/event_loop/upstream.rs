@@ -260,6 +260,15 @@ impl Connection {
 }
 
 impl EventLoop<Proxy<'_>> {
+    /// Prepares connections to the proxy's servers. To be called once, before the first turn.
+    pub(crate) fn set_servers(&mut self, servers: &[Address]) -> io::Result<()> {
+        let base = self.servers_key();
+        let poller = &self.poller;
+        let connection = |(number, address)| Connection::new(address, base + number, poller);
+        self.upstreams = servers.iter().enumerate().map(connection).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
     /// Begins the attempts to connect that are due, and continues those under way.
     pub(crate) fn connect_servers(&mut self, now: Instant) {
         while let Some(key) = self.machine.dial(now) {

@@ -67,7 +67,8 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);
     let (listeners, signals) = started.take();
-    let event_loop = EventLoop::new(proxy, config.clients, &config.servers, listeners, signals)?;
+    let mut event_loop = EventLoop::new(proxy, config.clients, listeners, signals)?;
+    event_loop.set_servers(&config.servers)?;
     run_loop(config, event_loop, started)
 }
 
