@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 /// Registers `fd` with `poller`, level-triggered.
-#[cfg(any(test, not(target_os = "linux")))]
+#[cfg(any(test, all(feature = "daemon", not(target_os = "linux"))))]
 pub(crate) fn poll_add(
     poller: &polling::Poller,
     fd: BorrowedFd<'_>,

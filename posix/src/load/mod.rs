@@ -25,7 +25,7 @@ use fastrand::Rng;
 use crate::check::Histogram;
 use crate::memory::Memory;
 use crate::net::address::{Address, Target};
-use crate::net::poller::{Event, Events, Interest, Poller};
+use crate::net::poller::{Event, Events, Poller, Watched};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
 use crate::reason::is_closed;
@@ -162,10 +162,8 @@ impl<P: Protocol> Load<'_, '_, P> {
             Ok((stream, open)) => {
                 caller.connecting = open;
                 caller.answered = false;
-                caller.watched = caller.wanted();
-                self.poller.add(&stream, number, caller.watched).map_err(Failure::Io)?;
-                caller.stream = Some(stream);
-                Ok(())
+                caller.stream = Some(Watched::new(stream, number));
+                caller.watch(&self.poller).map_err(Failure::Io)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.crowded += 1;
@@ -307,11 +305,6 @@ impl<P: Protocol> Load<'_, '_, P> {
             Err(error) => return Err(self.broken(number, error)),
         };
         caller.outbox.consume(&mut self.pool, sent);
-        let wanted: Interest = caller.wanted();
-        if wanted != caller.watched {
-            caller.watched = wanted;
-            self.poller.modify(stream, number, wanted).map_err(Failure::Io)?;
-        }
-        Ok(())
+        caller.watch(&self.poller).map_err(Failure::Io)
     }
 }
