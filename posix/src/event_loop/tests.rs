@@ -51,25 +51,20 @@ pub(super) fn proxy(clients: usize) -> OwnedProxy {
 
 /// An event loop that listens on one address. It takes over the signals of the process, so a test of it runs
 /// in a child.
-pub(super) fn event_loop<M: Machine>(
-    machine: M,
-    clients: usize,
-    servers: usize,
-    at: &str,
-) -> EventLoop<M> {
+pub(super) fn event_loop<M: Machine>(machine: M, clients: usize, at: &str) -> EventLoop<M> {
     let listener = Listener::open(&at.parse().unwrap(), &Ownership::default()).unwrap();
     let signals = Signals::install(true, false).unwrap();
-    EventLoop::new(machine, clients, servers, vec![listener], signals).unwrap()
+    EventLoop::new(machine, clients, vec![listener], signals).unwrap()
 }
 
-/// Connects the server that the proxy wants, and hands out the server's end.
+/// Connects the proxy to its server, and returns the server's end.
 pub(super) fn connect_server(event_loop: &mut EventLoop<OwnedProxy>) -> Stream {
-    let now = event_loop.now();
-    let key = event_loop.machine.dial(now).expect("a server to connect to");
-    let (ours, theirs) = Stream::pair().unwrap();
-    event_loop.take_server(key, ours).unwrap();
-    event_loop.machine.connected(now, key);
-    theirs
+    let (_dir, address) = place();
+    let address = address.parse().unwrap();
+    let server = Listener::open(&address, &Ownership::default()).unwrap();
+    event_loop.set_servers(&[address]).unwrap();
+    event_loop.connect_servers(event_loop.now());
+    server.accept().unwrap().expect("a connection from the proxy")
 }
 
 /// A directory, and the address of a socket in it.
@@ -114,7 +109,7 @@ fn id() -> Id<'static> {
 
 /// A server with a client that asks for more than it reads, so the server can never finish with it.
 fn with_a_client_that_does_not_read(address: &str) -> (EventLoop<OwnedCache>, UnixStream) {
-    let mut event_loop = event_loop(cache(4), 4, 0, address);
+    let mut event_loop = event_loop(cache(4), 4, address);
     let path = address.strip_prefix("UNIX:").unwrap();
     let mut client = UnixStream::connect(path).unwrap();
     let add = Add { ttl: 60_000, id: id(), session: &[7; 30_000] };
@@ -153,14 +148,14 @@ fn a_first_signal_leaves_time_to_finish_and_a_second_one_none() {
                 let now = event_loop.now();
                 signal(&mut event_loop, Number::TERM, now);
                 assert!(
-                    !event_loop.is_over(now) && !event_loop.is_over(now.after(DRAIN_PATIENCE - 1))
+                    !event_loop.is_done(now) && !event_loop.is_done(now.after(DRAIN_TIMEOUT - 1))
                 );
                 assert!(
-                    event_loop.is_over(now.after(DRAIN_PATIENCE)),
+                    event_loop.is_done(now.after(DRAIN_TIMEOUT)),
                     "nobody is waited for longer"
                 );
                 signal(&mut event_loop, second, now);
-                assert!(event_loop.is_over(now));
+                assert!(event_loop.is_done(now));
             }
         },
     );
@@ -173,7 +168,7 @@ fn a_signal_that_ends_at_once_leaves_no_time() {
         let (mut event_loop, _client) = with_a_client_that_does_not_read(&address);
         let now = event_loop.now();
         signal(&mut event_loop, Number::USR2, now);
-        assert!(event_loop.is_over(now));
+        assert!(event_loop.is_done(now));
     });
 }
 
@@ -183,7 +178,7 @@ fn a_client_that_waits_for_the_server_and_leaves_is_closed_at_once() {
         "event_loop::tests::a_client_that_waits_for_the_server_and_leaves_is_closed_at_once",
         || {
             let (dir, address) = place();
-            let mut event_loop = event_loop(proxy(2), 2, 1, &address);
+            let mut event_loop = event_loop(proxy(2), 2, &address);
             let theirs = connect_server(&mut event_loop);
             let mut client = UnixStream::connect(dir.join("s")).unwrap();
             client.write_all(&request(&Request::Get(id()))).unwrap();
@@ -215,10 +210,11 @@ fn a_turn_accepts_no_more_than_so_many_connections_of_a_listener() {
         "event_loop::tests::a_turn_accepts_no_more_than_so_many_connections_of_a_listener",
         || {
             let (dir, address) = place();
-            let mut event_loop = event_loop(cache(3 * ACCEPTS), 3 * ACCEPTS, 0, &address);
+            let mut event_loop =
+                event_loop(cache(3 * ACCEPTS_PER_TURN), 3 * ACCEPTS_PER_TURN, &address);
             let connect = || UnixStream::connect(dir.join("s")).unwrap();
-            let _clients: Vec<_> = (0..2 * ACCEPTS + 1).map(|_| connect()).collect();
-            for connected in [ACCEPTS, 2 * ACCEPTS, 2 * ACCEPTS + 1] {
+            let _clients: Vec<_> = (0..2 * ACCEPTS_PER_TURN + 1).map(|_| connect()).collect();
+            for connected in [ACCEPTS_PER_TURN, 2 * ACCEPTS_PER_TURN, 2 * ACCEPTS_PER_TURN + 1] {
                 turn(&mut event_loop);
                 assert_eq!(event_loop.connected, connected);
             }
@@ -230,7 +226,7 @@ fn a_turn_accepts_no_more_than_so_many_connections_of_a_listener() {
 fn a_signal_closes_at_once_whoever_has_nothing_to_come() {
     in_child("event_loop::tests::a_signal_closes_at_once_whoever_has_nothing_to_come", || {
         let (dir, address) = place();
-        let mut event_loop = event_loop(cache(4), 4, 0, &address);
+        let mut event_loop = event_loop(cache(4), 4, &address);
         let mut clients = [(); 3].map(|()| UnixStream::connect(dir.join("s")).unwrap());
         rest(&mut event_loop);
         assert_eq!(event_loop.connected, 3);
@@ -239,7 +235,7 @@ fn a_signal_closes_at_once_whoever_has_nothing_to_come() {
         let now = event_loop.now();
         signal(&mut event_loop, Number::INT, now);
         assert!(
-            event_loop.connected == 0 && event_loop.is_over(now),
+            event_loop.connected == 0 && event_loop.is_done(now),
             "nobody is left to be waited for"
         );
         let mut answer = Vec::new();
@@ -277,7 +273,7 @@ fn an_inherited_connection_is_out_of_the_poller_once_it_is_closed() {
         let _shared = ours.try_clone().unwrap();
         rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::empty()).unwrap();
         let listener = std::os::fd::IntoRawFd::into_raw_fd(ours);
-        let mut event_loop = event_loop(cache(2), 2, 0, &format!("FD:{listener}"));
+        let mut event_loop = event_loop(cache(2), 2, &format!("FD:{listener}"));
         event_loop.turn(event_loop.now(), &Events::new());
         assert_eq!(event_loop.connected, 1);
         theirs.write_all(b"this is no request").unwrap();
@@ -296,7 +292,7 @@ fn what_a_client_sent_behind_nonsense_does_not_take_its_answer_away() {
         "event_loop::tests::what_a_client_sent_behind_nonsense_does_not_take_its_answer_away";
     in_child(name, || {
         let (dir, address) = place();
-        let mut event_loop = event_loop(cache(2), 2, 0, &address);
+        let mut event_loop = event_loop(cache(2), 2, &address);
         let mut client = UnixStream::connect(dir.join("s")).unwrap();
         let mut bytes = request(&Request::Get(id()));
         // More than one receive takes.
@@ -316,17 +312,15 @@ fn the_descriptor_of_a_lost_server_is_kept_for_its_successor() {
         "event_loop::tests::the_descriptor_of_a_lost_server_is_kept_for_its_successor",
         || {
             let (_dir, address) = place();
-            let mut event_loop = event_loop(proxy(2), 2, 1, &address);
+            let mut event_loop = event_loop(proxy(2), 2, &address);
             let server = connect_server(&mut event_loop);
             rest(&mut event_loop);
             let open = || std::fs::read_dir("/dev/fd").unwrap().count();
             let before = open();
             drop(server);
             turn(&mut event_loop);
-            assert!(event_loop.servers[0].line.is_none());
-            assert_eq!(open(), before - 1, "only the server's end is gone");
-            event_loop.place(0).give_up();
-            assert_eq!(open(), before - 2);
+            assert!(event_loop.upstreams()[0].is_idle());
+            assert_eq!(open(), before - 1, "another stands in for the proxy's own");
         },
     );
 }

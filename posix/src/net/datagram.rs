@@ -143,7 +143,7 @@ mod tests {
         let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
         let (fd, _) = bound();
         // The system doubles it for its own part.
-        assert_eq!(room(&fd), 2 * BACKLOG.min(limit.trim().parse().unwrap()));
+        assert_eq!(room(&fd), 2 * RECEIVE_BUFFER.min(limit.trim().parse().unwrap()));
     }
 
     #[test]
