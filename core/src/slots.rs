@@ -207,6 +207,21 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
         self.standing(queue.lane, key) == Some(queue.id)
     }
 
+    /// The item of this key, and the queue of a lane that it is in.
+    #[inline]
+    pub fn get_standing(&self, lane: Lane, key: Key) -> Option<(&T, Option<QueueId>)> {
+        let slot = self.slots().get(key.index as usize)?;
+        let item = slot.item.as_ref().filter(|_| slot.era == key.era)?;
+        Some((item, slot.links.get(lane as usize)?.queue))
+    }
+
+    /// The item of this key, and the queue of a lane that it is in.
+    #[inline]
+    pub fn get_standing_mut(&mut self, lane: Lane, key: Key) -> Option<(&mut T, Option<QueueId>)> {
+        let slot = self.slot_mut(key)?;
+        Some((slot.item.as_mut()?, slot.links.get(lane as usize)?.queue))
+    }
+
     /// The queue of a lane that the item is in.
     #[inline]
     pub fn standing(&self, lane: Lane, key: Key) -> Option<QueueId> {
@@ -229,12 +244,7 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
             return;
         }
         *link = Link { queue: Some(id), prev: tail, next: NIL };
-        match self.link_mut(tail, queue.lane) {
-            Some(last) => last.next = key.index,
-            None => queue.head = key.index,
-        }
-        queue.tail = key.index;
-        queue.len = queue.len.saturating_add(1);
+        self.append(queue, key.index);
     }
 
     /// Takes an item out of a queue, from any place in it. Does nothing if it is not in it.
@@ -244,15 +254,7 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
             return;
         };
         let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
-        match self.link_mut(prev, queue.lane) {
-            Some(before) => before.next = next,
-            None => queue.head = next,
-        }
-        match self.link_mut(next, queue.lane) {
-            Some(after) => after.prev = prev,
-            None => queue.tail = prev,
-        }
-        queue.len = queue.len.saturating_sub(1);
+        self.close_gap(queue, prev, next);
     }
 
     /// The item that has been in the queue longest.
@@ -304,9 +306,52 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
 
     /// Takes out the item that has been in the queue longest.
     pub fn dequeue(&mut self, queue: &mut Queue) -> Option<Key> {
-        let key = self.front(queue)?;
-        self.unlink(queue, key);
-        Some(key)
+        let index = queue.head;
+        let slot = self.slots_mut().get_mut(index as usize)?;
+        let era = slot.era;
+        let link = slot.links.get_mut(queue.lane as usize)?;
+        let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
+        self.close_gap(queue, prev, next);
+        Some(Key { index, era })
+    }
+
+    /// Moves an item from one queue to the end of another of the same lane. Does nothing if it is not
+    /// in `from`.
+    pub fn transfer(&mut self, from: &mut Queue, to: &mut Queue, key: Key) {
+        let (tail, id) = (to.tail, to.id);
+        let link = self.slot_mut(key).and_then(|slot| slot.links.get_mut(from.lane as usize));
+        let Some(link) = link.filter(|link| link.queue == Some(from.id)) else {
+            return;
+        };
+        let moved = Link { queue: Some(id), prev: tail, next: NIL };
+        let Link { prev, next, .. } = core::mem::replace(link, moved);
+        self.close_gap(from, prev, next);
+        self.append(to, key.index);
+    }
+
+    /// Joins the neighbours of an item that has left the queue.
+    #[inline]
+    fn close_gap(&mut self, queue: &mut Queue, prev: u32, next: u32) {
+        match self.link_mut(prev, queue.lane) {
+            Some(before) => before.next = next,
+            None => queue.head = next,
+        }
+        match self.link_mut(next, queue.lane) {
+            Some(after) => after.prev = prev,
+            None => queue.tail = prev,
+        }
+        queue.len = queue.len.wrapping_sub(1);
+    }
+
+    /// Makes an item that is linked to the tail of a queue its new tail.
+    #[inline]
+    fn append(&mut self, queue: &mut Queue, index: u32) {
+        match self.link_mut(queue.tail, queue.lane) {
+            Some(last) => last.next = index,
+            None => queue.head = index,
+        }
+        queue.tail = index;
+        queue.len = queue.len.wrapping_add(1);
     }
 }
 
@@ -337,6 +382,11 @@ impl Queue {
     /// An empty queue. No two queues of a store may have the same lane and id.
     pub const fn new(lane: Lane, id: QueueId) -> Self {
         Self { lane, id, head: NIL, tail: NIL, len: 0 }
+    }
+
+    /// Its name among the queues of its lane.
+    pub const fn id(&self) -> QueueId {
+        self.id
     }
 
     /// The number of items in it.
@@ -443,5 +493,34 @@ mod tests {
             assert_eq!(slots.front(&queue), model.front().copied());
             assert!(keys.iter().all(|k| slots.is_queued(&queue, *k) == model.contains(k)));
         }
+    }
+
+    #[test]
+    fn a_transfer_is_an_unlink_and_an_enqueue() {
+        let new = || {
+            let mut slots = Slots::new([Slot::EMPTY; 5]);
+            let queues = [QueueId(1), QueueId(2)].map(|id| Queue::new(Lane::Time, id));
+            let keys: Vec<Key> = (0..5).map(|n| slots.insert(n).unwrap()).collect();
+            (slots, queues, keys)
+        };
+        let (mut slots, [mut a, mut b], keys) = new();
+        let (mut other, [mut c, mut d], _) = new();
+        keys[..4].iter().for_each(|key| slots.enqueue(&mut a, *key));
+        keys[..4].iter().for_each(|key| other.enqueue(&mut c, *key));
+        for at in [1, 1, 3, 0, 4, 2, 1] {
+            let key = keys[at];
+            slots.transfer(&mut a, &mut b, key);
+            if other.is_queued(&c, key) {
+                other.unlink(&mut c, key);
+                other.enqueue(&mut d, key);
+            }
+            assert_eq!(slots.check([&a, &b].into_iter()), Ok(()));
+            assert_eq!((a.len(), b.len()), (c.len(), d.len()));
+            assert_eq!((slots.front(&a), slots.front(&b)), (other.front(&c), other.front(&d)));
+        }
+        while let Some(key) = other.dequeue(&mut d) {
+            assert_eq!(slots.dequeue(&mut b), Some(key));
+        }
+        assert!(a.is_empty() && b.is_empty() && slots.dequeue(&mut b).is_none());
     }
 }
