@@ -37,11 +37,11 @@ fn run(options: &mut Options) -> Result<(), Stop> {
             "idle" => config.limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
             "maxtimeout" => {
-                max_lifetime = Some(Duration::from_millis(options.millis(1..=LIFETIME_MAX)?))
+                max_lifetime = Some(Duration::from_millis(options.millis(1..=LIFETIME_MAX)?));
             }
             "maxmem" => config.max_bytes = Some(options.bytes(1..=1 << 40)?),
             "mintimeout" => {
-                config.min_lifetime = Duration::from_millis(options.millis(0..=LIFETIME_MAX)?)
+                config.min_lifetime = Duration::from_millis(options.millis(0..=LIFETIME_MAX)?);
             }
             "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
             "reqtimeout" => config.limits.patience = options.limit(0..=3_600_000)?,

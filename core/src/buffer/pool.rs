@@ -212,7 +212,7 @@ impl<M: Array<u8>> Pool<M> {
                 head
             }
         };
-        self.free = self.free.saturating_sub(1);
+        self.free = self.free.wrapping_sub(1);
         self.low = self.low.min(self.free);
         Some(Buffer(taken))
     }
@@ -223,20 +223,21 @@ impl<M: Array<u8>> Pool<M> {
             *first = head;
         }
         self.head = buffer.0;
-        self.free = self.free.saturating_add(1);
+        self.free = self.free.wrapping_add(1);
     }
 
+    // Where these wrap, the buffer is of another pool, and there is nothing at its place.
     #[inline]
     pub(super) fn bytes(&self, buffer: &Buffer) -> &[u8] {
-        let start = (buffer.0 as usize).saturating_mul(self.buffer_len);
-        let end = start.saturating_add(self.buffer_len);
+        let start = (buffer.0 as usize).wrapping_mul(self.buffer_len);
+        let end = start.wrapping_add(self.buffer_len);
         self.memory.as_ref().get(start..end).unwrap_or_default()
     }
 
     #[inline]
     pub(super) fn bytes_mut(&mut self, buffer: &Buffer) -> &mut [u8] {
-        let start = (buffer.0 as usize).saturating_mul(self.buffer_len);
-        let end = start.saturating_add(self.buffer_len);
+        let start = (buffer.0 as usize).wrapping_mul(self.buffer_len);
+        let end = start.wrapping_add(self.buffer_len);
         self.memory.as_mut().get_mut(start..end).unwrap_or_default()
     }
 
@@ -245,10 +246,10 @@ impl<M: Array<u8>> Pool<M> {
     #[inline]
     pub fn between(&mut self, from: &Fifo, to: &Fifo) -> Option<(&mut [u8], &mut [u8])> {
         let (held, room) = (from.buffer.as_ref()?, to.buffer.as_ref()?);
-        let held = (held.0 as usize).saturating_mul(self.buffer_len);
-        let room = (room.0 as usize).saturating_mul(self.buffer_len);
-        let held = held.saturating_add(from.window.start)..held.saturating_add(from.window.end);
-        let room = room.saturating_add(to.window.end)..room.saturating_add(self.buffer_len);
+        let held = (held.0 as usize).wrapping_mul(self.buffer_len);
+        let room = (room.0 as usize).wrapping_mul(self.buffer_len);
+        let held = held.wrapping_add(from.window.start)..held.wrapping_add(from.window.end);
+        let room = room.wrapping_add(to.window.end)..room.wrapping_add(self.buffer_len);
         let [held, room] = self.memory.as_mut().get_disjoint_mut([held, room]).ok()?;
         Some((held, room))
     }

@@ -65,6 +65,25 @@ pub struct Client {
     since: Instant,
 }
 
+impl Client {
+    /// What to do with its socket. `waits` says that it is in a queue of the work lane.
+    #[inline]
+    const fn wants(&self, waits: bool, buffer_len: usize) -> Wants {
+        if self.aborted {
+            return Wants::CLOSE;
+        }
+        let answered = self.in_flight.is_none();
+        let write = answered && !self.outbox.is_empty();
+        // A slow reader is not read from while its answers wait.
+        let settled = !write && !waits;
+        Wants {
+            read: settled && !self.input_over && self.inbox.len() < buffer_len,
+            write,
+            close: settled && self.input_over && answered,
+        }
+    }
+}
+
 /// Memory for one client's connection.
 pub type ClientSlot = Slot<Client>;
 
@@ -171,12 +190,12 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
     }
 
     pub(crate) fn space(&mut self, key: Key) -> &mut [u8] {
-        if !self.wants(key).read {
-            return Default::default();
-        }
-        let Some(client) = self.slots.get_mut(key) else {
+        let Some((client, work)) = self.slots.get_standing_mut(Lane::Work, key) else {
             return Default::default();
         };
+        if !client.wants(work.is_some(), self.pool.buffer_len()).read {
+            return Default::default();
+        }
         if !client.inbox.has_buffer() && self.pool.free() < 2 {
             self.slots.enqueue(&mut self.awaiting_input_buffer, key);
             return Default::default();
@@ -226,20 +245,10 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
     }
 
     pub(crate) fn wants(&self, key: Key) -> Wants {
-        let Some(client) = self.slots.get(key).filter(|client| !client.aborted) else {
+        let Some((client, work)) = self.slots.get_standing(Lane::Work, key) else {
             return Wants::CLOSE;
         };
-        let waits = self.slots.standing(Lane::Work, key).is_some();
-        let write = !client.outbox.is_empty() && client.in_flight.is_none();
-        Wants {
-            // A slow reader is not read from while its answers wait.
-            read: !client.input_over
-                && !write
-                && !waits
-                && client.inbox.len() < self.pool.buffer_len(),
-            write,
-            close: client.input_over && !write && !waits && client.in_flight.is_none(),
-        }
+        client.wants(work.is_some(), self.pool.buffer_len())
     }
 
     pub(crate) fn closed(&mut self, key: Key) -> Option<Client> {
@@ -286,6 +295,17 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
     #[inline]
     pub(crate) fn first(&self) -> Option<Key> {
         self.slots.front(&self.work)
+    }
+
+    /// Whether a client is in the work queue.
+    pub(crate) const fn has_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    /// Takes the first client out of the work queue.
+    #[inline]
+    pub(crate) fn take_first(&mut self) -> Option<Key> {
+        self.slots.dequeue(&mut self.work)
     }
 
     /// Takes the client out of the work queue.

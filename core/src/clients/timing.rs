@@ -162,11 +162,10 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
     }
 
     fn requeue_by_time(&mut self, now: Instant, key: Key, moved_on: bool) {
-        let Some(client) = self.slots.get_mut(key) else {
+        let Some((client, standing)) = self.slots.get_standing_mut(Lane::Time, key) else {
             return;
         };
         let quiet = client.inbox.is_empty() && client.outbox.is_empty();
-        let since = client.since;
         let (right, wrong, limit) = match quiet {
             true => (&mut self.idle, &mut self.stalled, self.idle_limit),
             false => (&mut self.stalled, &mut self.idle, self.patience),
@@ -176,18 +175,19 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
             self.slots.unlink(wrong, key);
             return;
         }
-        if self.slots.is_queued(right, key) {
+        if standing == Some(right.id()) {
             // Within a millisecond it would return to the same place.
-            if !moved_on || since == now {
-                return;
+            if moved_on && client.since != now {
+                client.since = now;
+                self.slots.unlink(right, key);
+                self.slots.enqueue(right, key);
             }
-            self.slots.unlink(right, key);
-        } else {
-            self.slots.unlink(wrong, key);
+            return;
         }
-        self.slots.enqueue(right, key);
-        if let Some(client) = self.slots.get_mut(key) {
-            client.since = now;
+        client.since = now;
+        match standing {
+            Some(_) => self.slots.transfer(wrong, right, key),
+            None => self.slots.enqueue(right, key),
         }
     }
 

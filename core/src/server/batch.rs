@@ -79,14 +79,14 @@ impl<S: Store> Batch<'_, S> {
                 }
                 match answer(self.now, self.store, message, wire, room) {
                     Ok(Some(answered)) => {
-                        self.used = self.used.saturating_add(message.wire_len);
-                        self.written = self.written.saturating_add(answered.len);
+                        self.used = self.used.wrapping_add(message.wire_len);
+                        self.written = self.written.wrapping_add(answered.len);
                         self.operations.count(message.header.op, answered.status);
                     }
                     Ok(None) => return End::NoRoom,
                     Err(_) => return End::Malformed,
                 }
-                left = left.saturating_sub(1);
+                left = left.wrapping_sub(1);
             }
             if let Some(end) = end {
                 return end;

@@ -174,8 +174,8 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
     /// The work that needs no time to pass: both `advance` and `deadline` follow from this.
     #[inline]
     fn ready(&self) -> Option<Ready> {
-        if let Some(key) = self.clients.first() {
-            return Some(Ready::Serve(key));
+        if self.clients.has_work() {
+            return Some(Ready::Serve);
         }
         self.clients.unblocked().map(Ready::Unblock)
     }
@@ -226,8 +226,8 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
 /// Work that can be done at once.
 #[derive(Clone, Copy)]
 enum Ready {
-    /// This client may have whole requests.
-    Serve(Key),
+    /// The first client in the work queue may have whole requests.
+    Serve,
     /// A buffer that a client waits for is free.
     Unblock(Blocked),
 }
@@ -262,8 +262,8 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
         }
         self.expire_sessions(now);
         let key = match self.ready()? {
-            Ready::Serve(key) => {
-                self.clients.take(key);
+            Ready::Serve => {
+                let key = self.clients.take_first()?;
                 self.serve(now, key);
                 key
             }

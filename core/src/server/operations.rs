@@ -28,7 +28,7 @@ impl Operations {
 
     pub(super) fn count(&mut self, op: Op, status: Status) {
         let done = status == Status::OK;
-        let add = |counter: &mut u64, one: bool| *counter = counter.saturating_add(one.into());
+        let add = |counter: &mut u64, one: bool| *counter = counter.wrapping_add(one.into());
         add(&mut self.total, true);
         match op {
             Op::Add | Op::Put => {

@@ -57,15 +57,15 @@ pub trait Store {
 
 impl<M: Array<Line>> Store for Table<M> {
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        Table::add(self, now, ttl, id, session).map_err(refusal)
+        Self::add(self, now, ttl, id, session).map_err(refusal)
     }
 
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        Table::put(self, now, ttl, id, session).map_err(refusal)
+        Self::put(self, now, ttl, id, session).map_err(refusal)
     }
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
-        Table::get(self, now, id, out)
+        Self::get(self, now, id, out)
     }
 
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
@@ -73,23 +73,23 @@ impl<M: Array<Line>> Store for Table<M> {
     }
 
     fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
-        Table::remove(self, now, id)
+        Self::remove(self, now, id)
     }
 
     fn expire(&mut self, now: Instant, budget: usize) -> usize {
-        Table::expire(self, now, budget)
+        Self::expire(self, now, budget)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        Table::deadline(self)
+        Self::deadline(self)
     }
 
     fn len(&self) -> usize {
-        Table::len(self) as usize
+        Self::len(self) as usize
     }
 
     fn prefetch(&self, ids: &[Id<'_>]) {
-        core::hint::black_box(Table::prefetch(self, ids));
+        core::hint::black_box(Self::prefetch(self, ids));
     }
 }
 

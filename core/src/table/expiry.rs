@@ -127,7 +127,7 @@ impl<M: Array<Line>> Expiry<M> {
 
     /// The place of the child of `place` that is due first, and the child.
     fn soonest_child(&self, place: u32) -> Option<(u32, Entry)> {
-        let line = place.saturating_sub(ROOT - 1);
+        let line = place.wrapping_sub(ROOT - 1);
         let cells = self.lines.as_ref().get(line as usize)?;
         let (mut sooner, mut due) = (0, u64::MAX);
         for slot in 0..ARITY {
@@ -137,7 +137,7 @@ impl<M: Array<Line>> Expiry<M> {
             }
         }
         let head = head_at(cells, sooner as usize);
-        let place = line.saturating_mul(ARITY).saturating_add(sooner);
+        let place = line.wrapping_mul(ARITY).wrapping_add(sooner);
         Some((place, Entry { due, head }))
     }
 
@@ -165,14 +165,14 @@ impl<M: Array<Line>> Expiry<M> {
         if let Some(due) = line.as_chunks_mut().0.get_mut(slot) {
             *due = (!entry.due).to_le_bytes();
         }
-        if let Some(head) = line.as_chunks_mut().0.get_mut(slot.saturating_add(HEADS)) {
+        if let Some(head) = line.as_chunks_mut().0.get_mut(slot.wrapping_add(HEADS)) {
             *head = entry.head.to_le_bytes();
         }
     }
 }
 
 const fn parent(place: u32) -> u32 {
-    (place / ARITY).saturating_add(ROOT - 1)
+    (place / ARITY).wrapping_add(ROOT - 1)
 }
 
 fn due_at(line: &[u8; LINE], slot: usize) -> u64 {
@@ -181,7 +181,7 @@ fn due_at(line: &[u8; LINE], slot: usize) -> u64 {
 }
 
 fn head_at(line: &[u8; LINE], slot: usize) -> u32 {
-    let head = line.as_chunks().0.get(slot.saturating_add(HEADS));
+    let head = line.as_chunks().0.get(slot.wrapping_add(HEADS));
     head.map_or(NIL, |head| u32::from_le_bytes(*head))
 }
 

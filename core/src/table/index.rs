@@ -297,7 +297,7 @@ fn head_of(cells: [&[u8; LINE]; 2], at: usize, slot: usize) -> u32 {
 
 fn head_at(cells: &[u8; LINE], slot: usize) -> u32 {
     let (words, _) = cells.as_chunks();
-    let head = words.get(slot.saturating_add(HEADS));
+    let head = words.get(slot.wrapping_add(HEADS));
     head.map_or(NIL, |head| u32::from_le_bytes(*head))
 }
 

@@ -61,7 +61,7 @@ impl Layout {
         self.bytes() as usize
     }
 
-    /// The most sessions in the table: see [`Table::capacity`].
+    /// The most sessions in the table.
     pub const fn sessions(self) -> u32 {
         self.sessions
     }

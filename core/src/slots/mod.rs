@@ -4,6 +4,9 @@
 //! removal begins a new era, so the key of a removed item finds nothing, even if its slot has been
 //! filled again. Unless documented otherwise, every operation takes constant time.
 
+#[cfg(test)]
+mod tests;
+
 use core::marker::PhantomData;
 
 use crate::memory::Array;
@@ -207,6 +210,21 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
         self.standing(queue.lane, key) == Some(queue.id)
     }
 
+    /// The item of this key, and the queue of a lane that it is in.
+    #[inline]
+    pub fn get_standing(&self, lane: Lane, key: Key) -> Option<(&T, Option<QueueId>)> {
+        let slot = self.slots().get(key.index as usize)?;
+        let item = slot.item.as_ref().filter(|_| slot.era == key.era)?;
+        Some((item, slot.links.get(lane as usize)?.queue))
+    }
+
+    /// The item of this key, and the queue of a lane that it is in.
+    #[inline]
+    pub fn get_standing_mut(&mut self, lane: Lane, key: Key) -> Option<(&mut T, Option<QueueId>)> {
+        let slot = self.slot_mut(key)?;
+        Some((slot.item.as_mut()?, slot.links.get(lane as usize)?.queue))
+    }
+
     /// The queue of a lane that the item is in.
     #[inline]
     pub fn standing(&self, lane: Lane, key: Key) -> Option<QueueId> {
@@ -229,12 +247,7 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
             return;
         }
         *link = Link { queue: Some(id), prev: tail, next: NIL };
-        match self.link_mut(tail, queue.lane) {
-            Some(last) => last.next = key.index,
-            None => queue.head = key.index,
-        }
-        queue.tail = key.index;
-        queue.len = queue.len.saturating_add(1);
+        self.append(queue, key.index);
     }
 
     /// Takes an item out of a queue, from any place in it. Does nothing if it is not in it.
@@ -244,15 +257,7 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
             return;
         };
         let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
-        match self.link_mut(prev, queue.lane) {
-            Some(before) => before.next = next,
-            None => queue.head = next,
-        }
-        match self.link_mut(next, queue.lane) {
-            Some(after) => after.prev = prev,
-            None => queue.tail = prev,
-        }
-        queue.len = queue.len.saturating_sub(1);
+        self.close_gap(queue, prev, next);
     }
 
     /// The item that has been in the queue longest.
@@ -304,9 +309,52 @@ impl<T, C: Array<Slot<T>>> Slots<T, C> {
 
     /// Takes out the item that has been in the queue longest.
     pub fn dequeue(&mut self, queue: &mut Queue) -> Option<Key> {
-        let key = self.front(queue)?;
-        self.unlink(queue, key);
-        Some(key)
+        let index = queue.head;
+        let slot = self.slots_mut().get_mut(index as usize)?;
+        let era = slot.era;
+        let link = slot.links.get_mut(queue.lane as usize)?;
+        let Link { prev, next, .. } = core::mem::replace(link, Link::LOOSE);
+        self.close_gap(queue, prev, next);
+        Some(Key { index, era })
+    }
+
+    /// Moves an item from one queue to the end of another of the same lane. Does nothing if it is not
+    /// in `from`.
+    pub fn transfer(&mut self, from: &mut Queue, to: &mut Queue, key: Key) {
+        let (tail, id) = (to.tail, to.id);
+        let link = self.slot_mut(key).and_then(|slot| slot.links.get_mut(from.lane as usize));
+        let Some(link) = link.filter(|link| link.queue == Some(from.id)) else {
+            return;
+        };
+        let moved = Link { queue: Some(id), prev: tail, next: NIL };
+        let Link { prev, next, .. } = core::mem::replace(link, moved);
+        self.close_gap(from, prev, next);
+        self.append(to, key.index);
+    }
+
+    /// Joins the neighbours of an item that has left the queue.
+    #[inline]
+    fn close_gap(&mut self, queue: &mut Queue, prev: u32, next: u32) {
+        match self.link_mut(prev, queue.lane) {
+            Some(before) => before.next = next,
+            None => queue.head = next,
+        }
+        match self.link_mut(next, queue.lane) {
+            Some(after) => after.prev = prev,
+            None => queue.tail = prev,
+        }
+        queue.len = queue.len.wrapping_sub(1);
+    }
+
+    /// Makes an item that is linked to the tail of a queue its new tail.
+    #[inline]
+    fn append(&mut self, queue: &mut Queue, index: u32) {
+        match self.link_mut(queue.tail, queue.lane) {
+            Some(last) => last.next = index,
+            None => queue.head = index,
+        }
+        queue.tail = index;
+        queue.len = queue.len.wrapping_add(1);
     }
 }
 
@@ -339,6 +387,11 @@ impl Queue {
         Self { lane, id, head: NIL, tail: NIL, len: 0 }
     }
 
+    /// Its name among the queues of its lane.
+    pub const fn id(&self) -> QueueId {
+        self.id
+    }
+
     /// The number of items in it.
     pub const fn len(&self) -> usize {
         self.len as usize
@@ -347,101 +400,5 @@ impl Queue {
     /// Whether no item is in it.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::VecDeque;
-    use std::vec::Vec;
-
-    #[test]
-    fn a_stale_key_finds_nothing_and_harms_nothing() {
-        let mut slots = Slots::<char, [Slot<char>; 1]>::fixed();
-        let old = slots.insert('a').unwrap();
-        let old_ticket = slots.ticket(old);
-        assert_eq!(slots.insert('b'), Err('b'));
-        assert_eq!(slots.remove(old), Some('a'));
-        let new = slots.insert('c').unwrap();
-        assert_eq!(old.index(), new.index());
-        assert_eq!(slots.get(old), None);
-        assert_eq!(slots.remove(old), None);
-        assert_eq!(
-            (slots.by_ticket(old_ticket), slots.by_ticket(slots.ticket(new))),
-            (None, Some(new))
-        );
-        assert_eq!((slots.get(new), slots.len()), (Some(&'c'), 1));
-    }
-
-    #[test]
-    fn a_ticket_is_found_whatever_the_capacity() {
-        for capacity in [1_usize, 2, 3, 4, 5, 8, 9] {
-            let memory: Vec<Slot<usize>> = (0..capacity).map(|_| Slot::EMPTY).collect();
-            let mut slots = Slots::new(memory);
-            for round in 0..5 {
-                let keys: Vec<Key> = (0..capacity).map(|n| slots.insert(n).unwrap()).collect();
-                for &key in &keys {
-                    assert_eq!(slots.by_ticket(slots.ticket(key)), Some(key), "round {round}");
-                    slots.remove(key);
-                    assert_eq!(slots.by_ticket(slots.ticket(key)), None);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_broken_queue_is_seen() {
-        let mut slots = Slots::new([Slot::EMPTY; 3]);
-        let mut queue = Queue::new(Lane::Work, QueueId(1));
-        let keys: Vec<Key> = (0..3).map(|n| slots.insert(n).unwrap()).collect();
-        keys.iter().for_each(|key| slots.enqueue(&mut queue, *key));
-        assert_eq!(slots.check([&queue].into_iter()), Ok(()));
-        assert!(slots.check([].into_iter()).is_err(), "a queue that is not named");
-        slots.memory[1].links[0].prev = 2;
-        assert!(slots.check([&queue].into_iter()).is_err(), "a link back");
-        slots.memory[1].links[0].prev = 0;
-        slots.memory[1].links[0].next = NIL;
-        assert!(slots.check([&queue].into_iter()).is_err(), "a link on");
-        slots.memory[1].links[0].next = 0;
-        assert!(slots.check([&queue].into_iter()).is_err(), "a circle");
-        slots.memory[1].links[0].next = 2;
-        queue.len = 2;
-        assert!(slots.check([&queue].into_iter()).is_err(), "a wrong length");
-        queue.len = 3;
-        assert_eq!(slots.check([&queue].into_iter()), Ok(()));
-    }
-
-    #[test]
-    fn a_queue_keeps_its_order_through_removals_anywhere() {
-        let mut memory = [Slot::EMPTY; 6];
-        let mut slots = Slots::new(&mut memory);
-        let mut queue = Queue::new(Lane::Work, QueueId(1));
-        let mut other = Queue::new(Lane::Time, QueueId(1));
-        let mut model = VecDeque::new();
-        let keys: Vec<Key> = (0..6).map(|n| slots.insert(n).unwrap()).collect();
-        let mut random = 7_u32;
-        for _ in 0..2000 {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let key = keys[(random >> 16) as usize % 6];
-            match random >> 30 {
-                0 => {
-                    slots.unlink(&mut queue, key);
-                    model.retain(|queued| *queued != key);
-                }
-                1 => assert_eq!(slots.dequeue(&mut queue), model.pop_front()),
-                _ => {
-                    slots.enqueue(&mut queue, key);
-                    slots.enqueue(&mut other, key);
-                    if !model.contains(&key) {
-                        model.push_back(key);
-                    }
-                }
-            }
-            assert_eq!(slots.check([&queue, &other].into_iter()), Ok(()));
-            assert_eq!(queue.len(), model.len());
-            assert_eq!(slots.front(&queue), model.front().copied());
-            assert!(keys.iter().all(|k| slots.is_queued(&queue, *k) == model.contains(k)));
-        }
     }
 }
