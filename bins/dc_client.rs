@@ -22,7 +22,7 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     let mut clients = 4096;
     let mut limits = Limits::default();
     let mut retry = 5000;
-    let mut server_patience = SERVER_PATIENCE;
+    let mut server_patience = SERVER_PATIENCE.as_millis() as u64;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "server" => servers.push(options.server_address()?),

@@ -7,11 +7,16 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
+use std::time::Duration;
 
 type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
-const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };
+const ENDLESS: Config = Config {
+    server_patience: None,
+    copies: 2,
+    ..Config::new(NO_LIMITS, Duration::from_millis(5_000))
+};
+const CONFIG: Config = Config { server_patience: Some(Duration::from_millis(250)), ..ENDLESS };
 
 /// A proxy, a client, and the numbers of the first and the second server of `b"a"`.
 fn world(memory: &mut Memory, config: Config) -> (World<'_>, End, [u8; 2]) {

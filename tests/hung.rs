@@ -2,17 +2,18 @@
 //! Told over virtual time.
 
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::{self, Config, GivenUp};
+use distcache_core::proxy::{self, Config, Dial, GivenUp};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, add, add_payload, at_level, get, have, message, messages, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, Probes, Reach, SERVER, probe, server};
+use std::time::Duration;
 
 type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
-const ENDLESS: Config = Config { server_patience: 0, ..CONFIG };
+const CONFIG: Config = Config::new(NO_LIMITS, Duration::from_millis(5_000));
+const ENDLESS: Config = Config { server_patience: None, ..CONFIG };
 
 fn world(memory: &mut Memory, config: Config) -> World<'_> {
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);
@@ -191,7 +192,7 @@ fn a_probe_may_be_answered_by_nothing_but_its_answer() {
 fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
     let mut memory = Memory::of(1);
     let limits = limits(0, 10_000);
-    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
     let client = net.connect();
     net.pass(60_000);
     assert!(net.is_open(SERVER), "one that is asked nothing may be silent");
@@ -209,7 +210,7 @@ fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
 fn a_server_that_answers_others_keeps_its_connection_until_a_client_would_lose_patience() {
     let mut memory = Memory::of(2);
     let limits = limits(0, 3_000);
-    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
     let (slow, other) = (net.connect(), net.connect());
     net.send(slow, &have(1, b"a"));
     asked(&mut net, 0);
@@ -406,7 +407,7 @@ fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
     // All of this happens before the proxy thinks again.
     let (now, old) = (net.now, net.keys[0].unwrap());
     net.machine.closed(Peer::Server(old));
-    let key = net.machine.dial(now).unwrap();
+    let Some(Dial::Connect(key)) = net.machine.dial(now) else { panic!("it is time to dial") };
     net.machine.connected(now, key);
     let peer = Peer::Server(key);
     let len = net.machine.pending(peer).len();

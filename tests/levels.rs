@@ -11,10 +11,12 @@ use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
 use distcache_testing::store::Plain;
+use std::time::Duration;
 
 type ProxyNet<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const CONFIG: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const UNSUPPORTED: u8 = 3;
 
 fn server(memory: &mut Memory, pieces: Pieces) -> Net<server::Borrowed<'_, Plain>> {

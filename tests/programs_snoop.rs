@@ -110,7 +110,7 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
     let expected = [
         "#1 opened".to_owned(),
         format!("#1 > HAVE uid 1 {id}"),
-        format!("#1 < HAVE uid 1 {id} not there T"),
+        format!("#1 < HAVE uid 1 {id} not found T"),
         format!("#1 > ADD uid 2 {id} ttl 60000 ms session 4600"),
         format!("#1 < ADD uid 2 {id} ok T"),
         format!("#1 > ADD uid 3 {id} ttl 60000 ms session 4600"),
@@ -122,7 +122,7 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
         format!("#1 > REMOVE uid 6 {id}"),
         format!("#1 < REMOVE uid 6 {id} ok T"),
         "#1 > GET uid 4294967295 id 6964(2)".to_owned(),
-        "#1 < GET uid 4294967295 id 6964(2) not there T".to_owned(),
+        "#1 < GET uid 4294967295 id 6964(2) not found T".to_owned(),
         "#1 closed".to_owned(),
     ];
     assert_eq!(told, expected);
@@ -295,7 +295,7 @@ fn an_answer_that_nobody_asked_for_is_noted() {
     let (snoop, client, mut server) = between(&dir, &[]);
     std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
     assert_eq!(client.message(), status(9, GET, 1));
-    snoop.out.wait_for("< GET uid 9 not there (unexpected)");
+    snoop.out.wait_for("< GET uid 9 not found (unexpected)");
 }
 
 #[test]

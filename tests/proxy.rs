@@ -9,10 +9,12 @@ use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
+use std::time::Duration;
 
 type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const CONFIG: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 
 fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(CONFIG), pieces);

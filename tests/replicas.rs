@@ -2,6 +2,7 @@
 //! servers that tests play.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use distcache_core::Limits;
 use distcache_core::proxy::{self, Config};
@@ -14,10 +15,14 @@ use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
 
 type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const ALONE: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const COPIED: Config = Config { copies: 2, ..ALONE };
 const LIMITS: Limits = limits(0, 3_000);
-const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
+const PATIENT: Config = Config {
+    server_patience: Some(Duration::from_millis(3_000)),
+    ..Config::new(LIMITS, Duration::from_millis(5_000))
+};
 
 /// A server that a test plays: what it holds, and what it can do.
 #[derive(Default)]

@@ -11,9 +11,10 @@ use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 use distcache_testing::vectors::{Outcome, World, lines, replay, replay_merged};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const LIMITS: Limits = limits(60_000, 60_000);
-const CONFIG: Config = Config::new(LIMITS, 5000);
+const CONFIG: Config = Config::new(LIMITS, Duration::from_millis(5_000));
 
 struct OfServer<'m>(Net<server::Borrowed<'m, Plain>>);
 

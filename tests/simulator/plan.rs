@@ -4,10 +4,11 @@
 
 use crate::ask::Speaks;
 use crate::park::{self, SERVERS_MAX};
-use distcache_core::proxy::Config;
 use distcache_core::table::Layout;
+use distcache_core::{Limits, proxy};
 use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
+use std::time::Duration;
 
 /// How bytes and attempts to connect fare.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,35 @@ pub struct Faults {
     pub jumps: usize,
     /// A node does nothing in so many of a thousand rounds.
     pub sloth: usize,
+}
+
+/// The configuration of a server or proxy, in milliseconds; 0 is for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// What clients may do.
+    pub limits: Limits,
+    /// As in the proxy's own configuration.
+    pub server_patience: u64,
+    /// The time between two attempts to connect.
+    pub retry: u64,
+    /// How many servers hold each session.
+    pub copies: u8,
+    /// The shortest timeout of a session.
+    pub min_ttl: u32,
+}
+
+impl Config {
+    /// The same for the machine.
+    pub fn of_proxy(&self) -> proxy::Config {
+        let time = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+        proxy::Config {
+            limits: self.limits,
+            server_patience: time(self.server_patience),
+            retry: Duration::from_millis(self.retry),
+            copies: self.copies,
+            min_lifetime: time(self.min_ttl.into()),
+        }
+    }
 }
 
 /// The size and the patience of a server or proxy.
@@ -318,7 +348,7 @@ fn node(
     let slots = last + 1 + random.below(6) + if calm { 5 } else { 0 };
     let least = if is_server { 2 } else { 4 };
     let upstream = if is_server { 0 } else { random.below(number) };
-    let config = Config::new(limits, pick(random, &[1, 50, 1_000, 5_000]));
+    let retry = pick(random, &[1, 50, 1_000, 5_000]);
     let server_patience = if calm { 0 } else { pick(random, &[0, 40, 250, 250, 3_000]) };
     let server_patience = if liar { server_patience.max(250) } else { server_patience };
     // All servers do the same, that proxies need not care which one they ask.
@@ -331,7 +361,7 @@ fn node(
         slots,
         in_flight: pick(random, &[1, 2, 3, 6, 3 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
-        config: Config { min_ttl, server_patience, ..config },
+        config: Config { limits, server_patience, retry, copies: 1, min_ttl },
         turn: pick(random, &[0, 0, 1, 5]),
     }
 }

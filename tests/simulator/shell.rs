@@ -12,6 +12,7 @@ use crate::subject::Subject;
 use crate::trace::{Who, note};
 use crate::wires::{Dial, End, Wires};
 use distcache_core::machine::{Peer, ServerKey, Wants};
+use distcache_core::proxy;
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
 use distcache_testing::memory::millis;
@@ -168,7 +169,15 @@ impl<M: Subject> Shell<M> {
             self.dialing[number] = None;
             moved = true;
         }
-        while let Some(key) = self.machine.dial(now) {
+        while let Some(dial) = self.machine.dial(now) {
+            let key = match dial {
+                proxy::Dial::Connect(key) => key,
+                proxy::Dial::Cancel(key) => {
+                    self.cancel_dial(wires, key);
+                    moved = true;
+                    continue;
+                }
+            };
             let number = usize::from(key.number());
             let last = self.dialed[number].replace(now);
             let early = last.is_some_and(|last| now.since(last) < self.plan.config.retry);
@@ -340,10 +349,6 @@ impl<M: Subject> Shell<M> {
             note(wires.now, self.who(), "thinks", [calls, self.machine.work()]);
             if let Some(number) = self.ports.iter().position(|port| port.peer == peer) {
                 self.look(number);
-            } else if let Peer::Server(server) = peer
-                && self.machine.wants(peer).close
-            {
-                self.give_up_dialing(wires, server.number().into());
             }
             let most = 64 + 8 * self.ports.len() as u64 + 4 * (self.machine.work() - before);
             assert!(calls <= most.min(STEPS_MAX), "{} runs in circles", self.who());
@@ -405,15 +410,19 @@ impl<M: Subject> Shell<M> {
         }
     }
 
-    fn give_up_dialing(&mut self, wires: &mut Wires, number: usize) {
-        if let Some((key, end)) = self.dialing[number].take() {
-            let peer = Peer::Server(key);
-            self.forget(peer);
-            self.machine.closed(peer);
-            self.go_stale(peer);
-            wires.close(self.who(), end);
-        }
-        self.busy = true;
+    /// The machine has lost patience with an attempt to connect.
+    fn cancel_dial(&mut self, wires: &mut Wires, key: ServerKey) {
+        let number = usize::from(key.number());
+        let (dialed, end) = self.dialing[number].take().expect("an attempt is under way");
+        assert_eq!(dialed, key, "{} cancels another attempt", self.who());
+        let (patience, since) = (millis(self.plan.config.limits.patience), self.dialed[number]);
+        let took = since.map_or(0, |since| wires.now.since(since));
+        assert!(patience > 0 && took >= patience, "{} is impatient: {took} ms", self.who());
+        let peer = Peer::Server(key);
+        assert!(self.machine.wants(peer).close, "a key that is cancelled is stale");
+        self.forget(peer);
+        self.go_stale(peer);
+        wires.close(self.who(), end);
     }
 
     fn close_done(&mut self, wires: &mut Wires) -> bool {
@@ -519,8 +528,12 @@ impl<M: Subject> Shell<M> {
             self.drop_port(wires, 0);
         }
         for number in 0..self.dialing.len() {
-            if self.dialing[number].is_some() {
-                self.give_up_dialing(wires, number);
+            if let Some((key, end)) = self.dialing[number].take() {
+                let peer = Peer::Server(key);
+                self.forget(peer);
+                self.machine.closed(peer);
+                self.go_stale(peer);
+                wires.close(self.who(), end);
             }
         }
         for _ in 0..10_000 {

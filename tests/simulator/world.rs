@@ -162,7 +162,7 @@ impl<'m> World<'m> {
                 Post::Server(Box::new(Shell::new(server, number, plan, route)))
             }
             false => {
-                let proxy = memory.proxy(plan.config);
+                let proxy = memory.proxy(plan.config.of_proxy());
                 Post::Proxy(Box::new(Shell::new(proxy, number, plan, route)))
             }
         };

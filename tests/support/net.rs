@@ -13,7 +13,7 @@
 use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
 use distcache_core::machine::{Machine, Peer, ServerKey, Wants};
-use distcache_core::proxy::{self, PROBE_ID, Proxy};
+use distcache_core::proxy::{self, Dial, PROBE_ID, Proxy};
 use distcache_core::server::{self, Server, Store};
 use distcache_core::time::Instant;
 
@@ -25,8 +25,8 @@ pub const SERVERS: usize = 4;
 
 /// A machine that may have servers to connect to.
 pub trait Station: Machine {
-    /// The server that it wants dialed now.
-    fn dial(&mut self, _now: Instant) -> Option<ServerKey> {
+    /// What to do about the connections to its servers.
+    fn dial(&mut self, _now: Instant) -> Option<Dial> {
         None
     }
 
@@ -47,7 +47,7 @@ impl<S: Store> Station for server::Borrowed<'_, S> {
 }
 
 impl Station for proxy::Borrowed<'_> {
-    fn dial(&mut self, now: Instant) -> Option<ServerKey> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
         Proxy::dial(self, now)
     }
 
@@ -336,8 +336,11 @@ impl<M: Station> Net<M> {
     }
 
     fn dial(&mut self) -> bool {
-        let Some(key) = self.machine.dial(self.now) else {
-            return false;
+        let key = match self.machine.dial(self.now) {
+            None => return false,
+            Some(Dial::Connect(key)) => key,
+            // Its key is stale: nothing hangs on it.
+            Some(Dial::Cancel(_)) => return true,
         };
         let number = key.number();
         self.keys[usize::from(number)] = Some(key);

@@ -10,7 +10,7 @@ use core::cell::UnsafeCell;
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 use core::time::Duration;
 use distcache_core::client::{self, Connection};
-use distcache_core::proxy::{self, InFlightSlot, Upstream};
+use distcache_core::proxy::{self, Dial, InFlightSlot, Upstream};
 use distcache_core::server::{self, ClientSlot};
 use distcache_core::table::Line;
 use distcache_core::{Add, Id, Instant, Key, Layout, Limits, Machine, Peer, Pool, Proxy, Reply};
@@ -21,7 +21,7 @@ const LIMITS: Limits =
     Limits { idle: Some(Duration::from_secs(60)), patience: Some(Duration::from_secs(10)) };
 const SERVER_SIZES: server::Sizes = server::Sizes::for_clients(CLIENTS);
 const PROXY_SIZES: proxy::Sizes = proxy::Sizes::new(CLIENTS, 1);
-const PROXY_CONFIG: proxy::Config = proxy::Config::new(LIMITS, 5_000);
+const PROXY_CONFIG: proxy::Config = proxy::Config::new(LIMITS, Duration::from_secs(5));
 /// 64 sessions in 64 KiB.
 const LAYOUT: Option<Layout> = Layout::new(64, 64 * 1024);
 const LAYOUT_SIZE: usize = match LAYOUT {
@@ -278,16 +278,21 @@ pub extern "C" fn dc_proxy_init() -> i32 {
     if proxy.is_some() { 0 } else { -1 }
 }
 
-/// 1 if the caller is to connect to the proxy's server now.
+/// 1 if the proxy's server must be dialed now, -1 if the attempt must be cancelled.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
     // SAFETY: there is one thread.
     let Some(proxy) = (unsafe { PROXY.get() }) else {
         return 0;
     };
-    let key = proxy.machine.dial(at(now));
-    proxy.server = key.or(proxy.server);
-    i32::from(key.is_some())
+    match proxy.machine.dial(at(now)) {
+        Some(Dial::Connect(key)) => {
+            proxy.server = Some(key);
+            1
+        }
+        Some(Dial::Cancel(_)) => -1,
+        None => 0,
+    }
 }
 
 /// The proxy's server is connected.

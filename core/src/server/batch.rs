@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::answer::answer;
 use super::{Operations, Store};
 use crate::id::Id;
-use crate::message::{TTL_MAX, lower_ttl, raise_ttl};
+use crate::message::{Request, TTL_MAX, lower_ttl, raise_ttl};
 use crate::time::{Instant, millis};
 use crate::wire::{Direction, HEADER_LEN, Message};
 
@@ -105,10 +105,11 @@ impl<S: Store> Batch<'_, S> {
             let Some((wire, behind)) = rest.split_at_checked(message.wire_len) else {
                 break;
             };
-            let id = wire.get(HEADER_LEN..).and_then(Id::new);
-            if let (Some(id), false) = (id, message.header.op.stores()) {
-                // It has room for as many ids as there are messages.
-                let _ = ids.push(id);
+            let op = message.header.op;
+            let request = Request::parse(op, message.first_frame(wire));
+            if let (Ok(Ok(request)), false) = (request, op.stores()) {
+                // There is room for as many as there are messages.
+                let _ = ids.push(request.id());
             }
             rest = behind;
         }

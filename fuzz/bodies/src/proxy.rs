@@ -9,6 +9,7 @@ use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER};
 use distcache_testing::random::Random;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const PLACES: usize = 4;
 
@@ -42,7 +43,7 @@ pub fn body(data: &[u8]) {
     };
     let mut memory = Memory::with_buffers(PLACES, buffers).with_flights(1 + buffers % 5);
     let limits = limits(0, 50);
-    let net = Net::new(memory.proxy(Config::new(limits, 30)), pieces);
+    let net = Net::new(memory.proxy(Config::new(limits, Duration::from_millis(30))), pieces);
     let mut world = World {
         net,
         clients: Vec::new(),

@@ -12,6 +12,7 @@ use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 use distcache_testing::random::Random;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 const PLACES: usize = 4;
 /// How long servers may take: either less than a GET has before another server is asked too, or more.
@@ -72,7 +73,7 @@ struct World<'m> {
     servers: Vec<Played>,
 }
 
-/// First a byte each for servers, copies, levels and patience, for buffers and for requests in request in flight, and 8 for the
+/// First a byte each for servers, copies, levels and patience, for buffers and for requests in flight, and 8 for the
 /// pieces; then three a step.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
@@ -88,7 +89,9 @@ pub fn body(data: &[u8]) {
         Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
     let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
     let limits = limits(0, patience);
-    let config = Config { copies, server_patience, ..Config::new(limits, 30) };
+    let server_patience = (server_patience > 0).then(|| Duration::from_millis(server_patience));
+    let config =
+        Config { copies, server_patience, ..Config::new(limits, Duration::from_millis(30)) };
     let net = Net::new(memory.proxy(config), pieces);
     let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);
     let played = |number| Played { level: level(number), ..Played::default() };

@@ -43,7 +43,7 @@ pub(super) fn cache(clients: usize) -> OwnedCache {
 
 /// A proxy with room for this many clients, and one server.
 pub(super) fn proxy(clients: usize) -> OwnedProxy {
-    let config = proxy::Config::new(LIMITS, 1000);
+    let config = proxy::Config::new(LIMITS, Duration::from_secs(1));
     let (slots, in_flight) = (slots(clients), slots(2 * clients));
     let pool = pool(2 * clients + 2);
     Proxy::new(slots, in_flight, vec![Upstream::new(b"server")], pool, config).unwrap()

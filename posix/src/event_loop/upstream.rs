@@ -16,7 +16,7 @@ use std::io;
 use std::time::Duration;
 
 use distcache_core::machine::{Machine, Peer, ServerKey};
-use distcache_core::proxy::{GivenUp, Memory, Proxy};
+use distcache_core::proxy::{Dial, GivenUp, Memory, Proxy};
 use distcache_core::time::Instant;
 
 use super::EventLoop;
@@ -271,18 +271,18 @@ impl<M: Memory> EventLoop<Proxy<M>> {
 
     /// Begins the attempts to connect that are due, and continues those under way.
     pub(crate) fn connect_servers(&mut self, now: Instant) {
-        while let Some(key) = self.machine.dial(now) {
-            self.upstreams[usize::from(key.number())].dial(key);
+        while let Some(dial) = self.machine.dial(now) {
+            match dial {
+                Dial::Connect(key) => self.upstreams[usize::from(key.number())].dial(key),
+                Dial::Cancel(key) => {
+                    self.upstreams[usize::from(key.number())].fail(Failure::TimedOut);
+                }
+            }
         }
         for connection in &mut self.upstreams {
             let (State::Resolving | State::Connecting { .. }) = connection.state else { continue };
             let Some(key) = connection.key else { continue };
-            let outcome = if self.machine.wants(Peer::Server(key)).close {
-                Some(connection.fail(Failure::TimedOut))
-            } else {
-                connection.advance(&self.poller)
-            };
-            match outcome {
+            match connection.advance(&self.poller) {
                 Some(Outcome::Connected) => self.machine.connected(now, key),
                 Some(Outcome::Failed) => self.machine.closed(Peer::Server(key)),
                 None => {}

@@ -3,6 +3,8 @@
 mod availability;
 mod reaches;
 
+use std::time::Duration;
+
 use distcache_core::proxy::{self, InFlightSlot, ServerTraffic, Traffic, Upstream};
 use distcache_core::server::ClientSlot;
 use distcache_core::{Counters, Limits, Pool, Proxy};
@@ -60,7 +62,14 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let servers = config.servers.iter().map(name).collect();
     let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
-    let proxy_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
+    let millis = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+    let proxy_config = proxy::Config {
+        limits,
+        server_patience: millis(server_patience),
+        retry: Duration::from_millis(retry),
+        copies,
+        min_lifetime: millis(min_ttl.into()),
+    };
     let proxy = OwnedProxy::new(slots, in_flight, servers, pool, proxy_config);
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);

@@ -12,8 +12,8 @@ use std::io::{ErrorKind, Write};
 use std::mem;
 use std::time::Instant;
 
-use distcache_core::id::{ID_MAX, Id};
-use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Status};
+use distcache_core::id::ID_MAX;
+use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
 use distcache_core::snoop::{Event, Pairs, Reader, Seen};
 use distcache_core::wire::{Direction, Op};
 
@@ -119,7 +119,7 @@ impl<'o> Printer<'o> {
 
     fn request(&mut self, connection: u64, pairs: &mut Pairs<Instant>, message: &Seen) {
         let asked = Asked::of(message, self.id_shown());
-        pairs.asked(Instant::now(), message, asked.id.and_then(Id::new));
+        pairs.asked(Instant::now(), message);
         let (op, uid) = (message.header.op.name(), message.header.uid);
         self.line(format_args!("{} #{connection} > {op} uid {uid} {asked}", Timestamp::now()));
     }
@@ -179,22 +179,11 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     fn of(message: &'a Seen, most: usize) -> Self {
-        let peek = message.peek();
-        let id = match message.header.op {
-            Op::Add | Op::Put => {
-                Add::parse(peek).ok().and_then(Result::ok).map(|add| add.id.bytes())
-            }
-            Op::Get | Op::Have | Op::Remove | Op::Take => Some(peek),
-        };
-        // An id of the greatest length fills the beginning of the payload that is kept.
-        let id = id.or_else(|| peek.get(ADD_FIXED_LEN..).filter(|_| longest_id(peek)));
+        // The longest id of a GET is kept whole; a longer one is printed as far as it is kept.
+        let kept = || Some(message.peek()).filter(|_| !message.header.op.stores());
+        let id = message.request().map(|request| request.id().bytes()).or_else(kept);
         Self { id, message, most }
     }
-}
-
-fn longest_id(peek: &[u8]) -> bool {
-    let len = peek.get(4..ADD_FIXED_LEN).and_then(|len| len.first_chunk());
-    len.is_some_and(|len| u32::from_be_bytes(*len) == 64)
 }
 
 impl fmt::Display for Asked<'_> {

@@ -84,7 +84,7 @@ fn what_is_never_sent_is_not_what_asks_again() {
     well.store(true, Ordering::SeqCst);
     client.set_timeout(LONG);
     thread::sleep(2 * pause);
-    let long = [0; PAYLOAD_MAX];
+    let long = [0; distcache_core::wire::PAYLOAD_MAX];
     assert!(matches!(client.add(1, id(b"a"), &long), Err(AddError::TooLarge)));
     assert!(matches!(client.put(1, id(b"a"), &long), Err(AddError::TooLarge)));
     assert!(client.has(id(b"a")).unwrap(), "the first that is sent asks again");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use distcache_core::proxy::{self, Upstream};
+use distcache_core::proxy::{self, Dial, Upstream};
 use distcache_core::table::Line;
 use distcache_core::wire::Op;
 use distcache_core::{
@@ -120,11 +120,11 @@ fn relay(n: u32, short_lived: bool) {
     let slots: Vec<server::ClientSlot> = sizes.client_slots().collect();
     let in_flight: Vec<proxy::InFlightSlot> = sizes.in_flight_slots().collect();
     let pool = Pool::new(vec![0; sizes.bytes()], BUFFER_LEN);
-    let config = proxy::Config::new(LIMITS, 1000);
+    let config = proxy::Config::new(LIMITS, Duration::from_secs(1));
     let servers = [Upstream::new(b"server")];
     let proxy = Proxy::new(slots, in_flight, servers, pool, config);
     let mut proxy = proxy.expect("enough memory");
-    let key = proxy.dial(NOW).expect("a server to dial");
+    let Some(Dial::Connect(key)) = proxy.dial(NOW) else { panic!("a server to dial") };
     proxy.connected(NOW, key);
     let mut serving = Serving::new(proxy);
     let server = Peer::Server(key);
