@@ -72,7 +72,7 @@ impl Site {
             assert_eq!(caller.message(), status(2, HAVE, 2));
         }
         let ended = begun.elapsed();
-        assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in in_flight for {ended:?}");
+        assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in flight for {ended:?}");
         // From now on there is nothing to wait for.
         for caller in &callers {
             assert_eq!(caller.ask(&have(3, b"nobody's")), status(3, HAVE, 2));
@@ -88,7 +88,7 @@ impl Site {
         assert_eq!(Caller::to(&self.address).ask(&add(1, b"kept", &kept)), status(1, ADD, 0));
         for time in 1..=2 {
             let ended = self.in_flight(&cut);
-            println!("{what}: requests in in_flight ended after {} ms", ended.as_millis());
+            println!("{what}: requests in flight ended after {} ms", ended.as_millis());
             self.away(time);
             rests(self.proxy.pid());
             heal(&self.lan);

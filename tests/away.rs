@@ -1,20 +1,20 @@
 //! What a proxy does while its server is away, goes away, or says nothing. Told over virtual time.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, messages, session, status};
 use distcache_testing::chain::Chain;
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, every_way};
 use distcache_testing::store::Plain;
 use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const CONFIG: Config =
     Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
-const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
+const LIMITS: Limits = limits(0, 3_000);
 const PATIENT: Config = Config {
     server_patience: Some(Duration::from_millis(3_000)),
     ..Config::new(LIMITS, Duration::from_millis(5_000))

@@ -1,7 +1,7 @@
 //! A GET or HAVE that its first server does not answer is asked of the second. Told over virtual time.
 
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, get, have, messages, remove, session, status,
 };
@@ -9,7 +9,7 @@ use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const ENDLESS: Config = Config {
     server_patience: None,

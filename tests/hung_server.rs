@@ -152,7 +152,7 @@ fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
     site.store(10);
     let addresses = site.servers.each_ref().map(Program::address);
     let err = site.proxy.end(Signal::TERM).err;
-    let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 left by";
+    let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 abandoned";
     assert!(err.contains(all), "{err}");
     for address in addresses {
         // One that was restarted may lack what it was given; these were not.

@@ -1,8 +1,8 @@
 //! What patch levels are for, told over virtual time: who asks at level 0 gets what it always got, and
 //! the operations of level 1 reach nobody who does not have them.
 
-use distcache_core::proxy::{Config, Proxy};
-use distcache_core::server::Server;
+use distcache_core::proxy::{self, Config};
+use distcache_core::server;
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, TAKE, add, add_payload, at_level, get, have, message, messages, session,
     status,
@@ -13,13 +13,13 @@ use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
 use distcache_testing::store::Plain;
 use std::time::Duration;
 
-type ProxyNet<'m> = Net<Proxy<'m>>;
+type ProxyNet<'m> = Net<proxy::Borrowed<'m>>;
 
 const CONFIG: Config =
     Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const UNSUPPORTED: u8 = 3;
 
-fn server(memory: &mut Memory, pieces: Pieces) -> Net<Server<'_, Plain>> {
+fn server(memory: &mut Memory, pieces: Pieces) -> Net<server::Borrowed<'_, Plain>> {
     Net::new(memory.server(NO_LIMITS, Plain::new(100)), pieces)
 }
 

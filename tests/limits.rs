@@ -1,18 +1,18 @@
 //! How long clients may take, and what happens where memory is short. Told over virtual time, of
 //! servers; proxies share this code.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::machine::Machine;
-use distcache_core::server::Server;
+use distcache_core::server;
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, messages, session, status};
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, every_way};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
-type World<'m> = Net<Server<'m, Plain>>;
+type World<'m> = Net<server::Borrowed<'m, Plain>>;
 
-const LIMITS: Limits = Limits { idle: 10_000, patience: 3_000 };
+const LIMITS: Limits = limits(10_000, 3_000);
 
 fn world(memory: &mut Memory, limits: Limits, pieces: Pieces) -> World<'_> {
     Net::new(memory.server(limits, Plain::new(100)), pieces)

@@ -263,7 +263,7 @@ fn a_server_that_answers_what_nobody_asked_is_left_and_found_again() {
     assert_eq!(through_a_proxy(|uid| status(uid ^ 0x40, HAVE, 0)), (away.clone(), there.clone()));
     assert_eq!(through_a_proxy(|uid| session(uid, b"a secret")), (away.clone(), there.clone()));
     assert_eq!(through_a_proxy(|uid| have(uid, b"id")), (away.clone(), there.clone()));
-    assert_eq!(through_a_proxy(|_| b"220 accept_one\r\n".to_vec()), (away, there));
+    assert_eq!(through_a_proxy(|_| b"220 welcome\r\n".to_vec()), (away, there));
 }
 
 #[test]

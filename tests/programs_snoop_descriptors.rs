@@ -52,9 +52,9 @@ fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
         };
         let served = callers.iter().filter(is_served).count();
         assert!((5..=11).contains(&served), "{served} are served");
-        snoop.out.wait_for("#40 refused: no descriptor is left; raise ulimit -n");
+        snoop.out.wait_for("#40 refused: no descriptors left; raise ulimit -n");
         let printed = snoop.out.so_far();
-        assert_eq!(printed.matches(" refused: no descriptor is left").count(), 40 - served);
+        assert_eq!(printed.matches(" refused: no descriptors left").count(), 40 - served);
         assert_eq!(callers.iter().filter(is_served).count(), served, "they go on");
         drop(callers);
         snoop.out.find("the end of all", |text| {

@@ -1,6 +1,6 @@
 //! What a proxy passes on, and to whom, told over virtual time with a server that tests play.
 
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, frame, get, have, message, messages, remove, session, status,
 };
@@ -11,7 +11,7 @@ use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const CONFIG: Config =
     Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
@@ -98,7 +98,7 @@ fn clients_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..9 {
         let asked = asked(&mut net);
-        assert_eq!(asked.len(), 1, "one in_flight is all there is room for");
+        assert_eq!(asked.len(), 1, "one request in flight is all there is room for");
         turns.push(asked[0].2[0]);
         answer(&mut net, &status(asked[0].0, HAVE, 0));
     }

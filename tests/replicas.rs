@@ -4,21 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::Limits;
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, REMOVE, TAKE, add, add_payload, at_level, get, have, message, messages,
     remove, session, status,
 };
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
 const ALONE: Config =
     Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const COPIED: Config = Config { copies: 2, ..ALONE };
-const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
+const LIMITS: Limits = limits(0, 3_000);
 const PATIENT: Config = Config {
     server_patience: Some(Duration::from_millis(3_000)),
     ..Config::new(LIMITS, Duration::from_millis(5_000))

@@ -364,7 +364,7 @@ mod tests {
     fn each_command_does_its_work_on_a_store() {
         let layout = Layout::new(4, 4096).unwrap();
         let mut sessions = vec![0; layout.size()];
-        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
+        let mut table = Table::in_memory(layout, [0; 16], &mut sessions).unwrap();
         let mut tell = |millis, packet: &[u8]| {
             let mut exchange = Exchange::new(packet).expect("a packet");
             loop {

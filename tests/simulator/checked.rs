@@ -8,7 +8,7 @@ use crate::ledger::Ledger;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
 use distcache_core::server::Store;
-use distcache_core::table::{Layout, Table};
+use distcache_core::table::{Layout, Line, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ struct Stored {
 /// A table and what is known about it.
 pub struct Checked<'m> {
     server: usize,
-    table: Table<'m>,
+    table: Table<&'m mut [Line]>,
     layout: Layout,
     /// What is stored; expired sessions are taken out whenever the time is known.
     model: BTreeMap<Rc<[u8]>, Stored>,
@@ -64,7 +64,7 @@ impl<'m> Checked<'m> {
         ledger: Rc<RefCell<Ledger>>,
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
-        let table = Table::new(memory, layout, key).expect("enough memory");
+        let table = Table::in_memory(layout, key, memory).expect("enough memory");
         Self { server, table, layout, model: BTreeMap::new(), count: 0, ledger }
     }
 

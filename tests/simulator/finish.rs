@@ -6,6 +6,7 @@ use crate::plan;
 use crate::trace::{Who, note};
 use crate::world::World;
 use distcache_core::time::Instant;
+use distcache_testing::memory::millis;
 
 /// More rounds than anything sensible takes.
 const ROUNDS: usize = 1_000_000;
@@ -41,7 +42,7 @@ impl World<'_> {
     /// What a request may take at most, with every proxy on its way losing patience and dialing.
     pub(crate) fn longest(&self) -> u64 {
         let wait = |node: &plan::Node| {
-            let patience = node.config.limits.patience.max(node.config.server_patience);
+            let patience = millis(node.config.limits.patience).max(node.config.server_patience);
             let one = 2 * patience + node.config.retry + 200;
             one * node.links as u64
         };
@@ -54,7 +55,7 @@ impl World<'_> {
         let waits: u64 = self.plan.callers.iter().map(|caller| caller.window as u64).sum();
         let waits = if self.plan.liar { 1 + waits } else { 1 };
         // Where buffers are short, each connection that is not heard any more may hold one in turn.
-        let dead = |node: &plan::Node| node.config.limits.patience * node.slots as u64;
+        let dead = |node: &plan::Node| millis(node.config.limits.patience) * node.slots as u64;
         let limit = waits * self.longest() + self.plan.nodes.iter().map(dead).sum::<u64>();
         for _ in 0..ROUNDS {
             if !self.callers.iter().any(Caller::is_waiting) {
@@ -96,7 +97,7 @@ impl World<'_> {
             for (number, upstream) in (0..).zip(shell.plan().upstreams()) {
                 let up = shell.machine.is_up(number);
                 links[*upstream] += usize::from(shell.is_connected(number));
-                let kicked = limits(*upstream).idle > 0 || liar;
+                let kicked = limits(*upstream).idle.is_some() || liar;
                 assert!(kicked || up, "a proxy does not come back to its server");
             }
             let kept = usize::from(liar) * shell.machine.in_flight();
@@ -172,7 +173,7 @@ impl World<'_> {
     fn path_is_steady(&self, node: usize) -> bool {
         let node = &self.plan.nodes[node];
         // Its own client may be sent away too, for being idle or for being slow.
-        let steady = node.config.limits.idle == 0;
+        let steady = node.config.limits.idle.is_none();
         steady && node.upstreams().iter().all(|next| self.path_is_steady(*next))
     }
 

@@ -4,9 +4,9 @@
 
 use crate::ask::Speaks;
 use crate::park::{self, SERVERS_MAX};
-use distcache_core::clients::Limits;
-use distcache_core::proxy;
 use distcache_core::table::Layout;
+use distcache_core::{Limits, proxy};
+use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Config {
             server_patience: time(self.server_patience),
             retry: Duration::from_millis(self.retry),
             copies: self.copies,
-            min_ttl: time(self.min_ttl.into()),
+            min_lifetime: time(self.min_ttl.into()),
         }
     }
 }
@@ -204,7 +204,7 @@ impl Plan {
         let min_ttl = if liar { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
         nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = min_ttl);
         if liar {
-            nodes[0].config.limits = Limits { idle: 0, patience: 0 };
+            nodes[0].config.limits = limits(0, 0);
         }
         let most = if calm { 3 } else { 5 };
         let callers = (0..=random.below(most)).map(|_| caller(random, last, liar)).collect();
@@ -298,7 +298,7 @@ impl Plan {
             (caller.requests, caller.pause, caller.stay) = (400, 0, 1_000);
         }
         for node in &mut self.nodes {
-            node.config.limits.idle = 0;
+            node.config.limits.idle = None;
         }
     }
 }
@@ -343,7 +343,7 @@ fn node(
     let idle = pick(random, &[0, 0, 40, 5_000, 60_000]);
     let patience = pick(random, &[0, 300, 3_000, 10_000]);
     let patience = if liar { patience.max(300) } else { patience };
-    let limits = if calm { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
+    let limits = if calm { limits(0, 0) } else { limits(idle, patience) };
     // A proxy behind it finds a place for certain once the others have left.
     let slots = last + 1 + random.below(6) + if calm { 5 } else { 0 };
     let least = if is_server { 2 } else { 4 };

@@ -15,6 +15,7 @@ use distcache_core::machine::{Peer, ServerKey, Wants};
 use distcache_core::proxy;
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
+use distcache_testing::memory::millis;
 use distcache_testing::net::probe;
 
 /// More than all requests that fit into all buffers.
@@ -154,7 +155,7 @@ impl<M: Subject> Shell<M> {
                 Dial::Waiting => continue,
                 Dial::Refused => {
                     self.shaken = true;
-                    self.machine.closed(now, peer);
+                    self.machine.closed(peer);
                     self.go_stale(peer);
                 }
                 Dial::Connected => {
@@ -282,7 +283,7 @@ impl<M: Subject> Shell<M> {
                 if let Peer::Server(server) = port.peer {
                     self.route.marks[usize::from(server.number())].heard |= port.came.messages > 0;
                 }
-                self.machine.filled(wires.now, port.peer, len);
+                self.machine.filled(port.peer, len);
                 self.look(number);
                 len > 0
             }
@@ -317,7 +318,7 @@ impl<M: Subject> Shell<M> {
     fn drop_port(&mut self, wires: &mut Wires, number: usize) {
         let port = self.ports.swap_remove(number);
         self.forget(port.peer);
-        self.machine.closed(wires.now, port.peer);
+        self.machine.closed(port.peer);
         wires.close(self.who(), port.end);
         self.go_stale(port.peer);
     }
@@ -414,7 +415,7 @@ impl<M: Subject> Shell<M> {
         let number = usize::from(key.number());
         let (dialed, end) = self.dialing[number].take().expect("an attempt is under way");
         assert_eq!(dialed, key, "{} cancels another attempt", self.who());
-        let (patience, since) = (self.plan.config.limits.patience, self.dialed[number]);
+        let (patience, since) = (millis(self.plan.config.limits.patience), self.dialed[number]);
         let took = since.map_or(0, |since| wires.now.since(since));
         assert!(patience > 0 && took >= patience, "{} is impatient: {took} ms", self.who());
         let peer = Peer::Server(key);
@@ -454,15 +455,18 @@ impl<M: Subject> Shell<M> {
                 let patience = self.plan.config.server_patience;
                 let probed = wires.now.since(port.made);
                 let silent = patience > 0 && waited.max(if heard { 0 } else { probed }) >= patience;
-                silent || over(limits.patience) || (!heard && probed >= limits.patience.max(1))
+                let patience = millis(limits.patience);
+                silent || over(patience) || (!heard && probed >= patience.max(1))
             }
             // Who has no answer to read and waits for room is not late.
             (Peer::Client(_), _) if port.turned_away && answered && !port.went.within => port.ended,
-            (Peer::Client(_), _) => port.ended || over(limits.idle) || over(limits.patience),
+            (Peer::Client(_), _) => {
+                port.ended || over(millis(limits.idle)) || over(millis(limits.patience))
+            }
         };
         assert!(right, "{} closes link {} for nothing: {port:?}", self.who(), port.end.link);
         // Who hangs up is answered first.
-        let timely = !over(limits.idle) && !over(limits.patience);
+        let timely = !over(millis(limits.idle)) && !over(millis(limits.patience));
         let lawful = !matches!(wires.dialer(port.end), Who::Villain(_)) && !is_server;
         // One that has hung up makes room for others after a while.
         let timely = timely && !(port.ended && waited >= 1_000);
@@ -499,10 +503,10 @@ impl<M: Subject> Shell<M> {
         assert_eq!(self.machine.wants(peer), Wants::CLOSE);
         assert!(self.machine.pending(peer).is_empty() && self.machine.space(peer).is_empty());
         match wires.random.below(4) {
-            0 => self.machine.filled(now, peer, 5),
+            0 => self.machine.filled(peer, 5),
             1 => self.machine.sent(now, peer, 5),
             2 => self.machine.ended(now, peer),
-            _ => self.machine.closed(now, peer),
+            _ => self.machine.closed(peer),
         }
         assert_eq!(self.machine.clients(), clients, "a stale key took a client's place");
         assert_eq!(self.machine.buffers_free(), free, "a stale key moved a buffer");
@@ -527,7 +531,7 @@ impl<M: Subject> Shell<M> {
             if let Some((key, end)) = self.dialing[number].take() {
                 let peer = Peer::Server(key);
                 self.forget(peer);
-                self.machine.closed(wires.now, peer);
+                self.machine.closed(peer);
                 self.go_stale(peer);
                 wires.close(self.who(), end);
             }

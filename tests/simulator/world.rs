@@ -13,16 +13,17 @@ use crate::trace::{Who, note};
 use crate::villain::Villain;
 use crate::wires::Wires;
 use distcache_core::client;
-use distcache_core::proxy::Proxy;
-use distcache_core::server::Server;
+use distcache_core::proxy;
+use distcache_core::server;
 use distcache_core::time::Instant;
 use distcache_testing::memory::Memory;
 use distcache_testing::random::Random;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A server over a table that is checked.
-type Cache<'m> = Server<'m, Checked<'m>>;
+type Cache<'m> = server::Borrowed<'m, Checked<'m>>;
 
 /// A time that does not come.
 const NEVER: Instant = Instant::from_millis(u64::MAX);
@@ -62,7 +63,7 @@ impl Stock {
 /// What runs as one node.
 enum Post<'m> {
     Server(Box<Shell<Cache<'m>>>),
-    Proxy(Box<Shell<Proxy<'m>>>),
+    Proxy(Box<Shell<proxy::Borrowed<'m>>>),
     Liar(Liar),
     /// Its process is dead.
     Nobody,
@@ -152,9 +153,12 @@ impl<'m> World<'m> {
                 let key = self.wires.random.next();
                 let (layout, ledger) = (self.plan.layout, self.ledger.clone());
                 let table = Checked::new(&mut table[aligned..], number, layout, key, ledger);
-                let mut server = memory.server(plan.config.limits, table);
-                server.set_budget(self.plan.budget);
-                server.set_min_ttl(plan.config.min_ttl);
+                let config = server::Config {
+                    budget: self.plan.budget,
+                    min_lifetime: Duration::from_millis(plan.config.min_ttl.into()),
+                    ..server::Config::new(plan.config.limits)
+                };
+                let server = memory.server_with(config, table);
                 Post::Server(Box::new(Shell::new(server, number, plan, route)))
             }
             false => {
@@ -311,7 +315,7 @@ impl<'m> World<'m> {
     }
 
     /// The nodes that are proxies.
-    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<Proxy<'m>>> {
+    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<proxy::Borrowed<'m>>> {
         self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
             Post::Proxy(shell) => Some(&mut **shell),
             _ => None,
@@ -348,7 +352,7 @@ impl<'m> World<'m> {
         }
         // Nodes that have patience must find out on their own that nothing comes from another node.
         let patient: Vec<bool> =
-            self.plan.nodes.iter().map(|node| node.config.limits.patience > 0).collect();
+            self.plan.nodes.iter().map(|node| node.config.limits.patience.is_some()).collect();
         self.wires.heal(|who, other| match (who, other) {
             (Who::Node(number), Who::Node(_)) => !patient[number],
             _ => true,

@@ -1,19 +1,33 @@
 //! The memory that machines live in.
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Client, Limits};
-use distcache_core::proxy::{Config, InFlight, Proxy, Upstream};
-use distcache_core::server::{Server, Store};
-use distcache_core::slots::Slot;
-use distcache_core::wire::MESSAGE_MAX;
+use std::time::Duration;
 
-/// Nobody is ever closed for being slow.
-pub const NO_LIMITS: Limits = Limits { idle: 0, patience: 0 };
+use distcache_core::Slot;
+use distcache_core::proxy::{self, Config, InFlight, Proxy, Upstream};
+use distcache_core::server::{self, Server, Store};
+use distcache_core::wire::MESSAGE_MAX;
+use distcache_core::{ClientSlot, Limits, Pool};
+
+/// No client is ever closed for being slow.
+pub const NO_LIMITS: Limits = Limits::NONE;
+
+/// Limits in milliseconds; 0 for none.
+pub const fn limits(idle: u64, patience: u64) -> Limits {
+    const fn limit(millis: u64) -> Option<Duration> {
+        if millis == 0 { None } else { Some(Duration::from_millis(millis)) }
+    }
+    Limits { idle: limit(idle), patience: limit(patience) }
+}
+
+/// A limit in milliseconds; 0 for none.
+pub fn millis(limit: Option<Duration>) -> u64 {
+    limit.map_or(0, |limit| limit.as_millis() as u64)
+}
 
 /// Slots and buffers for one server or one proxy.
 #[derive(Debug)]
 pub struct Memory {
-    clients: Vec<Slot<Client>>,
+    clients: Vec<ClientSlot>,
     in_flight: Vec<Slot<InFlight>>,
     servers: Vec<Upstream>,
     buffers: Vec<u8>,
@@ -65,18 +79,31 @@ impl Memory {
     ///
     /// # Panics
     /// Where it finds this memory too small.
-    pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> Server<'_, S> {
-        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
-        Server::new(&mut self.clients, pool, limits, store).expect("enough memory")
+    pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> server::Borrowed<'_, S> {
+        self.server_with(server::Config::new(limits), store)
+    }
+
+    /// A server of this configuration.
+    ///
+    /// # Panics
+    /// If it finds this memory too small.
+    pub fn server_with<S: Store>(
+        &mut self,
+        config: server::Config,
+        store: S,
+    ) -> server::Borrowed<'_, S> {
+        let pool = Pool::new(&mut self.buffers[..], MESSAGE_MAX);
+        Server::new(&mut self.clients[..], pool, config, store).expect("enough memory")
     }
 
     /// A proxy.
     ///
     /// # Panics
     /// Where it finds this memory too small.
-    pub fn proxy(&mut self, config: Config) -> Proxy<'_> {
-        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
+    pub fn proxy(&mut self, config: Config) -> proxy::Borrowed<'_> {
+        let pool = Pool::new(&mut self.buffers[..], MESSAGE_MAX);
         let Self { clients, in_flight, servers, .. } = self;
-        Proxy::new(clients, in_flight, servers, pool, config).expect("enough memory")
+        Proxy::new(&mut clients[..], &mut in_flight[..], &mut servers[..], pool, config)
+            .expect("enough memory")
     }
 }

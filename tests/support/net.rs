@@ -13,8 +13,8 @@
 use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
 use distcache_core::machine::{Machine, Peer, ServerKey, Wants};
-use distcache_core::proxy::{Dial, PROBE_ID, Proxy};
-use distcache_core::server::{Server, Store};
+use distcache_core::proxy::{self, Dial, PROBE_ID, Proxy};
+use distcache_core::server::{self, Server, Store};
 use distcache_core::time::Instant;
 
 /// How many turns, or pieces of work in a turn, are taken for a machine that runs in circles.
@@ -40,13 +40,13 @@ pub trait Station: Machine {
     fn check(&self) -> Result<(), &'static str>;
 }
 
-impl<S: Store> Station for Server<'_, S> {
+impl<S: Store> Station for server::Borrowed<'_, S> {
     fn check(&self) -> Result<(), &'static str> {
         Server::check(self)
     }
 }
 
-impl Station for Proxy<'_> {
+impl Station for proxy::Borrowed<'_> {
     fn dial(&mut self, now: Instant) -> Option<Dial> {
         Proxy::dial(self, now)
     }
@@ -347,7 +347,7 @@ impl<M: Station> Net<M> {
         self.dials.push(self.now);
         match self.reach_of[usize::from(number)].unwrap_or(self.reach) {
             Reach::Hangs => (),
-            Reach::Refuses => self.machine.closed(self.now, Peer::Server(key)),
+            Reach::Refuses => self.machine.closed(Peer::Server(key)),
             Reach::Accepts => self.pick_up_at(number),
         }
         true
@@ -420,7 +420,7 @@ impl<M: Station> Net<M> {
         let room = !space.is_empty();
         space[..len].copy_from_slice(&here[..len]);
         wire.read += len;
-        self.machine.filled(self.now, peer, len);
+        self.machine.filled(peer, len);
         wire.ended = room && wire.hung_up && wire.read == wire.up.len();
         if wire.ended {
             self.machine.ended(self.now, peer);
@@ -440,7 +440,7 @@ impl<M: Station> Net<M> {
             if let Some(number) = number {
                 self.look(End(number));
             } else if matches!(peer, Peer::Server(_)) && self.machine.wants(peer).close {
-                self.machine.closed(self.now, peer);
+                self.machine.closed(peer);
             }
         }
         panic!("the machine never rests");
@@ -458,7 +458,7 @@ impl<M: Station> Net<M> {
         let wire = &mut self.wires[end.0];
         wire.open = false;
         if let Some(peer) = wire.peer {
-            self.machine.closed(self.now, peer);
+            self.machine.closed(peer);
         }
     }
 }

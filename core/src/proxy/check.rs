@@ -1,9 +1,9 @@
 //! The invariants between any two calls, for tests, fuzzing and the simulator.
 
-use super::Proxy;
+use super::{Memory, Proxy};
 use crate::slots::Key;
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Checks the states of all servers, all queues, and the numbers kept about them. Takes time in
     /// proportion to the memory.
     ///

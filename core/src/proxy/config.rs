@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::clients::Limits;
+use crate::time::millis;
 
 /// The patience with servers that [`Config::new`] sets.
 pub const SERVER_PATIENCE: Duration = Duration::from_millis(250);
@@ -19,20 +20,24 @@ pub struct Config {
     pub retry: Duration,
     /// The number of servers that hold each session: 1 or more; 0 counts as 1.
     pub copies: u8,
-    /// The shortest timeout of a session: shorter ones are raised to it. `None` leaves all as they are.
-    pub min_ttl: Option<Duration>,
+    /// The shortest lifetime of a session: shorter ones are raised to it. `None` leaves all as they are.
+    pub min_lifetime: Option<Duration>,
 }
 
 impl Config {
-    /// One copy of each session, no shortest timeout, and [`SERVER_PATIENCE`].
+    /// One copy of each session, no shortest lifetime, and [`SERVER_PATIENCE`].
     pub const fn new(limits: Limits, retry: Duration) -> Self {
-        Self { limits, server_patience: Some(SERVER_PATIENCE), retry, copies: 1, min_ttl: None }
+        Self {
+            limits,
+            server_patience: Some(SERVER_PATIENCE),
+            retry,
+            copies: 1,
+            min_lifetime: None,
+        }
     }
 
     pub(super) fn terms(&self) -> Terms {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let limit = |millis: u64| (millis > 0).then_some(millis);
-        let patience = limit(self.limits.patience);
+        let patience = self.limits.patience.map(millis);
         let server_patience = self.server_patience.map(millis);
         Terms {
             patience,
@@ -41,8 +46,8 @@ impl Config {
             retry: millis(self.retry),
             copies: self.copies.max(1),
             min_ttl: self
-                .min_ttl
-                .map_or(0, |ttl| u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX)),
+                .min_lifetime
+                .map_or(0, |lifetime| u32::try_from(millis(lifetime)).unwrap_or(u32::MAX)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::in_flight::{Aim, InFlight};
 use super::upstream::{Upstream, hash};
-use super::{Blocked, Proxy, count};
+use super::{Blocked, Memory, Proxy, count};
 use crate::machine::Peer;
 use crate::message::{Request, Status, raise_ttl};
 use crate::slots::Key;
@@ -35,7 +35,7 @@ enum Start {
     Nothing,
 }
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// When the first client's request can start: [`Instant::ORIGIN`] if at once; `None` if there is
     /// none, or if it waits for an event.
     #[inline]

@@ -11,7 +11,7 @@
 //! counts towards that server's share.
 
 use super::forward::Route;
-use super::{Proxy, count};
+use super::{Memory, Proxy, count};
 use crate::machine::Peer;
 use crate::slots::Key;
 use crate::time::Instant;
@@ -19,7 +19,7 @@ use crate::time::Instant;
 /// How long a server may take for a GET or HAVE before the next one is asked too, in milliseconds.
 pub const HEDGE_AFTER: u64 = 50;
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Queues a request that was sent to be hedged later, if it may be.
     #[inline]
     pub(super) fn await_hedge(&mut self, key: Key) {

@@ -39,21 +39,25 @@ mod config;
 mod forward;
 mod hedge;
 mod in_flight;
+mod memory;
 mod probe;
 mod replies;
 mod service;
 mod upstream;
 
 use crate::buffer::Pool;
-use crate::clients::{Client, Clients, Counters, SetupError, earlier};
+use crate::clients::{ClientSlot, Clients, Counters, SetupError};
 use crate::machine::{Machine, Peer, ServerKey, Wants};
-use crate::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
-use crate::time::Instant;
+use crate::memory::Array;
+use crate::slots::{Key, Lane, Queue, QueueId, Slots};
+use crate::time::{Instant, earlier};
 
 use config::Terms;
 pub use config::{Config, SERVER_PATIENCE, Traffic};
 pub use hedge::HEDGE_AFTER;
 pub use in_flight::InFlight;
+use memory::Servers;
+pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
 use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
@@ -87,17 +91,17 @@ enum Blocked {
 
 /// A proxy without sockets.
 #[derive(Debug)]
-pub struct Proxy<'m> {
-    clients: Clients<'m>,
+pub struct Proxy<M: Memory> {
+    clients: Clients<M::Clients, M::Buffers>,
     terms: Terms,
-    servers: &'m mut [Upstream],
+    servers: Servers<M::Servers>,
     /// The server whose turn is next.
     turn: u8,
     /// The number of servers that are not up.
     not_up: usize,
     /// The time at which no server had left anything unanswered for too long.
     judged_at: Instant,
-    in_flight: Slots<'m, InFlight>,
+    in_flight: Slots<InFlight, M::InFlight>,
     /// The most requests in flight of each server.
     share: usize,
     /// Requests that may be sent to a second server, in the order in which they were sent.
@@ -108,7 +112,13 @@ pub struct Proxy<'m> {
     traffic: Traffic,
 }
 
-impl<'m> Proxy<'m> {
+impl<C, F, U, B> Proxy<(C, F, U, B)>
+where
+    C: Array<ClientSlot>,
+    F: Array<InFlightSlot>,
+    U: Array<Upstream>,
+    B: Array<u8>,
+{
     /// A proxy for as many clients as there are `slots`, and as many requests at a time as there are
     /// slots `in_flight`.
     ///
@@ -121,13 +131,15 @@ impl<'m> Proxy<'m> {
     /// # Errors
     /// [`SetupError`] if there is too little memory, or too few or too many servers.
     pub fn new(
-        slots: &'m mut [Slot<Client>],
-        in_flight: &'m mut [Slot<InFlight>],
-        servers: &'m mut [Upstream],
-        pool: Pool<'m>,
+        slots: C,
+        in_flight: F,
+        servers: U,
+        pool: Pool<B>,
         config: Config,
     ) -> Result<Self, SetupError> {
-        if in_flight.is_empty() {
+        let mut servers = Servers(servers);
+        let in_flight = Slots::new(in_flight);
+        if in_flight.capacity() == 0 {
             return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
@@ -150,16 +162,18 @@ impl<'m> Proxy<'m> {
             turn: 0,
             not_up: servers.len(),
             judged_at: Instant::ORIGIN,
-            share: in_flight.len().checked_div(servers.len()).unwrap_or(1).max(1),
+            share: in_flight.capacity().checked_div(servers.len()).unwrap_or(1).max(1),
             servers,
-            in_flight: Slots::new(in_flight),
+            in_flight,
             hedgeable: HEDGEABLE,
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
             traffic: Traffic::default(),
         })
     }
+}
 
+impl<M: Memory> Proxy<M> {
     /// Returns an attempt to connect that must be started or cancelled now. Each is returned once: call
     /// this until it returns `None`, after [`Machine::advance`] and whenever the deadline is reached.
     pub fn dial(&mut self, now: Instant) -> Option<Dial> {
@@ -220,7 +234,7 @@ impl<'m> Proxy<'m> {
     /// Counters of requests.
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
-        for server in &*self.servers {
+        for server in self.servers.iter() {
             let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
@@ -278,7 +292,7 @@ impl<'m> Proxy<'m> {
 
     /// The server of this key and the pool, if it has a connection in use.
     #[inline]
-    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<'m>)> {
+    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<M::Buffers>)> {
         let server = self.servers.get_mut(usize::from(key.number()))?;
         (server.is(key) && server.is_talking()).then_some((server, &mut self.clients.pool))
     }
@@ -302,7 +316,7 @@ impl<'m> Proxy<'m> {
     }
 }
 
-impl Machine for Proxy<'_> {
+impl<M: Memory> Machine for Proxy<M> {
     fn open(&mut self, now: Instant) -> Option<Key> {
         self.clients.open(now)
     }
@@ -317,7 +331,7 @@ impl Machine for Proxy<'_> {
         }
     }
 
-    fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
+    fn filled(&mut self, peer: Peer, len: usize) {
         match peer {
             Peer::Client(key) => self.clients.filled(key, len),
             Peer::Server(key) => {
@@ -394,7 +408,7 @@ impl Machine for Proxy<'_> {
         }
     }
 
-    fn closed(&mut self, _now: Instant, peer: Peer) {
+    fn closed(&mut self, peer: Peer) {
         match peer {
             Peer::Client(key) => {
                 if let Some(in_flight) = self.clients.closed(key).and_then(|conn| conn.in_flight) {
@@ -430,11 +444,12 @@ fn count(counter: &mut u64) {
 mod tests {
     use super::*;
     use crate::clients::Limits;
+    use crate::slots::Slot;
     use crate::wire::MESSAGE_MAX;
     use core::time::Duration;
     use std::vec;
 
-    const CONFIG: Config = Config::new(Limits { idle: 0, patience: 0 }, Duration::from_millis(100));
+    const CONFIG: Config = Config::new(Limits::NONE, Duration::from_millis(100));
 
     #[test]
     fn insufficient_memory_is_refused() {
@@ -449,12 +464,12 @@ mod tests {
             (1, 1, 1, 4, None),
         ];
         for (slots, in_flight, count, buffers, too_small) in cases {
-            let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
-            let mut in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
+            let slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
+            let in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
             let mut servers = [const { Upstream::ONLY }; 33];
             let mut memory = vec![0; buffers * MESSAGE_MAX];
             let pool = Pool::new(&mut memory, MESSAGE_MAX);
-            let made = Proxy::new(&mut slots, &mut in_flight, &mut servers[..count], pool, CONFIG);
+            let made = Proxy::new(slots, in_flight, &mut servers[..count], pool, CONFIG);
             assert_eq!(made.err(), too_small);
         }
     }
@@ -470,7 +485,7 @@ mod tests {
         assert_eq!(proxy.deadline(), Some(Instant::ORIGIN));
         let dials = [7, 7, 1000].map(|time| proxy.dial(at(time)));
         let [Some(Dial::Connect(key)), None, None] = dials else { panic!("{dials:?}") };
-        proxy.closed(at(50), Peer::Server(key));
+        proxy.closed(Peer::Server(key));
         assert_eq!(proxy.deadline(), Some(at(107)));
         assert_eq!(proxy.dial(at(106)), None);
         let Some(Dial::Connect(key)) = proxy.dial(at(107)) else { panic!("it is time") };
@@ -484,7 +499,7 @@ mod tests {
         let mut memory = vec![0; 4 * MESSAGE_MAX];
         let pool = Pool::new(&mut memory, MESSAGE_MAX);
         let mut servers = [Upstream::ONLY];
-        let limits = Limits { idle: 0, patience: 300 };
+        let limits = Limits { idle: None, patience: Some(Duration::from_millis(300)) };
         let config = Config { limits, ..CONFIG };
         let mut proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, config).unwrap();
         let at = Instant::from_millis;

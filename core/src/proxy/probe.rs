@@ -6,6 +6,7 @@
 
 use super::upstream::{Link, Upstream};
 use crate::buffer::Pool;
+use crate::memory::Array;
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Header, Malformed, Op};
 
@@ -17,7 +18,7 @@ pub const PROBE_ID: &[u8] = b"distcache probe";
 
 impl Upstream {
     /// Writes the probe to a new connection.
-    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<'_>) {
+    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<impl Array<u8>>) {
         self.link = Link::Probing { since: now };
         let room = self.outbox.space(pool);
         let id = room.get_mut(HEADER_LEN..).and_then(|room| room.get_mut(..PROBE_ID.len()));

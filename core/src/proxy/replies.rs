@@ -2,14 +2,14 @@
 
 use super::in_flight::{InFlight, Outcome, Step};
 use super::upstream::{Input, Link, STRAYS_MAX};
-use super::{Blocked, GivenUp, Proxy, count};
+use super::{Blocked, GivenUp, Memory, Proxy, count};
 use crate::machine::Peer;
 use crate::message::Status;
 use crate::slots::Key;
 use crate::time::Instant;
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, Header, LEVEL, Malformed, Message};
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Delivers the next complete answer of a server, and names its client, or the server if the answer
     /// has no client. `None` if there is no complete answer.
     pub(super) fn receive(&mut self, now: Instant, number: u8) -> Option<Peer> {

@@ -1,7 +1,7 @@
 //! The proxy's work for its servers: whose turn it is, and which one is given up.
 
 use super::upstream::{GivenUp, Input, Link, Upstream};
-use super::{Blocked, DIAL_GRACE, Proxy, count};
+use super::{Blocked, DIAL_GRACE, Memory, Proxy, count};
 use crate::machine::Peer;
 use crate::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::time::Instant;
 /// milliseconds.
 const LATE: u64 = 50;
 
-impl Proxy<'_> {
+impl<M: Memory> Proxy<M> {
     /// Does one piece of work for one of the servers.
     #[inline]
     pub(super) fn service(&mut self, now: Instant) -> Option<Peer> {

@@ -1,26 +1,26 @@
-//! One request and its answer, whoever asks.
+//! The answer to one request.
 
 use super::Store;
 use crate::message::{Add, Request, Status};
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
 
-/// One request's answer.
+/// The answer to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answered {
-    /// Bytes of the answer on the wire.
+    /// The bytes of the answer on the wire.
     pub len: usize,
-    /// [`Status::OK`] where what was asked for was there or was done, else why not.
+    /// [`Status::OK`] if the session was found or the operation done, else the reason why not.
     pub status: Status,
 }
 
-/// Answers one whole request to the front of `out`; `None`, with nothing changed, where `out` has no
-/// room for the answer. [`wire::MESSAGE_MAX`] bytes are always enough.
+/// Writes the answer to one whole request to the front of `out`. `None`, with nothing changed, if `out`
+/// has no room for it; [`wire::MESSAGE_MAX`] bytes are always enough.
 ///
-/// `wire` is the request as it was measured; its bytes are of no use afterwards.
+/// `wire` is the request as it was measured. Its bytes are overwritten.
 ///
 /// # Errors
-/// [`Malformed`] where the payload is none for this operation.
+/// [`Malformed`] if the payload is too short for the operation.
 pub fn answer(
     now: Instant,
     store: &mut impl Store,
@@ -84,7 +84,7 @@ mod tests {
     fn an_answer_without_room_changes_nothing() {
         let layout = Layout::new(4, 4096).unwrap();
         let mut sessions = vec![0; layout.size()];
-        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
+        let mut table = Table::in_memory(layout, [0; 16], &mut sessions).unwrap();
         let id = Id::new(b"id").unwrap();
         let mut ask = |op, payload: &[u8], room| {
             let mut wire = [0; 64];

@@ -3,10 +3,9 @@
 //! away.
 
 use crate::input::Input;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{message, whole_messages};
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER};
 use distcache_testing::random::Random;
 use std::collections::HashMap;
@@ -22,7 +21,7 @@ struct Client {
 }
 
 struct World<'m> {
-    net: Net<Proxy<'m>>,
+    net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
     asked: u32,
     /// The stream that the server has read, of the connection that is there now.
@@ -43,7 +42,7 @@ pub fn body(data: &[u8]) {
         seed => Pieces::Any(Random::new(seed)),
     };
     let mut memory = Memory::with_buffers(PLACES, buffers).with_flights(1 + buffers % 5);
-    let limits = Limits { idle: 0, patience: 50 };
+    let limits = limits(0, 50);
     let net = Net::new(memory.proxy(Config::new(limits, Duration::from_millis(30))), pieces);
     let mut world = World {
         net,

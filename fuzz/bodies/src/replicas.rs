@@ -4,12 +4,11 @@
 //! nothing that it is not known to have; and in the end nothing is left.
 
 use crate::input::Input;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, PUT, REMOVE, TAKE, add_payload, at_level, message, whole_messages,
 };
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
 use distcache_testing::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -69,7 +68,7 @@ impl Played {
 }
 
 struct World<'m> {
-    net: Net<Proxy<'m>>,
+    net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
     servers: Vec<Played>,
 }
@@ -89,7 +88,7 @@ pub fn body(data: &[u8]) {
     let mut memory =
         Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
     let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
-    let limits = Limits { idle: 0, patience };
+    let limits = limits(0, patience);
     let server_patience = (server_patience > 0).then(|| Duration::from_millis(server_patience));
     let config =
         Config { copies, server_patience, ..Config::new(limits, Duration::from_millis(30)) };
