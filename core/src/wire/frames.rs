@@ -85,8 +85,8 @@ impl Message {
     /// with the message as it was measured.
     #[inline]
     pub fn first_frame<'a>(&self, wire: &'a [u8]) -> &'a [u8] {
-        let (_, data) = wire.split_at_checked(HEADER_LEN).unwrap_or_default();
-        data.get(..usize::from(self.header.len)).unwrap_or(data)
+        let end = HEADER_LEN.saturating_add(usize::from(self.header.len));
+        wire.get(HEADER_LEN..end).unwrap_or_default()
     }
 
     /// Copies the message at the front of `wire` to the front of `out` in another envelope, and returns
