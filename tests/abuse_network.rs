@@ -59,7 +59,7 @@ impl Site {
         ask_until(&self.address, &have(9, b"nobody's"), &status(9, HAVE, 1));
     }
 
-    /// Has requests in request in flight when the link goes, and looks at how they end.
+    /// Has requests in flight when the link goes, and looks at how they end.
     fn in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
         let callers: Vec<_> = (0..20).map(|_| Caller::to(&self.address)).collect();
         for caller in &callers {

@@ -40,7 +40,7 @@ pub struct Liar {
     /// The patch level of most of its answers.
     level: u8,
     lines: Vec<Line>,
-    /// Uids that are not in request in flight any more, by who used them.
+    /// Uids that are not in flight any more, by who used them.
     stale: Vec<(User, u32, Op)>,
     next: Instant,
 }

@@ -81,7 +81,7 @@ pub struct Node {
     pub doubtful: bool,
     /// Places for clients.
     pub slots: usize,
-    /// Places for requests in request in flight.
+    /// Places for requests in flight.
     pub in_flight: usize,
     /// Buffers.
     pub buffers: usize,

@@ -68,7 +68,7 @@ impl Memory {
         self
     }
 
-    /// The same with room for no more than `requests in request in flight` requests on their way.
+    /// The same with room for no more than `in_flight` requests in flight.
     #[must_use]
     pub fn with_flights(mut self, in_flight: usize) -> Self {
         self.in_flight = (0..in_flight).map(|_| Slot::EMPTY).collect();
