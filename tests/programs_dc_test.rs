@@ -190,7 +190,7 @@ fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
         }
         // Of several connections one has found a place.
         drop(other);
-        let ended = test(&address, &["-seconds", "10", "-clients", "5"]);
+        let ended = test(&address, &["-seconds", "10", "-conns", "5"]);
         assert!(ended.code == 1 && ended.err.contains(" refused the connection: "), "{ended:?}");
     }
 }
