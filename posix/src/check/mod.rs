@@ -21,7 +21,7 @@ use distcache_core::message::{ADD_FIXED_LEN, SESSION_MIN, Status, TTL_MAX};
 use distcache_core::wire::{Op, PAYLOAD_MAX};
 use fastrand::Rng;
 
-use crate::client::{AddError, Client, Flags, NewError};
+use crate::client::{AddError, BuildError, Client};
 use crate::net::address::Address;
 use expect::{Known, Presence, Span};
 pub use histogram::Histogram;
@@ -121,10 +121,14 @@ impl Config {
 pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Report, Failure> {
     config.check()?;
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-    let flags = if config.persistent { Flags::PERSISTENT } else { Flags::NONE };
-    let client = Client::with_timeout(address, flags, PATIENCE).map_err(|error| {
+    let builder = Client::builder(address).timeout(PATIENCE);
+    let builder = match config.persistent {
+        true => builder.connect_on_build(),
+        false => builder.connection_per_operation(),
+    };
+    let client = builder.build().map_err(|error| {
         let first = match &error {
-            NewError::Connect(failure) => Failure::of_first(address, failure),
+            BuildError::Connect(failure) => Failure::of_first(address, failure),
             _ => None,
         };
         first.unwrap_or(Failure::Client(error))
@@ -245,9 +249,8 @@ impl Session {
     }
 
     fn ask(&self, client: &Client, op: Op) -> Result<Answer, Fault> {
-        let life = u32::try_from(self.life.as_millis()).unwrap_or(TTL_MAX);
         let answer = match op {
-            Op::Add => match client.add(life, self.id(), &self.data) {
+            Op::Add => match client.add(self.id(), &self.data, self.life) {
                 Ok(()) => Ok(Answer::There(false)),
                 Err(AddError::Refused(Status::ADD_EXISTS)) => Ok(Answer::There(true)),
                 Err(AddError::Refused(status)) => Ok(Answer::Refused(status)),

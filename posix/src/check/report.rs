@@ -7,7 +7,7 @@ use std::time::Duration;
 use distcache_core::wire::Op;
 
 use super::histogram::Histogram;
-use crate::client::{self, FailureKind, NewError};
+use crate::client::{self, BuildError, FailureKind};
 use crate::net::address::Address;
 use crate::reason::{NotConnected, Refused, is_closed};
 
@@ -28,7 +28,7 @@ pub enum Failure {
     /// There can be no such run; why.
     Config(&'static str),
     /// There is no client of this address.
-    Client(NewError),
+    Client(BuildError),
     /// Nobody can be connected to at this address.
     NotConnected(Address, io::ErrorKind),
     /// The first connection to this address was closed before its first answer.
@@ -128,11 +128,9 @@ impl Failure {
     /// Why nothing was ever answered at an address; `None` where an operation tells more.
     pub(super) fn of_first(address: &Address, failure: &client::Failure) -> Option<Self> {
         match failure.kind() {
-            FailureKind::NotConnected(error) => {
-                Some(Self::NotConnected(address.clone(), error.kind()))
-            }
+            FailureKind::Connect(error) => Some(Self::NotConnected(address.clone(), error.kind())),
             FailureKind::Closed => Some(Self::Refused(address.clone())),
-            FailureKind::Lost(error) if is_closed(error) => Some(Self::Refused(address.clone())),
+            FailureKind::Io(error) if is_closed(error) => Some(Self::Refused(address.clone())),
             _ => None,
         }
     }

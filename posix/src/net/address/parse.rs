@@ -17,6 +17,20 @@ impl FromStr for Address {
     }
 }
 
+impl TryFrom<&str> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: &str) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Self {
+        address.clone()
+    }
+}
+
 const NO_PREFIX: &str = "it must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:";
 
 /// Reads an address; `None` where it begins with none of the prefixes.
