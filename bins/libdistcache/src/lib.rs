@@ -343,7 +343,7 @@ unsafe fn content<'a>(session: *const c_uchar, len: c_uint) -> Result<&'a [u8], 
 }
 
 fn ttl(msecs: c_ulong) -> Duration {
-    Duration::from_millis(u64::from(msecs)).min(TTL_MAX)
+    u32::try_from(msecs).map_or(TTL_MAX, |msecs| Duration::from_millis(msecs.into())).min(TTL_MAX)
 }
 
 /// Where a fetched session goes. Pointers and not a slice: what is there was never written perhaps.

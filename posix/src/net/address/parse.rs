@@ -25,8 +25,8 @@ impl TryFrom<&str> for Address {
     }
 }
 
-impl From<&Address> for Address {
-    fn from(address: &Address) -> Self {
+impl From<&Self> for Address {
+    fn from(address: &Self) -> Self {
         address.clone()
     }
 }

@@ -326,5 +326,6 @@ fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
     }
 }
 
-#[cfg(test)]
+// They wait with the poller.
+#[cfg(all(test, feature = "daemon"))]
 mod tests;
