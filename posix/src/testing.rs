@@ -87,12 +87,11 @@ pub(crate) fn spawn(test: &str, word: &str) -> Output {
 pub(crate) fn spawn_with(test: &str, word: &str, variables: &[(&str, &str)]) -> Output {
     let arguments = ["--exact", test, "--nocapture"];
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(arguments)
-        .env(CHILD, format!("+{word}"))
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap()
+    command.args(arguments).env(CHILD, format!("+{word}"));
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let printed = text(&output.stdout);
+    assert!(printed.contains("running 1 test\n"), "there is no test {test}: {printed}");
+    output
 }
 
 fn succeeded(output: &Output) {

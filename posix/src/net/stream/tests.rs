@@ -58,7 +58,7 @@ fn sending_stops_where_there_is_no_room_and_goes_on_when_there_is() {
 
 #[test]
 fn sending_to_who_is_gone_is_an_error_and_no_signal() {
-    in_child("stream::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
+    in_child("net::stream::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
         let (a, b) = Stream::pair().unwrap();
         drop(b);
         assert_eq!(a.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -83,7 +83,7 @@ fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
 
 #[test]
 fn connecting_to_a_port_that_nobody_listens_on_is_refused() {
-    in_child("stream::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
+    in_child("net::stream::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Ip(listener.local_addr().unwrap());
         drop(listener);
@@ -130,7 +130,7 @@ fn an_inherited_descriptor_can_be_taken_once() {
 
 #[test]
 fn two_pipes_make_a_stream_under_one_key() {
-    in_child("stream::tests::two_pipes_make_a_stream_under_one_key", || {
+    in_child("net::stream::tests::two_pipes_make_a_stream_under_one_key", || {
         let (their_read, our_write) = io::pipe().unwrap();
         let (our_read, their_write) = io::pipe().unwrap();
         let (read, write) = (inherit(our_read), inherit(our_write));
@@ -169,7 +169,7 @@ fn a_stream_of_one_direction_has_only_that() {
 
 #[test]
 fn standard_descriptors_leave_dev_null_behind() {
-    let name = "stream::tests::standard_descriptors_leave_dev_null_behind";
+    let name = "net::stream::tests::standard_descriptors_leave_dev_null_behind";
     in_child(name, || {
         let (a, b) = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| Ok((TcpStream::connect(l.local_addr()?)?, l.accept()?.0)))
