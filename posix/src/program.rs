@@ -136,12 +136,12 @@ pub fn daemon_option(
 /// # Errors
 /// The address is none.
 pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError> {
-    let usual: Address =
+    let default_listen: Address =
         listen.parse().map_err(|error| OptionsError::new(format!("-listen: {error}")))?;
     Ok(Startup {
         name,
         listen: Vec::new(),
-        usual,
+        default_listen,
         inherits: Vec::new(),
         ownership: Default::default(),
         daemon: false,

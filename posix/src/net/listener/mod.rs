@@ -93,7 +93,7 @@ impl Listener {
 
     /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket for
     /// stunnel's datagrams.
-    pub(crate) fn handed_over(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
+    pub(crate) fn passed(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
         let taken = |error| ListenErrorKind::System("take it", error);
         let source = crate::sys::inherited(number).map_err(taken).and_then(|fd| {
             if stream::is_udp(&fd) {
