@@ -1,4 +1,4 @@
-//! `dc_server`: the cache that TLS servers share.
+//! `dc_server`: the session cache that TLS servers share.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SERVER;
 use distcache_posix::server;
 
-/// What TLS servers need at most, in milliseconds.
+/// The default of `-maxtimeout`, in milliseconds: the longest lifetime that TLS servers use.
 const DAY: u32 = 86_400_000;
 
 fn main() -> ExitCode {
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &mut Options) -> Result<(), Stop> {
-    let mut service = program::daemon("dc_server", "IP:127.0.0.1:9001")?;
+    let mut startup = program::daemon("dc_server", "IP:127.0.0.1:9001")?;
     let mut config = server::Config {
         sessions: 65_536,
         max_bytes: None,
@@ -41,15 +41,15 @@ fn run(options: &mut Options) -> Result<(), Stop> {
             "sessions" => {
                 config.sessions = options.count(1..=Layout::SESSIONS_MAX.into())? as u32;
             }
-            name if program::daemon_option(&mut service, name, options)? => {}
+            name if program::daemon_option(&mut startup, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
-    // Lives that an operator made longer than a day stay so.
+    // A longer -mintimeout raises the default.
     config.max_ttl = max_ttl.unwrap_or(DAY.max(config.min_ttl));
     if config.max_ttl < config.min_ttl {
         return Err(Stop::failed("-mintimeout is longer than -maxtimeout"));
     }
-    let running = service.start().map_err(Stop::failed)?;
-    server::run(&config, running).map_err(Stop::failed)
+    let started = startup.start().map_err(Stop::failed)?;
+    server::run(&config, started).map_err(Stop::failed)
 }
