@@ -8,7 +8,7 @@ use distcache_core::client::RequestError;
 use distcache_core::id::Id;
 use distcache_core::table::{AddError, MemoryTooSmall};
 use distcache_core::wire::Malformed;
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::net::listener::{Listener, Ownership};
 use distcache_posix::process::start::StartError;
 use distcache_posix::server::RunError;
@@ -76,7 +76,7 @@ fn errors_of_the_shell_lead_to_what_the_system_said() {
     }
     assert_eq!(kind(&StartError::Signals(denied())), Some(io::ErrorKind::PermissionDenied));
 
-    let client = Client::new(&address, Flags::default()).expect("no connection yet");
+    let client = Client::connect(address).expect("no connection yet");
     let failure = client.get(Id::new(b"id").expect("an id")).expect_err("nobody is there");
     assert_eq!(kind(&failure), Some(io::ErrorKind::NotADirectory), "{failure}");
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use distcache_core::id::Id;
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
 use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::data;
@@ -55,8 +55,8 @@ impl Site {
     }
 
     fn impatient(&self) -> Client {
-        let address = self.proxy.address().parse().unwrap();
-        Client::with_timeout(&address, Flags::NONE, DEADLINE).unwrap()
+        let builder = Client::builder(self.proxy.address().as_str()).timeout(DEADLINE);
+        builder.connection_per_operation().build().unwrap()
     }
 }
 

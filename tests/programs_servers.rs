@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use distcache_core::id::Id;
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_testing::bytes::{
     ADD, GET, PUT, add, add_for, add_payload, at_level, get, have, message, session, status,
 };
@@ -40,8 +40,7 @@ fn three(dir: &Dir) -> (Vec<Program>, Vec<String>) {
 }
 
 fn client(address: &str) -> Client {
-    let address = address.parse().unwrap();
-    Client::with_timeout(&address, Flags::PERSISTENT, Duration::from_secs(30)).unwrap()
+    Client::builder(address).timeout(Duration::from_secs(30)).connect_on_build().build().unwrap()
 }
 
 #[test]
@@ -54,7 +53,7 @@ fn each_id_is_on_one_server_and_all_proxies_agree_on_which() {
     let (near_client, far_client) = (client(&near.address()), client(&far.address()));
     for number in 0..200_u8 {
         let id = [number; 32];
-        near_client.add(60_000, Id::new(&id).unwrap(), &data(&id)).unwrap();
+        near_client.add(Id::new(&id).unwrap(), &data(&id), Duration::from_secs(60)).unwrap();
         assert_eq!(far_client.get(Id::new(&id).unwrap()).unwrap(), Some(data(&id)));
     }
     for program in servers {
@@ -147,7 +146,7 @@ fn of_two_who_take_one_session_through_two_proxies_one_gets_it() {
         for number in 0..300_u32 {
             let id = [&number.to_be_bytes()[..], b" is taken once"].concat();
             let id = Id::new(&id).unwrap();
-            clients[0].put(60_000, id, b"for a single use").unwrap();
+            clients[0].put(id, b"for a single use", Duration::from_secs(60)).unwrap();
             let taken = std::thread::scope(|scope| {
                 let takers = [0, 1].map(|taker| {
                     let client = &clients[taker];

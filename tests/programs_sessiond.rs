@@ -431,7 +431,7 @@ fn a_place_for_datagrams_that_cannot_be_is_refused() {
         &["-listen", ANY_DATAGRAMS].repeat(17),
         "-listen is given more than 16 times",
     );
-    refused(DC_CLIENT, &["-server", &taken], "SESSIOND is only to listen on");
+    refused(DC_CLIENT, &["-server", &taken], "SESSIOND is only for listening");
     refused(DC_SNOOP, &["-listen", &taken, "-server", &taken], "only dc_server and dc_client");
     let again = Asker::to(&taken);
     assert_eq!(again.get(&key(b"still there")), None);

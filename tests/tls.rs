@@ -16,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::rustls::ServerSessions;
 use distcache_testing::process::{Dir, PATIENCE, Program, Signal, until};
 use rustls::HandshakeKind::{self, Full, Resumed};
@@ -125,8 +125,8 @@ fn start_proxy(dir: &Dir, cache: &str) -> Program {
 #[test]
 fn in_a_process_of_its_own_this_test_is_a_tls_server() {
     let Some(dir) = env::var_os(ROLE).map(std::path::PathBuf::from) else { return };
-    let cache = format!("UNIX:{}", dir.join("cache").display()).parse().unwrap();
-    let client = Client::new(&cache, Flags::PERSISTENT | Flags::LATE).unwrap();
+    let cache = format!("UNIX:{}", dir.join("cache").display());
+    let client = Client::connect(cache.as_str()).unwrap();
     let certificate = CertificateDer::from(fs::read(dir.join("certificate")).unwrap());
     let key = PrivatePkcs8KeyDer::from(fs::read(dir.join("key")).unwrap());
     let mut config = ServerConfig::builder()

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::rustls::ServerSessions;
 use distcache_testing::process::{Dir, Program};
 use rustls::HandshakeKind;
@@ -61,8 +61,7 @@ impl Site {
 }
 
 fn server_config(cache: &str, certificate: CertificateDer<'static>, key: &[u8]) -> ServerConfig {
-    let cache = cache.parse().unwrap();
-    let client = Client::with_timeout(&cache, Flags::PERSISTENT, LONG).unwrap();
+    let client = Client::builder(cache).timeout(LONG).connect_on_build().build().unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
     let builder = ServerConfig::builder_with_protocol_versions(&[&TLS13]).with_no_client_auth();
     let mut config = builder.with_single_cert(vec![certificate], key).unwrap();

@@ -34,9 +34,8 @@ use std::ptr;
 use std::time::Duration;
 
 use distcache_core::id::Id;
-use distcache_core::message::TTL_MAX;
 use distcache_core::wire::PAYLOAD_MAX;
-use distcache_posix::client::Client;
+use distcache_posix::{Client, TTL_MAX};
 
 use call::{call, caught, last_words};
 use reason::Reason;
@@ -122,7 +121,7 @@ pub unsafe extern "C" fn DC_CTX_add_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.asked().add(ttl(timeout_msecs), id, session)?;
+        ctx.asked().add(id, session, ttl(timeout_msecs))?;
         Ok(1)
     })
 }
@@ -144,7 +143,7 @@ pub unsafe extern "C" fn DC_CTX_put_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.asked().put(ttl(timeout_msecs), id, session)?;
+        ctx.asked().put(id, session, ttl(timeout_msecs))?;
         Ok(1)
     })
 }
@@ -343,8 +342,8 @@ unsafe fn content<'a>(session: *const c_uchar, len: c_uint) -> Result<&'a [u8], 
     Ok(unsafe { std::slice::from_raw_parts(session, len) })
 }
 
-fn ttl(msecs: c_ulong) -> u32 {
-    u32::try_from(msecs).unwrap_or(TTL_MAX).min(TTL_MAX)
+fn ttl(msecs: c_ulong) -> Duration {
+    u32::try_from(msecs).map_or(TTL_MAX, |msecs| Duration::from_millis(msecs.into())).min(TTL_MAX)
 }
 
 /// Where a fetched session goes. Pointers and not a slice: what is there was never written perhaps.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use distcache_posix::client::{AddError, Failure, NewError};
+use distcache_posix::client::{AddError, BuildError, Failure};
 use distcache_posix::net::address::AddressError;
 
 /// The reason, for people.
@@ -15,7 +15,7 @@ pub(crate) enum Reason {
     /// The target is misspelt.
     Address(AddressError),
     /// There is no client of the target.
-    New(NewError),
+    New(BuildError),
     /// The target is not one for this library.
     Target(String),
     /// The session was not stored.
@@ -45,8 +45,8 @@ impl From<AddressError> for Reason {
     }
 }
 
-impl From<NewError> for Reason {
-    fn from(why: NewError) -> Self {
+impl From<BuildError> for Reason {
+    fn from(why: BuildError) -> Self {
         Self::New(why)
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::time::Duration;
 
-use distcache_posix::client::{Client, Flags, NewError, usual_timeout};
+use distcache_posix::client::{BuildError, Client};
 use distcache_posix::net::address::Address;
 
 use crate::reason::Reason;
@@ -16,6 +16,14 @@ const TIMEOUT_VARIABLE: &CStr = c"DISTCACHE_TIMEOUT_MS";
 const TARGET_MAX: usize = 300;
 
 const _: () = assert!(TARGET_MAX + 100 <= BLOCK_LEN);
+
+/// `DC_CTX_FLAG_PERSISTENT`: keep connections.
+const PERSISTENT: c_uint = 1;
+/// `DC_CTX_FLAG_PERSISTENT_RETRY`: send a request again after a kept connection broke under it.
+const RETRY: c_uint = 4;
+/// `DC_CTX_FLAG_PERSISTENT_LATE`: connect in the first operation. `DC_CTX_FLAG_PERSISTENT_PIDCHECK`, 2,
+/// has no effect: every client is safe to use after a fork.
+const LATE: c_uint = 8;
 
 /// How long the cache is left alone after a call that it did not answer in time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,19 +45,27 @@ pub(crate) unsafe fn text<'a>(target: *const c_char) -> Result<&'a str, Reason> 
 /// A client of `target`, and how long each of its operations may take.
 pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), Reason> {
     let address: Address = target.parse()?;
-    address.connectable().map_err(NewError::Address)?;
+    address.connectable().map_err(BuildError::Address)?;
     if let Address::Fd { write: Some(number), .. } = address
         && !is_socket(number)
     {
         let why = "is no open socket: on a pipe that breaks the process would get SIGPIPE";
         return Err(Reason::Target(format!("{target}: descriptor {number} {why}")));
     }
-    let usual = usual_timeout(&address);
-    let timeout = environment(TIMEOUT_VARIABLE).unwrap_or(usual);
-    // A child that went on with its parent's connection would get its parent's answers.
-    let flags = Flags::from_bits(flags) | Flags::PIDCHECK;
-    let client = Client::with_timeout(&address, flags, timeout)?;
-    client.set_pause(PAUSE);
+    let mut builder = Client::builder(address).pause(PAUSE);
+    if let Some(timeout) = environment(TIMEOUT_VARIABLE) {
+        builder = builder.timeout(timeout);
+    }
+    if flags & PERSISTENT == 0 {
+        builder = builder.connection_per_operation();
+    } else if flags & LATE == 0 {
+        builder = builder.connect_on_build();
+    }
+    if flags & RETRY != 0 {
+        builder = builder.retry();
+    }
+    let client = builder.build()?;
+    let timeout = client.timeout();
     Ok((client, timeout))
 }
 

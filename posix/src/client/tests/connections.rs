@@ -8,9 +8,9 @@ use crate::sys;
 use crate::testing;
 
 #[test]
-fn without_persistent_every_operation_has_a_connection_of_its_own() {
+fn with_a_connection_per_operation_no_connection_is_kept() {
     let server = Server::with_store();
-    let client = server.client(Flags::NONE);
+    let client = server.one_shot();
     assert_eq!(server.connections(), 0);
     for connections in 1..4 {
         client.has(id(b"a")).unwrap();
@@ -19,9 +19,20 @@ fn without_persistent_every_operation_has_a_connection_of_its_own() {
 }
 
 #[test]
-fn with_persistent_all_operations_share_the_connection_that_new_made() {
+fn the_first_operation_connects_and_the_others_share_its_connection() {
     let server = Server::with_store();
-    let client = server.client(Flags::PERSISTENT);
+    let client = Client::connect(&server.address).unwrap();
+    assert_eq!(client.kept.len(), 0);
+    for _ in 0..3 {
+        client.has(id(b"a")).unwrap();
+        assert_eq!((server.connections(), client.kept.len()), (1, 1));
+    }
+}
+
+#[test]
+fn with_connect_on_build_all_operations_share_the_connection_that_build_opened() {
+    let server = Server::with_store();
+    let client = server.builder().connect_on_build().build().unwrap();
     assert_eq!(client.kept.len(), 1);
     for _ in 0..3 {
         client.has(id(b"a")).unwrap();
@@ -30,24 +41,18 @@ fn with_persistent_all_operations_share_the_connection_that_new_made() {
 }
 
 #[test]
-fn with_late_the_first_operation_connects_and_not_new() {
-    let server = Server::with_store();
-    let client = server.client(Flags::PERSISTENT | Flags::LATE);
-    assert_eq!(client.kept.len(), 0);
-    client.has(id(b"a")).unwrap();
-    assert_eq!((server.connections(), client.kept.len()), (1, 1));
-
+fn only_connect_on_build_fails_without_a_server() {
     let nobody = Dir::new();
     let address: Address = format!("UNIX:{}", nobody.join("socket").display()).parse().unwrap();
-    let failed = Client::new(&address, Flags::PERSISTENT);
+    let failed = Client::builder(&address).connect_on_build().build();
     assert!(
-        matches!(&failed, Err(NewError::Connect(f)) if matches!(f.kind(), FailureKind::NotConnected(_)))
+        matches!(&failed, Err(BuildError::Connect(f)) if matches!(f.kind(), FailureKind::Connect(_)))
     );
-    let client = Client::new(&address, Flags::PERSISTENT | Flags::LATE).unwrap();
-    assert!(matches!(client.has(id(b"a")).unwrap_err().kind(), FailureKind::NotConnected(_)));
+    let client = Client::connect(address).unwrap();
+    assert!(matches!(client.has(id(b"a")).unwrap_err().kind(), FailureKind::Connect(_)));
 }
 
-/// A server whose connections die as the second request comes in, the first `deaths` of them.
+/// A server whose first `deaths` connections break on their second request.
 fn mortal(deaths: usize) -> Server {
     Server::new(move |number, peer| {
         while let Some((header, _)) = peer.request() {
@@ -61,9 +66,9 @@ fn mortal(deaths: usize) -> Server {
 }
 
 #[test]
-fn with_retry_a_request_is_sent_once_more_where_a_kept_connection_broke_under_it() {
+fn with_retry_a_request_is_sent_again_if_a_kept_connection_breaks() {
     let server = mortal(1);
-    let client = server.client(Flags::PERSISTENT | Flags::RETRY);
+    let client = server.retrying();
     for _ in 0..3 {
         assert!(client.has(id(b"a")).unwrap());
     }
@@ -71,13 +76,13 @@ fn with_retry_a_request_is_sent_once_more_where_a_kept_connection_broke_under_it
 }
 
 #[test]
-fn without_retry_a_kept_connection_that_breaks_is_a_failure_and_the_next_operation_is_not() {
+fn without_retry_a_broken_connection_fails_one_operation() {
     let server = mortal(1);
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     assert!(client.has(id(b"a")).unwrap());
     assert!(matches!(
         client.has(id(b"a")).unwrap_err().kind(),
-        FailureKind::Closed | FailureKind::Lost(_)
+        FailureKind::Closed | FailureKind::Io(_)
     ));
     assert!(client.has(id(b"a")).unwrap());
     assert_eq!(server.connections(), 2);
@@ -91,7 +96,7 @@ fn a_request_is_sent_twice_at_most_and_only_once_on_a_new_connection() {
             let _ = peer.request();
         }
     });
-    let client = server.client(Flags::PERSISTENT | Flags::RETRY);
+    let client = server.retrying();
     assert!(client.has(id(b"a")).unwrap());
     assert!(client.has(id(b"a")).is_err());
     assert_eq!((server.connections(), server.requests()), (2, 3));
@@ -100,7 +105,7 @@ fn a_request_is_sent_twice_at_most_and_only_once_on_a_new_connection() {
 }
 
 #[test]
-fn a_connection_that_the_server_closed_meanwhile_is_replaced_without_any_flag() {
+fn a_kept_connection_that_the_server_has_closed_is_replaced() {
     let (closing, closed) = mpsc::channel();
     let closing = Mutex::new(closing);
     let server = Server::new(move |_, peer| {
@@ -109,7 +114,7 @@ fn a_connection_that_the_server_closed_meanwhile_is_replaced_without_any_flag() 
         peer.stream.shutdown(std::net::Shutdown::Both).unwrap();
         closing.lock().unwrap().send(()).unwrap();
     });
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     for connections in 1..4 {
         assert!(client.has(id(b"a")).unwrap());
         closed.recv().unwrap();
@@ -118,10 +123,10 @@ fn a_connection_that_the_server_closed_meanwhile_is_replaced_without_any_flag() 
 }
 
 #[test]
-fn connections_beyond_those_that_are_kept_are_closed() {
+fn no_more_than_kept_max_connections_are_kept() {
     let server = Server::new(|number, peer| {
         while let Some((header, _)) = peer.request() {
-            // All at once: nobody is answered before everybody has asked.
+            // No answer before all requests have arrived.
             let all = KEPT_MAX + 8;
             while number < all && peer.seen.requests.load(Ordering::SeqCst) < all {
                 thread::yield_now();
@@ -129,7 +134,7 @@ fn connections_beyond_those_that_are_kept_are_closed() {
             peer.answer(&header, &[0]);
         }
     });
-    let client = server.client(Flags::PERSISTENT | Flags::LATE);
+    let client = server.client();
     thread::scope(|scope| {
         for _ in 0..KEPT_MAX + 8 {
             scope.spawn(|| assert!(client.has(id(b"a")).unwrap()));
@@ -138,13 +143,14 @@ fn connections_beyond_those_that_are_kept_are_closed() {
     assert_eq!(client.kept.len(), KEPT_MAX);
 }
 
-/// Uses a client before and after a fork, in parent and child, and says how many connections and
-/// requests the server saw.
-fn around_a_fork(test: &str, flags: Flags) -> Option<(usize, usize)> {
+#[test]
+fn after_a_fork_a_child_opens_its_own_connection_and_leaves_its_parent_s_alone() {
     let main = env::var_os("DISTCACHE_TEST_CHILD").is_none().then(Server::with_store);
-    let path = main.as_ref().map_or(String::new(), |server| server.address.to_string());
-    let output = testing::child_output(test, &path, || {
-        let client = Client::with_timeout(&testing::word().parse().unwrap(), flags, LONG).unwrap();
+    let address = main.as_ref().map_or(String::new(), |server| server.address.to_string());
+    let test = "client::tests::connections::\
+                after_a_fork_a_child_opens_its_own_connection_and_leaves_its_parent_s_alone";
+    let output = testing::child_output(test, &address, || {
+        let client = Client::builder(testing::word().as_str()).timeout(LONG).build().unwrap();
         client.has(id(b"a")).unwrap();
         if sys::fork().unwrap() {
             sys::exit_now(i32::from(client.has(id(b"a")).is_err()));
@@ -153,22 +159,9 @@ fn around_a_fork(test: &str, flags: Flags) -> Option<(usize, usize)> {
             rustix::process::wait(rustix::process::WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.exit_status(), Some(0));
         client.has(id(b"a")).unwrap();
-    })?;
+    });
+    let (Some(output), Some(server)) = (output, main) else { return };
     let text = testing::text(&output.stdout) + &testing::text(&output.stderr);
     assert!(output.status.success(), "{text}");
-    main.map(|server| (server.connections(), server.requests()))
-}
-
-#[test]
-fn after_a_fork_a_child_with_pidcheck_connects_anew_and_leaves_its_parent_s_connection_alone() {
-    let test = "client::tests::flags::after_a_fork_a_child_with_pidcheck_connects_anew_and_leaves_its_parent_s_connection_alone";
-    let seen = around_a_fork(test, Flags::PERSISTENT | Flags::PIDCHECK);
-    assert!(seen.is_none_or(|seen| seen == (2, 3)), "{seen:?}");
-}
-
-#[test]
-fn after_a_fork_a_child_without_pidcheck_goes_on_with_its_parent_s_connection() {
-    let test = "client::tests::flags::after_a_fork_a_child_without_pidcheck_goes_on_with_its_parent_s_connection";
-    let seen = around_a_fork(test, Flags::PERSISTENT);
-    assert!(seen.is_none_or(|seen| seen == (1, 3)), "{seen:?}");
+    assert_eq!((server.connections(), server.requests()), (2, 3));
 }
