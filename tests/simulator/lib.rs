@@ -28,42 +28,42 @@
 //!   frames, answers, frames that disagree.
 //! - The server lies: answers out of order, twice, for nobody, with another operation, not at
 //!   all.
-//! - Servers of old answer at level 0, and hang up on who asks for more ([`scan::Scan::age`]).
-//! - One server alone dies, loses connections or stops for good, with all else well ([`park`]).
+//! - Servers of old answer at level 0, and hang up on who asks for more ([`framing::FrameScanner::clear_level`]).
+//! - One server alone dies, loses connections or stops for good, with all else well ([`cluster`]).
 //! - Tables of one session or one block; pools of the fewest buffers; one request in flight; few slots.
 //! - Time jumps: a little, by minutes, by 8 days, and to where a session is just about to expire.
 //!
 //! # What must hold
 //!
 //! - A request ends exactly once: with an answer in its turn, under its own uid and operation, or
-//!   with its connection ([`caller`]).
+//!   with its connection ([`client`]).
 //! - An answer is what a store said to that very request after it was made, and every execution
 //!   answers once; or a proxy's word that its server is away, and not even that where nothing
 //!   goes wrong. What a store executes somebody has asked for, byte for byte and no more often
-//!   ([`ledger`]).
+//!   ([`oracle`]).
 //! - A request leaves a proxy for the best of its servers that are up, in the id's own order, which
 //!   is the same in all proxies and is worked out here without the core; it visits each once, asks
 //!   there for what the table in the core's `request in flight` says, and for nothing that the server has not
-//!   shown that it has ([`route`], [`rank`]).
+//!   shown that it has ([`routing`], [`rank`]).
 //! - A session that was stored is there until it expires or somebody has it taken away, where there
 //!   is no reason for anything else: where nothing goes wrong, and with two copies where only one
 //!   server is in trouble. One that is taken is taken once, with two copies as long as no proxy has
-//!   been without a server ([`keeper`]).
+//!   been without a server ([`guarantees`]).
 //! - Where one server is stuck, whoever asks for what it does not hold is answered within 10 ms, even
 //!   where clients leave it unanswered requests by the dozen.
 //! - A GET or HAVE goes to a second server only when the first has had 50 ms; a proxy counts each
 //!   request of a client once, and all queues are whole whenever a machine rests.
 //! - An answer is at the lower of the request's level and the server's.
 //! - A session's bytes follow from its id and a version that is its own: bytes of another
-//!   session, or of memory used before, are seen wherever they turn up ([`ask`]).
+//!   session, or of memory used before, are seen wherever they turn up ([`request`]).
 //! - The table agrees with a plain map at every operation. A session is missing only because it
 //!   was removed, has expired, or was the oldest of its class of lives when room was short and needed
-//!   ([`checked`]).
+//!   ([`checked_table`]).
 //! - A machine closes a connection only for a reason; who hangs up is answered first. It says
 //!   what it has to: it is woken only after events and at its deadline, and watched only as it
 //!   asked to be when it last named the peer. It rests when it has nothing to do, does a bounded
 //!   number of steps for each thing done, never dials more often than it may, has never more than
-//!   one buffer pending, and stale keys find nothing and change nothing ([`shell`]).
+//!   one buffer pending, and stale keys find nothing and change nothing ([`event_loop`]).
 //! - Once faults cease, every request ends within the patience and retries on its way; then, with
 //!   all clients gone, no slot, request in flight or buffer is still held, every proxy is back at its
 //!   server, and a new client of every node gets real answers, to each operation what it is for. With all connections lost, nothing
@@ -164,30 +164,30 @@
 //! [`Server`]: distcache_core::server::Server
 //! [`Table`]: distcache_core::table::Table
 
-pub mod ask;
-pub mod caller;
-pub mod checked;
+pub mod checked_table;
+pub mod client;
+pub mod cluster;
+pub mod event_loop;
+pub mod faulty_server;
 mod finish;
-pub mod keeper;
-pub mod ledger;
-pub mod liar;
-pub mod park;
+pub mod framing;
+pub mod guarantees;
+pub mod hostile_client;
+pub mod network;
+pub mod oracle;
 pub mod pipe;
 pub mod plan;
 pub mod rank;
-pub mod route;
-pub mod scan;
-pub mod shell;
+pub mod request;
+pub mod routing;
 pub mod subject;
 pub mod trace;
 mod verify;
-pub mod villain;
-pub mod wires;
 pub mod world;
 
 use distcache_testing::random::Random;
 use plan::Plan;
-use world::{Stock, World};
+use world::{Arena, World};
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -199,37 +199,37 @@ pub struct Outcome {
     /// Requests that were answered.
     pub answered: u64,
     /// Those of them that were answered that the server is away.
-    pub away: u64,
+    pub unreachable: u64,
     /// Those of them that were answered that the server may not have the operation.
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
 }
 
-/// Runs one seed; `aloud` prints every event.
+/// Runs one seed; `verbose` prints every event.
 ///
 /// # Panics
 /// Where a property does not hold; [`trace::report_panics`] says more about it.
-pub fn run(seed: u64, aloud: bool) -> Outcome {
-    trace::begin(seed, aloud);
+pub fn run(seed: u64, verbose: bool) -> Outcome {
+    trace::begin(seed, verbose);
     let mut random = Random::new(seed);
     let plan = Plan::draw(&mut random);
-    if aloud {
+    if verbose {
         println!("{plan:#?}");
     }
-    let mut stock = Stock::new(&plan);
-    let mut world = World::new(&plan, &mut stock, random);
-    world.storm();
+    let mut arena = Arena::new(&plan);
+    let mut world = World::new(&plan, &mut arena, random);
+    world.run_with_faults();
     world.finish();
     let (events, hash) = trace::outcome();
-    let ledger = world.ledger.borrow();
+    let oracle = world.oracle.borrow();
     Outcome {
         events,
         hash,
-        answered: ledger.answered,
-        away: ledger.away,
-        unsupported: ledger.unsupported,
-        lost: ledger.lost,
+        answered: oracle.answered,
+        unreachable: oracle.unreachable,
+        unsupported: oracle.unsupported,
+        lost: oracle.lost,
     }
 }
 

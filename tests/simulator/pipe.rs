@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
     /// After the bytes: the writer sends no more.
-    Over,
+    Finished,
     /// At once: the connection is broken, and what has not been read is lost.
-    Broken,
+    Reset,
 }
 
 /// What a reader finds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Front {
+pub enum Readable {
     /// Nothing has arrived.
     Nothing,
     /// So many bytes: 1 or more.
@@ -32,14 +32,14 @@ pub struct Pipe {
     end: Option<(Instant, Ending)>,
     capacity: usize,
     /// Nothing that has not arrived arrives any more, and nobody is told.
-    dead: bool,
+    is_black_hole: bool,
 }
 
 impl Pipe {
     /// An empty one that holds no more than `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
         let (bytes, arrivals) = (VecDeque::new(), VecDeque::new());
-        Self { bytes, arrivals, end: None, capacity, dead: false }
+        Self { bytes, arrivals, end: None, capacity, is_black_hole: false }
     }
 
     /// How many bytes it takes now.
@@ -53,7 +53,7 @@ impl Pipe {
         if self.end.is_none() && !bytes.is_empty() {
             self.bytes.extend(bytes);
             match self.arrivals.back_mut() {
-                _ if self.dead => (),
+                _ if self.is_black_hole => (),
                 Some((last, len)) if *last == at => *len += bytes.len(),
                 _ => self.arrivals.push_back((at, bytes.len())),
             }
@@ -63,20 +63,22 @@ impl Pipe {
     /// Ends the direction; only breaking can follow on being over.
     pub fn end(&mut self, at: Instant, ending: Ending) {
         match (self.end, ending) {
-            (None, _) | (Some((_, Ending::Over)), Ending::Broken) => self.end = Some((at, ending)),
+            (None, _) | (Some((_, Ending::Finished)), Ending::Reset) => {
+                self.end = Some((at, ending))
+            }
             _ => (),
         }
     }
 
     /// Swallows all that has not arrived, and all that follows, without a word.
-    pub fn kill(&mut self, now: Instant) {
+    pub fn black_hole(&mut self, now: Instant) {
         self.arrivals.retain(|(at, _)| *at <= now);
-        self.dead = true;
+        self.is_black_hole = true;
     }
 
     /// Whether it swallows what is sent.
-    pub const fn is_dead(&self) -> bool {
-        self.dead
+    pub const fn is_black_hole(&self) -> bool {
+        self.is_black_hole
     }
 
     /// All that is on its way arrives at once, and there is plenty of room.
@@ -91,19 +93,19 @@ impl Pipe {
     }
 
     /// What the reader finds.
-    pub fn front(&self, now: Instant) -> Front {
-        if let Some((at, Ending::Broken)) = self.end
+    pub fn readable(&self, now: Instant) -> Readable {
+        if let Some((at, Ending::Reset)) = self.end
             && at <= now
         {
-            return Front::Ended(Ending::Broken);
+            return Readable::Ended(Ending::Reset);
         }
         let here = self.here(now);
         match self.end {
-            _ if here > 0 => Front::Bytes(here),
-            Some((at, ending)) if at <= now && self.bytes.is_empty() && !self.dead => {
-                Front::Ended(ending)
+            _ if here > 0 => Readable::Bytes(here),
+            Some((at, ending)) if at <= now && self.bytes.is_empty() && !self.is_black_hole => {
+                Readable::Ended(ending)
             }
-            _ => Front::Nothing,
+            _ => Readable::Nothing,
         }
     }
 
@@ -112,7 +114,7 @@ impl Pipe {
     }
 
     /// Moves up to `out.len()` bytes that have arrived to `out`, and says how many.
-    pub fn pull(&mut self, now: Instant, out: &mut [u8]) -> usize {
+    pub fn take(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let len = self.here(now).min(out.len());
         for (to, from) in out.iter_mut().zip(self.bytes.drain(..len)) {
             *to = from;

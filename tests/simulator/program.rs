@@ -17,7 +17,7 @@ struct Options {
     minutes: Option<u64>,
     from: u64,
     seed: Option<u64>,
-    aloud: bool,
+    verbose: bool,
 }
 
 fn options() -> Option<Options> {
@@ -25,7 +25,7 @@ fn options() -> Option<Options> {
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--trace" {
-            options.aloud = true;
+            options.verbose = true;
             continue;
         }
         let number = words.next()?.parse().ok()?;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     };
     trace::report_panics();
     if let Some(seed) = options.seed {
-        println!("seed {seed} holds: {:?}", run(seed, options.aloud));
+        println!("seed {seed} holds: {:?}", run(seed, options.verbose));
         return ExitCode::SUCCESS;
     }
     run_many(&options);
@@ -74,7 +74,7 @@ fn run_many(options: &Options) {
             sum.0 += 1;
             sum.1.events += outcome.events;
             sum.1.answered += outcome.answered;
-            sum.1.away += outcome.away;
+            sum.1.unreachable += outcome.unreachable;
             sum.1.unsupported += outcome.unsupported;
             sum.1.lost += outcome.lost;
         }
@@ -89,7 +89,7 @@ fn run_many(options: &Options) {
         seeds as f64 / seconds,
         total.events,
         total.answered,
-        total.away,
+        total.unreachable,
         total.unsupported,
         total.lost
     );

@@ -1,6 +1,6 @@
 //! What can be asked of a machine under test, whichever it is.
 
-use crate::park::SERVERS_MAX;
+use crate::cluster::SERVERS_MAX;
 use distcache_core::proxy::{Proxy, Traffic};
 use distcache_core::server::{Server, Store};
 use distcache_testing::net::Station;

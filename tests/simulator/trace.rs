@@ -13,35 +13,35 @@ const SHOWN: usize = 40;
 
 /// Who did something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Who {
+pub enum Actor {
     /// Chance: a fault, or time itself.
     World,
     /// The servers, or the liar in the place of the only one; proxies follow.
     Node(usize),
     /// A client that keeps to the rules.
-    Caller(usize),
+    Client(usize),
     /// A client that does not.
-    Villain(usize),
+    HostileClient(usize),
 }
 
-impl Who {
+impl Actor {
     const fn code(self) -> u64 {
         match self {
             Self::World => 0,
             Self::Node(number) => 1 << 8 | number as u64,
-            Self::Caller(number) => 2 << 8 | number as u64,
-            Self::Villain(number) => 3 << 8 | number as u64,
+            Self::Client(number) => 2 << 8 | number as u64,
+            Self::HostileClient(number) => 3 << 8 | number as u64,
         }
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Actor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World => write!(out, "world"),
             Self::Node(number) => write!(out, "node {number}"),
-            Self::Caller(number) => write!(out, "caller {number}"),
-            Self::Villain(number) => write!(out, "villain {number}"),
+            Self::Client(number) => write!(out, "caller {number}"),
+            Self::HostileClient(number) => write!(out, "villain {number}"),
         }
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Display for Who {
 #[derive(Clone, Copy)]
 struct Event {
     at: u64,
-    who: Who,
+    actor: Actor,
     what: &'static str,
     numbers: [u64; 2],
 }
@@ -59,19 +59,19 @@ struct Trace {
     hash: u64,
     events: u64,
     last: VecDeque<Event>,
-    aloud: bool,
+    verbose: bool,
 }
 
 thread_local! {
     static TRACE: RefCell<Trace> = const {
-        RefCell::new(Trace { seed: 0, hash: 0, events: 0, last: VecDeque::new(), aloud: false })
+        RefCell::new(Trace { seed: 0, hash: 0, events: 0, last: VecDeque::new(), verbose: false })
     };
 }
 
-/// Begins the trace of a run; `aloud` prints every event.
-pub fn begin(seed: u64, aloud: bool) {
+/// Begins the trace of a run; `verbose` prints every event.
+pub fn begin(seed: u64, verbose: bool) {
     TRACE.with_borrow_mut(|trace| {
-        *trace = Trace { seed, hash: seed, events: 0, last: VecDeque::new(), aloud };
+        *trace = Trace { seed, hash: seed, events: 0, last: VecDeque::new(), verbose };
     });
 }
 
@@ -81,14 +81,14 @@ pub fn outcome() -> (u64, u64) {
 }
 
 /// Takes down one event; what the numbers mean follows from `what`.
-pub fn note(now: Instant, who: Who, what: &'static str, numbers: [u64; 2]) {
+pub fn record(now: Instant, actor: Actor, what: &'static str, numbers: [u64; 2]) {
     TRACE.with_borrow_mut(|trace| {
-        let event = Event { at: now.as_millis(), who, what, numbers };
+        let event = Event { at: now.as_millis(), actor, what, numbers };
         let [a, b] = numbers;
         let words = what.bytes().fold(0, |sum, byte| fold(sum, u64::from(byte)));
-        trace.hash = [event.at, who.code(), words, a, b].into_iter().fold(trace.hash, fold);
+        trace.hash = [event.at, actor.code(), words, a, b].into_iter().fold(trace.hash, fold);
         trace.events += 1;
-        if trace.aloud {
+        if trace.verbose {
             println!("{event}");
         }
         if trace.last.len() == SHOWN {
@@ -105,7 +105,7 @@ const fn fold(hash: u64, value: u64) -> u64 {
 impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = self.numbers;
-        write!(out, "{:>14} ms  {:<10} {} {a} {b}", self.at, self.who.to_string(), self.what)
+        write!(out, "{:>14} ms  {:<10} {} {a} {b}", self.at, self.actor.to_string(), self.what)
     }
 }
 

@@ -6,10 +6,10 @@
 //! execution that fits: requests are judged in the order in which they end, so if there is any way
 //! to match all of them, this finds it.
 
-use crate::ask::{Ask, Expect, MARK, is_session};
-use crate::keeper::{Keeper, Rules};
+use crate::guarantees::{Guarantees, Rules};
 use crate::plan::Plan;
 use crate::rank::order;
+use crate::request::{Expect, MARK, Request, is_session};
 use distcache_core::message::Status;
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
@@ -33,7 +33,7 @@ struct Execution {
 
 /// The book.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct Oracle {
     /// How much was executed.
     serial: u64,
     versions: u64,
@@ -45,24 +45,24 @@ pub struct Ledger {
     stuck: Option<usize>,
     /// What was asked for and not executed, by server where each is asked for its own copy; for what
     /// stores nothing, without a session.
-    asked: BTreeMap<(usize, Name), Vec<Content>>,
+    requested: BTreeMap<(usize, Name), Vec<Content>>,
     /// What was executed and not answered.
     executed: BTreeMap<Name, Vec<Execution>>,
     /// What clients may count on.
-    pub keeper: Keeper,
+    pub guarantees: Guarantees,
     /// Requests that ended with an answer.
     pub answered: u64,
     /// Those of `answered` that a proxy answered because its server was away.
-    pub away: u64,
+    pub unreachable: u64,
     /// Those of `answered` that a proxy answered because its server may not have the operation.
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
 }
 
-impl Ledger {
+impl Oracle {
     /// A version that no session has had, and the serial of now.
-    pub const fn next(&mut self) -> (u64, u64) {
+    pub const fn next_version(&mut self) -> (u64, u64) {
         self.versions += 1;
         (self.versions, self.serial)
     }
@@ -70,40 +70,47 @@ impl Ledger {
     /// An empty one, for what this plan decides.
     pub fn new(plan: &Plan) -> Self {
         let (copies, stuck) = (usize::from(plan.copies), plan.stuck);
-        let (keeps, victim) = (plan.keeps, plan.victim.is_some());
-        let sole = plan.nodes.iter().filter(|node| node.links == plan.servers).count() == 1;
-        let fresh = !victim || plan.wire.cuts + plan.wire.lost_dials + plan.faults.freezes == 0;
-        let keeper = Keeper::new(Rules { keeps, copies: copies > 1, sole, fresh });
-        Self { servers: plan.servers, copies, stuck, keeper, ..Self::default() }
+        let (durable, victim) = (plan.durable, plan.victim.is_some());
+        let single_proxy =
+            plan.nodes.iter().filter(|node| node.upstream_count == plan.servers).count() == 1;
+        let restarts_empty =
+            !victim || plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses == 0;
+        let guarantees = Guarantees::new(Rules {
+            durable,
+            replicated: copies > 1,
+            single_proxy,
+            restarts_empty,
+        });
+        Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
 
     /// A client is about to send this.
-    pub fn ask(&mut self, now: Instant, ask: &mut Ask) {
-        self.keeper.ask(now, ask);
-        if ask.expect != Expect::Executed {
+    pub fn record_request(&mut self, now: Instant, request: &mut Request) {
+        self.guarantees.record_request(now, request);
+        if request.expect != Expect::Executed {
             return;
         }
         let copied = self.copies > 1;
         for server in 0..if copied { self.servers } else { 1 } {
-            for op in orders(ask.op, copied) {
-                let content = ask.stored().filter(|_| op.stores());
-                let name = (server, (*op as u8, ask.id.clone()));
-                self.asked.entry(name).or_default().push(content);
+            for op in orders(request.op, copied) {
+                let content = request.stored().filter(|_| op.stores());
+                let name = (server, (*op as u8, request.id.clone()));
+                self.requested.entry(name).or_default().push(content);
             }
         }
     }
 
     /// A request has ended with its connection, or nobody will look at its answer.
-    pub fn lose(&mut self, ask: &Ask) {
+    pub fn record_loss(&mut self, request: &Request) {
         self.lost += 1;
-        self.keeper.lose(ask);
+        self.guarantees.record_loss(request);
     }
 
     /// The store of a server has executed this, and the answer to it is to be `answer`.
     ///
     /// # Panics
     /// Where nobody had asked for that.
-    pub fn execute(
+    pub fn record_execution(
         &mut self,
         server: usize,
         op: Op,
@@ -113,16 +120,16 @@ impl Ledger {
     ) {
         self.serial += 1;
         let name = name(op, id);
-        let wild = id.get(2..4) != Some(&MARK);
+        let unmarked = id.get(2..4) != Some(&MARK);
         let server = if self.copies > 1 { server } else { 0 };
-        let asked = self.asked.get_mut(&(server, name.clone()));
-        let found = asked.and_then(|asked| {
+        let requested = self.requested.get_mut(&(server, name.clone()));
+        let found = requested.and_then(|requested| {
             let same = |one: &Content| one.as_ref().map(|(ttl, session)| (*ttl, &**session)) == add;
-            let at = asked.iter().position(same)?;
-            Some(asked.swap_remove(at))
+            let at = requested.iter().position(same)?;
+            Some(requested.swap_remove(at))
         });
         assert!(
-            wild || found.is_some(),
+            unmarked || found.is_some(),
             "the store is asked what nobody asks: {op:?} {id:02x?}, {:?} bytes",
             add.map(|(ttl, session)| (ttl, session.len()))
         );
@@ -130,64 +137,84 @@ impl Ledger {
         self.executed.entry(name).or_default().push(Execution { serial, answer });
     }
 
-    /// A request has ended with this answer. With `away`, a proxy may have said that its server is.
+    /// A request has ended with this answer. With `may_be_unreachable`, a proxy may have said that its server is.
     ///
     /// # Panics
     /// Where no store has said that to it.
-    pub fn answer(&mut self, now: Instant, ask: &Ask, payload: &[u8], away: bool) {
+    pub fn check_answer(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        payload: &[u8],
+        may_be_unreachable: bool,
+    ) {
         self.answered += 1;
-        self.keeper.answer(now, ask, payload);
-        self.check_prompt(now, ask);
-        let disconnected = *payload == [Status::DISCONNECTED.0] && away;
-        let unsupported = ask.proxied && ask.op.level() > 0;
+        self.guarantees.check_answer(now, request, payload);
+        self.check_prompt(now, request);
+        let disconnected = *payload == [Status::DISCONNECTED.0] && may_be_unreachable;
+        let unsupported = request.proxied && request.op.level() > 0;
         if unsupported && *payload == [Status::UNSUPPORTED.0] {
             self.unsupported += 1;
             return;
         }
-        let right = match ask.expect {
+        let right = match request.expect {
             Expect::Fixed(status) => *payload == [status] || disconnected,
-            Expect::Executed => self.claim(ask, |answer| *answer == *payload) || disconnected,
+            Expect::Executed => self.claim(request, |answer| *answer == *payload) || disconnected,
         };
-        assert!(right, "{ask:02x?} is answered {:02x?}, {} bytes", start(payload), payload.len());
-        self.away += u64::from(disconnected);
+        assert!(
+            right,
+            "{request:02x?} is answered {:02x?}, {} bytes",
+            start(payload),
+            payload.len()
+        );
+        self.unreachable += u64::from(disconnected);
         if payload.len() > 8 {
-            assert!(matches!(ask.op, Op::Get | Op::Take), "{ask:02x?} is answered with a session");
-            assert!(is_session(&ask.id, payload), "a session of another id, or spoilt");
+            assert!(
+                matches!(request.op, Op::Get | Op::Take),
+                "{request:02x?} is answered with a session"
+            );
+            assert!(is_session(&request.id, payload), "a session of another id, or spoilt");
         }
     }
 
-    /// As [`Ledger::answer`], for a client that takes sessions of 2 to 4 bytes for none.
+    /// As [`Oracle::check_answer`], for a client that takes sessions of 2 to 4 bytes for none.
     ///
     /// # Panics
     /// Where no store has said that to it.
-    pub fn answer_short(&mut self, now: Instant, ask: &Ask, payload: &[u8], away: bool) {
+    pub fn check_short_answer(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        payload: &[u8],
+        may_be_unreachable: bool,
+    ) {
         let short = |answer: &[u8]| (2..=4).contains(&answer.len());
-        let fetches = matches!(ask.op, Op::Get | Op::Take);
-        if fetches && *payload == [Status::NOT_OK.0] && self.claim(ask, short) {
+        let fetches = matches!(request.op, Op::Get | Op::Take);
+        if fetches && *payload == [Status::NOT_OK.0] && self.claim(request, short) {
             self.answered += 1;
-            self.keeper.answer(now, ask, payload);
+            self.guarantees.check_answer(now, request, payload);
         } else {
-            self.answer(now, ask, payload, away);
+            self.check_answer(now, request, payload, may_be_unreachable);
         }
     }
 
     /// Who asks for what the stuck server does not hold is not kept waiting.
-    fn check_prompt(&self, now: Instant, ask: &Ask) {
-        let Some(stuck) = self.stuck.filter(|_| ask.proxied) else {
+    fn check_prompt(&self, now: Instant, request: &Request) {
+        let Some(stuck) = self.stuck.filter(|_| request.proxied) else {
             return;
         };
-        let waited = now.since(ask.promise.made());
-        let homes = order(&ask.id, 0..self.servers);
+        let waited = now.since(request.guarantee.made());
+        let homes = order(&request.id, 0..self.servers);
         let its_own = homes[..self.copies].contains(&stuck);
-        assert!(its_own || waited <= PROMPT, "{ask:02x?} has waited for another's server");
+        assert!(its_own || waited <= PROMPT, "{request:02x?} has waited for another's server");
     }
 
-    fn claim(&mut self, ask: &Ask, fits: impl Fn(&[u8]) -> bool) -> bool {
-        let name = name(ask.op, &ask.id);
+    fn claim(&mut self, request: &Request, fits: impl Fn(&[u8]) -> bool) -> bool {
+        let name = name(request.op, &request.id);
         let Some(executed) = self.executed.get_mut(&name) else {
             return false;
         };
-        let fits = |one: &Execution| one.serial > ask.since && fits(&one.answer);
+        let fits = |one: &Execution| one.serial > request.since && fits(&one.answer);
         let Some(at) = executed.iter().position(fits) else {
             return false;
         };

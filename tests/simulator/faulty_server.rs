@@ -1,11 +1,11 @@
 //! A server that lies: it answers out of order, twice, to nobody, with another operation, not at
 //! all, or with what is no answer. What nobody asked for is poison: no client may ever taste it.
 
-use crate::ask::session;
-use crate::ledger::Ledger;
-use crate::pipe::Front;
-use crate::trace::{Who, note};
-use crate::wires::{End, Wires};
+use crate::network::{End, Network};
+use crate::oracle::Oracle;
+use crate::pipe::Readable;
+use crate::request::session;
+use crate::trace::{Actor, record};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
 use distcache_testing::bytes::{at_level, message, whole_messages};
@@ -16,7 +16,7 @@ use std::rc::Rc;
 const POISON: [u8; 1] = [77];
 
 /// Who gives uids a meaning: a proxy for as long as it lives, another for one connection.
-type User = (Who, Option<usize>);
+type User = (Actor, Option<usize>);
 
 struct Asked {
     uid: u32,
@@ -26,122 +26,122 @@ struct Asked {
     add: Option<(u32, Vec<u8>)>,
 }
 
-struct Line {
+struct Conn {
     end: End,
-    dialer: Who,
-    heard: Vec<u8>,
+    dialer: Actor,
+    received: Vec<u8>,
     unsent: Vec<u8>,
     asked: Vec<Asked>,
 }
 
 /// A server that lies.
 #[derive(Default)]
-pub struct Liar {
+pub struct FaultyServer {
     /// The patch level of most of its answers.
     level: u8,
-    lines: Vec<Line>,
+    conns: Vec<Conn>,
     /// Uids that are not in request in flight any more, by who used them.
     stale: Vec<(User, u32, Op)>,
     next: Instant,
 }
 
-impl Liar {
+impl FaultyServer {
     /// One that most often answers at this patch level.
     pub fn new(level: u8) -> Self {
         Self { level, ..Self::default() }
     }
 
     /// Takes one turn; false where nothing moved.
-    pub fn turn(&mut self, wires: &mut Wires, ledger: &mut Ledger) -> bool {
+    pub fn turn(&mut self, network: &mut Network, oracle: &mut Oracle) -> bool {
         let mut moved = false;
-        while let Some(end) = wires.accept(0) {
-            let dialer = wires.dialer(end);
-            let (heard, unsent, asked) = (Vec::new(), Vec::new(), Vec::new());
-            self.lines.push(Line { end, dialer, heard, unsent, asked });
+        while let Some(end) = network.accept(0) {
+            let dialer = network.dialer(end);
+            let (received, unsent, asked) = (Vec::new(), Vec::new(), Vec::new());
+            self.conns.push(Conn { end, dialer, received, unsent, asked });
             moved = true;
         }
-        for line in &mut self.lines {
+        for conn in &mut self.conns {
             let mut bytes = Vec::new();
-            if let Front::Bytes(here) = wires.front(line.end) {
+            if let Readable::Bytes(here) = network.readable(conn.end) {
                 bytes.resize(here, 0);
             }
-            let len = wires.read(Who::Node(0), line.end, &mut bytes);
-            line.hear(&bytes[..len]);
-            let sent = wires.write(Who::Node(0), line.end, &line.unsent);
-            line.unsent.drain(..sent);
+            let len = network.read(Actor::Node(0), conn.end, &mut bytes);
+            conn.receive(&bytes[..len]);
+            let sent = network.write(Actor::Node(0), conn.end, &conn.unsent);
+            conn.unsent.drain(..sent);
             moved |= len > 0 || sent > 0;
         }
-        if wires.now >= self.next {
-            self.speak(wires, ledger);
+        if network.now >= self.next {
+            self.answer_some(network, oracle);
             let pauses = [0, 0, 1, 20, 700];
-            self.next = wires.now.after(pauses[wires.random.below(pauses.len())].max(1));
-            moved |= self.lines.iter().any(|line| !line.unsent.is_empty());
+            self.next = network.now.after(pauses[network.random.below(pauses.len())].max(1));
+            moved |= self.conns.iter().any(|conn| !conn.unsent.is_empty());
         }
-        self.hang_up(wires);
+        self.close_some(network);
         moved
     }
 
     /// When it has something to do, if nothing happens before.
-    pub fn wake(&self, wires: &Wires) -> Option<Instant> {
-        let lines = self.lines.iter().filter_map(|line| wires.next(line.end));
-        let speaks = self.lines.iter().any(|line| !line.asked.is_empty()).then_some(self.next);
-        let speaks = speaks.map(|at| at.max(wires.now.after(1)));
-        lines.chain(wires.next_accept(0)).chain(speaks).min()
+    pub fn wake(&self, network: &Network) -> Option<Instant> {
+        let conns = self.conns.iter().filter_map(|conn| network.next(conn.end));
+        let answers = self.conns.iter().any(|conn| !conn.asked.is_empty()).then_some(self.next);
+        let answers = answers.map(|at| at.max(network.now.after(1)));
+        conns.chain(network.next_accept(0)).chain(answers).min()
     }
 
-    fn hang_up(&mut self, wires: &mut Wires) {
-        let Self { lines, stale, .. } = self;
-        lines.retain(|line| {
-            let ended = matches!(wires.front(line.end), Front::Ended(_));
-            if ended || wires.chance(2) {
-                wires.close(Who::Node(0), line.end);
-                stale.extend(line.asked.iter().map(|asked| (line.user(), asked.uid, asked.op)));
+    fn close_some(&mut self, network: &mut Network) {
+        let Self { conns, stale, .. } = self;
+        conns.retain(|conn| {
+            let ended = matches!(network.readable(conn.end), Readable::Ended(_));
+            if ended || network.chance(2) {
+                network.close(Actor::Node(0), conn.end);
+                stale.extend(conn.asked.iter().map(|asked| (conn.user(), asked.uid, asked.op)));
                 return false;
             }
             true
         });
     }
 
-    fn speak(&mut self, wires: &mut Wires, ledger: &mut Ledger) {
-        let random = &mut wires.random;
-        for line in &mut self.lines {
+    fn answer_some(&mut self, network: &mut Network, oracle: &mut Oracle) {
+        let random = &mut network.random;
+        for conn in &mut self.conns {
             let level = if random.below(8) > 0 { self.level } else { random.below(3) as u8 };
-            let which = random.below(line.asked.len());
+            let which = random.below(conn.asked.len());
             match random.below(10) {
-                _ if line.asked.is_empty() => continue,
+                _ if conn.asked.is_empty() => continue,
                 0 | 1 => continue,
-                2 => line.poison(random, &self.stale),
-                3 if random.below(8) == 0 => line.unsent.extend([0x47, 0x45, 0x54]),
+                2 => conn.poison(random, &self.stale),
+                3 if random.below(8) == 0 => conn.unsent.extend([0x47, 0x45, 0x54]),
                 4 if random.below(8) == 0 => {
-                    let Asked { uid, op, .. } = &line.asked[which];
+                    let Asked { uid, op, .. } = &conn.asked[which];
                     let other = if *op == Op::Get { Op::Have } else { Op::Get };
-                    line.unsent.extend(message(1, *uid, other as u8, &POISON));
+                    conn.unsent.extend(message(1, *uid, other as u8, &POISON));
                 }
                 kind => {
-                    let asked = line.asked.swap_remove(which);
-                    let answer = answer(random, ledger, &asked);
-                    let told = message(1, asked.uid, asked.op as u8, &answer);
-                    line.unsent.extend(at_level(level.max(asked.op.level() as u8), told));
+                    let asked = conn.asked.swap_remove(which);
+                    let answer = answer(random, oracle, &asked);
+                    let wire = message(1, asked.uid, asked.op as u8, &answer);
+                    conn.unsent.extend(at_level(level.max(asked.op.level() as u8), wire));
                     if kind == 5 {
                         let poison = message(1, asked.uid, asked.op as u8, &POISON);
-                        line.unsent.extend(at_level(1, poison));
+                        conn.unsent.extend(at_level(1, poison));
                     }
-                    self.stale.push((line.user(), asked.uid, asked.op));
+                    self.stale.push((conn.user(), asked.uid, asked.op));
                 }
             }
-            note(wires.now, Who::Node(0), "lies on link", [line.end.link as u64, 0]);
+            record(network.now, Actor::Node(0), "lies on link", [conn.end.link as u64, 0]);
         }
-        let old = self.stale.len().saturating_sub(30);
-        self.stale.drain(..old);
+        let level_zero = self.stale.len().saturating_sub(30);
+        self.stale.drain(..level_zero);
     }
 }
 
 /// An answer that could be true.
-fn answer(random: &mut Random, ledger: &mut Ledger, asked: &Asked) -> Rc<[u8]> {
-    let lawful = (1..=64).contains(&asked.id.len());
-    let answer: Rc<[u8]> = match (asked.op, lawful, &asked.add) {
+fn answer(random: &mut Random, oracle: &mut Oracle, asked: &Asked) -> Rc<[u8]> {
+    let valid = (1..=64).contains(&asked.id.len());
+    let answer: Rc<[u8]> = match (asked.op, valid, &asked.add) {
         (Op::Get | Op::Take, true, _) if random.below(2) == 0 => {
-            let (version, _) = ledger.next();
+            let (version, _) = oracle.next_version();
             session(&asked.id, version, 8 + random.below(5_000))
         }
         (Op::Add | Op::Put, _, Some((ttl, _))) if *ttl > 604_800_000 => return Rc::from([102]),
@@ -150,19 +150,19 @@ fn answer(random: &mut Random, ledger: &mut Ledger, asked: &Asked) -> Rc<[u8]> {
         _ => Rc::from([random.below(2) as u8]),
     };
     let add = asked.add.as_ref().map(|(ttl, session)| (*ttl, &session[..]));
-    ledger.execute(0, asked.op, &asked.id, add, answer.clone());
+    oracle.record_execution(0, asked.op, &asked.id, add, answer.clone());
     answer
 }
 
-impl Line {
+impl Conn {
     fn user(&self) -> User {
-        let link = Some(self.end.link).filter(|_| !matches!(self.dialer, Who::Node(_)));
+        let link = Some(self.end.link).filter(|_| !matches!(self.dialer, Actor::Node(_)));
         (self.dialer, link)
     }
 
-    fn hear(&mut self, bytes: &[u8]) {
-        self.heard.extend(bytes);
-        let (messages, rest) = whole_messages(&self.heard);
+    fn receive(&mut self, bytes: &[u8]) {
+        self.received.extend(bytes);
+        let (messages, rest) = whole_messages(&self.received);
         let rest = rest.to_vec();
         for (uid, op, payload) in messages {
             let op = Op::ALL[usize::from(op)];
@@ -178,7 +178,7 @@ impl Line {
             };
             self.asked.push(asked);
         }
-        self.heard = rest;
+        self.received = rest;
     }
 
     fn poison(&mut self, random: &mut Random, stale: &[(User, u32, Op)]) {

@@ -3,7 +3,7 @@
 //! A session's bytes follow from its id and a version that no other has, so that bytes of another
 //! session, of another version or from another place are seen wherever they turn up.
 
-use crate::keeper::Promise;
+use crate::guarantees::Guarantee;
 use crate::plan::pick;
 use distcache_core::message::TTL_MAX;
 use distcache_core::time::Instant;
@@ -23,7 +23,7 @@ pub enum Expect {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct Request {
     /// What is asked for.
     pub op: Op,
     /// The uid that the answer must bear.
@@ -39,11 +39,11 @@ pub struct Ask {
     /// How much had been executed when it was made.
     pub since: u64,
     /// The least time for which somebody on its way lets sessions live.
-    pub least: u32,
+    pub min_ttl: u32,
     /// Whether it is asked of a proxy.
     pub proxied: bool,
     /// What held when it was made.
-    pub promise: Promise,
+    pub guarantee: Guarantee,
 }
 
 /// The bytes of a session: `len` of them. The first eight are the version where there are so many.
@@ -83,7 +83,7 @@ fn id_of(owner: u64, number: usize) -> Rc<[u8]> {
 
 /// Draws requests for one client.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker {
+pub struct Generator {
     /// The client's number, not 0.
     pub owner: u64,
     /// How many ids all clients share.
@@ -91,42 +91,42 @@ pub struct Asker {
     /// How many of four requests are for an id that all clients share.
     pub shared: usize,
     /// The most bytes that most sessions have.
-    pub session: usize,
+    pub session_len: usize,
     /// How long most sessions live at most.
-    pub life: u32,
+    pub max_ttl: u32,
     /// At which levels it asks.
-    pub speaks: Speaks,
+    pub dialect: Dialect,
     /// The least time for which somebody on the way lets sessions live.
-    pub least: u32,
+    pub min_ttl: u32,
     /// Whether it asks a proxy.
     pub proxied: bool,
 }
 
 /// At which patch levels a client asks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Speaks {
+pub enum Dialect {
     /// At level 0: it is of old.
-    Zero,
+    LevelZero,
     /// At any, but for nothing that a server of old does not have.
-    Any,
+    LevelZeroOps,
     /// At any, and for everything.
-    All,
+    AllOps,
 }
 
-impl Asker {
+impl Generator {
     /// A request that the core's client can make; `version` is one that no session had.
-    pub fn lawful(&self, random: &mut Random, version: u64, since: u64) -> Ask {
+    pub fn valid(&self, random: &mut Random, version: u64, since: u64) -> Request {
         let shared = random.below(4) < self.shared;
         let id = match shared {
             true => id_of(0, random.below(self.ids)),
             false => id_of(self.owner, random.below(3)),
         };
-        let op = match self.speaks {
-            Speaks::All => pick(random, &ALL),
+        let op = match self.dialect {
+            Dialect::AllOps => pick(random, &ALL),
             _ => pick(random, &[Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove]),
         };
-        let level = match self.speaks {
-            Speaks::Zero => 0,
+        let level = match self.dialect {
+            Dialect::LevelZero => 0,
             _ => pick(random, &[0, 1, 1, 2, random.clone().next() as u16]).max(op.level()),
         };
         let add = op.stores().then(|| {
@@ -134,18 +134,18 @@ impl Asker {
             (self.ttl(random), session(&id, version, len))
         });
         let uid = pick(random, &[0, 1, u32::MAX, random.clone().next() as u32]);
-        let (expect, promise) = (Expect::Executed, Promise::NONE);
-        let (least, proxied) = (self.least, self.proxied);
-        Ask { op, uid, id, level, add, expect, since, least, proxied, promise }
+        let (expect, guarantee) = (Expect::Executed, Guarantee::NONE);
+        let (min_ttl, proxied) = (self.min_ttl, self.proxied);
+        Request { op, uid, id, level, add, expect, since, min_ttl, proxied, guarantee }
     }
 
     /// A request of any kind, also one that is refused without the store being asked.
-    pub fn any(&self, random: &mut Random, version: u64, since: u64) -> Ask {
-        let mut ask = self.lawful(random, version, since);
+    pub fn any(&self, random: &mut Random, version: u64, since: u64) -> Request {
+        let mut request = self.valid(random, version, since);
         if random.below(12) > 0 {
-            return ask;
+            return request;
         }
-        let status = match &mut ask.add {
+        let status = match &mut request.add {
             Some((ttl, _)) if random.below(2) == 0 => {
                 *ttl = TTL_MAX + 1 + random.below(1_000) as u32;
                 102
@@ -153,21 +153,21 @@ impl Asker {
             Some((_, session)) => {
                 // With a longer id, the longest session would not fit into a message.
                 *session = Rc::from(&session[..session.len().min(5_000)]);
-                ask.id = Rc::from(vec![9; pick(random, &[0, 65, 100])]);
+                request.id = Rc::from(vec![9; pick(random, &[0, 65, 100])]);
                 103
             }
             None => {
-                let longest = if self.session < 5_000 { 66 } else { 32_768 };
-                ask.id = Rc::from(vec![9; pick(random, &[0, 65, 2_048.min(longest), longest])]);
+                let longest = if self.session_len < 5_000 { 66 } else { 32_768 };
+                request.id = Rc::from(vec![9; pick(random, &[0, 65, 2_048.min(longest), longest])]);
                 1
             }
         };
-        ask.expect = Expect::Fixed(status);
-        ask
+        request.expect = Expect::Fixed(status);
+        request
     }
 
     fn ttl(&self, random: &mut Random) -> u32 {
-        let most = random.below(self.life as usize + 1) as u32;
+        let most = random.below(self.max_ttl as usize + 1) as u32;
         pick(random, &[most, most, most, 0, 1, 3_600_000, TTL_MAX])
     }
 
@@ -175,27 +175,27 @@ impl Asker {
     /// sort of client can't tell from a status are only stored where nobody else looks.
     fn len(&self, random: &mut Random, id: usize, shared: bool) -> usize {
         let most = 16 * FRAME_DATA_MAX - 8 - id;
-        if self.session < 300 {
-            return 8 + random.below(self.session);
+        if self.session_len < 300 {
+            return 8 + random.below(self.session_len);
         }
-        let frames = FRAME_DATA_MAX * (1 + random.below(self.session.div_ceil(FRAME_DATA_MAX)));
+        let frames = FRAME_DATA_MAX * (1 + random.below(self.session_len.div_ceil(FRAME_DATA_MAX)));
         let near = frames + 1 - random.below(3);
         let len = match random.below(6) {
             0 => near - 8 - id,
             1 => near,
             2 if !shared => 1 + random.below(7),
-            3 if self.session >= 5_000 && random.below(8) == 0 => most,
-            _ => 8 + random.below(self.session),
+            3 if self.session_len >= 5_000 && random.below(8) == 0 => most,
+            _ => 8 + random.below(self.session_len),
         };
         len.min(most)
     }
 }
 
-impl Ask {
+impl Request {
     /// For how long a store is told to keep the session, where there is one.
     pub fn stored(&self) -> Option<(u32, Rc<[u8]>)> {
         let (ttl, session) = self.add.as_ref()?;
-        Some((self.least.max(*ttl), session.clone()))
+        Some((self.min_ttl.max(*ttl), session.clone()))
     }
 
     /// Until when the session is there for certain, if it was stored at this time.
@@ -213,7 +213,7 @@ impl Ask {
     }
 
     /// The request on the wire, in one of the ways in which it can be put.
-    pub fn wire(&self, random: &mut Random) -> Vec<u8> {
+    pub fn encode(&self, random: &mut Random) -> Vec<u8> {
         let (payload, op) = (self.payload(), self.op as u8);
         let mut wire = match payload.len() {
             len if len > 0 && len % FRAME_DATA_MAX == 0 && len < 16 * FRAME_DATA_MAX => {

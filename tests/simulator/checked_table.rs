@@ -4,7 +4,7 @@
 //! because it was removed, because it expired, or because it was among those of its class of lives
 //! that were stored first when an ADD needed the room, and then no more of them than needed.
 
-use crate::ledger::Ledger;
+use crate::oracle::Oracle;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
 use distcache_core::server::Store;
@@ -24,7 +24,7 @@ struct Stored {
 }
 
 /// A table and what is known about it.
-pub struct Checked<'m> {
+pub struct CheckedTable<'m> {
     server: usize,
     table: Table<'m>,
     layout: Layout,
@@ -32,7 +32,7 @@ pub struct Checked<'m> {
     model: BTreeMap<Rc<[u8]>, Stored>,
     /// How many were stored.
     count: u64,
-    ledger: Rc<RefCell<Ledger>>,
+    oracle: Rc<RefCell<Oracle>>,
 }
 
 /// Blocks of 256 bytes that a session takes: the first one holds 16 bytes of its own.
@@ -51,7 +51,7 @@ fn status(status: Status) -> Rc<[u8]> {
     Rc::from([status.0])
 }
 
-impl<'m> Checked<'m> {
+impl<'m> CheckedTable<'m> {
     /// An empty table of this server in `memory`.
     ///
     /// # Panics
@@ -61,11 +61,11 @@ impl<'m> Checked<'m> {
         server: usize,
         layout: Layout,
         key: u64,
-        ledger: Rc<RefCell<Ledger>>,
+        oracle: Rc<RefCell<Oracle>>,
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
         let table = Table::new(memory, layout, key).expect("enough memory");
-        Self { server, table, layout, model: BTreeMap::new(), count: 0, ledger }
+        Self { server, table, layout, model: BTreeMap::new(), count: 0, oracle }
     }
 
     /// When the `number`th session, of however many there are, expires.
@@ -92,8 +92,8 @@ impl<'m> Checked<'m> {
         assert!(self.table.len() as usize >= self.model.len(), "sessions are not counted");
     }
 
-    fn done(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
-        self.ledger.borrow_mut().execute(self.server, op, id.bytes(), add, answer);
+    fn record(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
+        self.oracle.borrow_mut().record_execution(self.server, op, id.bytes(), add, answer);
     }
 
     fn live(&mut self, now: Instant, id: Id<'_>) -> Option<&Stored> {
@@ -142,11 +142,11 @@ impl<'m> Checked<'m> {
         now: Instant,
         op: Op,
         (ttl, id, session): (u32, Id<'_>, &[u8]),
-        done: Result<(), Status>,
+        record: Result<(), Status>,
         expected: Result<u32, Status>,
     ) -> Result<(), Status> {
-        assert_eq!(done, expected.map(|_| ()), "{} of {id:02x?}", op.name());
-        self.done(op, id, Some((ttl, session)), status(done.err().unwrap_or(Status::OK)));
+        assert_eq!(record, expected.map(|_| ()), "{} of {id:02x?}", op.name());
+        self.record(op, id, Some((ttl, session)), status(record.err().unwrap_or(Status::OK)));
         if let Ok(need) = expected {
             self.follow_evictions(now, ttl, need);
             self.count += 1;
@@ -156,28 +156,28 @@ impl<'m> Checked<'m> {
         }
         self.live(now, id);
         self.bounds();
-        done
+        record
     }
 }
 
-impl Store for Checked<'_> {
+impl Store for CheckedTable<'_> {
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
         let expected = match self.live(now, id) {
             Some(_) => self.expect_room(id, session).and(Err(Status::ADD_EXISTS)),
             None => self.expect_room(id, session),
         };
-        let done = Store::add(&mut self.table, now, ttl, id, session);
-        self.stored(now, Op::Add, (ttl, id, session), done, expected)
+        let record = Store::add(&mut self.table, now, ttl, id, session);
+        self.stored(now, Op::Add, (ttl, id, session), record, expected)
     }
 
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
         self.live(now, id);
         let expected = self.expect_room(id, session);
-        let done = Store::put(&mut self.table, now, ttl, id, session);
-        if done.is_ok() {
+        let record = Store::put(&mut self.table, now, ttl, id, session);
+        if record.is_ok() {
             self.model.remove(id.bytes());
         }
-        self.stored(now, Op::Put, (ttl, id, session), done, expected)
+        self.stored(now, Op::Put, (ttl, id, session), record, expected)
     }
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
@@ -191,26 +191,26 @@ impl Store for Checked<'_> {
             assert_eq!(out[..session.len()], **session, "GET of {id:02x?}: other bytes");
         }
         if fits {
-            self.done(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
+            self.record(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
         }
         len
     }
 
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
         let expected = self.live(now, id).is_some();
-        let done = self.table.has(now, id);
-        assert_eq!(done, expected, "HAVE of {id:02x?}");
-        self.done(Op::Have, id, None, status(if done { Status::OK } else { Status::NOT_OK }));
-        done
+        let record = self.table.has(now, id);
+        assert_eq!(record, expected, "HAVE of {id:02x?}");
+        self.record(Op::Have, id, None, status(if record { Status::OK } else { Status::NOT_OK }));
+        record
     }
 
     fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
         let expected = self.live(now, id).is_some();
-        let done = self.table.remove(now, id);
-        assert_eq!(done, expected, "REMOVE of {id:02x?}");
+        let record = self.table.remove(now, id);
+        assert_eq!(record, expected, "REMOVE of {id:02x?}");
         self.model.remove(id.bytes());
-        self.done(Op::Remove, id, None, status(if done { Status::OK } else { Status::NOT_OK }));
-        done
+        self.record(Op::Remove, id, None, status(if record { Status::OK } else { Status::NOT_OK }));
+        record
     }
 
     fn expire(&mut self, now: Instant, budget: usize) -> usize {

@@ -17,24 +17,24 @@ const HEDGE_AFTER: u64 = 50;
 
 /// What is known of a server, in thoughts of the proxy.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mark {
+pub struct ServerView {
     /// Which node it is.
     pub node: usize,
     /// When it first answered on its connection; `None` where it has not. Later where it was left out
     /// for having too many requests already.
     pub since: Option<u64>,
     /// When it last was connected and nothing waited for it.
-    pub clear: Option<u64>,
+    pub last_idle: Option<u64>,
     /// It has answered on this connection.
-    pub heard: bool,
+    pub answered_probe: bool,
     /// It has no operations but the first four.
-    pub old: bool,
+    pub level_zero: bool,
 }
 
-impl Mark {
+impl ServerView {
     /// There is a connection, and nothing is known of it.
     pub const fn connected(&mut self) {
-        (self.since, self.clear, self.heard) = (None, None, false);
+        (self.since, self.last_idle, self.answered_probe) = (None, None, false);
     }
 }
 
@@ -53,61 +53,64 @@ struct Visits {
 
 /// The requests of one proxy.
 #[derive(Debug, Default)]
-pub struct Route {
+pub struct RoutingCheck {
     /// Its servers, in its own order.
-    pub marks: Vec<Mark>,
+    pub views: Vec<ServerView>,
     /// A request has set out while not all servers were connected.
-    pub shaken: bool,
+    pub degraded: bool,
     copies: usize,
     visits: Vec<Visits>,
     /// Which of `visits` a uid belongs to: two, where a request was asked of two servers at a time.
     uids: BTreeMap<u32, usize>,
 }
 
-impl Route {
+impl RoutingCheck {
     /// Of a proxy that writes so many copies to these servers, and whether they are old.
     pub fn new(servers: impl Iterator<Item = (usize, bool)>, copies: u8) -> Self {
-        let mark = |(node, old)| Mark { node, old, ..Mark::default() };
+        let view = |(node, level_zero)| ServerView { node, level_zero, ..ServerView::default() };
         let copies = usize::from(copies.max(1));
-        let marks = servers.map(mark).collect();
-        Self { marks, shaken: false, copies, visits: Vec::new(), uids: BTreeMap::new() }
+        let views = servers.map(view).collect();
+        Self { views, degraded: false, copies, visits: Vec::new(), uids: BTreeMap::new() }
     }
 
     /// The proxy has put these bytes into the outbox of server `number`: whole requests.
     ///
     /// # Panics
     /// Where one should have gone elsewhere, or be another.
-    pub fn follow(&mut self, now: Instant, number: usize, bytes: &[u8]) {
-        let levels = crate::scan::levels(bytes);
+    pub fn check_requests(&mut self, now: Instant, number: usize, bytes: &[u8]) {
+        let levels = crate::framing::levels(bytes);
         assert!(levels.iter().all(|level| *level == 1), "a proxy speaks at {levels:?}");
-        self.shaken |= self.marks.iter().any(|mark| mark.since.is_none());
+        self.degraded |= self.views.iter().any(|view| view.since.is_none());
         for (uid, op, payload) in messages(bytes) {
-            let mark = self.marks[number];
-            assert!(mark.heard, "server {number} is asked {op} before it has answered the probe");
-            let known = op < PUT || (mark.heard && !mark.old);
+            let view = self.views[number];
+            assert!(
+                view.answered_probe,
+                "server {number} is asked {op} before it has answered the probe"
+            );
+            let known = op < PUT || (view.answered_probe && !view.level_zero);
             assert!(known, "operation {op} goes to a server that is not known to have it");
             let id = id_of(op, &payload);
             let at = match self.uids.get(&uid) {
                 Some(at) => *at,
-                None => self.begin(now, uid, number, op, id),
+                None => self.first_visit(now, uid, number, op, id),
             };
             let visits = &mut self.visits[at];
             if visits.asked.is_empty() {
-                visits.begun = mark.clear;
+                visits.begun = view.last_idle;
             }
             visits.open = Some((id.to_vec(), now));
             visits.asked.push((number, op));
-            let clear = mark.clear.min(visits.begun);
+            let last_idle = view.last_idle.min(visits.begun);
             let been = |other: usize| {
                 let asked = visits.asked.iter().any(|(visited, _)| *visited == other);
                 asked || visits.maybe.contains(&other)
             };
             let better = |other: &usize| {
-                let there = self.marks[*other].since.zip(clear);
-                let fair = there.is_some_and(|(since, clear)| since <= clear);
-                fair && !been(*other) && rank(id, self.marks[*other].node) > rank(id, mark.node)
+                let there = self.views[*other].since.zip(last_idle);
+                let fair = there.is_some_and(|(since, last_idle)| since <= last_idle);
+                fair && !been(*other) && rank(id, self.views[*other].node) > rank(id, view.node)
             };
-            let better = (0..self.marks.len()).find(better);
+            let better = (0..self.views.len()).find(better);
             assert_eq!(better, None, "{id:02x?} goes to server {number} and not to this one");
             self.check_visits(at);
         }
@@ -121,15 +124,15 @@ impl Route {
     }
 
     /// The connection to a server is gone: nothing is asked of it any more.
-    pub fn lost(&mut self, number: usize) {
+    pub fn server_lost(&mut self, number: usize) {
         let its = |visits: &&mut Visits| visits.asked.last().is_some_and(|last| last.0 == number);
         self.visits.iter_mut().filter(its).for_each(|visits| visits.open = None);
     }
 
     /// A uid that is new. It may be that of a request which one better server has had for a while:
     /// only what changes nothing is asked twice.
-    fn begin(&mut self, now: Instant, uid: u32, number: usize, op: u8, id: &[u8]) -> usize {
-        let rank = |number: usize| rank(id, self.marks[number].node);
+    fn first_visit(&mut self, now: Instant, uid: u32, number: usize, op: u8, id: &[u8]) -> usize {
+        let rank = |number: usize| rank(id, self.views[number].node);
         let twin = |visits: &Visits| {
             let (Some((same, at)), Some((last, asked))) = (&visits.open, visits.asked.last())
             else {
@@ -138,11 +141,12 @@ impl Route {
             let late = now.since(*at) >= HEDGE_AFTER;
             same == id && *asked == op && late && rank(*last) > rank(number)
         };
-        let clear = self.marks[number].clear;
-        let there =
-            |mark: &Mark| mark.since.zip(clear).is_some_and(|(since, clear)| since <= clear);
+        let last_idle = self.views[number].last_idle;
+        let there = |view: &ServerView| {
+            view.since.zip(last_idle).is_some_and(|(since, last_idle)| since <= last_idle)
+        };
         let passed_over =
-            (0..self.marks.len()).any(|at| there(&self.marks[at]) && rank(at) > rank(number));
+            (0..self.views.len()).any(|at| there(&self.views[at]) && rank(at) > rank(number));
         let hedges = self.copies > 1 && [GET, HAVE].contains(&op);
         let mut recent = self.visits.iter().enumerate().rev().take(500).filter(|_| hedges);
         let twin = recent.find_map(|(at, visits)| twin(visits).then_some(at));
@@ -164,11 +168,11 @@ impl Route {
         assert!(self.copies > 1 || visits.len() == 1, "one copy, but it visits {visits:?}");
         let servers = visits.chunk_by(|(one, _), (other, _)| one == other);
         let mut seen = Vec::new();
-        for (place, stay) in servers.enumerate() {
-            let (server, _) = stay[0];
+        for (place, per_connection) in servers.enumerate() {
+            let (server, _) = per_connection[0];
             assert!(!seen.contains(&server), "it comes back: {visits:?}");
             seen.push(server);
-            let ops: Vec<u8> = stay.iter().map(|(_, op)| *op).collect();
+            let ops: Vec<u8> = per_connection.iter().map(|(_, op)| *op).collect();
             let first = visits[0].1;
             let right = match (first, &ops[..]) {
                 (ADD | PUT, [ADD | PUT]) => true,
