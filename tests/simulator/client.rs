@@ -1,5 +1,5 @@
-//! Clients that keep to the rules. Each of their requests ends exactly once: with the answer that
-//! its turn on the connection brings, or with the connection.
+//! Clients that follow the protocol. Each of their requests ends exactly once: with the next answer
+//! on the connection, or with the connection.
 
 use crate::cluster::IMPATIENT;
 use crate::framing::levels;
@@ -17,9 +17,9 @@ use distcache_core::wire::{LEVEL, Op};
 use distcache_testing::bytes::whole_messages;
 use std::collections::VecDeque;
 
-/// How a client speaks.
+/// How a client speaks the protocol.
 enum Codec<'m> {
-    /// With its own words, many requests at a time. What it has not sent yet.
+    /// With bytes of the simulator, many requests at a time. Holds the bytes that are not sent yet.
     Raw(Vec<u8>),
     /// With the core's client.
     Core(Connection<&'m mut [u8]>),
@@ -35,35 +35,36 @@ pub struct Client<'m> {
     number: usize,
     plan: Plan,
     generator: Generator,
-    /// Whether a proxy's word that the server is away is an answer.
+    /// Whether DISCONNECTED is an answer that it may get.
     may_be_unreachable: bool,
     /// Whether the connection may end before the client ends it.
     may_break: bool,
-    /// Whether it speaks to a server that lies.
+    /// Whether it calls the faulty server.
     faulty_server: bool,
-    /// The highest level at which whom it calls answers; `None` where that may change.
+    /// The highest level at which the peer answers; `None` if that may change.
     level: Option<u16>,
     codec: Codec<'m>,
     memory: Vec<&'m mut [u8]>,
     end: Option<End>,
     connected: bool,
-    /// What it asked and was not answered, oldest first.
+    /// Requests without an answer yet, oldest first.
     unanswered: VecDeque<Unanswered>,
-    /// What it received and has not understood yet.
+    /// Bytes received that are not a whole answer yet.
     received: Vec<u8>,
-    /// How much of that the core's client has been given.
+    /// How many of them the core's client has taken.
     fed: usize,
     made_on_connection: usize,
     requests: usize,
     connections: usize,
-    /// When it does something again.
+    /// When it acts again.
     next: Instant,
-    /// It has said that it will send no more.
+    /// It has ended its sending side.
     finished: bool,
 }
 
 impl<'m> Client<'m> {
-    /// A client that has not called anybody yet; a careful one needs memory for each connection.
+    /// Creates a client without a connection. A client of the core needs memory for each
+    /// connection.
     pub fn new(
         number: usize,
         plan: Plan,
@@ -71,7 +72,7 @@ impl<'m> Client<'m> {
         (fault_free, faulty_server, level): (bool, bool, Option<u16>),
         memory: Vec<&'m mut [u8]>,
     ) -> Self {
-        // Where nothing goes wrong there is no reason to lose patience.
+        // Without faults there is no reason to give up.
         let plan = if fault_free { Plan { patience: 1 << 40, ..plan } } else { plan };
         Self {
             number,
@@ -100,13 +101,13 @@ impl<'m> Client<'m> {
         Actor::Client(self.number)
     }
 
-    /// Whether it has asked all that it is going to ask, and every request has ended.
+    /// Returns whether it has made all its requests, and all of them have ended.
     pub fn is_done(&self) -> bool {
         self.unanswered.is_empty()
             && (self.requests == 0 || (self.end.is_none() && self.connections == 0))
     }
 
-    /// Whether a request is neither answered nor lost, or its connection is still to end.
+    /// Returns whether a request has not ended, or its connection is still to end.
     pub fn is_waiting(&self) -> bool {
         !self.unanswered.is_empty() || self.finished
     }
@@ -117,7 +118,7 @@ impl<'m> Client<'m> {
         self.connections = 0;
     }
 
-    /// Goes, wherever it stands.
+    /// Closes the connection, if there is one.
     pub fn close_connection(&mut self, network: &mut Network, oracle: &mut Oracle) {
         if let Some(end) = self.end {
             network.close(self.actor(), end);
@@ -125,7 +126,7 @@ impl<'m> Client<'m> {
         }
     }
 
-    /// Takes one turn; false where nothing moved.
+    /// Takes one turn. Returns whether anything moved.
     pub fn turn(&mut self, network: &mut Network, oracle: &mut Oracle) -> bool {
         let Some(end) = self.end else {
             return self.connect(network);
@@ -141,7 +142,7 @@ impl<'m> Client<'m> {
         asked | sent | self.receive(network, oracle, end)
     }
 
-    /// When it has something to do, if nothing happens before.
+    /// Returns when it next has something to do if nothing happens before.
     pub fn wake(&self, network: &Network) -> Option<Instant> {
         let Some(end) = self.end else {
             return (self.requests > 0 && self.connections > 0).then_some(self.next);
@@ -183,7 +184,7 @@ impl<'m> Client<'m> {
         true
     }
 
-    /// Makes another request, or says that there will be none.
+    /// Makes another request, or ends the connection if there are none.
     fn make_request(&mut self, network: &mut Network, oracle: &mut Oracle) -> bool {
         if self.finished || network.now < self.next || self.unanswered.len() >= self.plan.window {
             return false;
@@ -201,32 +202,37 @@ impl<'m> Client<'m> {
             Codec::Core(client) => {
                 request.level = LEVEL;
                 if client.level() < request.op.level() {
-                    // Whom it calls is not known to have this. The old operations will do.
+                    // The peer is not known to have this operation, so use an old one.
                     assert_eq!(
                         client.request(&core_request(&request)),
                         Err(RequestError::Unsupported)
                     );
                     request.op = if request.op == Op::Put { Op::Add } else { Op::Get };
                 }
-                client.request(&core_request(&request)).expect("the last one is answered");
-                // Whatever uid it took is the one that its answer must bear.
+                client.request(&core_request(&request)).expect("no request is unanswered");
+                // The answer must bear the uid that the client chose.
                 request.uid =
                     u32::from_be_bytes(*client.pending()[5..].first_chunk().expect("a header"));
             }
         }
-        record(network.now, self.actor(), "asks op, uid", [request.op as u64, request.uid.into()]);
+        record(
+            network.now,
+            self.actor(),
+            "requests op, uid",
+            [request.op as u64, request.uid.into()],
+        );
         oracle.record_request(network.now, &mut request);
         self.unanswered.push_back(Unanswered { request, made: network.now });
         self.requests -= 1;
         self.made_on_connection += 1;
         let pause = network.random.below(self.plan.pause as usize + 1) as u64;
         self.next = network.now.after(pause);
-        // What came unasked must not be taken for the answer.
+        // Bytes that came early must not be taken for the answer.
         self.parse_with_core(network, oracle);
         true
     }
 
-    /// Ends its own side: it goes, or it says that it has no more to say and waits for the rest.
+    /// Closes the connection, or ends its sending side and waits for the remaining answers.
     fn finish_sending(&mut self, network: &mut Network, oracle: &mut Oracle) -> bool {
         let unsent = match &self.codec {
             Codec::Raw(unsent) => !unsent.is_empty(),
@@ -274,7 +280,7 @@ impl<'m> Client<'m> {
             Readable::Ended(_) => {
                 assert!(
                     self.may_break || self.finished,
-                    "{} is hung up on for nothing",
+                    "the connection of {} ends without a reason",
                     self.actor()
                 );
                 network.close(self.actor(), end);
@@ -311,7 +317,7 @@ impl<'m> Client<'m> {
             assert_eq!(
                 (uid, op),
                 (request.uid, request.op as u8),
-                "{} hears out of turn",
+                "{} receives an answer out of turn",
                 self.actor()
             );
             self.check_level(&request, level);
@@ -326,7 +332,8 @@ impl<'m> Client<'m> {
         self.received = rest;
     }
 
-    /// The core's client must find the same answer as is found without it, or refuse what it hears.
+    /// Parses with the core's client. It must find the answer that `whole_messages` finds, or
+    /// refuse the bytes.
     fn parse_with_core(&mut self, network: &mut Network, oracle: &mut Oracle) {
         let Codec::Core(client) = &mut self.codec else {
             return;
@@ -341,17 +348,17 @@ impl<'m> Client<'m> {
             there = client.advance();
         }
         if there.is_err() {
-            // Only a server that lies gives reason to.
-            assert!(self.faulty_server, "{} refuses what it hears", self.actor());
+            // Only a faulty server gives reason to.
+            assert!(self.faulty_server, "{} refuses an answer", self.actor());
             return self.close_connection(network, oracle);
         }
         let (messages, rest) = whole_messages(&self.received);
         let (Some(reply), Some((uid, op, _))) = (client.reply(), messages.first()) else {
-            assert!(messages.is_empty(), "{} does not hear its answer", self.actor());
+            assert!(messages.is_empty(), "{} does not find its answer", self.actor());
             return;
         };
         let Some(Unanswered { request, .. }) = self.unanswered.pop_front() else {
-            // The last answer is still there.
+            // The previous answer is still there.
             return;
         };
         assert_eq!(
@@ -363,25 +370,25 @@ impl<'m> Client<'m> {
         let level = client.level();
         match reply {
             Reply::Session(session) => {
-                oracle.check_answer(network.now, &request, session, self.may_be_unreachable)
+                oracle.check_answer(network.now, &request, session, self.may_be_unreachable);
             }
             Reply::Status(Status(code)) => {
                 oracle.check_short_answer(network.now, &request, &[code], self.may_be_unreachable);
             }
         }
-        assert_eq!(level, levels(&self.received)[0], "{} misses the level", self.actor());
+        assert_eq!(level, levels(&self.received)[0], "{} returns another level", self.actor());
         self.check_level(&request, level);
         record(network.now, self.actor(), "has its answer to uid", [request.uid.into(), 0]);
         assert!(
             messages.len() == 1 && rest.is_empty() || self.faulty_server,
-            "more than was asked for"
+            "more bytes than one answer"
         );
-        let len = self.received.len() - rest.len() - behind(&messages[1..]);
+        let len = self.received.len() - rest.len() - encoded_len(&messages[1..]);
         self.received.drain(..len);
         self.fed -= len;
     }
 
-    /// An answer is at the level of its request, as far as whom it calls can go.
+    /// An answer is at the level of its request, or at the highest that the peer has.
     fn check_level(&self, request: &Request, level: u16) {
         let most = request.level.min(LEVEL).min(self.level.unwrap_or(LEVEL));
         let least = if self.level.is_some() { most } else { request.op.level() };
@@ -389,7 +396,7 @@ impl<'m> Client<'m> {
         assert!(right || self.faulty_server, "{request:02x?} is answered at level {level}");
     }
 
-    /// The connection is gone, and every request on it has ended.
+    /// The connection has ended, and with it every request on it.
     fn connection_ended(&mut self, network: &Network, oracle: &mut Oracle) {
         for Unanswered { request, .. } in self.unanswered.drain(..) {
             oracle.record_loss(&request);
@@ -403,9 +410,9 @@ impl<'m> Client<'m> {
     }
 }
 
-/// The request as the core's client is asked to make it.
+/// Returns the request as the core's client takes it.
 fn core_request(request: &Request) -> message::Request<'_> {
-    let id = Id::new(&request.id).expect("a lawful id");
+    let id = Id::new(&request.id).expect("a valid id");
     match (&request.add, request.op) {
         (Some((ttl, session)), Op::Put) => message::Request::Put(Add { ttl: *ttl, id, session }),
         (Some((ttl, session)), _) => message::Request::Add(Add { ttl: *ttl, id, session }),
@@ -416,8 +423,8 @@ fn core_request(request: &Request) -> message::Request<'_> {
     }
 }
 
-/// How many bytes these messages took.
-fn behind(messages: &[(u32, u8, Vec<u8>)]) -> usize {
+/// Returns how many bytes these messages have on the wire.
+fn encoded_len(messages: &[(u32, u8, Vec<u8>)]) -> usize {
     let wire = |len: usize| len + 14 * len.div_ceil(2_048).max(1);
     messages.iter().map(|(.., payload)| wire(payload.len())).sum()
 }

@@ -1,21 +1,21 @@
 //! Runs with several servers, and proxies that spread ids over all of them.
 //!
-//! In most of them anything may happen. In some there is trouble for one server alone, so that what
-//! copies are for can be told: nothing is lost with it ([`one_server_fails`]), or nobody waits for it
-//! who has no business there ([`one_server_hangs`]).
+//! In most runs any fault may happen. In some, faults hit one server alone, to show what copies are
+//! for: no session is lost with that server ([`one_server_fails`]), and only requests for its ids
+//! wait for it ([`one_server_hangs`]).
 
-use crate::plan::{Behavior, Conditions, Faults, Node, Plan, pick};
+use crate::plan::{Behaviour, Conditions, Faults, Node, Plan, pick};
 use distcache_core::clients::Limits;
 use distcache_core::table::Layout;
 use distcache_testing::random::Random;
 
-/// The most servers that there are.
+/// The most servers of a run.
 pub const SERVERS_MAX: usize = 4;
 
-/// The patience of clients whose connections break when they have lost it, in milliseconds.
+/// The timeout of clients that reset their connection when it is over, in milliseconds.
 pub const IMPATIENT: u64 = 20;
 
-/// Nobody is ever sent away.
+/// No timeouts.
 const FOREVER: Limits = Limits { idle: 0, patience: 0 };
 
 /// Connects the proxies of a plan to its servers: to all of them, or to another proxy.
@@ -28,7 +28,7 @@ pub fn connect_proxies(plan: &mut Plan, random: &mut Random) {
             node.upstreams[0] = servers + random.below(number - servers);
             continue;
         }
-        // Each proxy has an order of its own.
+        // Each proxy has its servers in another order.
         node.upstream_count = servers;
         for place in 0..servers {
             node.upstreams[place] = place;
@@ -38,16 +38,16 @@ pub fn connect_proxies(plan: &mut Plan, random: &mut Random) {
         node.buffers += 2 * (servers - 1);
     }
     for client in &mut plan.clients {
-        // What is done to one copy alone makes the copies differ.
+        // A change of one copy alone would make the copies differ.
         let least = if plan.copies > 1 { servers } else { 0 };
         client.node = least + random.below(plan.nodes.len() - least);
     }
 }
 
-/// Makes it a run in which sessions may leave for no reason but those that clients give.
+/// Makes it a run in which sessions leave only when clients remove them or they expire.
 fn make_durable(plan: &mut Plan, random: &mut Random) {
     plan.durable = true;
-    plan.layout = Layout::new(100, 300_000).expect("a lawful size");
+    plan.layout = Layout::new(100, 300_000).expect("a valid size");
     plan.session_len = plan.session_len.min(2_000);
     plan.ids = plan.ids.min(3);
     plan.shared = pick(random, &[0, 1, 2]);
@@ -61,13 +61,13 @@ fn make_durable(plan: &mut Plan, random: &mut Random) {
     }
 }
 
-/// A run in which nothing goes wrong, and all is kept.
+/// A run without faults, in which every session is kept.
 pub fn nothing_fails(plan: &mut Plan, random: &mut Random) {
     make_durable(plan, random);
 }
 
-/// A run in which one server dies, maybe more than once, stops, and loses its connections; nothing
-/// else goes wrong but time.
+/// A run in which one server crashes, maybe more than once, pauses and loses its connections. Time
+/// may jump; there are no other faults.
 pub fn one_server_fails(plan: &mut Plan, random: &mut Random) {
     make_durable(plan, random);
     plan.victim = Some(random.below(plan.servers));
@@ -77,7 +77,7 @@ pub fn one_server_fails(plan: &mut Plan, random: &mut Random) {
     let faults = &mut plan.faults;
     faults.crashes = pick(random, &[5, 15, 30]);
     faults.pauses = if plan.conditions.cuts > 0 { pick(random, &[0, 5]) } else { 0 };
-    // Who waits for no more than a while must not find the others late.
+    // With a timeout, the other servers must never be late.
     let patience = pick(random, &[0, 3_000]);
     if patience > 0 {
         (faults.jumps, faults.idle_turns, plan.conditions.delay) = (0, 0, 0);
@@ -98,12 +98,12 @@ pub fn one_server_fails(plan: &mut Plan, random: &mut Random) {
     }
 }
 
-/// A run in which one server stops at some time and never moves again, with all else well.
+/// A run in which one server stops for good, without other faults.
 pub fn one_server_hangs(plan: &mut Plan, random: &mut Random) {
     plan.stuck = Some(random.below(plan.servers));
     plan.faults = Faults::default();
     plan.conditions = Conditions { delay: 0, cuts: 0, lost_dials: 0, ..plan.conditions };
-    plan.hostile_clients.retain(|hostile_client| hostile_client.behavior == Behavior::Silent);
+    plan.hostile_clients.retain(|hostile_client| hostile_client.behaviour == Behaviour::Silent);
     let clients = plan.clients.len() + plan.hostile_clients.len() + plan.nodes.len();
     for node in &mut plan.nodes {
         give_ample_room(node, clients);
@@ -112,10 +112,10 @@ pub fn one_server_hangs(plan: &mut Plan, random: &mut Random) {
     for node in &mut plan.nodes[plan.servers..] {
         node.config.limits.patience = pick(random, &[300, 3_000]);
         node.config.server_patience = pick(random, &[0, 250, 3_000]);
-        // Those who leave are as many as can be, before the server is given up.
+        // As many clients as possible leave before the server times out.
         if impatient {
             (node.config.limits.patience, node.config.server_patience) = (60_000, 0);
-            // No more than all clients can have on their way at one time.
+            // No more than all clients can have in flight at one time.
             node.in_flight = clients * node.upstream_count;
         }
     }
@@ -129,19 +129,19 @@ pub fn one_server_hangs(plan: &mut Plan, random: &mut Random) {
     }
     for (number, client) in plan.clients.iter_mut().enumerate() {
         (client.patience, client.window, client.pause) = (1 << 40, 1, client.pause.min(10));
-        // Others are there who wait for the rest, and must not wait long.
+        // The other clients wait for their answers, and must not wait long.
         if impatient && number % 2 == 1 {
             (client.patience, client.requests, client.connections) = (IMPATIENT, 200, 200);
             client.core_client = false;
         }
-        // To another proxy, a proxy is one client: there one request does wait for the other.
+        // A proxy is one client of another proxy, where one request does wait for the other.
         if plan.nodes[client.node].upstream_count == 1 {
             client.node = plan.servers;
         }
     }
 }
 
-/// Gives a node all that it can ever need for so many clients.
+/// Gives a node all that it can need for so many clients.
 fn give_ample_room(node: &mut Node, clients: usize) {
     node.config.limits = FOREVER;
     node.slots = clients;

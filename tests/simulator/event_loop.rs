@@ -1,8 +1,10 @@
-//! A server or a proxy on the network: what a poll loop does, in an order that chance decides.
+//! A server or a proxy on the network, driven as by a poll loop, but in random order.
 //!
-//! The loop trusts the machine: it wakes it only after an event or at its deadline, and looks at
-//! a peer's wants only after a verb on that peer or when `advance` names it. So a machine that does
-//! not say what has changed, or when it wants to be woken, stands still here, and is found out.
+//! The loop relies on the machine: it wakes it only after an event or at its deadline, and looks at
+//! a peer's wants only after a verb on that peer or when `advance` names it. A machine that does
+//! not report what has changed, or when it must be woken, stands still here, and the run fails.
+
+mod checks;
 
 use crate::framing::FrameScanner;
 use crate::network::{Dial, End, Network};
@@ -16,7 +18,7 @@ use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
 use distcache_testing::net::probe;
 
-/// More than all requests that fit into all buffers.
+/// More than the requests that fit into all buffers.
 const STEPS_MAX: u64 = 100_000;
 
 /// One connection of a machine.
@@ -25,17 +27,17 @@ struct Socket {
     end: End,
     peer: Peer,
     wants: Wants,
-    /// The peer said that it sends no more.
+    /// The peer has ended its sending side.
     ended: bool,
     received: FrameScanner,
     sent: FrameScanner,
     /// When it was connected.
     connected_at: Instant,
-    /// When the peer last did what its patience is measured by.
+    /// When the peer last did what its timeout is measured from.
     since: Instant,
-    /// Its bytes are there, and the machine had no room for them when it was last asked.
+    /// Bytes have arrived, and the machine had no space for them at the last attempt.
     no_space: bool,
-    /// How many of the bytes that are pending have been looked at.
+    /// How many of the pending bytes have been checked.
     seen: usize,
 }
 
@@ -47,26 +49,26 @@ pub struct EventLoop<M> {
     number: usize,
     plan: Node,
     sockets: Vec<Socket>,
-    /// By the numbers of its servers.
+    /// Attempts to connect, by server number.
     dialing: Vec<Option<(ServerKey, End)>>,
     dialed: Vec<Option<Instant>>,
-    /// Which way its requests go.
+    /// Checks where its requests go.
     routing: RoutingCheck,
     round: u64,
-    /// It has been without one of its servers, and may not have all that it gave away.
+    /// It has been without one of its servers, so copies may be missing.
     pub degraded: bool,
-    /// No request now on its way set out before this.
+    /// No request now in flight was sent before this.
     in_flight_since: Instant,
-    /// Under which uids servers have answered since the machine last was at rest.
+    /// The uids of answers from servers since the machine was last idle.
     answered: Vec<u32>,
     /// There is work left from the last turn.
     busy: bool,
-    /// Keys of clients that are gone.
+    /// Keys of connections that are closed.
     stale: Vec<Peer>,
 }
 
 impl<M: Subject> EventLoop<M> {
-    /// A machine without connections.
+    /// Creates a loop without connections.
     pub fn new(machine: M, number: usize, plan: Node, routing: RoutingCheck) -> Self {
         let servers = plan.upstreams().len();
         Self {
@@ -90,7 +92,7 @@ impl<M: Subject> EventLoop<M> {
         Actor::Node(self.number)
     }
 
-    /// Takes one turn; false where nothing moved.
+    /// Takes one turn. Returns whether anything moved.
     pub fn turn(&mut self, network: &mut Network) -> bool {
         let mut moved = self.poll_dials(network) | self.accept(network);
         if network.chance(20) {
@@ -115,7 +117,7 @@ impl<M: Subject> EventLoop<M> {
             moved = true;
         }
         let closed = self.close_done(network);
-        // Where a connection is gone it may be time to dial again, in the next turn.
+        // After a connection is lost it may be time to dial again, in the next turn.
         let due = self.machine.deadline().is_some_and(|at| at <= network.now);
         let unsettled = closed || broken || (due && self.plan.turn > 0);
         if !self.busy && !unsettled {
@@ -125,7 +127,7 @@ impl<M: Subject> EventLoop<M> {
         moved | closed | broken
     }
 
-    /// When it has something to do, if nothing happens before.
+    /// Returns when it next has something to do if nothing happens before.
     pub fn wake(&self, network: &Network) -> Option<Instant> {
         let now = network.now;
         let deadline = self.machine.deadline().map(|at| at.max(now));
@@ -137,7 +139,7 @@ impl<M: Subject> EventLoop<M> {
         own.chain(dialing).chain(reads).min()
     }
 
-    /// The connections of which it holds an end.
+    /// Returns the connections of which it holds an end.
     pub fn ends(&self) -> impl Iterator<Item = End> {
         let dialing = self.dialing.iter().flatten().map(|(_, end)| *end);
         self.sockets.iter().map(|socket| socket.end).chain(dialing)
@@ -160,7 +162,12 @@ impl<M: Subject> EventLoop<M> {
                     self.machine.connected(now, key);
                     self.routing.views[number].connected();
                     self.add_socket(end, peer, now);
-                    assert_eq!(self.machine.pending(peer), probe(), "{} asks more", self.actor());
+                    assert_eq!(
+                        self.machine.pending(peer),
+                        probe(),
+                        "{} sends more than a probe",
+                        self.actor()
+                    );
                     self.sockets.last_mut().expect("it was added").seen = probe().len();
                 }
             }
@@ -171,7 +178,7 @@ impl<M: Subject> EventLoop<M> {
             let number = usize::from(key.number());
             let last = self.dialed[number].replace(now);
             let early = last.is_some_and(|last| now.since(last) < self.plan.config.retry);
-            assert!(!early, "{} dials again before it may", self.actor());
+            assert!(!early, "{} dials again before `retry`", self.actor());
             assert_eq!(self.dialing[number], None, "{} dials twice", self.actor());
             let end = network.dial(self.actor(), self.plan.upstreams()[number]);
             self.dialing[number] = Some((key, end));
@@ -221,7 +228,10 @@ impl<M: Subject> EventLoop<M> {
         socket.wants = self.machine.wants(socket.peer);
         let pending = self.machine.pending(socket.peer).len();
         assert!(pending <= MESSAGE_MAX, "{pending} bytes are pending");
-        assert!(socket.wants.close || socket.wants.write == (pending > 0), "writes as it says");
+        assert!(
+            socket.wants.close || socket.wants.write == (pending > 0),
+            "`wants.write` differs from `pending`"
+        );
     }
 
     fn write(&mut self, network: &mut Network, number: usize) -> bool {
@@ -249,7 +259,7 @@ impl<M: Subject> EventLoop<M> {
         }
         match network.readable(socket.end) {
             Readable::Bytes(_) => {
-                // Asking twice is asking once.
+                // A second call of `space` must change nothing.
                 self.machine.space(socket.peer);
                 let space = self.machine.space(socket.peer);
                 socket.no_space = space.is_empty();
@@ -297,7 +307,7 @@ impl<M: Subject> EventLoop<M> {
         }
     }
 
-    /// A broken connection is seen by whoever looks, whatever it wants.
+    /// Drops connections that are reset, whatever the machine wants of them.
     fn drop_broken(&mut self, network: &mut Network) -> bool {
         let broken = Readable::Ended(Ending::Reset);
         let before = self.sockets.len();
@@ -350,57 +360,15 @@ impl<M: Subject> EventLoop<M> {
                 self.abandon_dial(network, server.number().into());
             }
             let most = 64 + 8 * self.sockets.len() as u64 + 4 * (self.machine.work() - before);
-            assert!(calls <= most.min(STEPS_MAX), "{} runs in circles", self.actor());
+            assert!(calls <= most.min(STEPS_MAX), "{} does not come to rest", self.actor());
             if self.plan.turn > 0 && calls >= self.plan.turn as u64 {
-                // That there is more to do is for the deadline to say.
+                // The deadline must say that there is more to do.
                 return;
             }
         }
     }
 
-    /// Looks at what the machine has put into the outboxes of its servers; `rests` where it has done
-    /// all that is to be done.
-    fn observe(&mut self, now: Instant, rests: bool) {
-        self.round += 1;
-        let servers =
-            self.sockets.iter_mut().filter(|socket| matches!(socket.peer, Peer::Server(_)));
-        let mut new_requests = Vec::new();
-        for socket in servers {
-            let Peer::Server(number) = socket.peer else { continue };
-            let (pending, aborted) =
-                (self.machine.pending(socket.peer), self.machine.wants(socket.peer).close);
-            let view = &mut self.routing.views[usize::from(number.number())];
-            if aborted {
-                (view.since, view.last_idle) = (None, None);
-            } else if view.since.is_none() && self.machine.is_up(number.number()) {
-                // It was connected before, and has now answered.
-                (view.since, view.last_idle) = (Some(self.round), None);
-            }
-            if pending.len() > socket.seen {
-                new_requests.push((usize::from(number.number()), &pending[socket.seen..]));
-                socket.seen = pending.len();
-            } else if rests && pending.is_empty() {
-                view.last_idle = view.since.map(|_| self.round);
-            }
-        }
-        for (number, bytes) in new_requests {
-            self.routing.check_requests(now, number, bytes);
-        }
-        self.degraded |= self.routing.degraded;
-    }
-
-    /// A server that is full just before or after a thought may be left out by it.
-    fn observe_full(&mut self) {
-        for number in 0..self.routing.views.len() {
-            if self.machine.is_full(number as u8) {
-                let view = &mut self.routing.views[number];
-                view.since = view.since.map(|_| self.round + 1);
-                self.degraded = true;
-            }
-        }
-    }
-
-    /// A server's connection is gone, or was never made.
+    /// Marks a server as down: its connection is gone, or was never made.
     fn server_down(&mut self, peer: Peer) {
         if let Peer::Server(key) = peer {
             self.routing.server_lost(key.number().into());
@@ -432,87 +400,7 @@ impl<M: Subject> EventLoop<M> {
         closed
     }
 
-    /// A machine closes a connection for a reason: its peer's end, or what it sent, or its time.
-    fn check_close(&self, network: &Network, number: usize) {
-        let socket = &self.sockets[number];
-        let limits = self.plan.config.limits;
-        let is_server = matches!(socket.peer, Peer::Server(_));
-        let since = if is_server { self.in_flight_since } else { socket.since };
-        let waited = network.now.since(since);
-        let over = |limit: u64| limit > 0 && waited >= limit;
-        let answered = socket.received.messages == socket.sent.messages;
-        let right = match (socket.peer, network.dialer(socket.end)) {
-            (_, Actor::HostileClient(_)) => true,
-            // What an honest server does is no reason; what a liar does may be one.
-            (Peer::Server(_), _) if socket.ended || self.plan.upstream_may_be_faulty => true,
-            // So is a probe that is not answered.
-            (Peer::Server(key), _) => {
-                let answered_probe = self.routing.views[usize::from(key.number())].answered_probe;
-                let patience = self.plan.config.server_patience;
-                let probed = network.now.since(socket.connected_at);
-                let silent =
-                    patience > 0 && waited.max(if answered_probe { 0 } else { probed }) >= patience;
-                silent
-                    || over(limits.patience)
-                    || (!answered_probe && probed >= limits.patience.max(1))
-            }
-            // Who has no answer to read and waits for room is not late.
-            (Peer::Client(_), _) if socket.no_space && answered && !socket.sent.in_message => {
-                socket.ended
-            }
-            (Peer::Client(_), _) => socket.ended || over(limits.idle) || over(limits.patience),
-        };
-        assert!(right, "{} closes link {} for nothing: {socket:?}", self.actor(), socket.end.link);
-        // Who hangs up is answered first.
-        let timely = !over(limits.idle) && !over(limits.patience);
-        let valid = !matches!(network.dialer(socket.end), Actor::HostileClient(_)) && !is_server;
-        // One that has hung up makes room for others after a while.
-        let timely = timely && !(socket.ended && waited >= 1_000);
-        assert!(!(timely && valid) || answered, "{} closes unanswered {socket:?}", self.actor());
-    }
-
-    /// What holds when it has nothing to do.
-    fn check_idle(&self, now: Instant) {
-        let deadline = self.machine.deadline();
-        assert!(deadline.is_none_or(|at| at > now), "{} does not rest: {deadline:?}", self.actor());
-        assert_eq!(self.machine.check(), Ok(()), "{} is out of order", self.actor());
-        if let Some(did) = self.machine.traffic() {
-            let ended = did.answered + did.disconnected + did.orphaned;
-            let open = did.requests.checked_sub(ended).map(|open| open as usize);
-            let fits = open.is_some_and(|open| open <= self.machine.in_flight());
-            assert!(fits, "{} miscounts requests: {did:?}", self.actor());
-        }
-        for socket in &self.sockets {
-            let wants = self.machine.wants(socket.peer);
-            assert_eq!(wants, socket.wants, "{} has not named {socket:?}", self.actor());
-        }
-        let clients = self.sockets.iter().filter(|socket| matches!(socket.peer, Peer::Client(_)));
-        let clients = clients.count();
-        assert_eq!(self.machine.clients(), clients, "{} miscounts its clients", self.actor());
-    }
-
-    /// A key whose connection is gone finds nothing and harms nothing.
-    fn use_stale_key(&mut self, network: &mut Network) {
-        let Some(&peer) = self.stale.get(network.random.below(self.stale.len())) else {
-            return;
-        };
-        let (now, clients) = (network.now, self.machine.clients());
-        let free = self.machine.buffers_free();
-        assert_eq!(self.machine.wants(peer), Wants::CLOSE);
-        assert!(self.machine.pending(peer).is_empty() && self.machine.space(peer).is_empty());
-        match network.random.below(4) {
-            0 => self.machine.filled(now, peer, 5),
-            1 => self.machine.sent(now, peer, 5),
-            2 => self.machine.ended(now, peer),
-            _ => self.machine.closed(now, peer),
-        }
-        assert_eq!(self.machine.clients(), clients, "a stale key took a client's place");
-        assert_eq!(self.machine.buffers_free(), free, "a stale key moved a buffer");
-    }
-}
-
-impl<M: Subject> EventLoop<M> {
-    /// Its process dies: all its connections break.
+    /// Breaks all connections, as when the process dies.
     pub fn crash(&mut self, network: &mut Network) {
         for end in self.ends().collect::<Vec<_>>() {
             network.abort(end);
@@ -520,49 +408,29 @@ impl<M: Subject> EventLoop<M> {
         self.sockets.clear();
     }
 
-    /// All its connections break under it: nothing may be kept.
-    pub fn disconnect_all(&mut self, network: &mut Network) {
-        while !self.sockets.is_empty() {
-            self.drop_socket(network, 0);
-        }
-        for number in 0..self.dialing.len() {
-            if self.dialing[number].is_some() {
-                self.abandon_dial(network, number);
-            }
-        }
-        for _ in 0..10_000 {
-            if self.busy || self.machine.in_flight() > 0 {
-                self.advance(network);
-            }
-        }
-        let machine = &self.machine;
-        assert_eq!((machine.clients(), machine.in_flight()), (0, 0), "something is kept of nobody");
-        assert_eq!(machine.buffers_free(), self.buffers(), "buffers stay lent to nobody");
-    }
-
-    /// Whether there is a connection to a server of its own.
+    /// Returns whether there is a connection to the server of this number.
     pub fn is_connected(&self, number: u8) -> bool {
         let is =
             |socket: &Socket| matches!(socket.peer, Peer::Server(key) if key.number() == number);
         self.sockets.iter().any(is)
     }
 
-    /// Whether all its servers have answered.
+    /// Returns whether all its servers have answered.
     pub fn is_complete(&self) -> bool {
         (0..self.plan.upstream_count as u8).all(|number| self.machine.is_up(number))
     }
 
-    /// Which node it is.
+    /// Returns the number of its node.
     pub const fn number(&self) -> usize {
         self.number
     }
 
-    /// Its buffers, without those that it keeps for good.
+    /// Returns how many buffers it has, without those reserved for servers.
     pub const fn buffers(&self) -> u32 {
         self.plan.buffers as u32 - 2 * self.plan.upstream_count as u32
     }
 
-    /// Its size and patience.
+    /// Returns its size and timeouts.
     pub const fn plan(&self) -> &Node {
         &self.plan
     }

@@ -1,5 +1,5 @@
-//! A server that lies: it answers out of order, twice, to nobody, with another operation, not at
-//! all, or with what is no answer. What nobody asked for is poison: no client may ever taste it.
+//! A faulty server: it answers out of order, twice, without a request, with another operation, not
+//! at all, or with garbage. An answer without a request is poison: it must never reach a client.
 
 use crate::network::{End, Network};
 use crate::oracle::Oracle;
@@ -12,17 +12,17 @@ use distcache_testing::bytes::{at_level, message, whole_messages};
 use distcache_testing::random::Random;
 use std::rc::Rc;
 
-/// A status that means nothing.
+/// A status that no server sends.
 const POISON: [u8; 1] = [77];
 
-/// Who gives uids a meaning: a proxy for as long as it lives, another for one connection.
+/// The scope of uids: a proxy as long as it runs, or one connection of another client.
 type User = (Actor, Option<usize>);
 
 struct Asked {
     uid: u32,
     op: Op,
     id: Vec<u8>,
-    /// What an ADD would store, and for how long.
+    /// What an ADD or a PUT would store, and its lifetime.
     add: Option<(u32, Vec<u8>)>,
 }
 
@@ -34,24 +34,24 @@ struct Conn {
     asked: Vec<Asked>,
 }
 
-/// A server that lies.
+/// A faulty server.
 #[derive(Default)]
 pub struct FaultyServer {
     /// The patch level of most of its answers.
     level: u8,
     conns: Vec<Conn>,
-    /// Uids that are not in request in flight any more, by who used them.
+    /// Uids that are not in flight any more, and their scope.
     stale: Vec<(User, u32, Op)>,
     next: Instant,
 }
 
 impl FaultyServer {
-    /// One that most often answers at this patch level.
+    /// Creates a server that most often answers at this patch level.
     pub fn new(level: u8) -> Self {
         Self { level, ..Self::default() }
     }
 
-    /// Takes one turn; false where nothing moved.
+    /// Takes one turn. Returns whether anything moved.
     pub fn turn(&mut self, network: &mut Network, oracle: &mut Oracle) -> bool {
         let mut moved = false;
         while let Some(end) = network.accept(0) {
@@ -81,7 +81,7 @@ impl FaultyServer {
         moved
     }
 
-    /// When it has something to do, if nothing happens before.
+    /// Returns when it next has something to do if nothing happens before.
     pub fn wake(&self, network: &Network) -> Option<Instant> {
         let conns = self.conns.iter().filter_map(|conn| network.next(conn.end));
         let answers = self.conns.iter().any(|conn| !conn.asked.is_empty()).then_some(self.next);
@@ -129,14 +129,19 @@ impl FaultyServer {
                     self.stale.push((conn.user(), asked.uid, asked.op));
                 }
             }
-            record(network.now, Actor::Node(0), "lies on link", [conn.end.link as u64, 0]);
+            record(
+                network.now,
+                Actor::Node(0),
+                "answers wrongly on link",
+                [conn.end.link as u64, 0],
+            );
         }
         let level_zero = self.stale.len().saturating_sub(30);
         self.stale.drain(..level_zero);
     }
 }
 
-/// An answer that could be true.
+/// Returns an answer that a correct server could give.
 fn answer(random: &mut Random, oracle: &mut Oracle, asked: &Asked) -> Rc<[u8]> {
     let valid = (1..=64).contains(&asked.id.len());
     let answer: Rc<[u8]> = match (asked.op, valid, &asked.add) {

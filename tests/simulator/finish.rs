@@ -1,4 +1,5 @@
-//! How a run ends, and what must hold then: nobody waits in vain, nothing is kept, all works again.
+//! How a run ends, and what must hold then: every request ends, nothing leaks, everything works
+//! again.
 
 use crate::client::Client;
 use crate::plan;
@@ -7,16 +8,16 @@ use crate::trace::{Actor, record};
 use crate::world::World;
 use distcache_core::time::Instant;
 
-/// More rounds than anything sensible takes.
+/// More rounds than a run can need.
 const ROUNDS: usize = 1_000_000;
-/// Milliseconds that a request may take beyond what patience and retries explain.
+/// Milliseconds that a request may take beyond what timeouts and retries explain.
 const SLACK: u64 = 1_000;
 
 impl World<'_> {
     /// Ends the run.
     ///
     /// # Panics
-    /// Where anything is not as it must be.
+    /// If anything is not as it must be.
     pub fn finish(&mut self) {
         self.heal();
         let network = &mut self.network;
@@ -28,7 +29,7 @@ impl World<'_> {
             client.close_connection(&mut self.network, &mut self.oracle.borrow_mut());
         }
         self.clients.clear();
-        // Connections that swallow bytes and that nobody was waiting on are still there.
+        // Connections that lose bytes silently, and that no client waits on, are still there.
         self.network.heal(|_, _| true);
         let end = self.network.now.after(self.longest_wait());
         self.run_until(end);
@@ -38,7 +39,8 @@ impl World<'_> {
         self.disconnect_everybody();
     }
 
-    /// What a request may take at most, with every proxy on its way losing patience and dialing.
+    /// Returns the longest time that a request may take, in milliseconds: every proxy on its way
+    /// waits for its timeout and dials again.
     pub(crate) fn longest_wait(&self) -> u64 {
         let wait = |node: &plan::Node| {
             let patience = node.config.limits.patience.max(node.config.server_patience);
@@ -50,10 +52,10 @@ impl World<'_> {
 
     fn drain_requests(&mut self) {
         let begun = self.network.now;
-        // A liar may let proxies wait for every single answer.
+        // A faulty server may make proxies time out on every single answer.
         let waits: u64 = self.plan.clients.iter().map(|client| client.window as u64).sum();
         let waits = if self.plan.faulty_server { 1 + waits } else { 1 };
-        // Where buffers are short, each connection that is not heard any more may hold one in turn.
+        // If buffers are short, each dead connection may hold one in turn.
         let dead = |node: &plan::Node| node.config.limits.patience * node.slots as u64;
         let limit = waits * self.longest_wait() + self.plan.nodes.iter().map(dead).sum::<u64>();
         for _ in 0..ROUNDS {
@@ -62,12 +64,12 @@ impl World<'_> {
             }
             self.round();
             let waited = self.network.now.since(begun);
-            assert!(waited <= limit, "after {waited} ms of calm, a request has not ended");
+            assert!(waited <= limit, "{waited} ms after the faults, a request has not ended");
         }
         panic!("requests do not end");
     }
 
-    /// Lets time pass until `end`, and everything that is to happen by then.
+    /// Lets time pass until `end`, with everything that is due by then.
     fn run_until(&mut self, end: Instant) {
         for _ in 0..ROUNDS {
             if self.turns() {
@@ -81,10 +83,10 @@ impl World<'_> {
                 }
             }
         }
-        panic!("it does not come to rest");
+        panic!("the world does not come to rest");
     }
 
-    /// All clients have left: nothing is kept of them.
+    /// All clients have left: no node keeps anything of them.
     fn check_no_leaks(&mut self) {
         let now = self.network.now;
         record(now, Actor::World, "looks for leaks", [0, 0]);
@@ -97,22 +99,22 @@ impl World<'_> {
                 let up = event_loop.machine.is_up(number);
                 links[*upstream] += usize::from(event_loop.is_connected(number));
                 let kicked = limits(*upstream).idle > 0 || faulty_server;
-                assert!(kicked || up, "a proxy does not come back to its server");
+                assert!(kicked || up, "a proxy does not reconnect to its server");
             }
             let kept = usize::from(faulty_server) * event_loop.machine.in_flight();
             assert_eq!(
                 event_loop.machine.in_flight(),
                 kept,
-                "requests are on their way that nobody made"
+                "requests in flight that no client made"
             );
         }
         let check = |count: usize, links: usize, free: u32, all: u32| {
-            // A proxy's probe may wait for a liar, and where buffers are short others behind it.
+            // The probe of a proxy may wait for a faulty server, and others behind it for buffers.
             assert!(
                 count == links || (faulty_server && count > links),
-                "clients stay that have left"
+                "clients that have left are still counted"
             );
-            assert!(free == all || (faulty_server && free < all), "buffers stay lent");
+            assert!(free == all || (faulty_server && free < all), "buffers are leaked");
         };
         for event_loop in self.proxies() {
             let (count, free) = (event_loop.machine.clients(), event_loop.machine.buffers_free());
@@ -125,7 +127,7 @@ impl World<'_> {
         }
     }
 
-    /// A new client of every node gets real answers wherever nothing stands in the way.
+    /// A new client of every node gets real answers wherever nothing prevents it.
     fn check_new_clients(&mut self) {
         if self.plan.faulty_server {
             return;
@@ -171,15 +173,15 @@ impl World<'_> {
         }
     }
 
-    /// Whether no connection on the way from this node to the server ends for being idle.
+    /// Returns whether no connection on the way from this node to a server is closed as idle.
     fn path_is_steady(&self, node: usize) -> bool {
         let node = &self.plan.nodes[node];
-        // Its own client may be sent away too, for being idle or for being slow.
+        // The node may also close the client's own connection as idle or stalled.
         let steady = node.config.limits.idle == 0;
         steady && node.upstreams().iter().all(|next| self.path_is_steady(*next))
     }
 
-    /// Every connection breaks: nothing is on its way any more.
+    /// Breaks every connection, so nothing is in flight any more.
     fn disconnect_everybody(&mut self) {
         for number in (0..self.plan.nodes.len()).rev() {
             self.disconnect_all_of(number);

@@ -1,26 +1,26 @@
-//! Where messages end in a stream, found without the code under test.
+//! Finds the ends of messages in a stream, without the code under test.
 
-/// Looks at a stream of frames as it goes by. Of one that is not lawful it says nothing of use.
+/// Scans a stream of frames as it passes. Its results mean nothing if the stream is not valid.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FrameScanner {
     header: [u8; 14],
-    /// Bytes of the header that are there.
+    /// How many bytes of the header are there.
     have: usize,
-    /// Bytes of data that are still to come.
+    /// How many bytes of data are still to come.
     data: usize,
-    /// Messages that went by in full.
+    /// How many whole messages have passed.
     pub messages: u64,
     /// Whether a message has begun and not ended.
     pub in_message: bool,
 }
 
 impl FrameScanner {
-    /// The next bytes.
+    /// Scans the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.feed_each(bytes, |_| ());
     }
 
-    /// The next bytes; `done` is told the uid of each message that ends in them.
+    /// Scans the next bytes, and calls `done` with the uid of each message that ends in them.
     pub fn feed_each(&mut self, mut bytes: &[u8], mut done: impl FnMut(u32)) {
         while !bytes.is_empty() {
             self.in_message = true;
@@ -50,7 +50,7 @@ impl FrameScanner {
 }
 
 impl FrameScanner {
-    /// Makes what comes next look as to a server of old, which does not know that there are levels.
+    /// Sets the levels in the next bytes to 0, as an old server ignores them.
     pub fn clear_level(&self, bytes: &mut [u8]) {
         let mut scanner = *self;
         for byte in bytes {
@@ -62,10 +62,10 @@ impl FrameScanner {
     }
 }
 
-/// The patch levels of the whole messages at the front of a lawful stream.
+/// Returns the patch levels of the whole messages at the front of a valid stream.
 ///
 /// # Panics
-/// Where the frames of one message disagree.
+/// If the frames of one message disagree.
 pub fn levels(mut bytes: &[u8]) -> Vec<u16> {
     let (mut levels, mut first) = (Vec::new(), None);
     while let Some((header, data)) = bytes.split_first_chunk::<14>() {

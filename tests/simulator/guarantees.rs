@@ -1,10 +1,10 @@
-//! What clients may count on: that a session is there until somebody has it taken away, and that one
-//! that is taken is taken once.
+//! What clients may rely on: a stored session is there until a client has it removed, and a session
+//! is taken at most once.
 //!
-//! A client knows little of what the others do at the same time. So there is a promise for an id only
-//! from the answer to a request that stored a session while nobody else was changing the id, until
-//! somebody begins to change it; and none any more where a change was lost with its connection, for
-//! that may still be carried out at any time.
+//! A client knows little of what the others do at the same time. So an id has a guarantee only
+//! after the answer to a request that stored a session while no other change of the id was in
+//! progress, and until the next change begins. If a change is lost with its connection, the
+//! guarantee ends, since the change may still be executed at any time.
 
 use crate::request::Request;
 use distcache_core::time::Instant;
@@ -12,26 +12,26 @@ use distcache_core::wire::Op;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// What held of an id when a request was made.
+/// What is guaranteed of an id when a request is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Guarantee {
     made: Instant,
     /// A session is there until then.
     until: Option<Instant>,
-    /// How many changes had begun by then, with this one.
+    /// How many changes had begun by then, including this one.
     changes: u64,
-    /// Which session it is, where it is there.
+    /// Which session it is, if it is there.
     version: u64,
-    /// No other change was on its way.
+    /// No other change was in progress.
     exclusive: bool,
 }
 
 impl Guarantee {
-    /// Nothing.
+    /// No guarantee.
     pub const NONE: Self =
         Self { made: Instant::ORIGIN, until: None, changes: 0, version: 0, exclusive: false };
 
-    /// When the request was made.
+    /// Returns when the request was made.
     pub const fn made(&self) -> Instant {
         self.made
     }
@@ -40,27 +40,27 @@ impl Guarantee {
 #[derive(Debug, Default)]
 struct IdState {
     changes: u64,
-    /// Changes on their way.
+    /// Changes that have begun and not ended.
     in_progress: u64,
     until: Option<Instant>,
-    /// Which session it is; 0 where that is not certain.
+    /// Which session it is; 0 if that is not certain.
     version: u64,
 }
 
-/// What holds in a run.
+/// What a run guarantees.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rules {
-    /// Nothing that happens is a reason for a session to be missing.
+    /// No fault of the run may lose a session.
     pub durable: bool,
     /// Proxies write sessions to more than one server.
     pub replicated: bool,
-    /// There is one proxy before the servers, so it knows of every server that is away.
+    /// One proxy is in front of all servers, so it knows of every server that is unreachable.
     pub single_proxy: bool,
-    /// A server that comes back has nothing, rather than something old.
+    /// A server that comes back is empty, instead of having old sessions.
     pub restarts_empty: bool,
 }
 
-/// What all clients may count on.
+/// What all clients may rely on.
 #[derive(Debug, Default)]
 pub struct Guarantees {
     rules: Rules,
@@ -74,18 +74,18 @@ const fn changes(op: Op) -> bool {
     !matches!(op, Op::Get | Op::Have)
 }
 
-/// Which session these bytes are; `None` where there are too few.
+/// Returns the version in the bytes of a session; `None` if there are too few.
 fn version(session: &[u8]) -> Option<u64> {
     session.first_chunk().map(|first| u64::from_le_bytes(*first))
 }
 
 impl Guarantees {
-    /// Of a run that keeps to these rules.
+    /// Creates the guarantees of a run with these rules.
     pub fn new(rules: Rules) -> Self {
         Self { rules, ..Self::default() }
     }
 
-    /// Somebody is about to send this.
+    /// Records a request that is about to be sent.
     pub fn record_request(&mut self, now: Instant, request: &mut Request) {
         let state = self.ids.entry(request.id.clone()).or_default();
         let quiet = state.in_progress == 0;
@@ -103,10 +103,10 @@ impl Guarantees {
             Guarantee { made: now, until, changes: state.changes, version, exclusive: quiet };
     }
 
-    /// A request has ended with this answer.
+    /// Records that a request has ended with this answer.
     ///
     /// # Panics
-    /// Where a session is missing that must be there, or where two have taken the same.
+    /// If a session is missing that must be there, or has been taken twice.
     pub fn check_answer(&mut self, now: Instant, request: &Request, payload: &[u8]) {
         let state = self.ids.entry(request.id.clone()).or_default();
         let guarantee = request.guarantee;
@@ -117,7 +117,7 @@ impl Guarantees {
         let stored =
             request.due(guarantee.made).filter(|_| exclusive && request.proxied && *payload == [0]);
         if let Some(due) = stored {
-            // Shorter ones can't be told from a status.
+            // Shorter sessions cannot be told from a status.
             let version = request.add.as_ref().and_then(|(_, session)| version(session));
             state.until = Some(due).filter(|_| version.is_some());
             state.version = version.unwrap_or(0);
@@ -128,7 +128,7 @@ impl Guarantees {
         let missing = request.add.is_none() && *payload == [1];
         assert!(
             !(durable && there && decided && missing),
-            "{request:02x?} is answered that nothing is there"
+            "{request:02x?} is answered that there is no session"
         );
         let Some(version) = version(payload) else {
             return;
@@ -145,10 +145,10 @@ impl Guarantees {
         }
     }
 
-    /// A request was lost with its connection, or nobody looks at its answer.
+    /// Records a request that was lost with its connection, or whose answer nobody reads.
     pub fn record_loss(&mut self, request: &Request) {
         if changes(request.op) {
-            // It stays open.
+            // The change stays in progress.
             self.ids.entry(request.id.clone()).or_default().until = None;
         }
     }

@@ -1,12 +1,12 @@
-//! The network: connections between the parts, what chance does to them, and the time.
+//! The network: connections between the parts, their faults, and the time.
 //!
 //! ```text
 //!  dialer  ── near ──► pipe ──► far ──  acceptor
 //!          ◄────────── pipe ◄─────────
 //! ```
 //!
-//! Bytes are cut into pieces and delayed anywhere. While the storm lasts, a direction may break at
-//! any byte: reset, silently swallowed, or ended as if the sender had said so.
+//! Bytes are cut into pieces and delayed at random. While there are faults, a direction may break at
+//! any byte: reset, silently lost, or ended as if the sender had ended it.
 
 use crate::pipe::{Ending, Pipe, Readable};
 use crate::plan::Conditions;
@@ -18,9 +18,9 @@ use std::collections::VecDeque;
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Side {
-    /// Who dialed.
+    /// The end that dialed.
     Near = 0,
-    /// Who accepted.
+    /// The end that accepted.
     Far = 1,
 }
 
@@ -29,38 +29,38 @@ pub enum Side {
 pub struct End {
     /// The connection's number.
     pub link: usize,
-    /// Which of its ends.
+    /// Which of its two ends.
     pub side: Side,
 }
 
-/// What became of an attempt to connect.
+/// The state of an attempt to connect.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Dial {
-    /// Nothing yet.
+    /// Not decided yet.
     Waiting,
     /// It is connected.
     Connected,
-    /// Nobody is there.
+    /// Nothing listens.
     Refused,
 }
 
 #[derive(Debug)]
 struct Link {
     dialer: Actor,
-    /// Who was dialed.
+    /// The node that was dialed.
     node: usize,
-    /// What is sent by each side.
+    /// The bytes that each side sends.
     pipes: [Pipe; 2],
-    /// Which ends are still held.
+    /// Which ends are not closed.
     held: [bool; 2],
-    /// When the attempt is decided, and how; `None` where it never is.
+    /// When the attempt is decided, and how; `None` if it hangs.
     decided: Option<(Instant, Dial)>,
 }
 
-/// Where a node takes connections.
+/// Where a node accepts connections.
 #[derive(Clone, Debug, Default)]
 pub struct Listener {
-    /// Whether there is anybody at all.
+    /// Whether the node runs.
     pub up: bool,
     backlog: VecDeque<usize>,
 }
@@ -70,26 +70,26 @@ pub struct Listener {
 pub struct Network {
     /// The time.
     pub now: Instant,
-    /// All chance of a run.
+    /// The source of all random decisions of a run.
     pub random: Random,
-    /// How bytes fare.
+    /// Network conditions.
     pub conditions: Conditions,
-    /// Where each node takes connections.
+    /// The listener of each node.
     pub listeners: Vec<Listener>,
-    /// The only node whose connections are cut or not made.
+    /// The only node whose connections have faults, if there is such a one.
     pub victim: Option<usize>,
     links: Vec<Link>,
 }
 
 impl Network {
-    /// A network without connections.
+    /// Creates a network without connections.
     pub fn new(random: Random, conditions: Conditions, nodes: usize) -> Self {
         let listeners = vec![Listener { up: true, ..Listener::default() }; nodes];
         let now = Instant::from_millis(1_000);
         Self { now, random, conditions, listeners, victim: None, links: Vec::new() }
     }
 
-    /// Whether something that happens `permille` times of a thousand happens now.
+    /// Draws whether something happens that happens `permille` times in a thousand.
     pub const fn chance(&mut self, permille: usize) -> bool {
         permille > 0 && self.random.below(1000) < permille
     }
@@ -119,13 +119,13 @@ impl Network {
         End { link, side: Side::Near }
     }
 
-    /// What became of an attempt.
+    /// Returns the state of an attempt.
     pub fn dialed(&self, end: End) -> Dial {
         let decided = self.links[end.link].decided.filter(|(at, _)| *at <= self.now);
         decided.map_or(Dial::Waiting, |(_, dial)| dial)
     }
 
-    /// Attempts that hang are refused.
+    /// Refuses all attempts that hang.
     pub fn refuse_hanging(&mut self) {
         let now = self.now;
         for link in &mut self.links {
@@ -134,7 +134,7 @@ impl Network {
         }
     }
 
-    /// Takes the connection that has waited longest at a node.
+    /// Accepts the oldest waiting connection of a node.
     pub fn accept(&mut self, node: usize) -> Option<End> {
         let link = *self.listeners[node].backlog.front()?;
         if self.dialed(End { link, side: Side::Near }) != Dial::Connected {
@@ -145,7 +145,7 @@ impl Network {
         Some(End { link, side: Side::Far })
     }
 
-    /// Nobody is at a node any more: who waits there is reset.
+    /// Stops a listener, and resets the connections that wait there.
     pub fn shut(&mut self, node: usize) {
         self.listeners[node].up = false;
         for link in std::mem::take(&mut self.listeners[node].backlog) {
@@ -153,7 +153,7 @@ impl Network {
         }
     }
 
-    /// Who dialed the connection.
+    /// Returns the actor that dialed the connection.
     pub fn dialer(&self, end: End) -> Actor {
         self.links[end.link].dialer
     }
@@ -166,7 +166,7 @@ impl Network {
         &self.links[end.link].pipes[1 - end.side as usize]
     }
 
-    /// Sends some of `bytes`, and says how many were taken.
+    /// Sends some of `bytes`, and returns how many were taken.
     pub fn write(&mut self, actor: Actor, end: End, bytes: &[u8]) -> usize {
         let room = self.outgoing(end).room();
         let most = bytes.len().min(room);
@@ -175,7 +175,7 @@ impl Network {
         }
         let at = self.arrival();
         if !self.links[end.link].held[1 - end.side as usize] {
-            // Nobody reads this: the answer is a reset.
+            // Nothing reads this: the answer is a reset.
             self.links[end.link].pipes[1 - end.side as usize].end(at, Ending::Reset);
             return most;
         }
@@ -204,7 +204,7 @@ impl Network {
         }
     }
 
-    /// Something happens to what this end sends, and maybe to all of the connection.
+    /// Breaks what this end sends, and maybe the whole connection.
     fn cut(&mut self, end: End, at: Instant) {
         let kind = self.random.below(4) as u64;
         record(self.now, Actor::World, "cuts link, in way", [end.link as u64, kind]);
@@ -223,12 +223,12 @@ impl Network {
         }
     }
 
-    /// What has arrived at this end.
+    /// Returns what has arrived at this end.
     pub fn readable(&self, end: End) -> Readable {
         self.incoming(end).readable(self.now)
     }
 
-    /// Takes in some of what has arrived.
+    /// Takes some of what has arrived.
     pub fn read(&mut self, actor: Actor, end: End, out: &mut [u8]) -> usize {
         let (now, link) = (self.now, end.link);
         let here = match self.readable(end) {
@@ -241,28 +241,28 @@ impl Network {
         len
     }
 
-    /// This end sends no more.
+    /// Ends the sending side of this end.
     pub fn finish(&mut self, end: End) {
         let at = self.arrival();
         self.outgoing(end).end(at, Ending::Finished);
     }
 
-    /// This end is let go; what it sent still arrives.
+    /// Closes this end. What it has sent still arrives.
     pub fn close(&mut self, actor: Actor, end: End) {
         record(self.now, actor, "closes link", [end.link as u64, 0]);
         self.finish(end);
         self.links[end.link].held[end.side as usize] = false;
     }
 
-    /// This end breaks, as when its process dies.
+    /// Resets this end, as when its process dies.
     pub fn abort(&mut self, end: End) {
         let at = self.arrival();
         self.outgoing(end).end(at, Ending::Reset);
         self.links[end.link].held[end.side as usize] = false;
     }
 
-    /// No delays, no narrow places and no cuts from now on. Where a connection swallows bytes, an
-    /// end learns of it that is `notified` (given itself and the other end); the rest must find out.
+    /// Ends delays, limits and cuts. If a connection loses bytes silently, an end learns of it if
+    /// `notified` (given itself and the other end) says so; the others must find out.
     pub fn heal(&mut self, notified: impl Fn(Actor, Actor) -> bool) {
         (self.conditions.delay, self.conditions.capacity, self.conditions.piece) =
             (0, usize::MAX / 2, 0);
@@ -283,17 +283,17 @@ impl Network {
         }
     }
 
-    /// When something new arrives at this end.
+    /// Returns when something new arrives at this end.
     pub fn next(&self, end: End) -> Option<Instant> {
         self.incoming(end).next(self.now)
     }
 
-    /// When the attempt is decided, if that is still to come.
+    /// Returns when the attempt is decided, if that is still to come.
     pub fn next_dial(&self, end: End) -> Option<Instant> {
         self.links[end.link].decided.map(|(at, _)| at).filter(|at| *at > self.now)
     }
 
-    /// When the next connection reaches a node.
+    /// Returns when the next connection reaches a node.
     pub fn next_accept(&self, node: usize) -> Option<Instant> {
         let link = *self.listeners[node].backlog.front()?;
         self.next_dial(End { link, side: Side::Near })

@@ -1,10 +1,10 @@
-//! The book of all requests: who asked for what, what a store did, which answers came.
+//! Knows every request, every execution by a store and every answer, and judges them.
 //!
 //! A request is known by its operation and id, an ADD by its session too. What a store executes
-//! must have been asked for, and no more often than that; an answer must be what a store said to
-//! that request, after it was asked, and each execution answers once. Answers claim the earliest
-//! execution that fits: requests are judged in the order in which they end, so if there is any way
-//! to match all of them, this finds it.
+//! must have been requested, and no more often than that. An answer must be what a store said to
+//! that request after it was made, and each execution answers once. An answer claims the earliest
+//! execution that fits. Requests are judged in the order in which they end, so this finds a way to
+//! match all of them if there is one.
 
 use crate::guarantees::{Guarantees, Rules};
 use crate::plan::Plan;
@@ -19,10 +19,10 @@ use std::rc::Rc;
 /// The operation and the id.
 type Name = (u8, Rc<[u8]>);
 
-/// Milliseconds that a request takes at most whose server is not the one that is stuck.
+/// Milliseconds that a request may take if its server is not the stuck one.
 const PROMPT: u64 = 10;
 
-/// What an ADD or a PUT stores, and for how long.
+/// What an ADD or a PUT stores, and its lifetime.
 type Content = Option<(u32, Rc<[u8]>)>;
 
 #[derive(Debug)]
@@ -31,28 +31,28 @@ struct Execution {
     answer: Rc<[u8]>,
 }
 
-/// The book.
+/// The record of a run.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    /// How much was executed.
+    /// How many executions there were.
     serial: u64,
     versions: u64,
     /// How many servers there are.
     servers: usize,
     /// How many of them a session is written to.
     copies: usize,
-    /// The one that does nothing, where all else is well.
+    /// The server that hangs, if one does and there are no other faults.
     stuck: Option<usize>,
-    /// What was asked for and not executed, by server where each is asked for its own copy; for what
-    /// stores nothing, without a session.
+    /// What was requested and not executed: by server if each executes a copy, and without a
+    /// session for operations that store nothing.
     requested: BTreeMap<(usize, Name), Vec<Content>>,
-    /// What was executed and not answered.
+    /// What was executed and not used as an answer.
     executed: BTreeMap<Name, Vec<Execution>>,
-    /// What clients may count on.
+    /// What clients may rely on.
     pub guarantees: Guarantees,
     /// Requests that ended with an answer.
     pub answered: u64,
-    /// Those of `answered` that a proxy answered because its server was away.
+    /// Those of `answered` that a proxy answered because its server was unreachable.
     pub unreachable: u64,
     /// Those of `answered` that a proxy answered because its server may not have the operation.
     pub unsupported: u64,
@@ -61,13 +61,13 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// A version that no session has had, and the serial of now.
+    /// Returns a new version for a session, and how many executions there were.
     pub const fn next_version(&mut self) -> (u64, u64) {
         self.versions += 1;
         (self.versions, self.serial)
     }
 
-    /// An empty one, for what this plan decides.
+    /// Creates an empty record for this plan.
     pub fn new(plan: &Plan) -> Self {
         let (copies, stuck) = (usize::from(plan.copies), plan.stuck);
         let (durable, victim) = (plan.durable, plan.victim.is_some());
@@ -84,7 +84,7 @@ impl Oracle {
         Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
 
-    /// A client is about to send this.
+    /// Records a request that a client is about to send.
     pub fn record_request(&mut self, now: Instant, request: &mut Request) {
         self.guarantees.record_request(now, request);
         if request.expect != Expect::Executed {
@@ -100,16 +100,16 @@ impl Oracle {
         }
     }
 
-    /// A request has ended with its connection, or nobody will look at its answer.
+    /// Records a request that has ended with its connection, or whose answer nobody reads.
     pub fn record_loss(&mut self, request: &Request) {
         self.lost += 1;
         self.guarantees.record_loss(request);
     }
 
-    /// The store of a server has executed this, and the answer to it is to be `answer`.
+    /// Records that the store of a server has executed this, and answers with `answer`.
     ///
     /// # Panics
-    /// Where nobody had asked for that.
+    /// If that was not requested.
     pub fn record_execution(
         &mut self,
         server: usize,
@@ -130,17 +130,18 @@ impl Oracle {
         });
         assert!(
             unmarked || found.is_some(),
-            "the store is asked what nobody asks: {op:?} {id:02x?}, {:?} bytes",
+            "the store is asked what no client requested: {op:?} {id:02x?}, {:?} bytes",
             add.map(|(ttl, session)| (ttl, session.len()))
         );
         let serial = self.serial;
         self.executed.entry(name).or_default().push(Execution { serial, answer });
     }
 
-    /// A request has ended with this answer. With `may_be_unreachable`, a proxy may have said that its server is.
+    /// Judges the answer with which a request has ended. With `may_be_unreachable`, a proxy may
+    /// have answered that its server is.
     ///
     /// # Panics
-    /// Where no store has said that to it.
+    /// If no store gave that answer to it.
     pub fn check_answer(
         &mut self,
         now: Instant,
@@ -173,14 +174,14 @@ impl Oracle {
                 matches!(request.op, Op::Get | Op::Take),
                 "{request:02x?} is answered with a session"
             );
-            assert!(is_session(&request.id, payload), "a session of another id, or spoilt");
+            assert!(is_session(&request.id, payload), "a session of another id, or damaged");
         }
     }
 
-    /// As [`Oracle::check_answer`], for a client that takes sessions of 2 to 4 bytes for none.
+    /// As [`Oracle::check_answer`], for a client that takes sessions of 2 to 4 bytes for a miss.
     ///
     /// # Panics
-    /// Where no store has said that to it.
+    /// If no store gave that answer to it.
     pub fn check_short_answer(
         &mut self,
         now: Instant,
@@ -198,7 +199,7 @@ impl Oracle {
         }
     }
 
-    /// Who asks for what the stuck server does not hold is not kept waiting.
+    /// A request that does not need the stuck server does not wait for it.
     fn check_prompt(&self, now: Instant, request: &Request) {
         let Some(stuck) = self.stuck.filter(|_| request.proxied) else {
             return;
@@ -206,7 +207,7 @@ impl Oracle {
         let waited = now.since(request.guarantee.made());
         let homes = order(&request.id, 0..self.servers);
         let its_own = homes[..self.copies].contains(&stuck);
-        assert!(its_own || waited <= PROMPT, "{request:02x?} has waited for another's server");
+        assert!(its_own || waited <= PROMPT, "{request:02x?} has waited for another id's server");
     }
 
     fn claim(&mut self, request: &Request, fits: impl Fn(&[u8]) -> bool) -> bool {
@@ -223,13 +224,13 @@ impl Oracle {
     }
 }
 
-/// What a store sees of a TAKE is a GET and, where that finds something, a REMOVE.
+/// Returns what a store sees: for TAKE a GET and, on a hit, a REMOVE.
 fn name(op: Op, id: &[u8]) -> Name {
     let op = if op == Op::Take { Op::Get } else { op };
     (op as u8, Rc::from(id))
 }
 
-/// What a store may be asked for because a client asks for this; with copies, each of them.
+/// Returns what stores may be asked because a client asks for this; with `copied`, each of them.
 const fn orders(op: Op, copied: bool) -> &'static [Op] {
     match (op, copied) {
         (Op::Add, false) => &[Op::Add],

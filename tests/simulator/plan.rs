@@ -1,6 +1,6 @@
-//! What a seed decides before anything happens: who there is, how large, how patient, how unlucky.
+//! What a seed decides beforehand: nodes and clients, their sizes and timeouts, and the faults.
 //!
-//! Each kind of trouble is there or not in a given run, so that none hides behind the others.
+//! Each kind of fault is there or not in a given run, so that none hides another.
 
 use crate::cluster::{self, SERVERS_MAX};
 use crate::request::Dialect;
@@ -9,158 +9,158 @@ use distcache_core::proxy::Config;
 use distcache_core::table::Layout;
 use distcache_testing::random::Random;
 
-/// How bytes and attempts to connect fare.
+/// Network conditions.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions {
     /// The longest delay in milliseconds.
     pub delay: u64,
-    /// The largest piece; 0 where a piece may be anything.
+    /// The largest piece in bytes; 0 for pieces of any size.
     pub piece: usize,
-    /// How many bytes are on their way in one direction at most.
+    /// The most bytes in flight in one direction.
     pub capacity: usize,
-    /// How many of a thousand pieces are the last ones of their connection.
+    /// Of a thousand pieces, how many are the last of their connection.
     pub cuts: usize,
-    /// How many of a thousand attempts to connect get no answer.
+    /// Of a thousand attempts to connect, how many get no answer.
     pub lost_dials: usize,
 }
 
-/// How often the rest goes wrong: of a thousand rounds.
+/// Faults of nodes and of time, by their number in a thousand rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// A node stops for a while; its bytes wait.
+    /// A node stops for a while. Bytes for it wait.
     pub pauses: usize,
-    /// A node dies, and comes back with nothing.
+    /// A node crashes, and restarts empty.
     pub crashes: usize,
     /// Time jumps forward.
     pub jumps: usize,
-    /// A node does nothing in so many of a thousand rounds.
+    /// A node does nothing in its turn.
     pub idle_turns: usize,
 }
 
-/// The size and the patience of a server or proxy.
+/// The size and timeouts of a server or proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Node {
-    /// Who it passes requests to, where it is a proxy: the first `links` count, and all are nodes of
-    /// lower numbers.
+    /// The nodes that a proxy passes requests to, all of lower numbers. The first `upstream_count`
+    /// count.
     pub upstreams: [usize; SERVERS_MAX],
-    /// How many it passes requests to: none where it is a server.
+    /// How many nodes it passes requests to; 0 for a server.
     pub upstream_count: usize,
-    /// Whether it is a server of old, which knows no level but 0.
+    /// Whether it is an old server, which has only level 0.
     pub level_zero: bool,
-    /// Whether that one may lie.
+    /// Whether its server may be faulty.
     pub upstream_may_be_faulty: bool,
     /// Places for clients.
     pub slots: usize,
-    /// Places for requests in request in flight.
+    /// Places for requests in flight.
     pub in_flight: usize,
     /// Buffers.
     pub buffers: usize,
-    /// What it does with time, and with copies.
+    /// Timeouts and copies.
     pub config: Config,
-    /// Calls of `advance` in one turn; 0 where there is no bound.
+    /// Calls of `advance` in one turn; 0 for no limit.
     pub turn: usize,
 }
 
 impl Node {
-    /// The nodes that it passes requests to.
+    /// Returns the nodes that it passes requests to.
     pub fn upstreams(&self) -> &[usize] {
         &self.upstreams[..self.upstream_count]
     }
 }
 
-/// A client that keeps to the rules.
+/// A client that follows the protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// Whom it calls.
+    /// The node that it calls.
     pub node: usize,
-    /// At which levels it asks.
+    /// Which levels and operations it uses.
     pub dialect: Dialect,
-    /// Whether it is the core's own client, which makes one request at a time.
+    /// Whether it is the core's client, which makes one request at a time.
     pub core_client: bool,
     /// How many requests it makes in all.
     pub requests: usize,
-    /// How many of them it sends without waiting for answers.
+    /// How many requests it sends without waiting for answers.
     pub window: usize,
     /// How many connections it may make.
     pub connections: usize,
-    /// The longest pause between two requests.
+    /// The longest pause between two requests, in milliseconds.
     pub pause: u64,
-    /// How long it waits for an answer.
+    /// How long it waits for an answer, in milliseconds.
     pub patience: u64,
     /// How many requests it makes on one connection.
     pub per_connection: usize,
 }
 
-/// What a client that keeps to no rules does.
+/// What a hostile client does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Behavior {
-    /// Says nothing, or half of something, and stays.
+pub enum Behaviour {
+    /// Sends nothing, or part of a request, and stays.
     Silent,
-    /// Asks and never reads.
+    /// Sends requests and never reads.
     NeverReads,
     /// Leaves in the middle of a request.
     LeavesMidRequest,
-    /// Sends what is no message.
+    /// Sends bytes that are no message.
     Garbage,
-    /// Asks for much, in small pieces.
+    /// Sends many requests in small pieces.
     Flood,
 }
 
-/// A client that keeps to no rules.
+/// A client that breaks the rules.
 #[derive(Clone, Copy, Debug)]
 pub struct HostileClient {
-    /// Whom it calls.
+    /// The node that it calls.
     pub node: usize,
     /// What it does.
-    pub behavior: Behavior,
+    pub behaviour: Behaviour,
 }
 
 /// All that is decided beforehand.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Whether nothing at all goes wrong: then every request must have a real answer.
+    /// No faults at all: every request must get a real answer.
     pub fault_free: bool,
-    /// Whether node 0 is a server that lies.
+    /// Whether node 0 is a faulty server.
     pub faulty_server: bool,
     /// The first nodes are servers; proxies follow.
     pub servers: usize,
     /// On how many servers proxies store each session.
     pub copies: u8,
-    /// Whether no session may be missing that was stored by all rules.
+    /// Whether no fault may lose a session.
     pub durable: bool,
-    /// The only server that anything happens to.
+    /// The only server that faults hit, if there is such a one.
     pub victim: Option<usize>,
-    /// A server that stops and does not go on, where all else is well.
+    /// A server that stops for good, without other faults.
     pub stuck: Option<usize>,
-    /// The size of the server's table.
+    /// The size of each server's table.
     pub layout: Layout,
-    /// Requests of one client that the server answers before the next one's turn.
+    /// How many requests of one client a server answers in a row.
     pub budget: u32,
-    /// The server, and the proxies.
+    /// The servers, then the proxies.
     pub nodes: Vec<Node>,
-    /// Those who keep to the rules.
+    /// Clients that follow the protocol.
     pub clients: Vec<Client>,
-    /// Those who do not.
+    /// Clients that do not.
     pub hostile_clients: Vec<HostileClient>,
-    /// How bytes fare.
+    /// Network conditions.
     pub conditions: Conditions,
-    /// How the rest fares.
+    /// Faults of nodes and of time.
     pub faults: Faults,
     /// The most bytes that most sessions have.
     pub session_len: usize,
     /// How many ids all clients share.
     pub ids: usize,
-    /// How many of four requests are for these.
+    /// Of four requests, how many are for the shared ids.
     pub shared: usize,
-    /// How long most sessions live at most.
+    /// The longest lifetime of most sessions, in milliseconds.
     pub max_ttl: u32,
 }
 
-/// How often a node can die in one run.
+/// How often a node can start in one run.
 pub const STARTS_MAX: usize = 4;
 
 impl Plan {
-    /// What `random` decides.
+    /// Draws a plan.
     pub fn draw(random: &mut Random) -> Self {
         let fault_free = random.below(5) == 0;
         let cluster = random.below(2) == 0;
@@ -184,7 +184,7 @@ impl Plan {
         let sessions = pick(random, &[1, 2, 5, 16, 50, 80]);
         let bytes = pick(random, &[256, 2_048, 33_024, 300_000]);
         let conditions = network_conditions(random, fault_free);
-        // Byte for byte, long sessions would take up all the time there is.
+        // Byte for byte, long sessions would take too many rounds.
         let narrowest = if conditions.piece == 0 {
             conditions.capacity
         } else {
@@ -199,7 +199,7 @@ impl Plan {
             durable: false,
             victim: None,
             stuck: None,
-            layout: Layout::new(sessions, bytes).expect("a lawful size"),
+            layout: Layout::new(sessions, bytes).expect("a valid size"),
             budget: pick(random, &[1, 2, 128]),
             nodes,
             clients,
@@ -238,7 +238,7 @@ impl Plan {
         }
     }
 
-    /// Who calls a server of old knows what it is.
+    /// Clients of an old server know that it is one.
     fn adapt_clients(&mut self) {
         for client in &mut self.clients {
             let level_zero = self.nodes[client.node].level_zero;
@@ -248,31 +248,31 @@ impl Plan {
         }
     }
 
-    /// The least time for which a session lives that is stored by way of this node.
+    /// Returns the largest minimum lifetime on the way of requests from this node.
     pub fn min_ttl_of(&self, node: usize) -> u32 {
         let next = self.nodes[node].upstreams().first();
         let beyond = next.map_or(0, |next| self.min_ttl_of(*next));
         beyond.max(self.nodes[node].config.min_ttl)
     }
 
-    /// The highest level at which this node answers, where that never changes.
+    /// Returns the highest level at which this node answers, if that never changes.
     pub fn level_of(&self, node: usize) -> Option<u16> {
         let steady = node < self.servers && !self.faulty_server;
         steady.then(|| u16::from(!self.nodes[node].level_zero))
     }
 
-    /// Whether requests may leave this node for a server of old.
+    /// Returns whether requests may go from this node to an old server.
     pub fn leads_to_level_zero(&self, node: usize) -> bool {
         let next = self.nodes[node].upstreams().iter();
         self.nodes[node].level_zero || next.into_iter().any(|next| self.leads_to_level_zero(*next))
     }
 
-    /// Makes it a run in which a large table fills up, quickly and for long, while sessions in the
-    /// midst of it are removed and expire.
+    /// Makes it a run in which a large table fills up quickly and stays full, while sessions are
+    /// removed and expire.
     fn fill_large_table(&mut self, random: &mut Random) {
         (self.ids, self.session_len) = (100, 300);
         self.max_ttl = pick(random, &[2_000, 60_000, 604_800_000]);
-        self.layout = Layout::new(pick(random, &[30, 80]), 300_000).expect("a lawful size");
+        self.layout = Layout::new(pick(random, &[30, 80]), 300_000).expect("a valid size");
         self.conditions =
             Conditions { delay: 0, piece: 1 << 20, capacity: 1 << 20, cuts: 0, lost_dials: 0 };
         self.faults = Faults::default();
@@ -286,7 +286,7 @@ impl Plan {
     }
 }
 
-/// One of `these`.
+/// Draws one of `these`.
 pub fn pick<T: Copy>(random: &mut Random, these: &[T]) -> T {
     these[random.below(these.len())]
 }
@@ -300,7 +300,7 @@ fn network_conditions(random: &mut Random, fault_free: bool) -> Conditions {
     };
     let piece = pick(random, &[0, 0, 0, 1, 13, 2_062, 1 << 20]);
     let capacity = pick(random, &[1, 20, 3_000, 60_000, 1 << 20, 1 << 20]);
-    // Byte for byte, even the first words on a connection would take longer than they are waited for.
+    // Byte for byte, even a probe would take longer than its timeout.
     let narrow = capacity < 100 || (1..100).contains(&piece);
     let delay = if fault_free && narrow { 0 } else { delay };
     Conditions { delay, piece, capacity, cuts, lost_dials }
@@ -329,14 +329,14 @@ fn node(
     let patience = if faulty_server { patience.max(300) } else { patience };
     let limits =
         if fault_free { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
-    // A proxy behind it finds a place for certain once the others have left.
+    // A proxy behind it always finds a place once the others have left.
     let slots = last + 1 + random.below(6) + if fault_free { 5 } else { 0 };
     let least = if is_server { 2 } else { 4 };
     let upstream = if is_server { 0 } else { random.below(number) };
     let config = Config::new(limits, pick(random, &[1, 50, 1_000, 5_000]));
     let server_patience = if fault_free { 0 } else { pick(random, &[0, 40, 250, 250, 3_000]) };
     let server_patience = if faulty_server { server_patience.max(250) } else { server_patience };
-    // All servers do the same, that proxies need not care which one they ask.
+    // All servers have the same, so it does not matter which one a proxy asks.
     let min_ttl = if is_server { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
     Node {
         upstreams: [upstream; SERVERS_MAX],
@@ -353,7 +353,7 @@ fn node(
 
 fn client(random: &mut Random, last: usize, faulty_server: bool) -> Client {
     let core_client = random.below(3) == 0;
-    // Only the core's client defends itself against a server that lies.
+    // Only the core's client detects what a faulty server does.
     let node = match faulty_server && !core_client {
         true => 1 + random.below(last),
         false => random.below(last + 1),
@@ -385,15 +385,15 @@ fn client(random: &mut Random, last: usize, faulty_server: bool) -> Client {
 
 fn hostile_client(random: &mut Random, last: usize, faulty_server: bool) -> HostileClient {
     let first = usize::from(faulty_server);
-    let behaviors = [
-        Behavior::Silent,
-        Behavior::NeverReads,
-        Behavior::LeavesMidRequest,
-        Behavior::Garbage,
-        Behavior::Flood,
+    let behaviours = [
+        Behaviour::Silent,
+        Behaviour::NeverReads,
+        Behaviour::LeavesMidRequest,
+        Behaviour::Garbage,
+        Behaviour::Flood,
     ];
     HostileClient {
         node: first + random.below(last + 1 - first),
-        behavior: pick(random, &behaviors),
+        behaviour: pick(random, &behaviours),
     }
 }

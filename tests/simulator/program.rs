@@ -1,4 +1,4 @@
-//! Runs seeds until there are enough, time is over, or one fails.
+//! Runs seeds until there are enough, the time is over, or one fails.
 
 use distcache_simulator::{Outcome, run, trace};
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-usage: distcache-simulator [--seeds n | --minutes m] [--from s]   runs many seeds (3000)
-       distcache-simulator --seed s [--trace]                     runs one again";
+usage: distcache-simulator [--seeds n | --minutes m] [--from s]   runs many seeds (default 3000)
+       distcache-simulator --seed s [--trace]                     repeats one";
 
-/// What the command line asks for.
+/// Command-line options.
 #[derive(Default)]
 struct Options {
     seeds: Option<u64>,
@@ -70,7 +70,7 @@ fn run_many(options: &Options) {
                 break;
             }
             let outcome = run(options.from + number, false);
-            let mut sum = sum.lock().expect("nobody fails with this in hand");
+            let mut sum = sum.lock().expect("no thread has panicked");
             sum.0 += 1;
             sum.1.events += outcome.events;
             sum.1.answered += outcome.answered;
@@ -81,11 +81,12 @@ fn run_many(options: &Options) {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (seeds, total) = *sum.lock().expect("nobody failed");
+    let (seeds, total) = *sum.lock().expect("no thread has panicked");
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds hold ({:.0} a second): {} events; {} requests answered, {} of them that the \
-         server is away and {} that it may be too old; {} lost with their connections",
+         server is unreachable and {} that the operation is unsupported; {} lost with their \
+         connections",
         seeds as f64 / seconds,
         total.events,
         total.answered,

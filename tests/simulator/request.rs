@@ -1,7 +1,7 @@
 //! Requests that clients make, and the sessions in them.
 //!
-//! A session's bytes follow from its id and a version that no other has, so that bytes of another
-//! session, of another version or from another place are seen wherever they turn up.
+//! The bytes of a session follow from its id and a version that no other session has. So bytes of
+//! another session, of another version or from other memory are detected wherever they turn up.
 
 use crate::guarantees::Guarantee;
 use crate::plan::pick;
@@ -12,41 +12,41 @@ use distcache_testing::bytes;
 use distcache_testing::random::Random;
 use std::rc::Rc;
 
-/// What a request must be answered with.
+/// The answer that a request must get.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Expect {
     /// What the store said when it was asked.
     Executed,
-    /// This status, without the store being asked.
+    /// This status, without a call of the store.
     Fixed(u8),
 }
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What is asked for.
+    /// The operation.
     pub op: Op,
     /// The uid that the answer must bear.
     pub uid: u32,
     /// The id, as it is sent.
     pub id: Rc<[u8]>,
-    /// The patch level at which it is asked.
+    /// The patch level of the request.
     pub level: u16,
-    /// What an ADD or a PUT stores, and for how long.
+    /// What an ADD or a PUT stores, and its lifetime.
     pub add: Option<(u32, Rc<[u8]>)>,
-    /// What the answer must be.
+    /// The answer that it must get.
     pub expect: Expect,
-    /// How much had been executed when it was made.
+    /// How many executions there had been when it was made.
     pub since: u64,
-    /// The least time for which somebody on its way lets sessions live.
+    /// The largest minimum lifetime of the nodes that it passes.
     pub min_ttl: u32,
-    /// Whether it is asked of a proxy.
+    /// Whether it is sent to a proxy.
     pub proxied: bool,
-    /// What held when it was made.
+    /// What was guaranteed of the id when it was made.
     pub guarantee: Guarantee,
 }
 
-/// The bytes of a session: `len` of them. The first eight are the version where there are so many.
+/// Returns the `len` bytes of a session. The first eight are the version, if there are eight.
 pub fn session(id: &[u8], version: u64, len: usize) -> Rc<[u8]> {
     let salt = id.iter().fold(version, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
     let mut source = Random::new(salt);
@@ -54,26 +54,27 @@ pub fn session(id: &[u8], version: u64, len: usize) -> Rc<[u8]> {
     let bytes = std::iter::once(version).chain(words).flat_map(u64::to_le_bytes);
     let bytes: Vec<u8> = bytes.take(len).collect();
     match bytes[..] {
-        // A proxy's own word must not look like a session.
+        // Must not look like a proxy's DISCONNECTED.
         [2] => Rc::from([3]),
         _ => Rc::from(bytes),
     }
 }
 
-/// Whether these can be the bytes of a session of this id; those too short to tell can.
+/// Returns whether these can be the bytes of a session of this id. Sessions of fewer than eight
+/// bytes always can.
 pub fn is_session(id: &[u8], bytes: &[u8]) -> bool {
     let version = bytes.first_chunk().map(|first| u64::from_le_bytes(*first));
     version.is_none_or(|version| *session(id, version, bytes.len()) == *bytes)
 }
 
-/// The third and the fourth byte of every id that is asked for on purpose.
+/// The third and fourth byte of every id that a client uses on purpose.
 pub const MARK: [u8; 2] = [0xd1, 0x57];
 
-/// What those ask for who know everything.
+/// The operations of clients that know all of them, by frequency.
 const ALL: [Op; 9] =
     [Op::Add, Op::Add, Op::Get, Op::Get, Op::Have, Op::Remove, Op::Put, Op::Put, Op::Take];
 
-/// An id that everybody uses (`owner` 0) or one client alone; 4 to 64 bytes.
+/// Returns an id of 4 to 64 bytes, shared by all clients (`owner` 0) or used by one client alone.
 fn id_of(owner: u64, number: usize) -> Rc<[u8]> {
     let mut source = Random::new(owner << 32 | number as u64);
     let len = 4 + source.below(61);
@@ -88,33 +89,33 @@ pub struct Generator {
     pub owner: u64,
     /// How many ids all clients share.
     pub ids: usize,
-    /// How many of four requests are for an id that all clients share.
+    /// Of four requests, how many are for an id that all clients share.
     pub shared: usize,
     /// The most bytes that most sessions have.
     pub session_len: usize,
-    /// How long most sessions live at most.
+    /// The longest lifetime of most sessions.
     pub max_ttl: u32,
-    /// At which levels it asks.
+    /// Which levels and operations it uses.
     pub dialect: Dialect,
-    /// The least time for which somebody on the way lets sessions live.
+    /// The largest minimum lifetime of the nodes on the way.
     pub min_ttl: u32,
-    /// Whether it asks a proxy.
+    /// Whether it calls a proxy.
     pub proxied: bool,
 }
 
-/// At which patch levels a client asks.
+/// Which patch levels and operations a client uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Dialect {
-    /// At level 0: it is of old.
+    /// Level 0 only, as an old client.
     LevelZero,
-    /// At any, but for nothing that a server of old does not have.
+    /// Any level, but only the operations of level 0.
     LevelZeroOps,
-    /// At any, and for everything.
+    /// Any level, and all operations.
     AllOps,
 }
 
 impl Generator {
-    /// A request that the core's client can make; `version` is one that no session had.
+    /// Draws a request that the core's client can make. `version` must be new.
     pub fn valid(&self, random: &mut Random, version: u64, since: u64) -> Request {
         let shared = random.below(4) < self.shared;
         let id = match shared {
@@ -139,7 +140,7 @@ impl Generator {
         Request { op, uid, id, level, add, expect, since, min_ttl, proxied, guarantee }
     }
 
-    /// A request of any kind, also one that is refused without the store being asked.
+    /// Draws a request of any kind, including those that are refused without a call of the store.
     pub fn any(&self, random: &mut Random, version: u64, since: u64) -> Request {
         let mut request = self.valid(random, version, since);
         if random.below(12) > 0 {
@@ -151,7 +152,7 @@ impl Generator {
                 102
             }
             Some((_, session)) => {
-                // With a longer id, the longest session would not fit into a message.
+                // With a longer id the longest session does not fit into a message.
                 *session = Rc::from(&session[..session.len().min(5_000)]);
                 request.id = Rc::from(vec![9; pick(random, &[0, 65, 100])]);
                 103
@@ -171,8 +172,9 @@ impl Generator {
         pick(random, &[most, most, most, 0, 1, 3_600_000, TTL_MAX])
     }
 
-    /// Lengths at which frames end and begin are as likely as all others together. Those that one
-    /// sort of client can't tell from a status are only stored where nobody else looks.
+    /// Draws the length of a session. Half of them are at the boundaries of frames. The core's
+    /// client cannot tell the shortest ones from a status, so they are only stored under ids of one
+    /// client.
     fn len(&self, random: &mut Random, id: usize, shared: bool) -> usize {
         let most = 16 * FRAME_DATA_MAX - 8 - id;
         if self.session_len < 300 {
@@ -192,19 +194,19 @@ impl Generator {
 }
 
 impl Request {
-    /// For how long a store is told to keep the session, where there is one.
+    /// Returns the lifetime that a store is given, and the session, if there is one.
     pub fn stored(&self) -> Option<(u32, Rc<[u8]>)> {
         let (ttl, session) = self.add.as_ref()?;
         Some((self.min_ttl.max(*ttl), session.clone()))
     }
 
-    /// Until when the session is there for certain, if it was stored at this time.
+    /// Returns when the session expires at the earliest, if it is stored at `now`.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let (ttl, _) = self.stored()?;
         Some(now.after(ttl.into()))
     }
 
-    /// The payload of the request.
+    /// Returns the payload of the request.
     pub fn payload(&self) -> Vec<u8> {
         match &self.add {
             Some((ttl, session)) => bytes::add_payload(*ttl, &self.id, session),
@@ -212,14 +214,14 @@ impl Request {
         }
     }
 
-    /// The request on the wire, in one of the ways in which it can be put.
+    /// Returns the request on the wire, in one of its valid encodings.
     pub fn encode(&self, random: &mut Random) -> Vec<u8> {
         let (payload, op) = (self.payload(), self.op as u8);
         let mut wire = match payload.len() {
             len if len > 0 && len % FRAME_DATA_MAX == 0 && len < 16 * FRAME_DATA_MAX => {
                 let mut wire = bytes::message(0, self.uid, op, &payload);
                 if random.below(2) == 0 {
-                    // The last full frame is not the last one: an empty one is.
+                    // An empty frame is the last one, after a full one.
                     let last = wire.len() - FRAME_DATA_MAX - 14;
                     wire[last + 11] = 0;
                     wire.extend(bytes::frame(0, self.uid, op, 1, &[]));
@@ -228,7 +230,7 @@ impl Request {
             }
             _ => bytes::message(0, self.uid, op, &payload),
         };
-        // Any patch level is lawful where it need not be 1, and the first frame's counts.
+        // Any patch level is valid unless it must be 1, and only the first frame's counts.
         let frames = if self.op.level() > 0 { usize::MAX } else { 1 };
         for frame in wire.chunks_mut(14 + FRAME_DATA_MAX).take(frames) {
             frame[2..4].copy_from_slice(&self.level.to_be_bytes());

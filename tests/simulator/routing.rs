@@ -1,10 +1,10 @@
-//! Which way requests leave a proxy: to the best servers for their id, in the order of their rank,
-//! and in words that each server is known to understand.
+//! Checks where requests leave a proxy: for the best servers for their id, in the order of rank,
+//! and with operations that each server is known to have.
 //!
-//! A request may have to wait for room at its server, and in the meantime a better one may come back.
-//! Or it may have waited for a server that was lost before it was sent, and that one counts as tried.
-//! So a server is held against another only if it was there already when nothing waited for the
-//! other, nor for the first one that was asked.
+//! A request may have to wait for room at its server, and a better server may come back meanwhile.
+//! Or its server may be lost before the request is sent, and that counts as a visit. So a server
+//! counts as passed over only if it was up already when nothing waited for the server that is
+//! asked, nor for the first one.
 
 use crate::rank::rank;
 use distcache_core::time::Instant;
@@ -12,42 +12,42 @@ use distcache_core::wire::Op;
 use distcache_testing::bytes::{ADD, GET, HAVE, PUT, REMOVE, TAKE, messages};
 use std::collections::BTreeMap;
 
-/// How long a server has for a GET or HAVE before another is asked too, in milliseconds.
+/// How long a server has for a GET or HAVE before a second one is asked, in milliseconds.
 const HEDGE_AFTER: u64 = 50;
 
-/// What is known of a server, in thoughts of the proxy.
+/// What is known of a server. Times are counted in calls of the proxy's `advance`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerView {
     /// Which node it is.
     pub node: usize,
-    /// When it first answered on its connection; `None` where it has not. Later where it was left out
-    /// for having too many requests already.
+    /// When it first answered on its connection; `None` if it has not. Moved forward if it was
+    /// skipped as full.
     pub since: Option<u64>,
-    /// When it last was connected and nothing waited for it.
+    /// When it was last connected with nothing waiting for it.
     pub last_idle: Option<u64>,
     /// It has answered on this connection.
     pub answered_probe: bool,
-    /// It has no operations but the first four.
+    /// It has only the operations of level 0.
     pub level_zero: bool,
 }
 
 impl ServerView {
-    /// There is a connection, and nothing is known of it.
+    /// Resets it: there is a new connection, and no answer yet.
     pub const fn connected(&mut self) {
         (self.since, self.last_idle, self.answered_probe) = (None, None, false);
     }
 }
 
-/// Where a request has been.
+/// The servers that a request has visited.
 #[derive(Debug, Default)]
 struct Visits {
     /// When nothing waited for the first server.
     begun: Option<u64>,
-    /// Server after server, and what each was asked for.
+    /// The servers in order, and the operation that each was asked.
     asked: Vec<(usize, u8)>,
-    /// Where it may have been under another uid.
+    /// Servers that it may have visited under another uid.
     maybe: Vec<usize>,
-    /// What it is about, and when the last server was asked; `None` once one has answered.
+    /// Its id, and when the last server was asked; `None` once one has answered.
     open: Option<(Vec<u8>, Instant)>,
 }
 
@@ -56,16 +56,18 @@ struct Visits {
 pub struct RoutingCheck {
     /// Its servers, in its own order.
     pub views: Vec<ServerView>,
-    /// A request has set out while not all servers were connected.
+    /// A request was sent while not all servers were connected.
     pub degraded: bool,
     copies: usize,
     visits: Vec<Visits>,
-    /// Which of `visits` a uid belongs to: two, where a request was asked of two servers at a time.
+    /// Which of `visits` a uid belongs to. A request that two servers are asked at a time has two
+    /// uids.
     uids: BTreeMap<u32, usize>,
 }
 
 impl RoutingCheck {
-    /// Of a proxy that writes so many copies to these servers, and whether they are old.
+    /// Creates the check of a proxy that writes `copies` copies to these servers. Each has its node
+    /// and whether it is at level 0.
     pub fn new(servers: impl Iterator<Item = (usize, bool)>, copies: u8) -> Self {
         let view = |(node, level_zero)| ServerView { node, level_zero, ..ServerView::default() };
         let copies = usize::from(copies.max(1));
@@ -73,13 +75,13 @@ impl RoutingCheck {
         Self { views, degraded: false, copies, visits: Vec::new(), uids: BTreeMap::new() }
     }
 
-    /// The proxy has put these bytes into the outbox of server `number`: whole requests.
+    /// Checks whole requests that the proxy has put into the outbox of server `number`.
     ///
     /// # Panics
-    /// Where one should have gone elsewhere, or be another.
+    /// If one should be another, or for another server.
     pub fn check_requests(&mut self, now: Instant, number: usize, bytes: &[u8]) {
         let levels = crate::framing::levels(bytes);
-        assert!(levels.iter().all(|level| *level == 1), "a proxy speaks at {levels:?}");
+        assert!(levels.iter().all(|level| *level == 1), "a proxy sends at levels {levels:?}");
         self.degraded |= self.views.iter().any(|view| view.since.is_none());
         for (uid, op, payload) in messages(bytes) {
             let view = self.views[number];
@@ -111,26 +113,26 @@ impl RoutingCheck {
                 fair && !been(*other) && rank(id, self.views[*other].node) > rank(id, view.node)
             };
             let better = (0..self.views.len()).find(better);
-            assert_eq!(better, None, "{id:02x?} goes to server {number} and not to this one");
+            assert_eq!(better, None, "{id:02x?} goes to server {number} instead of a better one");
             self.check_visits(at);
         }
     }
 
-    /// The proxy has been answered under this uid, and has looked at that.
+    /// Records that a server has answered under this uid, and the proxy has seen it.
     pub fn answered(&mut self, uid: u32) {
         if let Some(at) = self.uids.get(&uid) {
             self.visits[*at].open = None;
         }
     }
 
-    /// The connection to a server is gone: nothing is asked of it any more.
+    /// Records that the connection to a server is lost: nothing waits for it any more.
     pub fn server_lost(&mut self, number: usize) {
         let its = |visits: &&mut Visits| visits.asked.last().is_some_and(|last| last.0 == number);
         self.visits.iter_mut().filter(its).for_each(|visits| visits.open = None);
     }
 
-    /// A uid that is new. It may be that of a request which one better server has had for a while:
-    /// only what changes nothing is asked twice.
+    /// Finds the request of a new uid. It may be that of a request that one better server has had
+    /// for a while: only operations that change nothing are asked twice.
     fn first_visit(&mut self, now: Instant, uid: u32, number: usize, op: u8, id: &[u8]) -> usize {
         let rank = |number: usize| rank(id, self.views[number].node);
         let twin = |visits: &Visits| {
@@ -151,7 +153,7 @@ impl RoutingCheck {
         let mut recent = self.visits.iter().enumerate().rev().take(500).filter(|_| hedges);
         let twin = recent.find_map(|(at, visits)| twin(visits).then_some(at));
         if let Some(twin) = twin.filter(|_| !passed_over) {
-            // It may as well be a request of its own, as the better server was full or away.
+            // It may also be a request of its own, if the better server was full or down.
             self.visits[twin].maybe.push(number);
         }
         let at = twin.filter(|_| passed_over).unwrap_or(self.visits.len());
@@ -162,7 +164,7 @@ impl RoutingCheck {
         at
     }
 
-    /// What a request asks for in one place after the other.
+    /// Checks the operations of a request at one server after the other.
     fn check_visits(&self, at: usize) {
         let visits = &self.visits[at].asked;
         assert!(self.copies > 1 || visits.len() == 1, "one copy, but it visits {visits:?}");
@@ -170,24 +172,24 @@ impl RoutingCheck {
         let mut seen = Vec::new();
         for (place, per_connection) in servers.enumerate() {
             let (server, _) = per_connection[0];
-            assert!(!seen.contains(&server), "it comes back: {visits:?}");
+            assert!(!seen.contains(&server), "a server is visited again: {visits:?}");
             seen.push(server);
             let ops: Vec<u8> = per_connection.iter().map(|(_, op)| *op).collect();
             let first = visits[0].1;
             let right = match (first, &ops[..]) {
                 (ADD | PUT, [ADD | PUT]) => true,
-                // What stands in the way of a copy is removed first.
+                // An old session in the place of a copy is removed first.
                 (ADD | PUT, [ADD, REMOVE] | [ADD, REMOVE, ADD]) => place > 0,
                 (TAKE, [REMOVE]) => place > 0,
                 (first, [op]) => first == *op,
                 _ => false,
             };
-            assert!(right, "it asks for {visits:?}");
+            assert!(right, "wrong operations: {visits:?}");
         }
     }
 }
 
-/// The id that a request is about.
+/// Returns the id of a request.
 fn id_of(op: u8, payload: &[u8]) -> &[u8] {
     if op != Op::Add as u8 && op != Op::Put as u8 {
         return payload;

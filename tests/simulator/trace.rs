@@ -1,7 +1,7 @@
 //! What happened in a run: a hash of everything, and the last events in words.
 //!
-//! The trace belongs to the thread, so that it can be printed from wherever a run fails, be it a
-//! property of ours or a panic in what is tested.
+//! The trace belongs to the thread, so it can be printed wherever a run fails, in the simulator or
+//! in the code under test.
 
 use distcache_core::time::Instant;
 use std::cell::RefCell;
@@ -11,14 +11,14 @@ use std::fmt;
 /// How many events are printed when a run fails.
 const SHOWN: usize = 40;
 
-/// Who did something.
+/// The part of the world that acts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
     /// Chance: a fault, or time itself.
     World,
-    /// The servers, or the liar in the place of the only one; proxies follow.
+    /// A server, the faulty server, or a proxy.
     Node(usize),
-    /// A client that keeps to the rules.
+    /// A client that follows the protocol.
     Client(usize),
     /// A client that does not.
     HostileClient(usize),
@@ -40,8 +40,8 @@ impl fmt::Display for Actor {
         match self {
             Self::World => write!(out, "world"),
             Self::Node(number) => write!(out, "node {number}"),
-            Self::Client(number) => write!(out, "caller {number}"),
-            Self::HostileClient(number) => write!(out, "villain {number}"),
+            Self::Client(number) => write!(out, "client {number}"),
+            Self::HostileClient(number) => write!(out, "hostile {number}"),
         }
     }
 }
@@ -75,12 +75,12 @@ pub fn begin(seed: u64, verbose: bool) {
     });
 }
 
-/// The number of events so far and the hash of all.
+/// Returns the number of events so far, and the hash of all.
 pub fn outcome() -> (u64, u64) {
     TRACE.with_borrow(|trace| (trace.events, trace.hash))
 }
 
-/// Takes down one event; what the numbers mean follows from `what`.
+/// Records one event. The meaning of the numbers follows from `what`.
 pub fn record(now: Instant, actor: Actor, what: &'static str, numbers: [u64; 2]) {
     TRACE.with_borrow_mut(|trace| {
         let event = Event { at: now.as_millis(), actor, what, numbers };
@@ -109,7 +109,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// From now on, a panic anywhere says which seed it was, what came before, and how to see it again.
+/// Makes every panic from now on print its seed, the last events, and how to repeat the run.
 pub fn report_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -119,7 +119,7 @@ pub fn report_panics() {
                     eprintln!("{event}");
                 }
                 let seed = trace.seed;
-                eprintln!("seed {seed} fails after {} events; to see it again:", trace.events);
+                eprintln!("seed {seed} fails after {} events; to repeat it:", trace.events);
                 eprintln!("  cargo run --release -p distcache-simulator -- --seed {seed} --trace");
             }
         });

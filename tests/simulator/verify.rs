@@ -1,5 +1,5 @@
-//! What a new client of any node gets at the end, answer for answer: each operation does what it is
-//! for, and those of level 1 are there wherever the servers have them.
+//! What a new client of any node gets at the end, answer for answer: every operation does what it
+//! is for, and those of level 1 are there if the servers have them.
 
 use crate::network::{Dial, End};
 use crate::pipe::Readable;
@@ -10,20 +10,20 @@ use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, REMOVE, TAKE, add_payload, at_level, message, whole_messages,
 };
 
-/// The number under which it appears in the trace.
+/// Its number in the trace.
 const ACTOR: Actor = Actor::Client(400);
 
 impl World<'_> {
-    /// A client of this node asks for one thing after the other.
+    /// Lets a client of this node use one operation after the other.
     ///
     /// # Panics
-    /// Where it gets another answer than it must.
+    /// If it gets another answer than it must.
     pub(crate) fn verify(&mut self, node: usize) {
         let end = self.network.dial(ACTOR, node);
         while self.network.dialed(end) == Dial::Waiting {
             self.round();
         }
-        // All that it has may be one block.
+        // The table may have a single block.
         let id = [b"id of verify", &[node as u8][..]].concat();
         let (one, other) = (session(&id, 1, 40), session(&id, 2, 50));
         let store = |session: &[u8]| add_payload(60_000, &id, session);
@@ -47,12 +47,12 @@ impl World<'_> {
         let new = if self.plan.leads_to_level_zero(node) { &new[..0] } else { &new[..] };
         for (op, payload, wanted) in level_zero.iter().chain(new) {
             let got = self.exchange(node, end, *op, payload);
-            assert_eq!(got[..], **wanted, "node {node} answers {op} so at the end");
+            assert_eq!(got[..], **wanted, "node {node} gives another answer to {op} at the end");
         }
         self.network.close(ACTOR, end);
     }
 
-    /// Asks for one thing, and waits for the answer.
+    /// Sends one request, and waits for the answer.
     fn exchange(&mut self, node: usize, end: End, op: u8, payload: &[u8]) -> Vec<u8> {
         let (wire, mut sent) = (at_level(1, message(0, 7, op, payload)), 0);
         let (mut received, begun) = (Vec::new(), self.network.now);
@@ -61,7 +61,7 @@ impl World<'_> {
             sent += taken;
             let mut bytes = match self.network.readable(end) {
                 Readable::Bytes(here) => vec![0; here],
-                Readable::Ended(_) => panic!("a new client of node {node} is hung up on"),
+                Readable::Ended(_) => panic!("node {node} closes the connection of a new client"),
                 Readable::Nothing => Vec::new(),
             };
             let len = self.network.read(ACTOR, end, &mut bytes);
@@ -72,7 +72,7 @@ impl World<'_> {
                 _ => drop(self.turns()),
             }
             if let Some((uid, answers, payload)) = whole_messages(&received).0.pop() {
-                assert_eq!((uid, answers), (7, op), "an answer to something else");
+                assert_eq!((uid, answers), (7, op), "an answer to another request");
                 return payload;
             }
             let waited = self.network.now.since(begun);

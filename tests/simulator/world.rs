@@ -1,5 +1,5 @@
-//! Everybody together: rounds of turns in the order of chance, faults between them, and time that
-//! moves when nothing else does.
+//! All parts together: rounds of turns in random order, faults between them, and time that moves
+//! when nothing else does.
 
 use crate::checked_table::CheckedTable;
 use crate::client::Client;
@@ -20,16 +20,16 @@ use distcache_testing::random::Random;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A server over a table that is checked.
+/// A server over a checked table.
 type Cache<'m> = Server<'m, CheckedTable<'m>>;
 
-/// A time that does not come.
+/// A time that is never reached.
 const NEVER: Instant = Instant::from_millis(u64::MAX);
 
 /// Rounds in which faults happen.
 const FAULT_ROUNDS: usize = 3_000;
 
-/// The memory that all machines of a run live in: some for each of their lives.
+/// The memory of all machines of a run, some for each start.
 pub struct Arena {
     nodes: Vec<Vec<Memory>>,
     tables: Vec<Vec<u8>>,
@@ -37,7 +37,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// As much as this plan can need.
+    /// Allocates as much as this plan can need.
     pub fn new(plan: &Plan) -> Self {
         let starts = if plan.faults.crashes > 0 { STARTS_MAX } else { 1 };
         let node = |node: &crate::plan::Node| {
@@ -63,7 +63,7 @@ enum Process<'m> {
     Server(Box<EventLoop<Cache<'m>>>),
     Proxy(Box<EventLoop<Proxy<'m>>>),
     FaultyServer(FaultyServer),
-    /// Its process is dead.
+    /// The process is dead.
     Dead,
 }
 
@@ -88,7 +88,7 @@ pub struct World<'m> {
 }
 
 impl<'m> World<'m> {
-    /// All nodes up, and nobody connected yet.
+    /// Creates a world with all nodes up and no connections.
     pub fn new(plan: &'m Plan, arena: &'m mut Arena, random: Random) -> Self {
         let mut network = Network::new(random, plan.conditions, plan.nodes.len());
         network.victim = plan.victim;
@@ -134,7 +134,7 @@ impl<'m> World<'m> {
         world
     }
 
-    /// A node's process begins.
+    /// Starts the process of a node.
     fn start(&mut self, number: usize) {
         let plan = self.plan.nodes[number];
         if self.plan.faulty_server && number == 0 {
@@ -142,13 +142,13 @@ impl<'m> World<'m> {
             self.hosts[0].process = Process::FaultyServer(FaultyServer::new(level));
             return;
         }
-        let memory = self.hosts[number].memory.pop().expect("a life is left");
+        let memory = self.hosts[number].memory.pop().expect("no starts are left");
         let level_zero = |node: &usize| (*node, self.plan.nodes[*node].level_zero);
         let routing =
             RoutingCheck::new(plan.upstreams().iter().map(level_zero), plan.config.copies);
         self.hosts[number].process = match number < self.plan.servers {
             true => {
-                let table = self.tables.pop().expect("a life is left");
+                let table = self.tables.pop().expect("no starts are left");
                 let aligned = table.as_ptr().align_offset(64);
                 let key = self.network.random.next();
                 let (layout, oracle) = (self.plan.layout, self.oracle.clone());
@@ -167,7 +167,8 @@ impl<'m> World<'m> {
         record(self.network.now, Actor::Node(number), "begins", [0, 0]);
     }
 
-    /// Storms until everybody has asked what they had to ask, or the storm has blown long enough.
+    /// Runs with faults until all clients have made their requests, or for a limited number of
+    /// rounds.
     pub fn run_with_faults(&mut self) {
         for _ in 0..FAULT_ROUNDS {
             self.faults();
@@ -179,7 +180,7 @@ impl<'m> World<'m> {
         self.faults_on = false;
     }
 
-    /// One turn of everybody; where nothing moves, time does.
+    /// Gives each part one turn. If nothing moves, time does.
     pub(crate) fn round(&mut self) {
         if self.turns() {
             return;
@@ -190,7 +191,8 @@ impl<'m> World<'m> {
         }
     }
 
-    /// One turn of everybody who is not idle by chance; false where nothing moved and nobody was.
+    /// Gives one turn to each part that is not idle by chance. Returns whether anything moved or
+    /// was idle.
     pub(crate) fn turns(&mut self) -> bool {
         let count = self.hosts.len() + self.clients.len() + self.hostile_clients.len();
         let first = self.network.random.below(count);
@@ -238,7 +240,7 @@ impl<'m> World<'m> {
         }
     }
 
-    /// When the next thing happens.
+    /// Returns when the next thing happens.
     pub(crate) fn wake(&self) -> Option<Instant> {
         let hosts = self.hosts.iter().map(|host| match &host.process {
             _ if host.stopped_until == NEVER => None,
@@ -251,7 +253,7 @@ impl<'m> World<'m> {
         let clients = self.clients.iter().map(|client| client.wake(&self.network));
         let hostile_clients =
             self.hostile_clients.iter().map(|hostile_client| hostile_client.wake(&self.network));
-        // What did not move though its time had come waits for something else.
+        // A part that is due and did not move waits for something else.
         let later = |at: &Instant| *at > self.network.now;
         hosts.chain(clients).chain(hostile_clients).flatten().filter(later).min()
     }
@@ -261,7 +263,7 @@ impl<'m> World<'m> {
         if self.network.chance(faults.jumps) {
             self.jump();
         }
-        // The first connections are waited for, whoever is asked.
+        // Requests wait for the first connections, whichever server they are for.
         if let Some(stuck) = self.plan.stuck
             && self.hosts[stuck].stopped_until != NEVER
             && self.proxies().all(|event_loop| event_loop.is_complete())
@@ -295,7 +297,7 @@ impl<'m> World<'m> {
         self.network.shut(number);
     }
 
-    /// Time jumps: a little, a lot, or to where something is just about to expire.
+    /// Lets time jump: a little, a lot, or to just before a session expires.
     fn jump(&mut self) {
         let now = self.network.now;
         let number = self.network.random.below(1_000);
@@ -314,7 +316,7 @@ impl<'m> World<'m> {
         record(self.network.now, Actor::World, "jumps ms", [self.network.now.since(now), 0]);
     }
 
-    /// The nodes that are proxies.
+    /// Returns the nodes that are proxies.
     pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut EventLoop<Proxy<'m>>> {
         self.hosts.iter_mut().filter_map(|host| match &mut host.process {
             Process::Proxy(event_loop) => Some(&mut **event_loop),
@@ -322,7 +324,7 @@ impl<'m> World<'m> {
         })
     }
 
-    /// The nodes that are servers, and do not lie.
+    /// Returns the nodes that are correct servers.
     pub(crate) fn servers(&mut self) -> impl Iterator<Item = &mut EventLoop<Cache<'m>>> {
         self.hosts.iter_mut().filter_map(|host| match &mut host.process {
             Process::Server(event_loop) => Some(&mut **event_loop),
@@ -330,7 +332,7 @@ impl<'m> World<'m> {
         })
     }
 
-    /// A node loses all its connections, and keeps nothing.
+    /// Breaks all connections of a node, which must keep nothing.
     pub(crate) fn disconnect_all_of(&mut self, number: usize) {
         match &mut self.hosts[number].process {
             Process::Server(event_loop) => event_loop.disconnect_all(&mut self.network),
@@ -339,9 +341,9 @@ impl<'m> World<'m> {
         }
     }
 
-    /// Faults cease: everybody runs, and the network is well.
+    /// Ends all faults: every node runs, and the network is perfect.
     pub(crate) fn heal(&mut self) {
-        record(self.network.now, Actor::World, "calms down", [0, 0]);
+        record(self.network.now, Actor::World, "faults end", [0, 0]);
         for host in &mut self.hosts {
             host.stopped_until = Instant::ORIGIN;
         }
@@ -350,7 +352,7 @@ impl<'m> World<'m> {
                 self.start(number);
             }
         }
-        // Nodes that have patience must find out on their own that nothing comes from another node.
+        // A node with a timeout must find out on its own that a connection to another node is dead.
         let patient: Vec<bool> =
             self.plan.nodes.iter().map(|node| node.config.limits.patience > 0).collect();
         self.network.heal(|actor, other| match (actor, other) {
