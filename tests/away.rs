@@ -6,7 +6,7 @@ use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, messages, session, status};
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, with_every_split};
 use distcache_testing::store::Plain;
 
 type World<'m> = Net<Proxy<'m>>;
@@ -29,7 +29,7 @@ fn uids(net: &mut World<'_>) -> Vec<u32> {
 
 #[test]
 fn while_the_server_is_away_every_request_is_answered_at_once() {
-    every_way(60, |pieces| {
+    with_every_split(60, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Refuses, pieces);
         let client = net.connect();
@@ -81,7 +81,7 @@ fn a_server_lost_long_after_it_was_dialed_is_dialed_at_once() {
 
 #[test]
 fn a_server_that_comes_back_is_used_again() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Refuses, pieces);
         let client = net.connect();
@@ -100,7 +100,7 @@ fn a_server_that_comes_back_is_used_again() {
 #[test]
 fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_server_is_away() {
     for hangs_up in [false, true] {
-        every_way(20, |pieces| {
+        with_every_split(20, |pieces| {
             let mut memory = Memory::of(5);
             let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
             let clients: Vec<End> = (0..5).map(|_| net.connect()).collect();
@@ -131,7 +131,7 @@ fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_serve
 
 #[test]
 fn whole_answers_before_the_server_hung_up_count() {
-    every_way(30, |pieces| {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
         let clients = [net.connect(), net.connect()];
@@ -150,7 +150,7 @@ fn whole_answers_before_the_server_hung_up_count() {
 
 #[test]
 fn what_the_last_connection_was_asked_is_not_answered_by_the_next() {
-    every_way(30, |pieces| {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
         let client = net.connect();
@@ -189,7 +189,7 @@ fn half_a_request_to_a_lost_server_is_not_continued_to_the_next() {
 #[test]
 fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
     for nonsense in [&b"HTTP/1.1 400"[..], &have(1, b"a"), &[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 1]] {
-        every_way(10, |pieces| {
+        with_every_split(10, |pieces| {
             let mut memory = Memory::of(1);
             let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
             let client = net.connect();
@@ -240,7 +240,7 @@ fn a_server_that_sends_a_byte_a_second_is_given_up_too() {
 
 #[test]
 fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
-    let mut memory = Memory::of(3).with_flights(1);
+    let mut memory = Memory::of(3).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
     net.reach = Reach::Refuses;
@@ -256,7 +256,7 @@ fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
 
 #[test]
 fn clients_that_wait_their_turn_are_not_closed_for_it() {
-    let mut memory = Memory::of(6).with_flights(1);
+    let mut memory = Memory::of(6).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients: Vec<End> = (0..6).map(|_| net.connect()).collect();
     for client in &clients {
@@ -279,7 +279,7 @@ fn requests_wait_a_moment_for_a_connection_that_is_being_made() {
     net.send(client, &have(1, b"a"));
     net.pass(50);
     assert!(net.received(client).is_empty());
-    net.pick_up();
+    net.accept_dial();
     let uid = uids(&mut net)[0];
     net.send(SERVER, &status(uid, HAVE, 0));
     net.drive();
@@ -304,7 +304,7 @@ fn requests_wait_no_longer_than_a_moment_for_a_connection() {
 
 #[test]
 fn a_server_lost_and_found_behind_a_proxy_loses_requests_but_never_mixes_them() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let (mut front, mut back) = (Memory::of(3), Memory::of(2));
         let config = Config::new(NO_LIMITS, 1);
         let server = back.server(NO_LIMITS, Plain::new(100));

@@ -215,7 +215,7 @@ fn with_one_copy_nothing_is_asked_twice() {
 
 #[test]
 fn what_was_asked_twice_in_vain_counts_against_the_share_of_the_server_that_owes_it() {
-    let mut memory = Memory::of(2).with_servers(2).with_flights(8);
+    let mut memory = Memory::of(2).with_servers(2).with_in_flight(8);
     let (mut net, client, order) = world(&mut memory, ENDLESS);
     for uid in 2..6 {
         let uids = ask(&mut net, client, &get(uid, b"a"), order);

@@ -287,7 +287,7 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
 
 #[test]
 fn without_another_server_a_full_one_is_as_good_as_none() {
-    let mut memory = Memory::of(4).with_flights(3);
+    let mut memory = Memory::of(4).with_in_flight(3);
     let mut net = world(&mut memory, ENDLESS);
     let mut uids = Vec::new();
     for _ in 0..3 {
@@ -311,7 +311,7 @@ fn without_another_server_a_full_one_is_as_good_as_none() {
 
 #[test]
 fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
-    let mut memory = Memory::of(3).with_servers(2).with_flights(2);
+    let mut memory = Memory::of(3).with_servers(2).with_in_flight(2);
     let mut net = world(&mut memory, ENDLESS);
     let first = net.connect();
     let id = ids_of(&mut net, first, 0, 1)[0];

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use distcache_core::id::Id;
 use distcache_posix::client::{Client, Flags};
 use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::data;
 use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -42,13 +42,13 @@ impl Site {
 
     /// Stores sessions through the proxy: the ids that each server holds.
     fn store(&self, count: u32) -> [Vec<[u8; 4]>; 2] {
-        let caller = Caller::to(&self.proxy.address());
+        let caller = RawClient::connect(&self.proxy.address());
         let ids: Vec<_> = (0..count).map(u32::to_be_bytes).collect();
         for id in &ids {
             assert_eq!(caller.ask(&add(1, id, &data(id))), status(1, 0, 0));
         }
         self.servers.each_ref().map(|server| {
-            let caller = Caller::to(&server.address());
+            let caller = RawClient::connect(&server.address());
             let holds = |id: &&[u8; 4]| caller.ask(&have(1, &id[..])) == status(1, HAVE, 0);
             ids.iter().filter(holds).copied().collect()
         })
@@ -87,7 +87,7 @@ fn clients_that_give_up_on_a_hung_server_leave_the_other_one_to_everybody() {
     let going = AtomicBool::new(true);
     let failed = std::thread::scope(|scope| {
         let prober = scope.spawn(|| {
-            let caller = Caller::to(&site.proxy.address());
+            let caller = RawClient::connect(&site.proxy.address());
             let mut asked = 0;
             while going.load(Ordering::Relaxed) {
                 let id = &well[asked % well.len()];
@@ -104,7 +104,7 @@ fn clients_that_give_up_on_a_hung_server_leave_the_other_one_to_everybody() {
     });
     assert!((384..480).contains(&failed), "{failed} requests were left unanswered");
     // What belongs to it goes elsewhere now, and comes back.
-    let caller = Caller::to(&site.proxy.address());
+    let caller = RawClient::connect(&site.proxy.address());
     assert_eq!(caller.ask(&get(8, &hung[0])), status(8, GET, 1));
     site.servers[0].signal(Signal::CONT);
     ask_until(&site.proxy.address(), &get(9, &hung[0]), &session(9, &data(&hung[0])));
@@ -121,7 +121,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     let hung = site.servers[0].address();
     let line = format!("{hung} is unreachable (no answer within 2000 ms); trying every 500 ms\n");
     let given_up = AtomicBool::new(false);
-    let ask_all = |caller: &Caller| {
+    let ask_all = |caller: &RawClient| {
         for id in &ids {
             assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)));
         }
@@ -129,7 +129,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let caller = Caller::to(&site.proxy.address());
+                let caller = RawClient::connect(&site.proxy.address());
                 while !given_up.load(Ordering::Relaxed) {
                     ask_all(&caller);
                 }
@@ -143,7 +143,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     site.servers[0].signal(Signal::CONT);
     let back = format!("connected to {hung}\n");
     site.proxy.err.find("the server back", |text| (text.matches(&back).count() == 2).then_some(()));
-    ask_all(&Caller::to(&site.proxy.address()));
+    ask_all(&RawClient::connect(&site.proxy.address()));
 }
 
 #[test]

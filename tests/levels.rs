@@ -9,7 +9,7 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::store::Plain;
 
 type ProxyNet<'m> = Net<Proxy<'m>>;
@@ -53,7 +53,7 @@ fn an_answer_is_at_the_level_of_the_request_and_at_1_at_most() {
 
 #[test]
 fn a_put_replaces_and_a_take_leaves_nothing() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = server(&mut memory, pieces);
         let client = net.connect();
@@ -86,7 +86,7 @@ fn a_put_replaces_and_a_take_leaves_nothing() {
 fn at_level_0_the_new_operations_close_the_connection_as_ever() {
     for ask in [put(1, b"a", b"session"), take(1, b"a")] {
         let ask = at_level(0, ask);
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(1);
             let mut net = server(&mut memory, pieces);
             let client = net.connect();
@@ -192,7 +192,7 @@ fn while_the_server_is_away_the_new_operations_are_answered_like_the_others() {
 
 #[test]
 fn new_operations_pass_a_proxy_whole() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let (mut proxies, mut servers) = (Memory::of(1), Memory::of(1));
         let proxy = proxies.proxy(CONFIG);
         let server = servers.server(NO_LIMITS, Plain::new(100));

@@ -6,7 +6,7 @@ use distcache_core::machine::Machine;
 use distcache_core::server::Server;
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, messages, session, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, every_way};
+use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
@@ -138,7 +138,7 @@ fn dry(buffers: usize, pieces: Pieces) {
 
 #[test]
 fn clients_that_hold_all_buffers_lose_them_with_their_patience() {
-    every_way(15, |pieces| {
+    with_every_split(15, |pieces| {
         let mut memory = Memory::with_buffers(6, 4);
         let mut net = world(&mut memory, LIMITS, pieces);
         let hoarders: Vec<End> = (0..3).map(|_| net.connect()).collect();

@@ -15,9 +15,9 @@ use distcache_core::clients::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
 use distcache_posix::{program, proxy, server};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
-use distcache_testing::sessiond::{self, Asker};
+use distcache_testing::raw_client::{RawClient, ask_until};
+use distcache_testing::sessiond::{self, DatagramClient};
 
 /// Counts what one thread asks of the system's allocator.
 struct Counting;
@@ -74,8 +74,8 @@ fn a_daemon() {
         [LISTEN, SERVER, COUNTER].map(|name| std::env::var(name).unwrap());
     let counter = UnixListener::bind(counter).unwrap();
     std::thread::spawn(move || {
-        for asker in counter.incoming() {
-            let _ = writeln!(asker.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
+        for udp in counter.incoming() {
+            let _ = writeln!(udp.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
         }
     });
     let mut service = program::daemon("daemon", &listen).unwrap();
@@ -127,7 +127,7 @@ impl Daemon {
         command.args(["--exact", "a_daemon", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(LISTEN, listen).env(SERVER, server).env(COUNTER, &counter);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let program = Program::adopt(command);
+        let program = Program::spawn(command);
         let [address, datagrams] = program.addresses(2).try_into().unwrap();
         assert_eq!(address, listen);
         Self { program, address, datagrams, counter }
@@ -165,9 +165,9 @@ fn id(number: u32) -> [u8; 32] {
 const LARGE: usize = 30_000;
 
 /// A client with a place, as soon as there is one: those of before may not all be gone.
-fn enter(address: &str) -> Caller {
+fn enter(address: &str) -> RawClient {
     until("a place is free", || {
-        let caller = Caller::try_to(address).ok()?;
+        let caller = RawClient::try_connect(address).ok()?;
         caller.try_ask(&have(1, b"id")).ok()?;
         Some(caller)
     })
@@ -219,19 +219,19 @@ fn misbehave(address: &str) {
         message(0, 1, 0, b"short"),
         [frame(0, 1, 1, 0, &[1; 2048]), frame(0, 2, 1, 1, b"")].concat(),
     ] {
-        let caller = Caller::to(address);
+        let caller = RawClient::connect(address);
         caller.send(&[get(1, &id(2)), wrong].concat());
         caller.rest();
     }
     for cut in [0, 5, 14, 20] {
-        Caller::to(address).send(&get(1, &id(3))[..cut]);
-        let caller = Caller::to(address);
+        RawClient::connect(address).send(&get(1, &id(3))[..cut]);
+        let caller = RawClient::connect(address);
         caller.send(&get(1, &id(3)));
         caller.send(&get(2, &id(3))[..cut]);
         caller.finish();
         caller.rest();
     }
-    let crowd: Vec<_> = (0..3 * CLIENTS).map(|_| Caller::to(address)).collect();
+    let crowd: Vec<_> = (0..3 * CLIENTS).map(|_| RawClient::connect(address)).collect();
     crowd.iter().for_each(|caller| caller.send(&get(1, &id(3))));
     drop(crowd);
 }
@@ -241,31 +241,31 @@ fn dawdle(address: &str) {
     let [idle, begun, deaf] = [(); 3].map(|()| enter(address));
     begun.send(&get(1, &id(3))[..20]);
     let requests = get(1, &id(3)).repeat(200);
-    while deaf.cram(&requests) == requests.len() {}
+    while deaf.send_available(&requests) == requests.len() {}
     begun.rest();
     idle.rest();
-    until("the deaf one is closed", || deaf.is_gone().then_some(()));
+    until("the deaf one is closed", || deaf.is_closed().then_some(()));
 }
 
 /// Every kind of datagram, right and wrong ones, and more at a time than there are places.
 fn send_datagrams(datagrams: &str) {
-    let asker = Asker::to(datagrams);
+    let udp = DatagramClient::connect(datagrams);
     let key = sessiond::key(&[8; 32]);
     until("a place", || {
-        asker.new_session(300, &key, b"a session");
-        asker.get(&key)
+        udp.new_session(300, &key, b"a session");
+        udp.get(&key)
     });
-    asker.new_session(300, &key, &[9; 512]);
-    until("what is new", || (asker.get(&key)? == [9; 512]).then_some(()));
+    udp.new_session(300, &key, &[9; 512]);
+    until("what is new", || (udp.get(&key)? == [9; 512]).then_some(()));
     for wrong in [&b""[..], b"nonsense", &[1; 9000]] {
-        asker.send(wrong);
+        udp.send(wrong);
     }
     for _ in 0..5 {
-        (0..4 * CLIENTS).for_each(|_| asker.ask_for(&key));
-        (0..4 * CLIENTS).for_each(|_| drop(asker.answer(&key)));
+        (0..4 * CLIENTS).for_each(|_| udp.ask_for(&key));
+        (0..4 * CLIENTS).for_each(|_| drop(udp.answer(&key)));
     }
-    asker.remove(&key);
-    until("that it is gone", || asker.get(&key).is_none().then_some(()));
+    udp.remove(&key);
+    until("that it is gone", || udp.get(&key).is_none().then_some(()));
 }
 
 /// More sessions than there is room for, and some that expire.
@@ -399,7 +399,7 @@ fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let mut stream = listener.accept().unwrap().0;
-        let caller = Caller::to(address);
+        let caller = RawClient::connect(address);
         caller.send(&get(1, b"id"));
         let _ = stream.write_all(nonsense);
         assert_eq!(caller.message(), away, "{name}");

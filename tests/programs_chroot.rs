@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, has_tool, is_root};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -68,7 +68,7 @@ fn a_daemon_in_the_foreground_needs_nothing_but_itself() {
     let client = ["/dc_client", "-server", &address, "-listen", "UNIX:/tmp/s", "-user", "54321"];
     let client = start(&jail, &client);
     client.err.wait_for("connected to ");
-    let answer = Caller::to(&jail.address("tmp/s")).ask(&have(1, b"id"));
+    let answer = RawClient::connect(&jail.address("tmp/s")).ask(&have(1, b"id"));
     assert_eq!(answer, status(1, HAVE, 1));
     for program in [client, server] {
         assert_eq!(user(&program), "54321");
@@ -95,8 +95,8 @@ fn inherited_descriptors_are_closed_where_nothing_lists_them() {
     let mut command = Command::new("sh");
     command.args(["-c", line, &jail.text("")]);
     command.stdin(std::os::fd::OwnedFd::from(theirs)).stdout(Stdio::piped());
-    let server = Program::adopt(command);
-    held.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    let server = Program::spawn(command);
+    held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     assert_eq!(held.read(&mut [0]).expect("the end of what nobody has open"), 0);
     assert_eq!(server.address(), "UNIX:/tmp/s");
     assert_eq!(server.end(Signal::TERM).code, 0);

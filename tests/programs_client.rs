@@ -1,8 +1,8 @@
 //! `dc_client` as it runs: what it passes on, and what it answers itself while the server is away.
 
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
-use distcache_testing::caller::{Answers, Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::raw_client::{ProgramUnderTest, RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
@@ -32,7 +32,7 @@ fn ask() -> (Vec<u8>, Vec<u8>) {
 fn passes_the_vectors(listen: &str, server_listens: &str) {
     let server = server(server_listens);
     let proxy = connected(listen, &server.address(), &[]);
-    replay(&mut Answers { address: &proxy.address(), barrier: ask() }, lines());
+    replay(&mut ProgramUnderTest { address: &proxy.address(), barrier: ask() }, lines());
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     let err = server.end(Signal::TERM).err;
     assert!(err.contains(" 0 malformed"), "the server only ever saw the protocol: {err}");
@@ -55,7 +55,7 @@ fn proxies_may_stand_in_a_row() {
     let server = server(&dir.address("s"));
     let near = connected(&dir.address("near"), &server.address(), &[]);
     let far = connected(&dir.address("far"), &near.address(), &[]);
-    replay(&mut Answers { address: &far.address(), barrier: ask() }, lines());
+    replay(&mut ProgramUnderTest { address: &far.address(), barrier: ask() }, lines());
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn while_no_server_was_ever_there_every_request_is_answered_at_once() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
     proxy.err.wait_for(" is unreachable (");
-    let caller = Caller::to(&proxy.address());
+    let caller = RawClient::connect(&proxy.address());
     for _ in 0..3 {
         assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 2));
         assert_eq!(caller.ask(&get(2, b"id")), status(2, GET, 2));
@@ -79,7 +79,7 @@ fn while_no_server_was_ever_there_every_request_is_answered_at_once() {
 fn a_server_that_comes_later_is_found() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &[]);
-    let caller = Caller::to(&proxy.address());
+    let caller = RawClient::connect(&proxy.address());
     let (ask, answer) = ask();
     assert_eq!(caller.ask(&ask), status(7, HAVE, 2));
     let _server = server(&dir.address("s"));
@@ -92,7 +92,7 @@ fn survives_a_restart(listen: &str) {
     let first = server(listen);
     let address = first.address();
     let proxy = connected(ANY_PORT, &address, &[]);
-    let callers: Vec<_> = (0..50).map(|_| Caller::to(&proxy.address())).collect();
+    let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
     assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
     first.freeze();
@@ -126,7 +126,7 @@ fn a_server_that_ends_in_good_order_leaves_nobody_without_an_answer() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
-    let callers: Vec<_> = (0..50).map(|_| Caller::to(&proxy.address())).collect();
+    let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
     for caller in &callers {
         caller.send(&ask.repeat(20));
@@ -147,20 +147,20 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &[]);
     let (ask, answer) = ask();
-    let stays = Caller::to(&proxy.address());
+    let stays = RawClient::connect(&proxy.address());
     assert_eq!(stays.ask(&add(1, b"secret", b"session of another")), status(1, ADD, 0));
     for len in [1, 13, 14, 15, ask.len() - 1] {
-        Caller::to(&proxy.address()).send(&ask[..len]);
+        RawClient::connect(&proxy.address()).send(&ask[..len]);
         assert_eq!(stays.ask(&ask), answer);
     }
     // These leave while the server owes them a session; whoever comes next must not get it.
     server.freeze();
     for _ in 0..100 {
-        let leaves = Caller::to(&proxy.address());
+        let leaves = RawClient::connect(&proxy.address());
         leaves.send(&get(7, b"secret").repeat(3));
         drop(leaves);
     }
-    let next: Vec<_> = (0..100).map(|_| Caller::to(&proxy.address())).collect();
+    let next: Vec<_> = (0..100).map(|_| RawClient::connect(&proxy.address())).collect();
     for caller in &next {
         caller.send(&ask);
     }
@@ -177,7 +177,7 @@ fn a_server_that_stands_still_is_given_up_after_reqtimeout_and_found_again() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-reqtimeout", "200"]);
-    let callers: Vec<_> = (0..10).map(|_| Caller::to(&proxy.address())).collect();
+    let callers: Vec<_> = (0..10).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
     assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
     server.freeze();
@@ -200,10 +200,10 @@ fn without_reqtimeout_a_server_that_stands_still_is_waited_for() {
     let proxy = connected(&dir.address("c"), &dir.address("s"), &arguments);
     let (ask, answer) = ask();
     server.freeze();
-    let waits = Caller::to(&proxy.address());
+    let waits = RawClient::connect(&proxy.address());
     waits.send(&ask);
     // Who has asked for nothing is idle; who has a request open is not.
-    assert_eq!(Caller::to(&proxy.address()).rest(), b"");
+    assert_eq!(RawClient::connect(&proxy.address()).rest(), b"");
     assert!(waits.is_silent());
     server.signal(Signal::CONT);
     assert_eq!(waits.message(), answer);
@@ -215,7 +215,8 @@ fn half_a_request_is_closed_after_reqtimeout() {
     let dir = Dir::new();
     let _server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-reqtimeout", "200"]);
-    let (half, silent) = (Caller::to(&proxy.address()), Caller::to(&proxy.address()));
+    let (half, silent) =
+        (RawClient::connect(&proxy.address()), RawClient::connect(&proxy.address()));
     let (ask, answer) = ask();
     half.send(&[&ask[..], &ask[..10]].concat());
     assert_eq!(half.rest(), answer);
@@ -227,11 +228,11 @@ fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
     let dir = Dir::new();
     let _server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-maxconn", "2"]);
-    let callers = [Caller::to(&proxy.address()), Caller::to(&proxy.address())];
+    let callers = [RawClient::connect(&proxy.address()), RawClient::connect(&proxy.address())];
     let (ask, answer) = ask();
     assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
     for _ in 0..5 {
-        assert_eq!(Caller::to(&proxy.address()).rest(), b"");
+        assert_eq!(RawClient::connect(&proxy.address()).rest(), b"");
     }
     assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
     drop(callers);
@@ -250,7 +251,7 @@ fn everybody_gets_what_is_theirs_and_nothing_else() {
         for number in 0..8_u8 {
             let address = &address;
             scope.spawn(move || {
-                let caller = Caller::to(address);
+                let caller = RawClient::connect(address);
                 let data = vec![number; 3000 + usize::from(number)];
                 for round in 0..50 {
                     // The same uid everywhere: it means something to the requester alone.

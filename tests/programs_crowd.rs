@@ -2,25 +2,25 @@
 #![cfg(target_os = "linux")]
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_descriptors};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 /// Connects until there are `wanted`, each served once and idle from then on.
-fn gather(idle: &mut Vec<Caller>, wanted: usize, address: &str) {
+fn gather(idle: &mut Vec<RawClient>, wanted: usize, address: &str) {
     while idle.len() < wanted {
         let len = (wanted - idle.len()).min(200);
-        let batch: Vec<_> = (0..len).map(|_| Caller::to(address)).collect();
+        let batch: Vec<_> = (0..len).map(|_| RawClient::connect(address)).collect();
         ask_all(&batch, 1);
         idle.extend(batch);
     }
 }
 
 /// Has all ask at once, `requests` each, and looks at every answer.
-fn ask_all(callers: &[Caller], requests: usize) {
+fn ask_all(callers: &[RawClient], requests: usize) {
     for (uid, caller) in (0..).zip(callers) {
         caller.send(&have(uid, b"nobody's").repeat(requests));
     }
@@ -39,7 +39,7 @@ fn resident(program: &Program) -> usize {
 }
 
 /// A server with so many idle clients, and what memory it has then.
-fn crowd(clients: usize, places: usize) -> ((Program, Vec<Caller>), usize) {
+fn crowd(clients: usize, places: usize) -> ((Program, Vec<RawClient>), usize) {
     let places = places.to_string();
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-maxconn", &places]);
     let mut idle = Vec::new();
@@ -68,7 +68,7 @@ fn ten_thousand_that_are_idle_and_five_hundred_that_are_busy_are_served() {
     }
     idle.append(&mut busy);
     ask_all(&idle, 1);
-    assert_eq!(Caller::to(&address).rest(), b"", "one more than 10500");
+    assert_eq!(RawClient::connect(&address).rest(), b"", "one more than 10500");
     drop(idle);
     assert_eq!(program.end(Signal::TERM).code, 0);
 }

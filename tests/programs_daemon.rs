@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::daemon::Daemon;
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -33,7 +33,7 @@ fn failure(program: &str, arguments: &[&str]) -> String {
 }
 
 fn serves(address: &str) {
-    assert_eq!(Caller::to(address).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
 /// User and group of `nobody`.

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use distcache_testing::bytes::{ADD, GET, HAVE, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -178,7 +178,7 @@ fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
     for listen in [dir.address("s"), "IP:127.0.0.1:0".to_owned()] {
         let server = Program::start(DC_SERVER, &["-listen", &listen, "-maxconn", "1"]);
         let address = server.address();
-        let other = Caller::to(&address);
+        let other = RawClient::connect(&address);
         assert_eq!(other.ask(&have(1, b"id")), status(1, HAVE, 1), "it has the one place");
         for way in WAYS {
             let ended = test(&address, way);

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, frame, get, have, message, messages, remove, session, status,
 };
-use distcache_testing::caller::Caller;
 use distcache_testing::net::probe;
 use distcache_testing::process::{Dir, Program, Signal};
 use distcache_testing::random::Random;
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 use distcache_testing::vectors::lines;
 
@@ -33,7 +33,7 @@ impl Both {
     }
 
     /// Does something to both, while others use both and get every answer.
-    fn besieged(self, attack: impl Fn(&str) + Sync) {
+    fn run_during(self, attack: impl Fn(&str) + Sync) {
         let addresses = [self.server.address(), self.proxy.address()];
         for address in &addresses {
             let over = AtomicBool::new(false);
@@ -57,7 +57,7 @@ impl Both {
 
 /// Uses a cache until told otherwise, on one connection, and looks at each answer.
 fn behave(address: &str, over: &AtomicBool) {
-    let caller = Caller::to(address);
+    let caller = RawClient::connect(address);
     let data = [address.as_bytes(), &[b'x'; 3000]].concat();
     let mut round = 0_u32;
     while round == 0 || !over.load(Ordering::Relaxed) {
@@ -100,10 +100,10 @@ fn strangers_are_closed_and_nothing_is_said_to_them() {
         message(0, 1, 4, b"no such operation"),
         message(0, 1, ADD, &[0; 7]),
     ];
-    Both::start().besieged(|address| {
+    Both::start().run_during(|address| {
         for _ in 0..10 {
             for stranger in &strangers {
-                let caller = Caller::to(address);
+                let caller = RawClient::connect(address);
                 caller.send(stranger);
                 assert_eq!(caller.rest(), b"");
             }
@@ -113,8 +113,8 @@ fn strangers_are_closed_and_nothing_is_said_to_them() {
 
 #[test]
 fn a_good_request_before_a_bad_one_is_answered() {
-    Both::start().besieged(|address| {
-        let caller = Caller::to(address);
+    Both::start().run_during(|address| {
+        let caller = RawClient::connect(address);
         caller
             .send(&[have(1, b"id"), have(2, b"id"), b"nonsense".to_vec(), have(3, b"id")].concat());
         assert_eq!(caller.rest(), [status(1, HAVE, 1), status(2, HAVE, 1)].concat());
@@ -123,13 +123,13 @@ fn a_good_request_before_a_bad_one_is_answered() {
 
 #[test]
 fn random_bytes_are_closed() {
-    Both::start().besieged(|address| {
+    Both::start().run_during(|address| {
         for seed in 0..200 {
             let mut random = Random::new(seed);
             // No version of the protocol begins so.
             let mut bytes = vec![1 + random.below(255) as u8];
             bytes.extend((0..random.below(5000)).map(|_| random.next() as u8));
-            let caller = Caller::to(address);
+            let caller = RawClient::connect(address);
             caller.send(&bytes);
             assert_eq!(caller.rest(), b"", "seed {seed}");
         }
@@ -138,7 +138,7 @@ fn random_bytes_are_closed() {
 
 #[test]
 fn random_changes_to_good_requests_harm_nobody_else() {
-    Both::start().besieged(|address| {
+    Both::start().run_during(|address| {
         for seed in 0..300 {
             let mut random = Random::new(seed);
             let line = &lines()[random.below(lines().len())];
@@ -147,7 +147,7 @@ fn random_changes_to_good_requests_harm_nobody_else() {
                 let at = random.below(bytes.len().min(40));
                 bytes[at] = random.next() as u8;
             }
-            let caller = Caller::to(address);
+            let caller = RawClient::connect(address);
             caller.send(&bytes);
             caller.finish();
             caller.rest();
@@ -157,12 +157,12 @@ fn random_changes_to_good_requests_harm_nobody_else() {
 
 #[test]
 fn the_vectors_cut_anywhere_harm_nobody_else() {
-    Both::start().besieged(|address| {
+    Both::start().run_during(|address| {
         for line in lines() {
             let request = &line.request;
             let more = [16, 2047, 2061, 2062, 2063, request.len() / 2, request.len() - 1];
             for at in (1..15).chain(more).filter(|at| *at < request.len()) {
-                let caller = Caller::to(address);
+                let caller = RawClient::connect(address);
                 caller.send(&request[..at]);
                 // Every other one hangs up; the rest say that they are done, and wait.
                 if at % 2 == 0 {
@@ -178,15 +178,15 @@ fn the_vectors_cut_anywhere_harm_nobody_else() {
 #[test]
 fn many_who_stop_in_the_middle_hold_up_nobody() {
     let request = add(1, b"id", &[7; 20_000]);
-    Both::start().besieged(|address| {
+    Both::start().run_during(|address| {
         let half = |number: usize| {
-            let caller = Caller::to(address);
+            let caller = RawClient::connect(address);
             caller.send(&request[..1 + number * 67]);
             caller
         };
         let halves: Vec<_> = (0..250).map(half).collect();
-        assert!(halves.iter().all(Caller::is_silent));
-        let fresh = Caller::to(address);
+        assert!(halves.iter().all(RawClient::is_silent));
+        let fresh = RawClient::connect(address);
         assert_eq!(fresh.ask(&have(1, b"id")), status(1, HAVE, 1));
         for (number, caller) in halves.iter().enumerate().take(3) {
             caller.send(&request[1 + number * 67..]);
@@ -200,12 +200,12 @@ fn many_who_stop_in_the_middle_hold_up_nobody() {
 #[test]
 fn those_who_ask_for_much_and_read_nothing_hold_up_nobody() {
     let large = vec![b'x'; 30_000];
-    Both::start().besieged(|address| {
-        let fresh = Caller::to(address);
+    Both::start().run_during(|address| {
+        let fresh = RawClient::connect(address);
         assert_eq!(fresh.ask(&add(1, b"large", &large)), status(1, ADD, 0));
-        let lazy: Vec<_> = (0..20).map(|_| Caller::to(address)).collect();
+        let lazy: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();
         for caller in &lazy {
-            caller.cram(&get(2, b"large").repeat(5000));
+            caller.send_available(&get(2, b"large").repeat(5000));
         }
         assert_eq!(fresh.ask(&get(3, b"large")), session(3, &large));
         assert_eq!(fresh.ask(&remove(4, b"large")), status(4, REMOVE, 0));
@@ -219,7 +219,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
     let arguments =
         ["-listen", "IP:127.0.0.1:0", "-server", &server, "-retry", "50", "-reqtimeout", "300"];
     let proxy = Program::start(DC_CLIENT, &arguments);
-    let caller = Caller::to(&proxy.address());
+    let caller = RawClient::connect(&proxy.address());
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // The second time it is an honest one.

@@ -1,8 +1,8 @@
 //! `dc_server -maxtimeout`, and what it says about ADDs.
 
 use distcache_testing::bytes::{ADD, GET, add_for, get, session, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Program, Signal};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -12,7 +12,7 @@ fn maxtimeout_ends_lives_early_and_7_days_stay_the_most_that_may_be_asked_for() 
     let program = start::server(DC_SERVER, ANY_PORT, &["-maxtimeout", "1"]);
     let control = start::server(DC_SERVER, ANY_PORT, &[]);
     for (address, lives) in [(program.address(), false), (control.address(), true)] {
-        let caller = Caller::to(&address);
+        let caller = RawClient::connect(&address);
         let add = |uid, ttl, id| caller.ask(&add_for(uid, ttl, id, b"session"));
         assert_eq!(add(1, 604_800_000, b"a"), status(1, ADD, 0));
         assert_eq!(add(2, 604_800_001, b"b"), status(2, ADD, 102));

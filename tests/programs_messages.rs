@@ -3,8 +3,8 @@
 use std::os::unix::net::UnixListener;
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, runs_as_root};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start::ANY_PORT;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -155,7 +155,7 @@ fn few_descriptors_are_told_with_the_clients_that_they_are_enough_for() {
         return;
     }
     // Root may raise every limit, so it must not stay root.
-    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
@@ -178,11 +178,11 @@ fn few_descriptors_are_told_with_the_clients_that_they_are_enough_for() {
             if !more.is_empty() {
                 program.err.wait_for("connected to");
             }
-            let answer = |caller: &Caller| {
+            let answer = |caller: &RawClient| {
                 let answer = caller.try_ask(&have(1, b"id"));
                 answer.is_ok_and(|answer| answer == status(1, HAVE, 1))
             };
-            let callers: Vec<_> = (0..50).map(|_| Caller::to(&address)).collect();
+            let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&address)).collect();
             let served = callers.iter().filter(|caller| answer(caller)).count();
             // What this test itself has inherited takes places, too.
             assert!((enough.saturating_sub(3)..=enough).contains(&served), "{served}: {line}");

@@ -7,8 +7,8 @@ use std::path::Path;
 use distcache_posix::options::table::Command;
 use distcache_posix::programs;
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -383,7 +383,7 @@ fn a_server_that_is_told_nothing_listens_on_port_9001_of_this_machine() {
     let client = Program::start("nsenter", &inside);
     assert_eq!(client.address(), listen);
     client.err.wait_for("connected to IP:127.0.0.1:9001");
-    assert_eq!(Caller::to(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(client.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::INT).code, 0);
 }

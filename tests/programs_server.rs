@@ -1,8 +1,8 @@
 //! `dc_server` as it runs: what it answers, and how much of itself it lends to each client.
 
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
-use distcache_testing::caller::{Answers, Caller, ask_until};
-use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, runs_as_root, skip, until};
+use distcache_testing::raw_client::{ProgramUnderTest, RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
@@ -19,14 +19,14 @@ fn ask() -> (Vec<u8>, Vec<u8>) {
     (have(7, b"nobody's"), status(7, HAVE, 1))
 }
 
-fn is_served(caller: &Caller) -> bool {
+fn is_served(caller: &RawClient) -> bool {
     let (ask, answer) = ask();
     caller.try_ask(&ask).is_ok_and(|got| got == answer)
 }
 
 fn answers_the_vectors(listen: &str) {
     let program = start::server(DC_SERVER, listen, &["-sessions", "512"]);
-    replay(&mut Answers { address: &program.address(), barrier: ask() }, lines());
+    replay(&mut ProgramUnderTest { address: &program.address(), barrier: ask() }, lines());
     assert_eq!(program.end(Signal::TERM).code, 0);
 }
 
@@ -38,7 +38,7 @@ fn it_answers_the_reference_vectors_over_tcp() {
 #[test]
 fn it_answers_the_reference_vectors_over_tcp_of_the_other_family() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return eprintln!("SKIPPED: this machine has no IPv6");
+        return skip("IPv6");
     }
     answers_the_vectors("IP:[::1]:0");
 }
@@ -54,7 +54,7 @@ fn it_answers_the_reference_vectors_over_unix_sockets() {
 #[test]
 fn a_session_expires_when_its_time_is_over() {
     let (_program, address) = server_on_any_port(&[]);
-    let caller = Caller::to(&address);
+    let caller = RawClient::connect(&address);
     let short = distcache_testing::bytes::add_for(1, 50, b"short", b"data!");
     assert_eq!(caller.ask(&short), status(1, ADD, 0));
     assert_eq!(caller.ask(&add(2, b"long", b"data!")), status(2, ADD, 0));
@@ -68,7 +68,7 @@ fn a_session_expires_when_its_time_is_over() {
 #[test]
 fn of_lives_of_a_class_the_session_stored_first_makes_room() {
     let (_program, address) = server_on_any_port(&["-sessions", "2"]);
-    let caller = Caller::to(&address);
+    let caller = RawClient::connect(&address);
     for (id, ttl) in [(b"a", 60_000), (b"b", 40_000), (b"c", 50_000)] {
         let add = distcache_testing::bytes::add_for(1, ttl, id, b"session");
         assert_eq!(caller.ask(&add), status(1, ADD, 0));
@@ -80,10 +80,10 @@ fn of_lives_of_a_class_the_session_stored_first_makes_room() {
 #[test]
 fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
     let (program, address) = server_on_any_port(&["-maxconn", "3"]);
-    let callers: Vec<_> = (0..3).map(|_| Caller::to(&address)).collect();
+    let callers: Vec<_> = (0..3).map(|_| RawClient::connect(&address)).collect();
     assert!(callers.iter().all(is_served));
     for _ in 0..5 {
-        assert_eq!(Caller::to(&address).rest(), b"");
+        assert_eq!(RawClient::connect(&address).rest(), b"");
     }
     assert!(callers.iter().all(is_served));
     drop(callers);
@@ -96,7 +96,7 @@ fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
 #[test]
 fn a_client_that_is_silent_for_idle_is_closed() {
     let (_program, address) = server_on_any_port(&["-idle", "1500"]);
-    let (silent, busy) = (Caller::to(&address), Caller::to(&address));
+    let (silent, busy) = (RawClient::connect(&address), RawClient::connect(&address));
     std::thread::scope(|scope| {
         let closed = scope.spawn(|| silent.rest());
         until("the end of the silent one", || {
@@ -112,7 +112,8 @@ fn a_client_that_is_silent_for_idle_is_closed() {
 #[test]
 fn half_a_request_is_closed_after_reqtimeout_and_silence_is_not() {
     let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
-    let (silent, half, slow) = (Caller::to(&address), Caller::to(&address), Caller::to(&address));
+    let (silent, half, slow) =
+        (RawClient::connect(&address), RawClient::connect(&address), RawClient::connect(&address));
     let (ask, answer) = ask();
     half.send(&ask[..5]);
     slow.send(&[&ask[..], &ask[..20]].concat());
@@ -125,13 +126,13 @@ fn half_a_request_is_closed_after_reqtimeout_and_silence_is_not() {
 fn answers_that_nobody_reads_are_given_up_after_reqtimeout() {
     let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
     let large = vec![b'x'; 30_000];
-    let (reader, lazy) = (Caller::to(&address), Caller::to(&address));
+    let (reader, lazy) = (RawClient::connect(&address), RawClient::connect(&address));
     assert_eq!(reader.ask(&add(1, b"large", &large)), status(1, ADD, 0));
-    lazy.cram(&get(2, b"large").repeat(10_000));
+    lazy.send_available(&get(2, b"large").repeat(10_000));
     // The server's patience ends some time; until then nobody else notices.
     until("the end of the lazy client", || {
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
-        lazy.is_gone().then_some(())
+        lazy.is_closed().then_some(())
     });
     assert!(is_served(&reader));
 }
@@ -142,7 +143,7 @@ fn without_descriptors_it_refuses_and_goes_on_serving() {
         return;
     }
     // Who is root may raise every limit, so it must not stay root.
-    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let few = ["--nofile=40:40", DC_SERVER, "-listen", ANY_PORT, "-maxconn", "1000"];
     let program = Program::start("prlimit", &[&few, user].concat());
     let address = program.address();
@@ -150,7 +151,7 @@ fn without_descriptors_it_refuses_and_goes_on_serving() {
         .err
         .wait_for("dc_server: warning: only 40 descriptors: about 31 clients instead of 1000");
     let (served, refused): (Vec<_>, Vec<_>) =
-        (0..100).map(|_| Caller::to(&address)).partition(is_served);
+        (0..100).map(|_| RawClient::connect(&address)).partition(is_served);
     assert!((20..40).contains(&served.len()), "{} are served", served.len());
     assert!(refused.iter().all(|caller| caller.rest().is_empty()));
     assert!(served.iter().all(is_served));
@@ -196,7 +197,7 @@ fn progress(line: &str) -> (u64, u64, i64, i64) {
 #[test]
 fn progress_is_told_every_so_many_operations_and_when_something_changed() {
     let (program, address) = server_on_any_port(&["-progress", "10"]);
-    let caller = Caller::to(&address);
+    let caller = RawClient::connect(&address);
     let adds: Vec<u8> = (0..20).flat_map(|id| add(1, &[id], b"session")).collect();
     caller.send(&adds);
     assert_eq!(caller.take(20 * 15), status(1, ADD, 0).repeat(20));
@@ -224,7 +225,7 @@ fn progress_is_told_every_so_many_operations_and_when_something_changed() {
 #[test]
 fn without_progress_nothing_is_told() {
     let (program, address) = server_on_any_port(&[]);
-    assert!(is_served(&Caller::to(&address)));
+    assert!(is_served(&RawClient::connect(&address)));
     let ended = program.end(Signal::TERM);
     assert_eq!(ended.out, format!("dc_server: listening on {address}\n"));
     assert!(ended.err.contains("1 requests"), "{}", ended.err);

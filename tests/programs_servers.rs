@@ -8,10 +8,10 @@ use distcache_posix::client::{Client, Flags};
 use distcache_testing::bytes::{
     ADD, GET, PUT, add, add_for, add_payload, at_level, get, have, message, session, status,
 };
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::data;
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::random::Random;
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -68,7 +68,7 @@ fn each_id_is_on_one_server_and_all_proxies_agree_on_which() {
 /// Stores sessions through a proxy and fetches its own again, those of the beginning too, until it is
 /// told to stop; then all of them once more.
 fn use_sessions(address: &str, thread: u8, going: &AtomicBool, stored: &AtomicUsize) {
-    let caller = Caller::to(address);
+    let caller = RawClient::connect(address);
     let mut random = Random::new(thread.into());
     let id = |number: u32| [&[thread][..], &number.to_be_bytes(), b"of a thread"].concat();
     let found = |number: u32| {
@@ -166,7 +166,7 @@ fn a_put_replaces_through_a_proxy_and_without_one() {
     let server = server(ANY_PORT, &[]);
     let proxy = proxy(&[server.address()], &[]);
     for address in [server.address(), proxy.address()] {
-        let caller = Caller::to(&address);
+        let caller = RawClient::connect(&address);
         let put = |uid: u32, session: &[u8]| {
             at_level(1, message(0, uid, PUT, &add_payload(60_000, b"an id", session)))
         };
@@ -185,12 +185,12 @@ fn mintimeout_keeps_sessions_that_a_stock_module_would_lose_at_once() {
         let of = |has: bool| if has { &raised[..] } else { &[] };
         let server = server(ANY_PORT, of(server_has));
         let proxy = proxy(&[server.address()], of(proxy_has));
-        let caller = Caller::to(&proxy.address());
+        let caller = RawClient::connect(&proxy.address());
         assert_eq!(caller.ask(&add_for(1, 1, b"short", b"session")), status(1, ADD, 0));
         assert_eq!(caller.ask(&add_for(2, 604_800_001, b"long", b"session")), status(2, ADD, 102));
         // What lives for a millisecond where nothing is raised is gone by the time that is found.
         let plain = self::server(ANY_PORT, &[]);
-        let control = Caller::to(&plain.address());
+        let control = RawClient::connect(&plain.address());
         assert_eq!(control.ask(&add_for(1, 1, b"short", b"session")), status(1, ADD, 0));
         ask_until(&plain.address(), &get(3, b"short"), &status(3, GET, 1));
         assert_eq!(caller.ask(&get(4, b"short")), session(4, b"session"));

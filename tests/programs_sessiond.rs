@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, until};
-use distcache_testing::sessiond::{Asker, key, packet};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::sessiond::{DatagramClient, key, packet};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -61,12 +61,12 @@ impl Site {
         [Self::server(arguments), Self::proxy(arguments)]
     }
 
-    fn asker(&self) -> Asker {
-        Asker::to(&self.datagrams)
+    fn udp(&self) -> DatagramClient {
+        DatagramClient::connect(&self.datagrams)
     }
 
-    fn caller(&self) -> Caller {
-        Caller::to(&self.stream)
+    fn caller(&self) -> RawClient {
+        RawClient::connect(&self.stream)
     }
 
     /// Ends it in good order, and gives what it said of datagrams.
@@ -81,17 +81,17 @@ impl Site {
 #[test]
 fn what_is_new_is_found_until_it_is_removed() {
     for site in Site::both(&[]) {
-        let asker = site.asker();
+        let udp = site.udp();
         let (one, other) = (key(&[1; 32]), key(&[2; 32]));
-        assert_eq!(asker.get(&one), None);
-        asker.new_session(300, &one, b"a session");
-        assert_eq!(asker.get(&one), Some(b"a session".to_vec()));
-        assert_eq!(site.asker().get(&one), Some(b"a session".to_vec()), "for anybody");
-        assert_eq!(asker.get(&other), None);
-        asker.remove(&other);
-        asker.remove(&one);
-        assert_eq!(asker.get(&one), None);
-        assert!(asker.is_silent(), "only a get is answered");
+        assert_eq!(udp.get(&one), None);
+        udp.new_session(300, &one, b"a session");
+        assert_eq!(udp.get(&one), Some(b"a session".to_vec()));
+        assert_eq!(site.udp().get(&one), Some(b"a session".to_vec()), "for anybody");
+        assert_eq!(udp.get(&other), None);
+        udp.remove(&other);
+        udp.remove(&one);
+        assert_eq!(udp.get(&one), None);
+        assert!(udp.is_silent(), "only a get is answered");
         let tally = site.tally();
         assert!(tally.contains(": 8 datagrams: 2 of 5 gets found, 0 refused"), "{tally}");
     }
@@ -106,14 +106,14 @@ fn what_is_new_replaces_what_is_there() {
 
 /// A datagram that is new while another is may be overtaken by a get, through a proxy.
 fn replaces(site: &Site) {
-    let (asker, key) = (site.asker(), key(&[1; 32]));
+    let (udp, key) = (site.udp(), key(&[1; 32]));
     for value in [&b"first"[..], &[2; 512], b"third", &[4; 5], &[4; 5]] {
-        asker.new_session(300, &key, value);
-        until("the new one", || (asker.get(&key)? == value).then_some(()));
+        udp.new_session(300, &key, value);
+        until("the new one", || (udp.get(&key)? == value).then_some(()));
     }
     // It lives as long as the last one said.
-    asker.new_session(1, &key, b"short-lived");
-    until("the end of it", || asker.get(&key).is_none().then_some(()));
+    udp.new_session(1, &key, b"short-lived");
+    until("the end of it", || udp.get(&key).is_none().then_some(()));
 }
 
 #[test]
@@ -171,8 +171,8 @@ fn level_down(mut from: &TcpStream, mut to: &TcpStream) {
 #[test]
 fn what_is_no_packet_is_dropped_and_counted() {
     for site in Site::both(&[]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
         let good = packet(1, 0, &key, b"");
         let foreign = [&[2], &good[1..]].concat();
         let strange = [
@@ -190,10 +190,10 @@ fn what_is_no_packet_is_dropped_and_counted() {
             vec![0; 60_000],
         ];
         for (number, datagram) in strange.iter().enumerate() {
-            asker.send(datagram);
-            assert_eq!(asker.get(&key), Some(b"a session".to_vec()), "after number {number}");
+            udp.send(datagram);
+            assert_eq!(udp.get(&key), Some(b"a session".to_vec()), "after number {number}");
         }
-        assert!(asker.is_silent(), "nobody answers what is none");
+        assert!(udp.is_silent(), "nobody answers what is none");
         let tally = site.tally();
         assert!(tally.ends_with("; 12 more dropped"), "{tally}");
         assert!(tally.contains(": 13 datagrams: 12 of 12 gets found"), "{tally}");
@@ -203,24 +203,24 @@ fn what_is_no_packet_is_dropped_and_counted() {
 #[test]
 fn both_ways_of_asking_meet_where_ids_have_32_bytes() {
     for site in Site::both(&[]) {
-        let (asker, caller) = (site.asker(), site.caller());
+        let (udp, caller) = (site.udp(), site.caller());
         for len in [5, 512] {
             let (id, value) = ([len as u8; 32], vec![len as u8; len]);
             assert_eq!(caller.ask(&add(1, &id, &value)), status(1, ADD, 0));
-            assert_eq!(asker.get(&key(&id)), Some(value));
+            assert_eq!(udp.get(&key(&id)), Some(value));
         }
         // What stunnel could not take is as good as nothing.
         for len in [513, 2048, 30_000] {
             let id = [len as u8 ^ 0x55; 32];
             assert_eq!(caller.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
-            assert_eq!(asker.get(&key(&id)), None, "{len} bytes");
+            assert_eq!(udp.get(&key(&id)), None, "{len} bytes");
         }
-        asker.new_session(300, &key(&[9; 32]), b"a session");
-        assert_eq!(asker.get(&key(&[9; 32])), Some(b"a session".to_vec()));
+        udp.new_session(300, &key(&[9; 32]), b"a session");
+        assert_eq!(udp.get(&key(&[9; 32])), Some(b"a session".to_vec()));
         assert_eq!(caller.ask(&get(3, &[9; 32])), session(3, b"a session"));
         // Zeros behind a shorter id are part of it there.
         assert_eq!(caller.ask(&add(4, b"short", b"a session")), status(4, ADD, 0));
-        assert_eq!(asker.get(&key(b"short")), None);
+        assert_eq!(udp.get(&key(b"short")), None);
     }
 }
 
@@ -230,11 +230,11 @@ fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
     let patient = ["-retry", "3600000", "-reqtimeout", "0"];
     let site = Site::proxy_to(&dir.address("nobody"), None, &patient);
     site.program.err.wait_for(" is unreachable (");
-    let (asker, key) = (site.asker(), key(&[1; 32]));
+    let (udp, key) = (site.udp(), key(&[1; 32]));
     for _ in 0..100 {
-        asker.new_session(300, &key, b"a session");
-        asker.remove(&key);
-        assert_eq!(asker.get(&key), None);
+        udp.new_session(300, &key, b"a session");
+        udp.remove(&key);
+        assert_eq!(udp.get(&key), None);
     }
     let tally = site.tally();
     assert!(tally.contains(": 300 datagrams: 0 of 100 gets found, 0 refused"), "{tally}");
@@ -243,24 +243,24 @@ fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
 #[test]
 fn a_server_that_dies_leaves_no_get_without_an_answer() {
     let mut site = Site::proxy(&["-retry", "20"]);
-    let (asker, key) = (site.asker(), key(&[1; 32]));
-    asker.new_session(300, &key, b"a session");
-    assert!(asker.get(&key).is_some());
+    let (udp, key) = (site.udp(), key(&[1; 32]));
+    udp.new_session(300, &key, b"a session");
+    assert!(udp.get(&key).is_some());
     let server = site.server.take().expect("a server");
     let address = server.address();
     server.freeze();
     for _ in 0..20 {
-        asker.ask_for(&key);
+        udp.ask_for(&key);
     }
     assert_eq!(server.end(Signal::KILL).code, -9);
     for _ in 0..20 {
-        assert_eq!(asker.answer(&key), None);
+        assert_eq!(udp.answer(&key), None);
     }
     let second = Program::start(DC_SERVER, &["-listen", &address]);
     second.address();
     until("the second server", || {
-        asker.new_session(300, &key, b"another");
-        (asker.get(&key)? == b"another").then_some(())
+        udp.new_session(300, &key, b"another");
+        (udp.get(&key)? == b"another").then_some(())
     });
 }
 
@@ -268,22 +268,22 @@ fn a_server_that_dies_leaves_no_get_without_an_answer() {
 fn datagrams_take_half_of_the_places_at_most() {
     let site = Site::proxy(&["-maxconn", "8"]);
     let server = site.server.as_ref().expect("a server");
-    let (asker, key) = (site.asker(), key(&[1; 32]));
-    assert_eq!(asker.get(&key), None);
+    let (udp, key) = (site.udp(), key(&[1; 32]));
+    assert_eq!(udp.get(&key), None);
     server.freeze();
-    let waits = [(); 4].map(|()| site.asker());
-    for asker in &waits {
-        asker.ask_for(&key);
+    let waits = [(); 4].map(|()| site.udp());
+    for udp in &waits {
+        udp.ask_for(&key);
     }
-    assert_eq!(asker.get(&key), None, "it is told at once that nothing is found");
-    assert!(waits.iter().all(Asker::is_silent));
+    assert_eq!(udp.get(&key), None, "it is told at once that nothing is found");
+    assert!(waits.iter().all(DatagramClient::is_silent));
     let callers = [(); 4].map(|()| site.caller());
     for caller in &callers {
         caller.send(&have(7, b"id"));
     }
     server.signal(Signal::CONT);
-    for asker in &waits {
-        assert_eq!(asker.answer(&key), None);
+    for udp in &waits {
+        assert_eq!(udp.answer(&key), None);
     }
     for caller in &callers {
         assert_eq!(caller.message(), status(7, HAVE, 1));
@@ -295,16 +295,16 @@ fn datagrams_take_half_of_the_places_at_most() {
 #[test]
 fn where_connections_have_all_places_a_get_is_answered_at_once_that_nothing_is_there() {
     for site in Site::both(&["-maxconn", "4"]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
-        assert!(asker.get(&key).is_some());
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
+        assert!(udp.get(&key).is_some());
         let callers = [(); 4].map(|()| site.caller());
         for caller in &callers {
             assert_eq!(caller.ask(&have(7, b"id")), status(7, HAVE, 1));
         }
-        assert_eq!(asker.get(&key), None);
+        assert_eq!(udp.get(&key), None);
         drop(callers);
-        until("a place", || asker.get(&key));
+        until("a place", || udp.get(&key));
         let ended = site.program.end(Signal::TERM);
         assert!(ended.err.contains(": 4 clients, 0 more refused;"), "{}", ended.err);
     }
@@ -313,13 +313,13 @@ fn where_connections_have_all_places_a_get_is_answered_at_once_that_nothing_is_t
 #[test]
 fn a_flood_of_datagrams_starves_nobody() {
     for site in Site::both(&[]) {
-        let (asker, caller) = (site.asker(), site.caller());
+        let (udp, caller) = (site.udp(), site.caller());
         let quiet = key(&[1; 32]);
-        asker.new_session(300, &quiet, b"a session");
+        udp.new_session(300, &quiet, b"a session");
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let flood = scope.spawn(|| {
-                let flood = site.asker();
+                let flood = site.udp();
                 let packets: Vec<_> = (0..4).map(|code| packet(code, 9, &[9; 32], b"x")).collect();
                 let mut sent = 0_u64;
                 while !over.load(Ordering::Relaxed) {
@@ -346,10 +346,10 @@ fn a_flood_of_datagrams_starves_nobody() {
         });
         // While the rest of the flood is on its way, the system may have no room for a get.
         until("quiet", || {
-            asker.ask_for(&quiet);
-            (!asker.is_silent()).then_some(())
+            udp.ask_for(&quiet);
+            (!udp.is_silent()).then_some(())
         });
-        let last = site.asker();
+        let last = site.udp();
         until("a value", || last.get(&quiet));
     }
 }
@@ -357,17 +357,17 @@ fn a_flood_of_datagrams_starves_nobody() {
 #[test]
 fn what_came_before_the_signal_is_answered_before_the_end() {
     for site in Site::both(&[]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
-        assert!(asker.get(&key).is_some());
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
+        assert!(udp.get(&key).is_some());
         site.program.freeze();
         for _ in 0..10 {
-            asker.ask_for(&key);
+            udp.ask_for(&key);
         }
         site.program.signal(Signal::TERM);
         site.program.signal(Signal::CONT);
         for _ in 0..10 {
-            assert_eq!(asker.answer(&key), Some(b"a session".to_vec()));
+            assert_eq!(udp.answer(&key), Some(b"a session".to_vec()));
         }
         assert_eq!(site.program.ended().code, 0);
     }
@@ -381,9 +381,9 @@ fn who_listens_for_datagrams_alone_listens_nowhere_else_and_stays() {
         let program = Program::start(program, &[&["-listen", ANY_DATAGRAMS], arguments].concat());
         let address = program.address();
         assert!(!address.ends_with(":0"), "it says its real port: {address}");
-        let asker = Asker::to(&address);
+        let udp = DatagramClient::connect(&address);
         for _ in 0..3 {
-            assert_eq!(asker.get(&key(b"")), None);
+            assert_eq!(udp.get(&key(b"")), None);
         }
         let ended = program.end(Signal::TERM);
         assert_eq!((ended.code, ended.out.lines().count()), (0, 1), "{ended:?}");
@@ -398,14 +398,17 @@ fn one_daemon_listens_in_as_many_places_as_it_is_told() {
     let words: Vec<_> = places.iter().flat_map(|place| ["-listen", place]).collect();
     let program = Program::start(DC_SERVER, &[&words[..], &["-sockperms", "600"]].concat());
     let addresses = program.addresses(places.len());
-    assert_eq!(Caller::to(&addresses[0]).ask(&add(1, &[1; 32], b"a session")), status(1, ADD, 0));
+    assert_eq!(
+        RawClient::connect(&addresses[0]).ask(&add(1, &[1; 32], b"a session")),
+        status(1, ADD, 0)
+    );
     for address in &addresses[..3] {
-        assert_eq!(Caller::to(address).ask(&get(1, &[1; 32])), session(1, b"a session"));
+        assert_eq!(RawClient::connect(address).ask(&get(1, &[1; 32])), session(1, b"a session"));
     }
     let over_6 = addresses[3].replace("IPv6:", "IP:");
-    assert_eq!(Caller::to(&over_6).ask(&get(1, &[1; 32])), session(1, b"a session"));
+    assert_eq!(RawClient::connect(&over_6).ask(&get(1, &[1; 32])), session(1, b"a session"));
     for address in &addresses[4..] {
-        assert_eq!(Asker::to(address).get(&[1; 32]), Some(b"a session".to_vec()));
+        assert_eq!(DatagramClient::connect(address).get(&[1; 32]), Some(b"a session".to_vec()));
     }
     let ended = program.end(Signal::TERM);
     assert!(ended.code == 0 && !ended.err.contains("warning"), "{ended:?}");
@@ -430,7 +433,7 @@ fn a_place_for_datagrams_that_cannot_be_is_refused() {
     );
     refused(DC_CLIENT, &["-server", &taken], "SESSIOND is only to listen on");
     refused(DC_SNOOP, &["-listen", &taken, "-server", &taken], "only dc_server and dc_client");
-    let again = Asker::to(&taken);
+    let again = DatagramClient::connect(&taken);
     assert_eq!(again.get(&key(b"still there")), None);
     // A connection's request is none here, and no one's answer is asked for.
     again.send(&[&b"\0\x11\0\0\0\0\0\0\x07\0"[..], &[GET, 1, 0, 2], b"id"].concat());

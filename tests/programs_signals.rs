@@ -1,8 +1,8 @@
 //! How the daemons end: at once or in good order, and what they leave behind.
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_tool};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -23,11 +23,11 @@ fn client(dir: &Dir, arguments: &[&str]) -> Program {
 }
 
 /// A client of the server that has sent more than it will ever read the answers to.
-fn lazy(dir: &Dir) -> Caller {
+fn lazy(dir: &Dir) -> RawClient {
     let large = vec![b'x'; 30_000];
-    let caller = Caller::to(&dir.address("server"));
+    let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"large", &large)), status(1, ADD, 0));
-    caller.cram(&get(2, b"large").repeat(20_000));
+    caller.send_available(&get(2, b"large").repeat(20_000));
     caller
 }
 
@@ -40,7 +40,7 @@ fn the_user_signals_are_ignored_by_who_is_not_killable() {
         program.signal(Signal::USR1);
         program.signal(Signal::USR2);
     }
-    let caller = Caller::to(&dir.address("client"));
+    let caller = RawClient::connect(&dir.address("client"));
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::TERM).code, 0);
@@ -65,7 +65,7 @@ fn term_and_int_wait_for_answers_and_nothing_is_left() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = Dir::new();
         let server = server(&dir, &[]);
-        let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("server"))).collect();
+        let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("server"))).collect();
         for caller in &callers {
             assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
         }
@@ -85,12 +85,12 @@ fn term_and_int_wait_for_answers_and_nothing_is_left() {
 fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
-    let caller = Caller::to(&dir.address("server"));
+    let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"id", &[9; 100])), status(1, ADD, 0));
     // It does not get any time from the system, so that all of it is there when the signal comes.
     server.freeze();
     let request = have(2, &[b'i'; 2000]);
-    let fit = caller.cram(&request.repeat(1000)) / request.len();
+    let fit = caller.send_available(&request.repeat(1000)) / request.len();
     server.signal(Signal::TERM);
     server.signal(Signal::CONT);
     let ended = server.ended();
@@ -103,7 +103,8 @@ fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
 fn half_a_request_does_not_hold_up_the_end() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let (half, silent) = (Caller::to(&dir.address("server")), Caller::to(&dir.address("server")));
+    let (half, silent) =
+        (RawClient::connect(&dir.address("server")), RawClient::connect(&dir.address("server")));
     half.send(&[&have(1, b"id")[..], &have(2, b"id")[..9]].concat());
     assert_eq!(half.message(), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::TERM).code, 0);
@@ -115,7 +116,7 @@ fn a_proxy_waits_for_what_the_server_still_owes_it() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
     let proxy = client(&dir, &[]);
-    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("client"))).collect();
+    let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("client"))).collect();
     for caller in &callers {
         assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     }
@@ -161,7 +162,7 @@ fn who_comes_after_the_signal_is_not_left_waiting() {
     let server = server(&dir, &["-reqtimeout", "0"]);
     let lazy = lazy(&dir);
     server.signal(Signal::TERM);
-    let late = Caller::to(&dir.address("server"));
+    let late = RawClient::connect(&dir.address("server"));
     late.send(&have(1, b"id"));
     drop(lazy);
     assert_eq!(server.ended().code, 0);
@@ -176,10 +177,10 @@ fn what_was_stored_through_a_proxy_outlives_it() {
     let _server = server(&dir, &[]);
     let first = client(&dir, &[]);
     let address = dir.address("client");
-    assert_eq!(Caller::to(&address).ask(&add(1, b"id", b"session")), status(1, ADD, 0));
+    assert_eq!(RawClient::connect(&address).ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     assert_eq!(first.end(Signal::TERM).code, 0);
     let _second = client(&dir, &[]);
-    assert_eq!(Caller::to(&address).ask(&get(2, b"id")), session(2, b"session"));
+    assert_eq!(RawClient::connect(&address).ask(&get(2, b"id")), session(2, b"session"));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
-use distcache_testing::caller::{Answers, Caller};
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT};
+use distcache_testing::raw_client::{ProgramUnderTest, RawClient};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
@@ -27,19 +27,19 @@ fn watched(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, 
 }
 
 /// A snoop in front of nothing but the other end of its connection.
-fn between(dir: &Dir, arguments: &[&str]) -> (Program, Caller, UnixStream) {
+fn between(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = snoop(&dir.address("c"), &dir.address("s"), arguments);
-    let client = Caller::to(&dir.address("c"));
+    let client = RawClient::connect(&dir.address("c"));
     let (server, _) = listener.accept().expect("the snoop");
-    server.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    server.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     (snoop, client, server)
 }
 
 fn passes_the_vectors(listen: &str, server_listens: &str, arguments: &[&str]) {
     let (_server, snoop) = watched(listen, server_listens, arguments);
     let barrier = (have(7, b"nobody's"), status(7, HAVE, 1));
-    replay(&mut Answers { address: &snoop.address(), barrier }, lines());
+    replay(&mut ProgramUnderTest { address: &snoop.address(), barrier }, lines());
     assert_eq!(snoop.end(Signal::TERM).code, 0);
 }
 
@@ -72,7 +72,7 @@ fn without_times(line: &str) -> String {
 fn each_message_is_a_line_and_no_line_has_a_secret() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
-    let caller = Caller::to(&dir.address("c"));
+    let caller = RawClient::connect(&dir.address("c"));
     let (id, secret) = (b"0123456789abcdef", b"the secret of a session".repeat(200));
     for request in [
         have(1, id),
@@ -117,7 +117,7 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
 fn payloads_are_shown_to_who_asks_for_them() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
-    let caller = Caller::to(&dir.address("c"));
+    let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
     assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
     let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
@@ -147,7 +147,7 @@ fn payload_or_line(line: &str) -> String {
 fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
-    let caller = Caller::to(&dir.address("c"));
+    let caller = RawClient::connect(&dir.address("c"));
     // The longest id, a session of several frames, and a request that comes byte by byte.
     let (id, data) = ([0xab; 64], vec![b'.'; 5000]);
     assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
@@ -184,7 +184,7 @@ fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(DC_SNOOP);
     command.args(arguments).stdin(Stdio::null()).stdout(writer);
-    (Program::adopt(command), reader)
+    (Program::spawn(command), reader)
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn once_nobody_reads_its_lines_it_ends() {
     let (snoop, reader) = read_here(&["-listen", &listen, "-server", &server]);
     let mut lines = BufReader::new(reader).lines();
     assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("listening"))));
-    let caller = Caller::to(&listen);
+    let caller = RawClient::connect(&listen);
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     drop(lines);
     // Without anything more that it would print.
@@ -209,7 +209,7 @@ fn once_nobody_reads_its_lines_it_ends() {
 fn connections_have_numbers_of_their_own() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
-    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("c"))).collect();
+    let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("c"))).collect();
     for (number, caller) in (1..).zip(&callers) {
         assert_eq!(caller.ask(&have(1000 + number, b"id")), status(1000 + number, HAVE, 1));
         snoop.out.wait_for(&format!("#{number} < HAVE uid {} ", 1000 + number));
@@ -286,13 +286,13 @@ fn an_answer_that_nobody_asked_for_is_noted() {
 fn without_a_server_clients_are_turned_away_and_that_is_noted() {
     let dir = Dir::new();
     let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
-    assert_eq!(Caller::to(&dir.address("c")).rest(), b"");
+    assert_eq!(RawClient::connect(&dir.address("c")).rest(), b"");
     snoop.out.wait_for("#1 refused: the server is unreachable (no such socket)");
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
-    assert_eq!(Caller::to(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
     // The end of the server is the end of its connections.
-    let caller = Caller::to(&dir.address("c"));
+    let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::KILL).code, -9);
     assert_eq!(caller.rest(), b"");

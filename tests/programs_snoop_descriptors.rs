@@ -1,8 +1,8 @@
 //! `dc_snoop` with few descriptors: it raises its limit, refuses clients, and does not spin.
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, runs_as_root, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -10,12 +10,16 @@ const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
 /// What runs a program without root's right to raise any limit.
 fn nobody() -> &'static [&'static str] {
-    if is_root() { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &[] }
+    if runs_as_root() {
+        &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    } else {
+        &[]
+    }
 }
 
 /// Starts a snoop that may open so many descriptors, without the right to have more than `hard`.
 fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program)> {
-    if !(has_tool("prlimit") && (!is_root() || has_tool("setpriv"))) {
+    if !(has_tool("prlimit") && (!runs_as_root() || has_tool("setpriv"))) {
         return None;
     }
     dir.permit(0o777);
@@ -32,7 +36,7 @@ fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program
 fn it_has_as_many_descriptors_as_it_may_have() {
     let dir = Dir::new();
     let Some((_server, snoop)) = with_descriptors(32, 2500, &dir) else { return };
-    let callers: Vec<_> = (0..100).map(|_| Caller::to(&dir.address("c"))).collect();
+    let callers: Vec<_> = (0..100).map(|_| RawClient::connect(&dir.address("c"))).collect();
     for caller in &callers {
         assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     }
@@ -46,8 +50,8 @@ fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
     for limit in [30, 31] {
         let Some((_server, snoop)) = with_descriptors(limit, limit, &dir) else { return };
         snoop.err.wait_for(&format!("dc_snoop: warning: only {limit} descriptors: about "));
-        let callers: Vec<_> = (0..40).map(|_| Caller::to(&dir.address("c"))).collect();
-        let is_served = |caller: &&Caller| {
+        let callers: Vec<_> = (0..40).map(|_| RawClient::connect(&dir.address("c"))).collect();
+        let is_served = |caller: &&RawClient| {
             caller.try_ask(&have(1, b"id")).is_ok_and(|answer| answer == status(1, HAVE, 1))
         };
         let served = callers.iter().filter(is_served).count();
@@ -61,7 +65,7 @@ fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
             (text.matches(" closed").count() == served).then_some(())
         });
         let ask = have(2, b"id");
-        assert_eq!(Caller::to(&dir.address("c")).ask(&ask), status(2, HAVE, 1));
+        assert_eq!(RawClient::connect(&dir.address("c")).ask(&ask), status(2, HAVE, 1));
         assert_eq!(snoop.end(Signal::TERM).code, 0);
     }
 }
@@ -89,11 +93,11 @@ fn without_even_one_descriptor_it_rests_and_looks_again() {
     let dir = Dir::new();
     let Some((_server, snoop)) = with_descriptors(100, 100, &dir) else { return };
     let listen = dir.address("c");
-    assert_eq!(Caller::to(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
     snoop.out.wait_for("#1 closed");
     // Fewer than it has: even the one that it keeps back can't be taken again.
     limit(&snoop, 3);
-    let caller = Caller::to(&listen);
+    let caller = RawClient::connect(&listen);
     let before = waits(&snoop);
     until("a rest between two tries", || (waits(&snoop) > before + 5).then_some(()));
     limit(&snoop, 100);

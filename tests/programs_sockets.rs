@@ -8,8 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -24,7 +24,7 @@ fn server(dir: &Dir, arguments: &[&str]) -> Program {
 }
 
 fn serves(address: &str) {
-    assert_eq!(Caller::to(address).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
 /// Why a program that shall listen on `address` does not start.
@@ -72,7 +72,7 @@ fn a_mode_is_in_force_for_others() {
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", DC_CLIENT];
         let words = ["-listen", &listen, "-server", &connect, "-retry", "3600000"];
         let proxy = Program::start("setpriv", &[&nobody[..], &words].concat());
-        let answer = Caller::to(&proxy.address()).ask(&have(1, b"id"));
+        let answer = RawClient::connect(&proxy.address()).ask(&have(1, b"id"));
         assert_eq!(answer, status(1, HAVE, expected), "mode {mode}");
         assert_eq!(server.end(Signal::TERM).code, 0);
     }
@@ -175,7 +175,7 @@ fn ends(server: Program) {
 }
 
 /// Asks for all there is to ask for, and leaves.
-fn converse(caller: Caller) {
+fn converse(caller: RawClient) {
     assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     caller.send(&get(2, b"id").repeat(2));
     caller.finish();
@@ -188,8 +188,8 @@ fn a_program_serves_whoever_is_on_its_stdin_and_stdout_and_then_ends() {
     let again = theirs.try_clone().expect("a descriptor");
     let mut command = Command::new(DC_SERVER);
     command.args(["-listen", "FD:0:1"]).stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(again));
-    let program = Program::adopt(command);
-    converse(Caller::from_pair(ours));
+    let program = Program::spawn(command);
+    converse(RawClient::from_pair(ours));
     ends(program);
 }
 
@@ -210,7 +210,7 @@ fn with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" 3<&0 </dev/null", program]).args(arguments);
     command.stdin(given).stdout(Stdio::piped());
-    Program::adopt(command)
+    Program::spawn(command)
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
     assert_eq!(program.address(), "FD:3");
-    converse(Caller::from_pair(ours));
+    converse(RawClient::from_pair(ours));
     ends(program);
 }
 
@@ -228,8 +228,8 @@ fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
     assert_eq!(program.address(), dir.address("s"));
-    converse(Caller::to(&dir.address("s")));
-    let later = Caller::to(&dir.address("s"));
+    converse(RawClient::connect(&dir.address("s")));
+    let later = RawClient::connect(&dir.address("s"));
     assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
     assert_eq!(program.end(Signal::TERM).code, 0);
     assert_eq!(dir.names(), ["s"], "it belongs to whoever made it");
@@ -243,7 +243,7 @@ fn a_proxy_takes_its_server_from_whoever_started_it() {
     let listen = dir.address("c");
     let proxy =
         with_descriptor(DC_CLIENT, &["-listen", &listen, "-server", "FD:3"], connected.into());
-    converse(Caller::to(&proxy.address()));
+    converse(RawClient::connect(&proxy.address()));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
 }
 

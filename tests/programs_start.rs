@@ -9,16 +9,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::daemon::Daemon;
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, until};
-use distcache_testing::sessiond::{Asker, key};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT, until};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::sessiond::{DatagramClient, key};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 fn serves(address: &str) {
-    assert_eq!(Caller::to(address).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
 #[test]
@@ -80,12 +80,12 @@ fn by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
     let mut command = Command::new("sh");
     let [input, output] = given;
     command.args(["-c", line]).args(program).stdin(input).stdout(output);
-    Program::adopt(command)
+    Program::spawn(command)
 }
 
 /// Waits until nobody has the other end of `held` open any more.
 fn is_let_go(held: &mut UnixStream) {
-    held.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     let read = held.read(&mut [0]);
     assert_eq!(read.expect("the end of what nobody has open"), 0);
 }
@@ -114,7 +114,7 @@ fn descriptors_that_no_option_names_are_closed() {
             // What an option does name is there.
             let expected = if named == "FD:7" { 1 } else { 2 };
             until("an answer", || {
-                (Caller::to(&listen).ask(&have(1, b"id")) == status(1, HAVE, expected))
+                (RawClient::connect(&listen).ask(&have(1, b"id")) == status(1, HAVE, expected))
                     .then_some(())
             });
             running.signal(Signal::TERM);
@@ -142,9 +142,9 @@ fn sockets_that_a_service_manager_hands_over_are_where_clients_come_from() {
         serves(&dir.address("s"));
     }
     // It answers from where it was asked, as on a port that it has opened itself.
-    let asker = Asker::to(&format!("SESSIOND:127.0.0.2:{}", place.port()));
-    asker.new_session(300, &key(b"id"), b"session");
-    assert_eq!(asker.get(&key(b"id")), Some(b"session".to_vec()));
+    let udp = DatagramClient::connect(&format!("SESSIOND:127.0.0.2:{}", place.port()));
+    udp.new_session(300, &key(b"id"), b"session");
+    assert_eq!(udp.get(&key(b"id")), Some(b"session".to_vec()));
     assert_eq!(server.end(Signal::TERM).code, 0);
     assert_eq!(dir.names(), ["s"], "it belongs to the service manager");
 }
@@ -179,7 +179,7 @@ fn what_cannot_be_taken_over_from_a_service_manager_is_said() {
         let line = format!("exec 3<&-; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\"");
         let mut command = Command::new("sh");
         command.args(["-c", &line, DC_SERVER]).stdin(Stdio::null()).stdout(Stdio::null());
-        let ended = Program::adopt(command).ended();
+        let ended = Program::spawn(command).ended();
         assert_eq!((ended.code, ended.err), (1, format!("dc_server: {reason}\n")));
     }
 }

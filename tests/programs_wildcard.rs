@@ -4,8 +4,8 @@
 use std::net::{TcpListener, UdpSocket};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{PATIENCE, Program, Signal};
+use distcache_testing::process::{Program, Signal, TIMEOUT, skip};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::sessiond::{key, packet};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -18,12 +18,12 @@ fn datagrams_are_answered_from_the_address_that_was_asked() {
     let address = server.address();
     let (_, port) = address.rsplit_once(':').expect("a port");
     for host in ["127.0.0.1", "127.0.0.2", "127.9.9.9"] {
-        let asker = UdpSocket::bind("127.0.0.1:0").expect("a socket for datagrams");
-        asker.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
-        asker.connect(format!("{host}:{port}")).expect("an address to send to");
-        asker.send(&packet(1, 77, &key(b"id"), b"")).expect("room for it");
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a socket for datagrams");
+        udp.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
+        udp.connect(format!("{host}:{port}")).expect("an address to send to");
+        udp.send(&packet(1, 77, &key(b"id"), b"")).expect("room for it");
         let mut answer = [0; 99];
-        let len = asker.recv(&mut answer).unwrap_or_else(|error| panic!("{host}: {error}"));
+        let len = udp.recv(&mut answer).unwrap_or_else(|error| panic!("{host}: {error}"));
         assert_eq!(answer[..len], packet(0x80, 77, &key(b"id"), b""));
     }
     assert_eq!(server.end(Signal::TERM).code, 0);
@@ -33,7 +33,7 @@ fn datagrams_are_answered_from_the_address_that_was_asked() {
 fn has_ipv6() -> bool {
     let there = TcpListener::bind("[::1]:0").is_ok();
     if !there {
-        eprintln!("SKIPPED: this test needs IPv6 and proves nothing without");
+        skip("IPv6");
     }
     there
 }
@@ -53,7 +53,7 @@ fn a_port_without_a_host_is_for_both_families_and_one_may_insist() {
         let address = server.address();
         let (_, port) = address.rsplit_once(':').expect("a port");
         for (host, heard) in ["127.0.0.1", "[::1]"].into_iter().zip(both) {
-            match Caller::try_to(&format!("IP:{host}:{port}")) {
+            match RawClient::try_connect(&format!("IP:{host}:{port}")) {
                 Ok(caller) => {
                     assert!(heard, "{listen} is not for {host}");
                     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));

@@ -6,7 +6,7 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
@@ -40,7 +40,7 @@ fn answer(net: &mut World<'_>, bytes: &[u8]) {
 
 #[test]
 fn a_request_goes_to_the_server_and_its_answer_comes_back_under_the_clients_uid() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -71,7 +71,7 @@ fn messages_of_many_frames_pass_both_ways() {
 
 #[test]
 fn one_request_of_a_client_is_on_its_way_at_a_time() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -87,7 +87,7 @@ fn one_request_of_a_client_is_on_its_way_at_a_time() {
 
 #[test]
 fn clients_take_turns() {
-    let mut memory = Memory::of(3).with_flights(1);
+    let mut memory = Memory::of(3).with_in_flight(1);
     let mut net = world(&mut memory, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
     for (number, client) in clients.iter().enumerate() {
@@ -106,7 +106,7 @@ fn clients_take_turns() {
 
 #[test]
 fn answers_in_another_order_find_their_clients() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(4);
         let mut net = world(&mut memory, pieces);
         let clients: Vec<End> = (0..4).map(|_| net.connect()).collect();
@@ -125,7 +125,7 @@ fn answers_in_another_order_find_their_clients() {
 
 #[test]
 fn an_answer_that_nobody_asked_for_reaches_nobody() {
-    every_way(30, |pieces| {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -144,7 +144,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 
 #[test]
 fn a_second_answer_reaches_nobody() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -164,7 +164,7 @@ fn a_second_answer_reaches_nobody() {
 
 #[test]
 fn an_answer_to_another_operation_costs_the_server_its_connection() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -181,7 +181,7 @@ fn an_answer_to_another_operation_costs_the_server_its_connection() {
 
 #[test]
 fn a_client_that_leaves_in_flight_costs_nobody_anything() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (gone, other) = (net.connect(), net.connect());
@@ -200,7 +200,7 @@ fn a_client_that_leaves_in_flight_costs_nobody_anything() {
 
 #[test]
 fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let gone = net.connect();
@@ -219,7 +219,7 @@ fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
 
 #[test]
 fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
-    let mut memory = Memory::of(3).with_flights(2);
+    let mut memory = Memory::of(3).with_in_flight(2);
     let mut net = world(&mut memory, Pieces::Whole);
     let stays = net.connect();
     net.send(stays, &get(5, b"a"));
@@ -240,7 +240,7 @@ fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
 
 #[test]
 fn half_an_answer_is_no_answer() {
-    every_way(30, |pieces| {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -260,7 +260,7 @@ fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
     let mixed = [&full[..], &frame(0, 4, GET, 1, b"x")].concat();
     let response = message(1, 1, GET, b"a");
     for bad in [&b"GET / HTTP/1.0"[..], &short_add, &mixed, &response] {
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(2);
             let mut net = world(&mut memory, pieces);
             let (client, other) = (net.connect(), net.connect());
@@ -279,7 +279,7 @@ fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
 
 #[test]
 fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -294,7 +294,7 @@ fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
 
 #[test]
 fn what_a_client_sent_before_it_hung_up_is_answered() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();

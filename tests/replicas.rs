@@ -10,7 +10,7 @@ use distcache_testing::bytes::{
     remove, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, Reach, every_way, server};
+use distcache_testing::net::{End, Net, Pieces, Reach, server, with_every_split};
 
 type World<'m> = Net<Proxy<'m>>;
 
@@ -208,7 +208,7 @@ fn a_server_that_is_away_is_left_out_and_the_ids_of_others_stay_where_they_are()
 
 #[test]
 fn with_copies_a_session_is_on_two_servers_and_outlives_either() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(1).with_servers(3);
         let mut park = Park::new(&mut memory, COPIED, 3, pieces);
         let ranks = park.ranks(b"an id");
@@ -231,7 +231,7 @@ fn with_copies_a_session_is_on_two_servers_and_outlives_either() {
 
 #[test]
 fn a_long_session_is_copied_whole() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(1).with_servers(2);
         let mut park = Park::new(&mut memory, COPIED, 2, pieces);
         let long: Vec<u8> = (0..30_000_u32).map(|at| (at % 251) as u8).collect();
@@ -401,7 +401,7 @@ fn a_server_that_was_reached_too_late_may_lack_what_others_hold() {
         // After a while, what is for both goes to the one that is there.
         park.net.pass(200);
         assert_eq!(park.ask(add(1, &id, b"session")), said(status(1, ADD, 0)));
-        park.net.pick_up();
+        park.net.accept_dial();
         // What a server can do is known once it has answered.
         (0..20_u8).for_each(|other| drop(park.ask(have(2, &[other; 9]))));
         assert_eq!(park.ask(take(3, &id)), said(message(1, 3, TAKE, b"session")));

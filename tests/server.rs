@@ -8,7 +8,7 @@ use distcache_testing::bytes::{
     status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, every_way};
+use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
@@ -39,7 +39,7 @@ fn is_well(net: &mut World<'_>, client: End) {
 
 #[test]
 fn what_is_stored_is_found_until_it_is_removed() {
-    every_way(60, |pieces| {
+    with_every_split(60, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, other) = with_bystander(&mut memory, NO_LIMITS, pieces);
         let client = net.connect();
@@ -99,7 +99,7 @@ fn strangers_are_closed_and_nobody_else_is() {
         &[1],
     ];
     for stranger in strangers {
-        every_way(12, |pieces| {
+        with_every_split(12, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             net.send(bystander, &get(5, b"a")[..10]);
@@ -194,7 +194,7 @@ fn frames_of_two_messages_do_not_mix() {
     let first = frame(0, 3, GET, 0, &[7; 2048]);
     for second in [frame(0, 4, GET, 1, b"x"), frame(0, 3, HAVE, 1, b"x"), frame(1, 3, GET, 1, b"x")]
     {
-        every_way(20, |pieces| {
+        with_every_split(20, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             let client = net.connect();
@@ -209,7 +209,7 @@ fn frames_of_two_messages_do_not_mix() {
 #[test]
 fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
     for bad in [&b"POST /"[..], &message(0, 1, ADD, b"1234567"), &message(1, 1, GET, b"a")] {
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             let client = net.connect();
@@ -350,7 +350,7 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
 
 #[test]
 fn what_a_client_sent_before_it_hung_up_is_answered() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, _) = with_bystander(&mut memory, NO_LIMITS, pieces);
         let client = net.connect();
@@ -364,7 +364,7 @@ fn what_a_client_sent_before_it_hung_up_is_answered() {
 
 #[test]
 fn a_slot_taken_again_knows_nothing_of_its_last_client() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, NO_LIMITS, pieces);
         let gone = net.connect();

@@ -129,7 +129,7 @@ fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
 
 #[test]
 fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
-    let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_flights(1);
+    let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_in_flight(1);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.reach_of[1] = Some(Reach::Hangs);
     net.drive();

@@ -18,7 +18,7 @@ use std::{env, fs, thread};
 
 use distcache_posix::client::{Client, Flags};
 use distcache_posix::rustls::ServerSessions;
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT, until};
 use rustls::HandshakeKind::{self, Full, Resumed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -65,7 +65,7 @@ impl Site {
             let mut command = Command::new(env::current_exe().unwrap());
             command.args(["--exact", SERVER, "--nocapture", "--test-threads=1"]);
             command.env(ROLE, dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
-            let server = Program::adopt(command);
+            let server = Program::spawn(command);
             let address = server.address();
             (server, address)
         });
@@ -82,7 +82,7 @@ impl Site {
     fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let started = Instant::now();
         let mut socket = TcpStream::connect(&self.servers[server].1).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
         let mut words = String::new();
@@ -147,7 +147,7 @@ fn in_a_process_of_its_own_this_test_is_a_tls_server() {
 
 /// Says on a connection how its handshake went, and closes it.
 fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut connection = ServerConnection::new(config).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut socket).unwrap();

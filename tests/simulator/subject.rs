@@ -3,10 +3,10 @@
 use crate::cluster::SERVERS_MAX;
 use distcache_core::proxy::{Proxy, Traffic};
 use distcache_core::server::{Server, Store};
-use distcache_testing::net::Station;
+use distcache_testing::net::TestMachine;
 
 /// A machine under test.
-pub trait Subject: Station {
+pub trait Subject: TestMachine {
     /// Returns how much it has done. For each unit, `advance` may name a peer.
     fn work(&self) -> u64;
     /// Returns how many clients it counts.

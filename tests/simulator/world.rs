@@ -42,9 +42,9 @@ impl Arena {
         let starts = if plan.faults.crashes > 0 { STARTS_MAX } else { 1 };
         let node = |node: &crate::plan::Node| {
             let memory =
-                || Memory::with_buffers(node.slots, node.buffers).with_flights(node.in_flight);
+                || Memory::with_buffers(node.slots, node.buffers).with_in_flight(node.in_flight);
             let servers = || node.upstreams().iter().copied();
-            (0..starts).map(|_| memory().with_servers_called(servers())).collect()
+            (0..starts).map(|_| memory().with_servers_named(servers())).collect()
         };
         let client_memory = |client: &crate::plan::Client| {
             let connections = if client.core_client { client.connections } else { 0 };

@@ -41,7 +41,7 @@ pub fn body(data: &[u8]) {
         0 => Pieces::Whole,
         seed => Pieces::Any(Random::new(seed)),
     };
-    let mut memory = Memory::with_buffers(PLACES, buffers).with_flights(1 + buffers % 5);
+    let mut memory = Memory::with_buffers(PLACES, buffers).with_in_flight(1 + buffers % 5);
     let limits = Limits { idle: 0, patience: 50 };
     let net = Net::new(memory.proxy(Config::new(limits, 30)), pieces);
     let mut world = World {

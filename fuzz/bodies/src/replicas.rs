@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 const PLACES: usize = 4;
 /// How long servers may take: either less than a GET has before another server is asked too, or more.
-const PATIENCE: [(u64, u64); 2] = [(50, 30), (300, 120)];
+const TIMEOUTS: [(u64, u64); 2] = [(50, 30), (300, 120)];
 /// What a server says under the uid of a request that another one was asked.
 const POISON: &[u8] = b"poison of another server";
 
@@ -86,8 +86,8 @@ pub fn body(data: &[u8]) {
         seed => Pieces::Any(Random::new(seed)),
     };
     let mut memory =
-        Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
-    let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
+        Memory::with_buffers(PLACES, buffers).with_servers(count).with_in_flight(in_flight);
+    let (patience, server_patience) = TIMEOUTS[usize::from(shape >> 7)];
     let limits = Limits { idle: 0, patience };
     let config = Config { copies, server_patience, ..Config::new(limits, 30) };
     let net = Net::new(memory.proxy(config), pieces);

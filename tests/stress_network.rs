@@ -12,11 +12,13 @@
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::lan::{A, B, Lan};
 use distcache_testing::load::{Load, data};
 use distcache_testing::process::{Dir, Program, Signal};
-use distcache_testing::siege::{Counters, ROUNDS, may_make_namespaces, rests, row};
+use distcache_testing::raw_client::{RawClient, ask_until};
+use distcache_testing::stress::{
+    Counters, ROUNDS, can_make_namespaces, print_row, wait_until_idle,
+};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -61,7 +63,7 @@ impl Site {
 
     /// Has requests in request in flight when the link goes, and looks at how they end.
     fn in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
-        let callers: Vec<_> = (0..20).map(|_| Caller::to(&self.address)).collect();
+        let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&self.address)).collect();
         for caller in &callers {
             assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
         }
@@ -82,24 +84,27 @@ impl Site {
 
     /// The link goes and comes back, twice, under what clients do; what was stored stays stored.
     fn breaks_and_heals(self, what: &str, cut: impl Fn(&Lan), heal: impl Fn(&Lan)) {
-        let mut load = Load::to(&self.address);
-        let quiet = load.quiet(ROUNDS);
+        let mut load = Load::connect(&self.address);
+        let quiet = load.run(ROUNDS);
         let kept = data(b"kept");
-        assert_eq!(Caller::to(&self.address).ask(&add(1, b"kept", &kept)), status(1, ADD, 0));
+        assert_eq!(
+            RawClient::connect(&self.address).ask(&add(1, b"kept", &kept)),
+            status(1, ADD, 0)
+        );
         for time in 1..=2 {
             let ended = self.in_flight(&cut);
             println!("{what}: requests in in_flight ended after {} ms", ended.as_millis());
             self.away(time);
-            rests(self.proxy.pid());
+            wait_until_idle(self.proxy.pid());
             heal(&self.lan);
             self.heals();
-            assert_eq!(Caller::to(&self.address).ask(&get(2, b"kept")), session(2, &kept));
+            assert_eq!(RawClient::connect(&self.address).ask(&get(2, b"kept")), session(2, &kept));
         }
-        let under = load.quiet(ROUNDS);
+        let under = load.run(ROUNDS);
         let err = self.proxy.end(Signal::TERM).err;
         assert_eq!(self.server.end(Signal::TERM).code, 0);
         let counters = Counters::last(&err).expect("counters");
-        row("both", what, &quiet, &under, &counters);
+        print_row("both", what, &quiet, &under, &counters);
         assert_eq!((counters.malformed, counters.stalled), (0, 0), "{err}");
         assert!(
             err.contains("; 3 connections, 2 lost, 2 of them given up; 0 stray answers\n"),
@@ -110,7 +115,7 @@ impl Site {
 
 #[test]
 fn a_link_that_is_cut_costs_what_is_in_flight_and_heals() {
-    if !may_make_namespaces("a_link_that_is_cut_costs_what_is_in_flight_and_heals") {
+    if !can_make_namespaces("a_link_that_is_cut_costs_what_is_in_flight_and_heals") {
         return;
     }
     Site::new().breaks_and_heals(
@@ -123,7 +128,7 @@ fn a_link_that_is_cut_costs_what_is_in_flight_and_heals() {
 #[test]
 fn a_link_that_is_cut_at_the_proxys_end_costs_what_is_in_flight_and_heals() {
     let name = "a_link_that_is_cut_at_the_proxys_end_costs_what_is_in_flight_and_heals";
-    if !may_make_namespaces(name) {
+    if !can_make_namespaces(name) {
         return;
     }
     Site::new().breaks_and_heals(
@@ -136,7 +141,7 @@ fn a_link_that_is_cut_at_the_proxys_end_costs_what_is_in_flight_and_heals() {
 #[test]
 fn a_network_that_swallows_every_packet_costs_what_is_in_flight_and_heals() {
     let name = "a_network_that_swallows_every_packet_costs_what_is_in_flight_and_heals";
-    if !may_make_namespaces(name) {
+    if !can_make_namespaces(name) {
         return;
     }
     let black_hole = format!("{A}/32");

@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{ADD, HAVE, add_for, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::daemon::Daemon;
 use distcache_testing::load::Load;
-use distcache_testing::process::{Dir, Program, Signal, has_tool, until};
-use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, row};
+use distcache_testing::process::{Dir, Program, Signal, is_in_path, until};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::stress::{Counters, ROUNDS, Target, can_make_namespaces, print_row};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -58,7 +58,7 @@ time_t time(time_t *now) {
 
 /// The library, in a directory.
 fn leaps(dir: &Dir) -> PathBuf {
-    assert!(has_tool("cc"), "this test needs a C compiler");
+    assert!(is_in_path("cc"), "this test needs a C compiler");
     let (source, library) = (dir.join("leaps.c"), dir.join("leaps.so"));
     std::fs::write(&source, LEAPS).expect("a file of ours");
     let mut cc = Command::new("cc");
@@ -72,7 +72,7 @@ fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
     let mut command = Command::new(program);
     command.args(arguments).env("LD_PRELOAD", library);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let program = Program::adopt(command);
+    let program = Program::spawn(command);
     program.address();
     program
 }
@@ -81,9 +81,9 @@ fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
 fn keeps_time(address: &str) {
     let (short, long) = (Duration::from_millis(700), 600_000);
     let begun = Instant::now();
-    let (silent, half) = (Caller::to(address), Caller::to(address));
+    let (silent, half) = (RawClient::connect(address), RawClient::connect(address));
     half.send(&have(1, b"id")[..9]);
-    let caller = Caller::to(address);
+    let caller = RawClient::connect(address);
     let millis = short.as_millis() as u32;
     assert_eq!(caller.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
     assert_eq!(caller.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
@@ -103,7 +103,7 @@ fn keeps_time(address: &str) {
         assert_eq!(closed.rest(), b"");
         assert!(begun.elapsed() >= Duration::from_millis(798), "closed before its time");
     }
-    let again = Caller::to(address);
+    let again = RawClient::connect(address);
     assert_eq!(again.ask(&have(4, b"long")), status(4, HAVE, 0));
 }
 
@@ -124,12 +124,12 @@ fn a_time_of_day_that_leaps_by_years_changes_nothing() {
     let snoop = leaping(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
     keeps_time(&s);
     keeps_time(&c);
-    let plain = [Siege::server(DC_SERVER, &[]), Siege::proxy(DC_CLIENT, DC_SERVER, &[])];
-    for (siege, address) in plain.iter().zip([&s, &c]) {
-        let ((_, quiet), under) = (siege.load(), Load::to(address).quiet(ROUNDS));
-        row(siege.name, "a time of day that leaps", &quiet, &under, &Counters::default());
+    let plain = [Target::server(DC_SERVER, &[]), Target::proxy(DC_CLIENT, DC_SERVER, &[])];
+    for (target, address) in plain.iter().zip([&s, &c]) {
+        let ((_, quiet), under) = (target.load(), Load::connect(address).run(ROUNDS));
+        print_row(target.name, "a time of day that leaps", &quiet, &under, &Counters::default());
     }
-    assert_eq!(Caller::to(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
     let years = snoop.out.find("years far apart", |text| {
         let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
         let years: Vec<u32> = text.lines().filter_map(year).collect();
@@ -144,7 +144,7 @@ fn a_time_of_day_that_leaps_by_years_changes_nothing() {
 
 #[test]
 fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
-    if !may_make_namespaces("a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing") {
+    if !can_make_namespaces("a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing") {
         return;
     }
     let uptime = std::fs::read_to_string("/proc/uptime").expect("how long this machine is up");

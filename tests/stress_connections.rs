@@ -11,37 +11,37 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
-use distcache_testing::caller::{Caller, ask_until};
-use distcache_testing::load::{CONNECTIONS, alone};
+use distcache_testing::load::{CONNECTIONS, measure_alone};
 use distcache_testing::process::{
-    PATIENCE, Program, Signal, has_descriptors, has_tool, is_root, until,
+    Program, Signal, TIMEOUT, has_descriptors, is_in_path, runs_as_root, until,
 };
-use distcache_testing::siege::{self, Counters, ROUNDS, Siege, rests, ticks};
-use distcache_testing::stranger::{end, reset, stranger, takes};
+use distcache_testing::raw_client::{RawClient, ask_until};
+use distcache_testing::stress::{self, Counters, ROUNDS, Target, cpu_ticks, wait_until_idle};
+use distcache_testing::tcp::{connect, reset, try_send, wait_for_close};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-fn each(arguments: &[&str], besiege: impl FnMut(Siege)) {
-    siege::each(DC_CLIENT, DC_SERVER, arguments, besiege);
+fn each(arguments: &[&str], test: impl FnMut(Target)) {
+    stress::each(DC_CLIENT, DC_SERVER, arguments, test);
 }
 
 #[test]
 fn five_thousand_silent_connections_cost_nobody_an_answer() {
     assert!(has_descriptors(5_200), "this test needs 5200 descriptors");
-    each(&["-maxconn", "6000"], |siege| {
-        let (mut load, quiet) = siege.load();
+    each(&["-maxconn", "6000"], |target| {
+        let (mut load, quiet) = target.load();
         let mut silent = Vec::new();
         for _ in 0..10 {
-            silent.extend((0..500).map(|_| stranger(&siege.address)));
+            silent.extend((0..500).map(|_| connect(&target.address)));
             // Who is served now came last: all of the others are in.
-            let last = Caller::to(&siege.address);
+            let last = RawClient::connect(&target.address);
             assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
         }
-        let (under, ()) = load.besieged(ROUNDS, |_| ());
-        rests(siege.program.pid());
+        let (under, ()) = load.run_during(ROUNDS, |_| ());
+        wait_until_idle(target.program.pid());
         drop(silent);
-        let counters = siege.lifted("5000 connections that say nothing", &quiet, &under);
+        let counters = target.finish("5000 connections that say nothing", &quiet, &under);
         assert_eq!(counters.clients, 5_010 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.idle, counters.stalled), (0, 0, 0));
     });
@@ -54,7 +54,7 @@ fn trickle(connections: &[TcpStream], wanted: impl Fn(usize) -> bool) -> usize {
     let request = add(1, b"slow", &[7; 2000]);
     let mut open = connections.len();
     for (sent, byte) in request.iter().enumerate() {
-        let take = |stream: &&TcpStream| takes(stream, &[*byte]);
+        let take = |stream: &&TcpStream| try_send(stream, &[*byte]);
         let takers: Vec<_> = connections.iter().filter(take).collect();
         open = takers.len();
         match takers.first() {
@@ -69,19 +69,19 @@ fn trickle(connections: &[TcpStream], wanted: impl Fn(usize) -> bool) -> usize {
 fn watch(mut stream: &TcpStream, time: Duration) {
     stream.set_read_timeout(Some(time)).expect("a socket takes a timeout");
     let _ = stream.read(&mut [0]);
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
 }
 
 #[test]
 fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
-    each(&["-reqtimeout", "0"], |siege| {
-        let (mut load, quiet) = siege.load();
-        let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
+    each(&["-reqtimeout", "0"], |target| {
+        let (mut load, quiet) = target.load();
+        let slow: Vec<_> = (0..1_000).map(|_| connect(&target.address)).collect();
         let (under, open) =
-            load.besieged(ROUNDS, |going| trickle(&slow, |sent| going.on() || sent < 2));
+            load.run_during(ROUNDS, |state| trickle(&slow, |sent| state.is_running() || sent < 2));
         assert_eq!(open, 1_000, "they may take for ever");
-        let counters = siege.lifted("1000 that send a byte a second", &quiet, &under);
+        let counters = target.finish("1000 that send a byte a second", &quiet, &under);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -90,16 +90,16 @@ fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
 #[test]
 fn a_thousand_that_never_finish_their_requests_are_closed_after_reqtimeout() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
-    each(&["-reqtimeout", "1500"], |siege| {
-        let (mut load, quiet) = siege.load();
-        let slow: Vec<_> = (0..1_000).map(|_| stranger(&siege.address)).collect();
-        let (under, open) = load.besieged(ROUNDS, |_| {
+    each(&["-reqtimeout", "1500"], |target| {
+        let (mut load, quiet) = target.load();
+        let slow: Vec<_> = (0..1_000).map(|_| connect(&target.address)).collect();
+        let (under, open) = load.run_during(ROUNDS, |_| {
             let deadline = Instant::now() + Duration::from_secs(20);
             trickle(&slow, |_| Instant::now() < deadline)
         });
         assert_eq!(open, 0, "bytes that make no request whole are no progress");
-        assert_eq!(slow.iter().map(end).sum::<usize>(), 0);
-        let counters = siege.lifted("1000 unfinished requests, -reqtimeout 1500", &quiet, &under);
+        assert_eq!(slow.iter().map(wait_for_close).sum::<usize>(), 0);
+        let counters = target.finish("1000 unfinished requests, -reqtimeout 1500", &quiet, &under);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 1_000));
     });
@@ -114,33 +114,33 @@ fn cuts(len: usize) -> impl Iterator<Item = usize> {
 #[test]
 fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_anything() {
     // A place that is not given back is missed soon.
-    each(&["-maxconn", "200"], |siege| {
-        let (mut load, quiet) = siege.load();
+    each(&["-maxconn", "200"], |target| {
+        let (mut load, quiet) = target.load();
         let large = vec![b'x'; 32_000];
-        let stays = Caller::to(&siege.address);
+        let stays = RawClient::connect(&target.address);
         stays.ask(&add(1, b"large", &large));
         let (ask, answer) = (get(2, b"large"), session(2, &large));
         let request = add(3, b"never stored", &[7; 5000]);
-        let address = &siege.address;
-        let (under, resets) = load.besieged(ROUNDS, |going| {
+        let address = &target.address;
+        let (under, resets) = load.run_during(ROUNDS, |state| {
             let mut resets = 0;
             for pass in 0..200 {
                 for at in cuts(request.len()) {
-                    let stream = stranger(address);
-                    takes(&stream, &request[..at]);
+                    let stream = connect(address);
+                    try_send(&stream, &request[..at]);
                     reset(stream);
                     resets += 1;
                 }
                 for at in cuts(answer.len()) {
-                    let stream = stranger(address);
-                    takes(&stream, &ask.repeat(3));
+                    let stream = connect(address);
+                    try_send(&stream, &ask.repeat(3));
                     let mut bytes = vec![0; at];
                     (&stream).read_exact(&mut bytes).expect("some of an answer");
                     assert!(bytes == answer[..at], "cut at {at}");
                     reset(stream);
                     resets += 1;
                 }
-                if pass >= 10 && !going.on() {
+                if pass >= 10 && !state.is_running() {
                     break;
                 }
             }
@@ -148,8 +148,8 @@ fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_an
         });
         assert_eq!(stays.ask(&get(4, b"large")), session(4, &large));
         assert_eq!(stays.ask(&get(5, b"never stored")), status(5, GET, 1));
-        rests(siege.program.pid());
-        let counters = siege.lifted("connections reset anywhere", &quiet, &under);
+        wait_until_idle(target.program.pid());
+        let counters = target.finish("connections reset anywhere", &quiet, &under);
         assert_eq!(counters.clients + counters.refused, resets + 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -157,23 +157,23 @@ fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_an
 
 #[test]
 fn without_descriptors_newcomers_are_refused_and_who_is_there_goes_on() {
-    assert!(has_tool("prlimit"), "this test needs prlimit");
-    let _alone = alone();
+    assert!(is_in_path("prlimit"), "this test needs prlimit");
+    let _alone = measure_alone();
     // Who is root may raise every limit, so it must not stay root.
-    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let few = ["--nofile=100:100", DC_SERVER];
     let words = ["-listen", "IP:127.0.0.1:0", "-maxconn", "1000"];
     let program = Program::start("prlimit", &[&few, &words[..], user].concat());
     let address = program.address();
-    let siege = Siege { name: "dc_server", program, address, server: None };
-    let (mut load, quiet) = siege.load();
-    let pid = siege.program.pid();
+    let target = Target { name: "dc_server", program, address, server: None };
+    let (mut load, quiet) = target.load();
+    let pid = target.program.pid();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
-    let before = ticks(pid);
-    let (under, (held, tried)) = load.besieged(ROUNDS, |going| {
+    let before = cpu_ticks(pid);
+    let (under, (held, tried)) = load.run_during(ROUNDS, |state| {
         let (mut held, mut tried) = (Vec::new(), 0);
-        while tried < 1_000 || (going.on() && tried < 20_000) {
-            let caller = Caller::to(&siege.address);
+        while tried < 1_000 || (state.is_running() && tried < 20_000) {
+            let caller = RawClient::connect(&target.address);
             tried += 1;
             if caller.try_ask(&ask).is_ok_and(|got| got == answer) {
                 held.push(caller);
@@ -181,45 +181,45 @@ fn without_descriptors_newcomers_are_refused_and_who_is_there_goes_on() {
         }
         (held, tried)
     });
-    let used = ticks(pid) - before;
+    let used = cpu_ticks(pid) - before;
     assert!((50..100).contains(&held.len()), "{} are served", held.len());
     assert!(held.iter().all(|caller| caller.ask(&ask) == answer));
     // There is nobody to refuse, and nothing to accept with.
-    rests(pid);
+    wait_until_idle(pid);
     let served = held.len() as u64;
     drop(held);
-    ask_until(&siege.address, &ask, &answer);
+    ask_until(&target.address, &ask, &answer);
     until("places for all", || {
-        let callers: Vec<_> = (0..40).map(|_| Caller::to(&siege.address)).collect();
+        let callers: Vec<_> = (0..40).map(|_| RawClient::connect(&target.address)).collect();
         let all = callers.iter().all(|caller| caller.try_ask(&ask).is_ok_and(|got| got == answer));
         all.then_some(())
     });
     println!("dc_server used {used}0 ms of a processor for {tried} that came and its load");
-    let counters = siege.lifted("100 descriptors", &quiet, &under);
+    let counters = target.finish("100 descriptors", &quiet, &under);
     assert!(counters.refused >= tried - served, "{counters:?}");
 }
 
 /// Lets one client run into each limit, and looks for what is told of that while the program runs.
-fn tells(siege: Siege) {
+fn tells(target: Target) {
     let begun = Instant::now();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
-    let four: Vec<_> = (0..4).map(|_| Caller::to(&siege.address)).collect();
+    let four: Vec<_> = (0..4).map(|_| RawClient::connect(&target.address)).collect();
     assert!(four.iter().all(|caller| caller.ask(&ask) == answer));
-    assert_eq!(Caller::to(&siege.address).rest(), b"", "one more than -maxconn");
+    assert_eq!(RawClient::connect(&target.address).rest(), b"", "one more than -maxconn");
     drop(four);
-    ask_until(&siege.address, &ask, &answer);
-    let [silent, half, stranger] = [(); 3].map(|()| Caller::to(&siege.address));
+    ask_until(&target.address, &ask, &answer);
+    let [silent, half, stranger] = [(); 3].map(|()| RawClient::connect(&target.address));
     half.send(&ask[..9]);
     stranger.send(b"EHLO cache");
     for closed in [stranger, half, silent] {
         assert_eq!(closed.rest(), b"");
     }
     let told = until("what is told of all of them", || {
-        let told = Counters::last(&siege.program.err.so_far())?;
+        let told = Counters::last(&target.program.err.so_far())?;
         (told.malformed == 1 && told.stalled == 1 && told.idle == 1).then_some(told)
     });
     assert!(told.refused >= 1, "{told:?}");
-    let ended = siege.program.end(Signal::TERM);
+    let ended = target.program.end(Signal::TERM);
     // Nothing has happened since.
     assert_eq!(Counters::last(&ended.err), Some(told));
     // The first is told at once, and all at the end. How many times between them is for the clock to say,
@@ -233,10 +233,10 @@ const SHORT: [&str; 6] = ["-maxconn", "4", "-idle", "3000", "-reqtimeout", "1000
 
 #[test]
 fn a_server_tells_while_it_runs_whom_it_has_refused_and_closed() {
-    tells(Siege::server(DC_SERVER, &SHORT));
+    tells(Target::server(DC_SERVER, &SHORT));
 }
 
 #[test]
 fn a_proxy_tells_while_it_runs_whom_it_has_refused_and_closed() {
-    tells(Siege::proxy(DC_CLIENT, DC_SERVER, &SHORT));
+    tells(Target::proxy(DC_CLIENT, DC_SERVER, &SHORT));
 }

@@ -7,52 +7,54 @@ use std::io::Read;
 use std::net::Shutdown;
 
 use distcache_testing::bytes::{HAVE, add, frame, get, have, message, session, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::load::{CONNECTIONS, Going};
+use distcache_testing::load::{CONNECTIONS, LoadState};
 use distcache_testing::process::{Signal, until};
 use distcache_testing::random::Random;
-use distcache_testing::siege::{self, ROUNDS, Siege, rests};
-use distcache_testing::stranger::{end, stranger, takes};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::stress::{self, ROUNDS, Target, wait_until_idle};
+use distcache_testing::tcp::{connect, try_send, wait_for_close};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-fn each(arguments: &[&str], besiege: impl FnMut(Siege)) {
-    siege::each(DC_CLIENT, DC_SERVER, arguments, besiege);
+fn each(arguments: &[&str], test: impl FnMut(Target)) {
+    stress::each(DC_CLIENT, DC_SERVER, arguments, test);
 }
 
 #[test]
 fn a_hundred_that_ask_for_much_and_never_read_cost_nobody_an_answer() {
-    each(&["-reqtimeout", "2000"], |siege| {
-        let (mut load, quiet) = siege.load();
+    each(&["-reqtimeout", "2000"], |target| {
+        let (mut load, quiet) = target.load();
         let large = vec![b'x'; 32_000];
-        let reader = Caller::to(&siege.address);
+        let reader = RawClient::connect(&target.address);
         reader.ask(&add(1, b"large", &large));
         let requests = get(2, b"large").repeat(5_000);
-        let (under, lazy) = load.besieged(ROUNDS, |_| {
-            let lazy: Vec<_> = (0..100).map(|_| Caller::to(&siege.address)).collect();
-            lazy.iter().for_each(|caller| _ = caller.cram(&requests));
+        let (under, lazy) = load.run_during(ROUNDS, |_| {
+            let lazy: Vec<_> = (0..100).map(|_| RawClient::connect(&target.address)).collect();
+            lazy.iter().for_each(|caller| _ = caller.send_available(&requests));
             lazy
         });
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
-        until("the end of all who never read", || lazy.iter().all(Caller::is_gone).then_some(()));
+        until("the end of all who never read", || {
+            lazy.iter().all(RawClient::is_closed).then_some(())
+        });
         assert_eq!(reader.ask(&get(4, b"large")), session(4, &large));
-        rests(siege.program.pid());
+        wait_until_idle(target.program.pid());
         let counters =
-            siege.lifted("100 that never read 32 KB answers, -reqtimeout 2000", &quiet, &under);
+            target.finish("100 that never read 32 KB answers, -reqtimeout 2000", &quiet, &under);
         assert_eq!(counters.clients, 101 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 100));
     });
 }
 
 /// Sends requests and never waits for answers, while somebody else reads them: how many were right.
-fn pipeline(address: &str, going: &Going) -> usize {
-    let stream = stranger(address);
+fn pipeline(address: &str, state: &LoadState) -> usize {
+    let stream = connect(address);
     let (requests, answers) = (have(1, b"nobody's").repeat(500), status(1, HAVE, 1).repeat(500));
     std::thread::scope(|scope| {
-        scope.spawn(|| while takes(&stream, &requests) {});
+        scope.spawn(|| while try_send(&stream, &requests) {});
         let (mut read, mut some) = (0, vec![0; answers.len()]);
-        while read < 20 || (going.on() && read < 100_000) {
+        while read < 20 || (state.is_running() && read < 100_000) {
             (&stream).read_exact(&mut some).expect("answers");
             assert!(some == answers, "after {read} times 500 answers");
             read += 1;
@@ -65,12 +67,12 @@ fn pipeline(address: &str, going: &Going) -> usize {
 
 #[test]
 fn who_never_stops_asking_takes_no_more_than_its_turns() {
-    each(&[], |siege| {
-        let (mut load, quiet) = siege.load();
-        let (under, answers) = load.besieged(ROUNDS, |going| pipeline(&siege.address, going));
-        println!("who never stopped asking {} was answered {answers} times", siege.name);
-        rests(siege.program.pid());
-        let counters = siege.lifted("1 that pipelines without end", &quiet, &under);
+    each(&[], |target| {
+        let (mut load, quiet) = target.load();
+        let (under, answers) = load.run_during(ROUNDS, |state| pipeline(&target.address, state));
+        println!("who never stopped asking {} was answered {answers} times", target.name);
+        wait_until_idle(target.program.pid());
+        let counters = target.finish("1 that pipelines without end", &quiet, &under);
         assert_eq!(counters.clients, 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -78,17 +80,17 @@ fn who_never_stops_asking_takes_no_more_than_its_turns() {
 
 #[test]
 fn what_one_client_has_sent_is_answered_in_many_turns() {
-    let siege = Siege::server(DC_SERVER, &["-progress", "1"]);
-    let caller = Caller::to(&siege.address);
+    let target = Target::server(DC_SERVER, &["-progress", "1"]);
+    let caller = RawClient::connect(&target.address);
     assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
     // All of it is there when the turn begins.
-    siege.program.freeze();
+    target.program.freeze();
     let requests = 2_900;
     caller.send(&have(1, b"nobody's").repeat(requests));
-    siege.program.signal(Signal::CONT);
+    target.program.signal(Signal::CONT);
     assert_eq!(caller.take(15 * requests), status(1, HAVE, 1).repeat(requests));
     // A line a turn: how many requests it has answered.
-    let lines = siege.program.end(Signal::TERM).out;
+    let lines = target.program.end(Signal::TERM).out;
     let new = |line: &str| line.split_once("(+ ")?.1.split_once(')')?.0.parse::<usize>().ok();
     let turns: Vec<_> = lines.lines().filter_map(new).collect();
     assert_eq!(turns.iter().sum::<usize>(), 1 + requests);
@@ -116,34 +118,34 @@ fn nonsense(number: u64) -> Vec<u8> {
 
 #[test]
 fn a_flood_of_malformed_frames_costs_nobody_an_answer() {
-    each(&[], |siege| {
-        let (mut load, quiet) = siege.load();
-        let address = &siege.address;
-        let flood = |first: u64, going: &Going| {
+    each(&[], |target| {
+        let (mut load, quiet) = target.load();
+        let address = &target.address;
+        let flood = |first: u64, state: &LoadState| {
             let mut number = first;
-            while number < first + 500 || (going.on() && number < first + 1_500) {
-                let stream = stranger(address);
-                takes(&stream, &nonsense(number));
+            while number < first + 500 || (state.is_running() && number < first + 1_500) {
+                let stream = connect(address);
+                try_send(&stream, &nonsense(number));
                 // The others do not wait to be closed.
                 if number.is_multiple_of(2) {
-                    let answers = end(&stream);
+                    let answers = wait_for_close(&stream);
                     assert!(answers == 0 || answers == 15, "{answers} bytes of answers");
                 }
                 number += 1;
             }
             number - first
         };
-        let (under, strangers) = load.besieged(ROUNDS, |going| {
+        let (under, strangers) = load.run_during(ROUNDS, |state| {
             std::thread::scope(|scope| {
                 let many = [0, 10_000, 20_000, 30_000]
-                    .map(|first| scope.spawn(move || flood(first, going)));
+                    .map(|first| scope.spawn(move || flood(first, state)));
                 many.map(|thread| thread.join().expect("an end")).iter().sum::<u64>()
             })
         });
-        let last = Caller::to(address);
+        let last = RawClient::connect(address);
         assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
-        rests(siege.program.pid());
-        let counters = siege.lifted("4 that send nonsense at full speed", &quiet, &under);
+        wait_until_idle(target.program.pid());
+        let counters = target.finish("4 that send nonsense at full speed", &quiet, &under);
         assert_eq!(counters.clients, strangers + 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.stalled), (0, 0));
         assert!(counters.malformed <= strangers && counters.malformed >= strangers / 2);

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::lan::{B, Lan};
-use distcache_testing::load::{CONNECTIONS, Load, Tally, alone};
-use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, until};
-use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, rests, row};
+use distcache_testing::load::{CONNECTIONS, Load, Tally, measure_alone};
+use distcache_testing::process::{Dir, Program, Signal, is_in_path, runs_as_root, until};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::start;
+use distcache_testing::stress::{
+    Counters, ROUNDS, Target, can_make_namespaces, print_row, wait_until_idle,
+};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -29,22 +31,22 @@ fn proxy(dir: &Dir) -> Program {
 
 #[test]
 fn a_server_that_is_stopped_again_and_again_owes_nobody_an_answer() {
-    let _alone = alone();
-    let siege = Siege::server(DC_SERVER, &[]);
-    let (mut load, quiet) = siege.load();
-    let (under, stops) = load.besieged(ROUNDS, |going| {
+    let _alone = measure_alone();
+    let target = Target::server(DC_SERVER, &[]);
+    let (mut load, quiet) = target.load();
+    let (under, stops) = load.run_during(ROUNDS, |state| {
         let mut stops = 0;
-        while stops < 10 || (going.on() && stops < 100) {
-            siege.program.freeze();
+        while stops < 10 || (state.is_running() && stops < 100) {
+            target.program.freeze();
             // Nothing happens meanwhile: how long it stands still is what is tested.
             std::thread::sleep(Duration::from_millis(20));
-            siege.program.signal(Signal::CONT);
-            going.sees(CONNECTIONS);
+            target.program.signal(Signal::CONT);
+            state.wait_rounds(CONNECTIONS);
             stops += 1;
         }
         stops
     });
-    let counters = siege.lifted("stopped for 20 ms, again and again", &quiet, &under);
+    let counters = target.finish("stopped for 20 ms, again and again", &quiet, &under);
     assert!(stops >= 10 && counters.stalled == 0);
 }
 
@@ -56,24 +58,24 @@ fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Progra
         until(what, || (counter.load(Ordering::Relaxed) >= before + 50).then_some(()));
     };
     for _ in 0..3 {
-        sees("what was stored", &tally.right);
+        sees("what was stored", &tally.correct);
         server.freeze();
-        sees("that a server that stands still is away", &tally.away);
+        sees("that a server that stands still is away", &tally.unreachable);
         server.signal(Signal::CONT);
-        sees("what was stored, once it goes on", &tally.right);
+        sees("what was stored, once it goes on", &tally.correct);
         assert_eq!(server.end(Signal::KILL).code, -9);
-        sees("that a dead server is away", &tally.away);
+        sees("that a dead server is away", &tally.unreachable);
         server = self::server(dir);
-        sees("what was stored in the next server", &tally.right);
+        sees("what was stored in the next server", &tally.correct);
         proxy.freeze();
         // As above: nobody is told anything while the proxy stands still.
         std::thread::sleep(Duration::from_millis(100));
         proxy.signal(Signal::CONT);
-        sees("what was stored, once the proxy goes on", &tally.right);
+        sees("what was stored, once the proxy goes on", &tally.correct);
         let broken = tally.broken.load(Ordering::Relaxed);
         assert_eq!(proxy.end(Signal::KILL).code, -9);
         proxy = self::proxy(dir);
-        sees("what was stored through the next proxy", &tally.right);
+        sees("what was stored through the next proxy", &tally.correct);
         let broke = tally.broken.load(Ordering::Relaxed) - broken;
         // One that is connected again at once may still have found the dying.
         assert!(broke >= CONNECTIONS as u64, "{broke} connections broke with the proxy");
@@ -83,12 +85,12 @@ fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Progra
 
 #[test]
 fn whichever_program_is_stopped_or_killed_nobody_gets_a_wrong_byte_and_all_of_it_heals() {
-    let _alone = alone();
+    let _alone = measure_alone();
     let dir = Dir::new();
     let both = (server(&dir), proxy(&dir));
     both.1.err.wait_for("connected to ");
     let address = dir.address("c");
-    let quiet = Load::to(&address).quiet(ROUNDS);
+    let quiet = Load::connect(&address).run(ROUNDS);
     let (tally, going) = (Tally::default(), AtomicBool::new(true));
     let (server, proxy) = std::thread::scope(|scope| {
         for number in 0..CONNECTIONS {
@@ -100,21 +102,21 @@ fn whichever_program_is_stopped_or_killed_nobody_gets_a_wrong_byte_and_all_of_it
         going.store(false, Ordering::Relaxed);
         both.expect("what the clients see")
     });
-    let away = tally.away.load(Ordering::Relaxed);
-    Load::to(&address).quiet(ROUNDS);
-    rests(proxy.pid());
-    rests(server.pid());
+    let away = tally.unreachable.load(Ordering::Relaxed);
+    Load::connect(&address).run(ROUNDS);
+    wait_until_idle(proxy.pid());
+    wait_until_idle(server.pid());
     let err = proxy.end(Signal::TERM).err;
     assert_eq!(server.end(Signal::TERM).code, 0);
     let counters = Counters::last(&err).expect("counters");
     println!("while the server was away, {away} requests were answered so");
-    row("both", "stopped, killed and started again", &quiet, &tally.timings(), &counters);
+    print_row("both", "stopped, killed and started again", &quiet, &tally.timings(), &counters);
     assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
 }
 
 #[test]
 fn whatever_becomes_of_its_words_a_program_goes_on() {
-    let _alone = alone();
+    let _alone = measure_alone();
     for (what, shell) in [
         ("on a full disk", "exec >/dev/full 2>&1"),
         ("closed", "exec >&- 2>&-"),
@@ -127,37 +129,37 @@ fn whatever_becomes_of_its_words_a_program_goes_on() {
         let words = ["-c", &script, DC_SERVER, "-listen", &address, "-progress", "1"];
         let program = Program::start("sh", &[&words[..], &["-maxconn", "8"]].concat());
         ask_until(&address, &have(1, b"id"), &status(1, HAVE, 1));
-        let mut load = Load::to(&address);
-        let quiet = load.quiet(ROUNDS);
-        let (under, ()) = load.besieged(ROUNDS, |_| {
+        let mut load = Load::connect(&address);
+        let quiet = load.run(ROUNDS);
+        let (under, ()) = load.run_during(ROUNDS, |_| {
             // Most are refused, and that is told, too.
-            let many: Vec<_> = (0..20).map(|_| Caller::to(&address)).collect();
+            let many: Vec<_> = (0..20).map(|_| RawClient::connect(&address)).collect();
             let (ask, answer) = (have(2, b"id"), status(2, HAVE, 1));
-            let served = |caller: &&Caller| caller.try_ask(&ask).is_ok_and(|got| got == answer);
+            let served = |caller: &&RawClient| caller.try_ask(&ask).is_ok_and(|got| got == answer);
             assert_eq!(many.iter().filter(served).count(), 8 - CONNECTIONS);
         });
-        row("dc_server", &format!("its words {what}"), &quiet, &under, &Counters::default());
-        rests(program.pid());
+        print_row("dc_server", &format!("its words {what}"), &quiet, &under, &Counters::default());
+        wait_until_idle(program.pid());
         assert_eq!(program.end(Signal::TERM).code, 0, "{what}");
     }
 }
 
 #[test]
 fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_again() {
-    assert!(has_tool("prlimit"), "this test needs prlimit");
-    let _alone = alone();
+    assert!(is_in_path("prlimit"), "this test needs prlimit");
+    let _alone = measure_alone();
     let dir = Dir::new();
     dir.permit(0o777);
     let first = server(&dir);
     // Who is root may raise every limit, so it must not stay root.
-    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let (listen, connect) = (dir.address("c"), dir.address("s"));
     let words = ["--nofile=60:60", DC_CLIENT, "-listen", &listen, "-server", &connect];
     let proxy = Program::start("prlimit", &[&words[..], &["-retry", "50"], user].concat());
     proxy.err.wait_for("connected to ");
-    let mut load = Load::to(&listen);
-    let quiet = load.quiet(ROUNDS);
-    let crowd: Vec<_> = (0..200).map(|_| Caller::to(&listen)).collect();
+    let mut load = Load::connect(&listen);
+    let quiet = load.run(ROUNDS);
+    let crowd: Vec<_> = (0..200).map(|_| RawClient::connect(&listen)).collect();
     let going = AtomicBool::new(true);
     let (next, _served) = std::thread::scope(|scope| {
         // There is always somebody who waits for the next descriptor that is free.
@@ -165,7 +167,7 @@ fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_agai
         let push = scope.spawn(move || {
             let (mut served, mut tries) = (Vec::new(), 0);
             while going.load(Ordering::Relaxed) && tries < 1_000_000 {
-                let caller = Caller::to(listen);
+                let caller = RawClient::connect(listen);
                 if caller.try_ask(&have(1, b"id")).is_ok() {
                     served.push(caller);
                 }
@@ -188,10 +190,10 @@ fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_agai
         connected.expect("a second connection");
         (next, served)
     });
-    let under = load.quiet(ROUNDS);
+    let under = load.run(ROUNDS);
     drop(crowd);
     let counters = Counters::last(&proxy.end(Signal::TERM).err).expect("counters");
-    row("dc_client", "60 descriptors, its server killed", &quiet, &under, &counters);
+    print_row("dc_client", "60 descriptors, its server killed", &quiet, &under, &counters);
     assert!(counters.refused >= 140, "{counters:?}");
     assert_eq!(next.end(Signal::TERM).code, 0);
 }
@@ -199,7 +201,7 @@ fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_agai
 #[test]
 fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() {
     let name = "a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it";
-    if !may_make_namespaces(name) {
+    if !can_make_namespaces(name) {
         return;
     }
     let (lan, dir) = (Lan::new(), Dir::new());
