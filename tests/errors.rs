@@ -61,7 +61,7 @@ fn kind(error: &dyn Error) -> Option<io::ErrorKind> {
 }
 
 #[test]
-fn errors_of_the_shell_lead_to_what_the_system_said() {
+fn posix_errors_have_the_system_error_as_their_source() {
     let dir = Dir::new();
     std::fs::write(dir.join("file"), "").expect("a file");
     let under_a_file = dir.join("file").join("socket");

@@ -35,7 +35,7 @@ fn only(net: &mut World<'_>) -> (u8, u32) {
     (number, asked[usize::from(number)][0].0)
 }
 
-fn nobody_is_asked(net: &mut World<'_>) {
+fn assert_no_server_asked(net: &mut World<'_>) {
     net.drive();
     assert!([0, 1].iter().all(|number| net.received(server(*number)).is_empty()));
 }
@@ -46,7 +46,7 @@ fn ask(net: &mut World<'_>, client: End, request: &[u8], order: [u8; 2]) -> [u32
     let first = only(net);
     assert_eq!(first.0, order[0]);
     net.pass(49);
-    nobody_is_asked(net);
+    assert_no_server_asked(net);
     net.pass(1);
     let second = only(net);
     assert_eq!(second.0, order[1]);
@@ -67,7 +67,7 @@ fn nothing_is_left(net: &mut World<'_>) {
 }
 
 #[test]
-fn the_first_hit_is_the_answer_whichever_server_says_it() {
+fn the_first_hit_is_the_answer_from_either_server() {
     for winner in [0, 1] {
         let mut memory = Memory::of(2).with_servers(2);
         let (mut net, client, order) = world(&mut memory, ENDLESS);
@@ -90,7 +90,7 @@ fn the_first_hit_is_the_answer_whichever_server_says_it() {
 }
 
 #[test]
-fn a_miss_counts_only_when_both_have_said_it() {
+fn a_miss_needs_both_servers() {
     for first in [0, 1] {
         for hit in [false, true] {
             let mut memory = Memory::of(2).with_servers(2);
@@ -102,14 +102,14 @@ fn a_miss_counts_only_when_both_have_said_it() {
             let answer = |uid| if hit { session(uid, b"session") } else { status(uid, GET, 1) };
             say(&mut net, order[last], &answer(uids[last]));
             assert_eq!(net.take(client), answer(2));
-            nobody_is_asked(&mut net);
+            assert_no_server_asked(&mut net);
             nothing_is_left(&mut net);
         }
     }
 }
 
 #[test]
-fn a_hung_first_server_costs_a_get_fifty_milliseconds_and_no_more() {
+fn a_hung_first_server_delays_a_get_by_fifty_milliseconds() {
     let mut memory = Memory::of(8).with_servers(2);
     let (mut net, client, order) = world(&mut memory, CONFIG);
     net.reach_of[usize::from(order[0])] = Some(Reach::Hangs);
@@ -134,7 +134,7 @@ fn a_hung_first_server_costs_a_get_fifty_milliseconds_and_no_more() {
 }
 
 #[test]
-fn a_miss_is_the_answer_once_the_other_server_is_given_up() {
+fn a_miss_is_the_answer_once_the_other_server_is_disconnected() {
     let mut memory = Memory::of(2).with_servers(2);
     let (mut net, client, order) = world(&mut memory, CONFIG);
     let uids = ask(&mut net, client, &get(2, b"a"), order);
@@ -148,7 +148,7 @@ fn a_miss_is_the_answer_once_the_other_server_is_given_up() {
 }
 
 #[test]
-fn when_both_servers_are_lost_the_client_hears_it_once() {
+fn when_both_servers_are_lost_the_client_gets_one_answer() {
     for first in [0, 1] {
         let mut memory = Memory::of(2).with_servers(2);
         let (mut net, client, order) = world(&mut memory, ENDLESS);
@@ -166,7 +166,7 @@ fn when_both_servers_are_lost_the_client_hears_it_once() {
 }
 
 #[test]
-fn a_client_that_leaves_both_servers_waiting_costs_nobody_anything() {
+fn a_client_that_leaves_a_hedged_request_costs_nobody_anything() {
     let mut memory = Memory::of(2).with_servers(2);
     let (mut net, client, order) = world(&mut memory, ENDLESS);
     let uids = ask(&mut net, client, &get(2, b"a"), order);
@@ -185,7 +185,7 @@ fn a_client_that_leaves_both_servers_waiting_costs_nobody_anything() {
 }
 
 #[test]
-fn nothing_that_changes_anything_is_asked_twice() {
+fn only_operations_that_change_nothing_are_hedged() {
     let mut memory = Memory::of(2).with_servers(2);
     let (mut net, client, order) = world(&mut memory, ENDLESS);
     for (request, op) in [(add(2, b"a", b"session"), ADD), (remove(2, b"a"), REMOVE)] {
@@ -193,7 +193,7 @@ fn nothing_that_changes_anything_is_asked_twice() {
         let (asked, uid) = only(&mut net);
         assert_eq!(asked, order[0]);
         net.pass(1_000);
-        nobody_is_asked(&mut net);
+        assert_no_server_asked(&mut net);
         say(&mut net, asked, &status(uid, op, 1));
         if op == REMOVE {
             let (_, uid) = only(&mut net);
@@ -204,17 +204,17 @@ fn nothing_that_changes_anything_is_asked_twice() {
 }
 
 #[test]
-fn with_one_copy_nothing_is_asked_twice() {
+fn with_one_copy_nothing_is_hedged() {
     let mut memory = Memory::of(2).with_servers(2);
     let (mut net, client, _) = world(&mut memory, Config { copies: 1, ..ENDLESS });
     net.send(client, &get(2, b"a"));
     only(&mut net);
     net.pass(1_000);
-    nobody_is_asked(&mut net);
+    assert_no_server_asked(&mut net);
 }
 
 #[test]
-fn what_was_asked_twice_in_vain_counts_against_the_share_of_the_server_that_owes_it() {
+fn an_unanswered_hedged_request_counts_against_the_share_of_its_server() {
     let mut memory = Memory::of(2).with_servers(2).with_in_flight(8);
     let (mut net, client, order) = world(&mut memory, ENDLESS);
     for uid in 2..6 {

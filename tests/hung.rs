@@ -80,7 +80,7 @@ fn a_verb_with_nothing_to_do_does_nothing() {
 }
 
 #[test]
-fn a_late_event_of_the_last_connection_does_nothing_to_the_next() {
+fn a_late_event_of_a_connection_does_nothing_to_the_next() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     let old = net.keys[0].unwrap();
@@ -123,7 +123,7 @@ fn sending_nothing_makes_no_room() {
 }
 
 #[test]
-fn a_server_is_up_once_it_has_answered_and_what_it_can_do_is_known_then() {
+fn a_server_is_up_once_its_answer_shows_its_level() {
     for level in [0, 1] {
         let mut memory = Memory::of(1);
         let mut net = Net::new(memory.proxy(CONFIG), Pieces::Of(1));
@@ -147,7 +147,7 @@ fn a_server_is_up_once_it_has_answered_and_what_it_can_do_is_known_then() {
 }
 
 #[test]
-fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_circle() {
+fn a_server_that_accepts_and_stays_silent_is_never_up_nor_dialed_in_a_loop() {
     let mut memory = Memory::of(1);
     let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
     net.probes = Probes::Seen;
@@ -176,7 +176,7 @@ fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_cir
 }
 
 #[test]
-fn a_probe_may_be_answered_by_nothing_but_its_answer() {
+fn only_the_answer_to_a_probe_may_come_first() {
     for wrong in [status(0, HAVE, 0), status(u32::MAX, GET, 0), b"HTTP/1.1 400".to_vec()] {
         let mut memory = Memory::of(1);
         let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
@@ -189,7 +189,7 @@ fn a_probe_may_be_answered_by_nothing_but_its_answer() {
 }
 
 #[test]
-fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
+fn a_server_that_answers_nothing_times_out_long_before_a_client() {
     let mut memory = Memory::of(1);
     let limits = Limits { idle: 0, patience: 10_000 };
     let mut net = world(&mut memory, Config::new(limits, 5_000));
@@ -207,7 +207,7 @@ fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
 }
 
 #[test]
-fn a_server_that_answers_others_keeps_its_connection_until_a_client_would_lose_patience() {
+fn a_server_that_answers_others_keeps_its_connection_until_the_client_timeout() {
     let mut memory = Memory::of(2);
     let limits = Limits { idle: 0, patience: 3_000 };
     let mut net = world(&mut memory, Config::new(limits, 5_000));
@@ -250,7 +250,7 @@ fn a_proxy_that_was_stopped_itself_does_not_blame_its_servers() {
 }
 
 #[test]
-fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
+fn clients_that_leave_a_hung_server_cost_the_other_server_nothing() {
     let mut memory = Memory::of(4).with_servers(2);
     let mut net = world(&mut memory, ENDLESS);
     let prober = net.connect();
@@ -286,7 +286,7 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
 }
 
 #[test]
-fn without_another_server_a_full_one_is_as_good_as_none() {
+fn without_another_server_a_full_one_counts_as_unreachable() {
     let mut memory = Memory::of(4).with_in_flight(3);
     let mut net = world(&mut memory, ENDLESS);
     let mut uids = Vec::new();
@@ -310,7 +310,7 @@ fn without_another_server_a_full_one_is_as_good_as_none() {
 }
 
 #[test]
-fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
+fn requests_wait_for_a_busy_server_if_all_others_are_awaited() {
     let mut memory = Memory::of(3).with_servers(2).with_in_flight(2);
     let mut net = world(&mut memory, ENDLESS);
     let first = net.connect();
@@ -330,7 +330,7 @@ fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
 }
 
 #[test]
-fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
+fn clients_that_ended_their_side_make_room_for_others_while_a_server_hangs() {
     let mut memory = Memory::of(8);
     let mut net = world(&mut memory, ENDLESS);
     let left: Vec<End> = (0..8).map(|_| net.connect()).collect();
@@ -359,7 +359,7 @@ fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
 }
 
 #[test]
-fn a_server_that_sends_what_nobody_asked_for_is_given_up() {
+fn a_server_that_sends_only_stray_answers_is_disconnected() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     net.reach = Reach::Refuses;
@@ -375,7 +375,7 @@ fn a_server_that_sends_what_nobody_asked_for_is_given_up() {
 }
 
 #[test]
-fn a_few_strays_between_answers_cost_a_server_nothing() {
+fn a_few_stray_answers_between_others_cost_a_server_nothing() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     let client = net.connect();
@@ -391,7 +391,7 @@ fn a_few_strays_between_answers_cost_a_server_nothing() {
 }
 
 #[test]
-fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
+fn requests_that_waited_for_a_lost_connection_are_routed_again() {
     let mut memory = Memory::of(12);
     let mut net = world(&mut memory, ENDLESS);
     net.probes = Probes::AnsweredAt(1);

@@ -62,7 +62,7 @@ fn sessions_that_expire_close_together_are_dropped_together() {
 }
 
 #[test]
-fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
+fn lifetimes_above_the_maximum_are_lowered_and_those_above_7_days_are_refused() {
     let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
     let mut server = memory.server(NO_LIMITS, table(&mut bytes, layout));
@@ -88,7 +88,7 @@ fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
 }
 
 #[test]
-fn a_life_of_0_stores_nothing_and_evicts_nobody() {
+fn a_lifetime_of_0_stores_nothing_and_evicts_nothing() {
     let layout = Layout::new(2, 4_096).expect("lawful sizes");
     let mut bytes = vec![0; layout.size()];
     let mut memory = Memory::of(1);
@@ -106,7 +106,7 @@ fn a_life_of_0_stores_nothing_and_evicts_nobody() {
 }
 
 #[test]
-fn refused_adds_are_counted_by_what_refused_them() {
+fn refused_adds_are_counted_by_reason() {
     // A table of 16 blocks: no room for a session of 5,000 bytes.
     let (mut bytes, layout) = sessions(4_096);
     let mut memory = Memory::of(1);

@@ -51,7 +51,7 @@ fn a_byte_a_second_is_not_progress() {
 }
 
 #[test]
-fn a_request_now_and_then_is_progress_even_if_another_has_begun() {
+fn a_request_now_and_then_is_progress_even_if_another_is_unfinished() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -69,7 +69,7 @@ fn a_request_now_and_then_is_progress_even_if_another_has_begun() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_closed_after_patience() {
+fn a_client_that_never_reads_is_closed_after_its_timeout() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -82,7 +82,7 @@ fn a_client_that_never_reads_is_closed_after_patience() {
 }
 
 #[test]
-fn without_limits_nobody_is_ever_closed() {
+fn without_limits_no_client_is_ever_closed() {
     let mut memory = Memory::of(3);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
@@ -110,7 +110,7 @@ fn one_client_too_many_is_refused_and_counted_until_a_place_is_free() {
 }
 
 #[test]
-fn a_dry_pool_makes_clients_wait_but_loses_nothing() {
+fn an_empty_pool_makes_clients_wait_but_loses_nothing() {
     for buffers in 2..6 {
         for seed in 0..40 {
             dry(buffers, Pieces::Any(Random::new(seed)));
@@ -137,7 +137,7 @@ fn dry(buffers: usize, pieces: Pieces) {
 }
 
 #[test]
-fn clients_that_hold_all_buffers_lose_them_with_their_patience() {
+fn clients_that_hold_all_buffers_lose_them_at_their_timeout() {
     with_every_split(15, |pieces| {
         let mut memory = Memory::with_buffers(6, 4);
         let mut net = world(&mut memory, LIMITS, pieces);
@@ -157,7 +157,7 @@ fn clients_that_hold_all_buffers_lose_them_with_their_patience() {
 }
 
 #[test]
-fn slow_readers_on_a_dry_pool_delay_others_but_get_everything() {
+fn slow_readers_on_an_empty_pool_delay_others_but_get_everything() {
     for seed in 0..20 {
         let mut memory = Memory::with_buffers(5, 2);
         let mut net = world(&mut memory, NO_LIMITS, Pieces::Any(Random::new(seed)));
@@ -201,7 +201,7 @@ fn a_client_that_leaves_while_it_waits_for_a_buffer_is_forgotten() {
 }
 
 #[test]
-fn a_whole_request_that_waits_for_a_buffer_is_not_given_up_for_that() {
+fn a_whole_request_that_waits_for_a_buffer_does_not_time_out() {
     let mut memory = Memory::with_buffers(3, 3);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let (slow, waits) = (net.connect(), net.connect());

@@ -291,7 +291,7 @@ fn drops_what_has_expired(server: &Daemon) {
 }
 
 #[test]
-fn a_server_allocates_nothing_once_it_serves() {
+fn a_started_server_allocates_nothing() {
     let dir = Dir::new();
     let server = Daemon::server(&dir);
     let address = server.address.as_str();
@@ -308,7 +308,7 @@ fn a_server_allocates_nothing_once_it_serves() {
 }
 
 #[test]
-fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
+fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     let dir = Dir::new();
     let server = Daemon::server(&dir);
     let proxy = Daemon::start("client", &dir.address("proxy"), &server.address);
@@ -330,7 +330,7 @@ fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
 }
 
 #[test]
-fn a_proxy_with_copies_allocates_nothing_when_a_server_dies_and_comes_back() {
+fn a_proxy_with_replicas_allocates_nothing_when_a_server_dies_and_comes_back() {
     let dir = Dir::new();
     let addresses = ["first", "second"].map(|name| dir.address(name));
     let [first, second] = [0, 1].map(|number| Daemon::server_at(&addresses[number]));
@@ -358,7 +358,7 @@ fn a_proxy_with_copies_allocates_nothing_when_a_server_dies_and_comes_back() {
 }
 
 #[test]
-fn a_load_allocates_nothing_while_its_clock_runs() {
+fn a_load_allocates_nothing_while_it_is_timed() {
     let dir = Dir::new();
     let server = Program::start(env!("CARGO_BIN_EXE_dc_server"), &["-listen", &dir.address("s")]);
     let address = server.address().parse().unwrap();

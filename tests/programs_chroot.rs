@@ -60,7 +60,7 @@ fn user(program: &Program) -> String {
 }
 
 #[test]
-fn a_daemon_in_the_foreground_needs_nothing_but_itself() {
+fn a_foreground_daemon_needs_no_other_file() {
     let Some(jail) = jail() else { return };
     let server = ["/dc_server", "-listen", "IP:127.0.0.1:0", "-pidfile", "/tmp/pid"];
     let server = start(&jail, &[&server[..], &["-user", "54321:7"]].concat());
@@ -77,7 +77,7 @@ fn a_daemon_in_the_foreground_needs_nothing_but_itself() {
 }
 
 #[test]
-fn a_daemon_that_cannot_detach_says_what_it_lacks() {
+fn a_daemon_that_cannot_detach_names_what_is_missing() {
     let Some(jail) = jail() else { return };
     let ended = start(&jail, &["/dc_server", "-daemon", "-listen", "UNIX:/tmp/s"]).ended();
     let reason = "cannot become a daemon: cannot open /dev/null: No such file or directory";
@@ -88,7 +88,7 @@ fn a_daemon_that_cannot_detach_says_what_it_lacks() {
 }
 
 #[test]
-fn inherited_descriptors_are_closed_where_nothing_lists_them() {
+fn inherited_descriptors_are_closed_without_proc() {
     let Some(jail) = jail() else { return };
     let (mut held, theirs) = UnixStream::pair().expect("two sockets");
     let line = "exec chroot \"$0\" /dc_server -listen UNIX:/tmp/s 9<&0 </dev/null";
@@ -103,7 +103,7 @@ fn inherited_descriptors_are_closed_where_nothing_lists_them() {
 }
 
 #[test]
-fn the_default_socket_where_everybody_could_listen_is_warned_of() {
+fn a_default_socket_in_a_world_writable_directory_gives_a_warning() {
     let Some(jail) = jail() else { return };
     let tmp = jail.join("tmp");
     for (user, mode, listen, warnings) in [

@@ -50,7 +50,7 @@ fn it_passes_the_reference_vectors_over_unix_sockets() {
 }
 
 #[test]
-fn proxies_may_stand_in_a_row() {
+fn proxies_can_be_chained() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let near = connected(&dir.address("near"), &server.address(), &[]);
@@ -59,7 +59,7 @@ fn proxies_may_stand_in_a_row() {
 }
 
 #[test]
-fn while_no_server_was_ever_there_every_request_is_answered_at_once() {
+fn before_the_first_connection_every_request_is_answered_at_once() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
     proxy.err.wait_for(" is unreachable (");
@@ -76,7 +76,7 @@ fn while_no_server_was_ever_there_every_request_is_answered_at_once() {
 }
 
 #[test]
-fn a_server_that_comes_later_is_found() {
+fn a_server_that_starts_later_is_found() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &[]);
     let caller = RawClient::connect(&proxy.address());
@@ -112,17 +112,17 @@ fn survives_a_restart(listen: &str) {
 }
 
 #[test]
-fn what_a_killed_server_owed_is_answered_and_its_successor_is_found_over_tcp() {
+fn a_killed_server_leaves_no_request_unanswered_and_the_next_is_found_over_tcp() {
     survives_a_restart(ANY_PORT);
 }
 
 #[test]
-fn what_a_killed_server_owed_is_answered_and_its_successor_is_found_over_unix_sockets() {
+fn a_killed_server_leaves_no_request_unanswered_and_the_next_is_found_over_unix_sockets() {
     survives_a_restart(&Dir::new().address("s"));
 }
 
 #[test]
-fn a_server_that_ends_in_good_order_leaves_nobody_without_an_answer() {
+fn a_server_that_is_terminated_leaves_no_request_unanswered() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
@@ -173,7 +173,7 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
 }
 
 #[test]
-fn a_server_that_stands_still_is_given_up_after_reqtimeout_and_found_again() {
+fn a_stopped_server_is_disconnected_after_reqtimeout_and_found_again() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-reqtimeout", "200"]);
@@ -193,7 +193,7 @@ fn a_server_that_stands_still_is_given_up_after_reqtimeout_and_found_again() {
 }
 
 #[test]
-fn without_reqtimeout_a_server_that_stands_still_is_waited_for() {
+fn without_reqtimeout_requests_wait_for_a_stopped_server() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let arguments = ["-reqtimeout", "0", "-idle", "300"];
@@ -242,7 +242,7 @@ fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
 }
 
 #[test]
-fn everybody_gets_what_is_theirs_and_nothing_else() {
+fn every_client_gets_its_own_answers() {
     let dir = Dir::new();
     let _server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &[]);

@@ -49,7 +49,7 @@ fn crowd(clients: usize, places: usize) -> ((Program, Vec<RawClient>), usize) {
 }
 
 #[test]
-fn ten_thousand_that_are_idle_and_five_hundred_that_are_busy_are_served() {
+fn ten_thousand_idle_and_five_hundred_busy_clients_are_served() {
     if !has_descriptors(10_700) {
         return;
     }
@@ -74,7 +74,7 @@ fn ten_thousand_that_are_idle_and_five_hundred_that_are_busy_are_served() {
 }
 
 #[test]
-fn two_thousand_that_are_idle_and_hundreds_that_are_busy_share_one_connection() {
+fn two_thousand_idle_and_hundreds_of_busy_clients_share_one_connection() {
     if !has_descriptors(13_500) {
         return;
     }

@@ -45,7 +45,7 @@ fn nobody() -> (String, String) {
 }
 
 #[test]
-fn whoever_starts_a_daemon_can_use_it_at_once() {
+fn a_daemon_can_be_used_as_soon_as_its_starter_returns() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     serves(&dir.address("s"));
@@ -55,7 +55,7 @@ fn whoever_starts_a_daemon_can_use_it_at_once() {
 }
 
 #[test]
-fn a_daemon_has_left_everything_behind() {
+fn a_daemon_keeps_nothing_of_its_starter() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let link = |name: &str| {
@@ -79,7 +79,7 @@ fn a_daemon_has_left_everything_behind() {
 }
 
 #[test]
-fn the_pid_file_is_for_all_to_read_and_for_its_owner_to_write_whatever_the_umask() {
+fn the_pid_file_has_mode_644_whatever_the_umask() {
     let dir = Dir::new();
     for umask in ["0", "022", "077"] {
         let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
@@ -95,7 +95,7 @@ fn the_pid_file_is_for_all_to_read_and_for_its_owner_to_write_whatever_the_umask
 }
 
 #[test]
-fn a_pid_file_of_a_daemon_that_runs_is_left_to_it() {
+fn the_pid_file_of_a_running_daemon_is_not_taken() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let before = fs::read(dir.join("pid")).expect("a file");
@@ -110,7 +110,7 @@ fn a_pid_file_of_a_daemon_that_runs_is_left_to_it() {
 }
 
 #[test]
-fn a_relative_pid_file_and_socket_are_where_the_starter_stood() {
+fn a_relative_pid_file_and_socket_are_in_the_starters_directory() {
     let dir = Dir::new();
     let script = format!("cd '{}' && exec \"$0\" \"$@\"", dir.path().display());
     let words = ["-c", &script, DC_SERVER, "-daemon", "-listen", "UNIX:s", "-pidfile", "pid"];
@@ -134,7 +134,7 @@ fn as_user(dir: &Dir, user: &str) -> (Daemon, Vec<String>) {
 }
 
 #[test]
-fn a_daemon_of_another_user_has_nothing_of_root_left() {
+fn a_daemon_of_another_user_keeps_no_privilege_of_root() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -161,7 +161,7 @@ fn a_daemon_of_another_user_has_nothing_of_root_left() {
 }
 
 #[test]
-fn a_daemon_of_another_user_removes_what_it_may() {
+fn a_daemon_of_another_user_removes_its_files_if_permitted() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -198,7 +198,7 @@ fn a_daemon_of_another_user_removes_what_it_may() {
 }
 
 #[test]
-fn the_pid_file_of_another_users_daemon_is_still_roots() {
+fn the_pid_file_of_another_users_daemon_belongs_to_root() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -210,7 +210,7 @@ fn the_pid_file_of_another_users_daemon_is_still_roots() {
 }
 
 #[test]
-fn a_proxy_detaches_as_a_server_does() {
+fn a_proxy_detaches_like_a_server() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let (listen, connect, pid_file) = (dir.address("c"), dir.address("s"), dir.text("cpid"));
@@ -225,7 +225,7 @@ fn a_proxy_detaches_as_a_server_does() {
 }
 
 #[test]
-fn a_pid_file_that_cannot_be_written_is_a_failure_with_a_reason() {
+fn an_unwritable_pid_file_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let listen = dir.address("s");
     let missing = dir.text("none/pid");
@@ -242,7 +242,7 @@ fn a_pid_file_that_cannot_be_written_is_a_failure_with_a_reason() {
 }
 
 #[test]
-fn a_user_that_does_not_exist_is_a_failure_with_a_reason() {
+fn an_unknown_user_is_an_error_with_a_reason() {
     let dir = Dir::new();
     for daemon in [&["-daemon"][..], &[]] {
         let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
@@ -255,7 +255,7 @@ fn a_user_that_does_not_exist_is_a_failure_with_a_reason() {
 }
 
 #[test]
-fn who_is_not_root_cannot_become_another() {
+fn without_root_the_user_cannot_be_changed() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -269,7 +269,7 @@ fn who_is_not_root_cannot_become_another() {
 }
 
 #[test]
-fn a_daemon_that_cannot_listen_or_has_no_memory_is_a_failure_with_a_reason() {
+fn a_daemon_that_cannot_listen_or_allocate_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let reason = failure(DC_SERVER, &["-listen", &dir.address("s")]);

@@ -42,7 +42,7 @@ fn is_right(address: &str) {
 }
 
 #[test]
-fn a_server_is_right() {
+fn a_server_passes() {
     let dir = Dir::new();
     let over_tcp = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     is_right(&over_tcp.address());
@@ -51,7 +51,7 @@ fn a_server_is_right() {
 }
 
 #[test]
-fn a_server_behind_a_proxy_is_right() {
+fn a_server_behind_a_proxy_passes() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
@@ -59,7 +59,7 @@ fn a_server_behind_a_proxy_is_right() {
 }
 
 #[test]
-fn several_at_a_time_do_not_disturb_each_other() {
+fn several_checks_at_a_time_do_not_disturb_each_other() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
@@ -140,7 +140,7 @@ fn pass(from: &mut impl Read, to: &mut impl Write) {
 }
 
 #[test]
-fn the_first_wrong_answer_ends_it_and_it_says_how_many_were_right() {
+fn the_first_wrong_answer_ends_the_check_with_the_number_of_right_ones() {
     for right in [0, 1, 250] {
         let ended = lies_after(right);
         assert_eq!(ended.code, 1, "{ended:?}");
@@ -155,7 +155,7 @@ const WAYS: [&[&str]; 5] =
     [&[], &["-persistent"], &["-seed", "1"], &["-seconds", "1"], &["-seconds", "1", "-shortlived"]];
 
 #[test]
-fn where_nobody_listens_it_says_what_to_start() {
+fn without_a_listener_it_names_the_program_to_start() {
     let dir = Dir::new();
     drop(UnixListener::bind(dir.join("stale")).expect("a free path"));
     let (none, stale) = (dir.address("none"), dir.address("stale"));
@@ -173,7 +173,7 @@ fn where_nobody_listens_it_says_what_to_start() {
 }
 
 #[test]
-fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
+fn a_server_with_all_its_clients_is_reported_as_refusing() {
     let dir = Dir::new();
     for listen in [dir.address("s"), "IP:127.0.0.1:0".to_owned()] {
         let server = Program::start(DC_SERVER, &["-listen", &listen, "-maxconn", "1"]);
@@ -196,7 +196,7 @@ fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
 }
 
 #[test]
-fn a_server_that_goes_is_a_failure_with_a_reason() {
+fn a_server_that_goes_away_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     let address = server.address();

@@ -85,7 +85,7 @@ fn too_many_frames() -> Vec<u8> {
 }
 
 #[test]
-fn strangers_are_closed_and_nothing_is_said_to_them() {
+fn clients_of_other_protocols_are_closed_without_an_answer() {
     let mixed = [frame(0, 1, GET, 0, &[0; 2048]), frame(0, 2, GET, 1, b"rest")].concat();
     let answer = message(1, 1, GET, b"an answer that nobody asked for");
     let strangers = [
@@ -112,7 +112,7 @@ fn strangers_are_closed_and_nothing_is_said_to_them() {
 }
 
 #[test]
-fn a_good_request_before_a_bad_one_is_answered() {
+fn a_valid_request_before_an_invalid_one_is_answered() {
     Both::start().run_during(|address| {
         let caller = RawClient::connect(address);
         caller
@@ -137,7 +137,7 @@ fn random_bytes_are_closed() {
 }
 
 #[test]
-fn random_changes_to_good_requests_harm_nobody_else() {
+fn randomly_changed_requests_harm_no_other_client() {
     Both::start().run_during(|address| {
         for seed in 0..300 {
             let mut random = Random::new(seed);
@@ -156,7 +156,7 @@ fn random_changes_to_good_requests_harm_nobody_else() {
 }
 
 #[test]
-fn the_vectors_cut_anywhere_harm_nobody_else() {
+fn vectors_cut_anywhere_harm_no_other_client() {
     Both::start().run_during(|address| {
         for line in lines() {
             let request = &line.request;
@@ -176,7 +176,7 @@ fn the_vectors_cut_anywhere_harm_nobody_else() {
 }
 
 #[test]
-fn many_who_stop_in_the_middle_hold_up_nobody() {
+fn unfinished_requests_of_many_clients_delay_no_other_client() {
     let request = add(1, b"id", &[7; 20_000]);
     Both::start().run_during(|address| {
         let half = |number: usize| {
@@ -198,7 +198,7 @@ fn many_who_stop_in_the_middle_hold_up_nobody() {
 }
 
 #[test]
-fn those_who_ask_for_much_and_read_nothing_hold_up_nobody() {
+fn clients_that_read_nothing_delay_no_other_client() {
     let large = vec![b'x'; 30_000];
     Both::start().run_during(|address| {
         let fresh = RawClient::connect(address);
@@ -257,7 +257,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn a_server_that_answers_what_nobody_asked_is_left_and_found_again() {
+fn a_server_that_sends_a_stray_answer_is_disconnected_and_dialed_again() {
     let (away, there) = (status(1, HAVE, 2), status(2, HAVE, 0));
     // Another's uid, another operation, a request, and no protocol at all.
     assert_eq!(through_a_proxy(|uid| status(uid ^ 0x40, HAVE, 0)), (away.clone(), there.clone()));
@@ -267,7 +267,7 @@ fn a_server_that_answers_what_nobody_asked_is_left_and_found_again() {
 }
 
 #[test]
-fn a_second_answer_to_one_request_is_nobodys() {
+fn a_second_answer_to_a_request_reaches_no_client() {
     let (first, second) =
         through_a_proxy(|uid| [status(uid, HAVE, 1), status(uid, HAVE, 1)].concat());
     assert_eq!(first, status(1, HAVE, 1));

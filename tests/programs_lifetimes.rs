@@ -8,7 +8,7 @@ use distcache_testing::start::{self, ANY_PORT};
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 #[test]
-fn maxtimeout_ends_lives_early_and_7_days_stay_the_most_that_may_be_asked_for() {
+fn maxtimeout_shortens_lifetimes_and_7_days_stay_the_most_allowed() {
     let program = start::server(DC_SERVER, ANY_PORT, &["-maxtimeout", "1"]);
     let control = start::server(DC_SERVER, ANY_PORT, &[]);
     for (address, lives) in [(program.address(), false), (control.address(), true)] {
@@ -30,7 +30,7 @@ fn maxtimeout_ends_lives_early_and_7_days_stay_the_most_that_may_be_asked_for() 
 }
 
 #[test]
-fn a_least_lifetime_above_the_most_is_refused() {
+fn a_minimum_lifetime_above_the_maximum_is_refused() {
     let arguments = ["-mintimeout", "60000", "-maxtimeout", "59999"];
     let ended = Program::run(DC_SERVER, &arguments);
     assert_eq!(ended.code, 1);

@@ -51,7 +51,7 @@ fn gives_back(program: &Program, address: &str) {
 }
 
 #[test]
-fn what_a_crowd_of_clients_has_needed_goes_back_to_the_system() {
+fn memory_of_many_clients_goes_back_to_the_system() {
     if !has_descriptors(2 * CROWD as u64 + 200) {
         return;
     }

@@ -21,7 +21,7 @@ fn refusal(program: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_mistake_is_told_in_one_line_that_says_what_to_do() {
+fn a_mistake_is_reported_in_one_line_that_says_what_to_do() {
     let prefixes = "it must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:";
     for (program, arguments, line) in [
         (
@@ -102,7 +102,7 @@ fn a_mistake_is_told_in_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn memory_that_is_not_there_is_told_with_the_options_that_the_program_has() {
+fn missing_memory_is_reported_with_the_options_that_reduce_it() {
     if !has_tool("prlimit") {
         return;
     }
@@ -120,7 +120,7 @@ fn memory_that_is_not_there_is_told_with_the_options_that_the_program_has() {
 }
 
 #[test]
-fn a_stale_socket_of_somebody_else_is_told_with_what_to_do() {
+fn a_stale_socket_of_another_user_is_reported_with_what_to_do() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -137,7 +137,7 @@ fn a_stale_socket_of_somebody_else_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_unreachable_with_a_reason() {
+fn a_missing_server_is_reported_as_unreachable_with_a_reason() {
     let dir = Dir::new();
     let server = dir.address("s");
     let proxy = Program::start(DC_CLIENT, &["-listen", ANY_PORT, "-server", &server]);
@@ -150,7 +150,7 @@ fn a_server_that_is_not_there_is_unreachable_with_a_reason() {
 }
 
 #[test]
-fn few_descriptors_are_told_with_the_clients_that_they_are_enough_for() {
+fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
     if !has_tool("prlimit") {
         return;
     }

@@ -203,7 +203,7 @@ fn help_is_on_stdout_and_names_every_option() {
 }
 
 #[test]
-fn the_options_in_help_are_those_that_are_tried_here() {
+fn the_options_in_help_are_those_tested_here() {
     for told in ALL {
         let valued = told.valued.iter().map(|(option, _)| *option);
         let common = ["help", "h", "?", "version", "V"];
@@ -258,7 +258,7 @@ fn the_version_is_on_stdout() {
 }
 
 #[test]
-fn every_option_is_taken_in_all_its_forms() {
+fn every_option_is_accepted_in_all_its_forms() {
     for told in ALL {
         // The first thing that can't be followed ends a program; so what it is asked for at the
         // end comes out only where it could follow everything before.
@@ -286,7 +286,7 @@ fn every_option_is_taken_in_all_its_forms() {
 }
 
 #[test]
-fn an_unfit_value_is_named_with_its_option() {
+fn a_bad_value_is_reported_with_its_option() {
     for told in ALL {
         for (option, value) in told.unfit {
             for dashes in ["-", "--"] {
@@ -303,7 +303,7 @@ fn an_unfit_value_is_named_with_its_option() {
 }
 
 #[test]
-fn a_missing_value_is_named_with_its_option() {
+fn a_missing_value_is_reported_with_its_option() {
     for told in ALL {
         for (option, _) in told.valued {
             let option = format!("-{option}");
@@ -316,7 +316,7 @@ fn a_missing_value_is_named_with_its_option() {
 }
 
 #[test]
-fn what_is_no_option_is_named() {
+fn an_unknown_option_is_reported() {
     for told in ALL {
         for (word, why) in [
             ("-colour", "unknown option -colour"),
@@ -335,7 +335,7 @@ fn what_is_no_option_is_named() {
 }
 
 #[test]
-fn what_cannot_be_done_without_is_asked_for() {
+fn a_missing_required_option_is_reported() {
     let line = CLIENT.refuses(&[], "-server is missing");
     assert!(line.contains("say where"), "{line}");
     SNOOP.refuses(&[], "-listen is missing");
@@ -344,7 +344,7 @@ fn what_cannot_be_done_without_is_asked_for() {
 }
 
 #[test]
-fn options_that_do_not_fit_together_are_named() {
+fn conflicting_options_are_reported() {
     for (arguments, named) in [
         (["-datamin", "100", "-datamax", "99"], "-datamax"),
         (["-datamax", "32698", "-sessions", "1"], "-datamax"),
@@ -356,7 +356,7 @@ fn options_that_do_not_fit_together_are_named() {
 }
 
 #[test]
-fn a_host_that_has_no_address_is_named() {
+fn a_host_without_an_address_is_reported() {
     for (told, arguments) in [
         (SERVER, ["-listen", "IP:host..invalid:0", "-killable"].as_slice()),
         (SNOOP, &["-listen", "IP:127.0.0.1:0", "-server", "IP:host..invalid:9001"]),
@@ -368,7 +368,7 @@ fn a_host_that_has_no_address_is_named() {
 }
 
 #[test]
-fn a_server_that_is_told_nothing_listens_on_port_9001_of_this_machine() {
+fn a_server_without_options_listens_on_port_9001_of_this_machine() {
     if !(is_root() && has_tool("unshare") && has_tool("nsenter") && has_tool("ip")) {
         return;
     }

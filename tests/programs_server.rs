@@ -36,7 +36,7 @@ fn it_answers_the_reference_vectors_over_tcp() {
 }
 
 #[test]
-fn it_answers_the_reference_vectors_over_tcp_of_the_other_family() {
+fn it_answers_the_reference_vectors_over_tcp_on_ipv6() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return skip("IPv6");
     }
@@ -52,7 +52,7 @@ fn it_answers_the_reference_vectors_over_unix_sockets() {
 }
 
 #[test]
-fn a_session_expires_when_its_time_is_over() {
+fn a_session_expires_after_its_lifetime() {
     let (_program, address) = server_on_any_port(&[]);
     let caller = RawClient::connect(&address);
     let short = distcache_testing::bytes::add_for(1, 50, b"short", b"data!");
@@ -66,7 +66,7 @@ fn a_session_expires_when_its_time_is_over() {
 }
 
 #[test]
-fn of_lives_of_a_class_the_session_stored_first_makes_room() {
+fn the_oldest_session_of_a_lifetime_class_is_evicted() {
     let (_program, address) = server_on_any_port(&["-sessions", "2"]);
     let caller = RawClient::connect(&address);
     for (id, ttl) in [(b"a", 60_000), (b"b", 40_000), (b"c", 50_000)] {
@@ -94,7 +94,7 @@ fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
 }
 
 #[test]
-fn a_client_that_is_silent_for_idle_is_closed() {
+fn a_silent_client_is_closed_after_idle() {
     let (_program, address) = server_on_any_port(&["-idle", "1500"]);
     let (silent, busy) = (RawClient::connect(&address), RawClient::connect(&address));
     std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn a_client_that_is_silent_for_idle_is_closed() {
 }
 
 #[test]
-fn half_a_request_is_closed_after_reqtimeout_and_silence_is_not() {
+fn an_unfinished_request_is_closed_after_reqtimeout_and_silence_is_not() {
     let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
     let (silent, half, slow) =
         (RawClient::connect(&address), RawClient::connect(&address), RawClient::connect(&address));
@@ -123,7 +123,7 @@ fn half_a_request_is_closed_after_reqtimeout_and_silence_is_not() {
 }
 
 #[test]
-fn answers_that_nobody_reads_are_given_up_after_reqtimeout() {
+fn a_client_that_reads_no_answers_is_closed_after_reqtimeout() {
     let (_program, address) = server_on_any_port(&["-reqtimeout", "200"]);
     let large = vec![b'x'; 30_000];
     let (reader, lazy) = (RawClient::connect(&address), RawClient::connect(&address));
@@ -162,7 +162,7 @@ fn without_descriptors_it_refuses_and_goes_on_serving() {
 }
 
 #[test]
-fn a_table_that_the_system_has_no_memory_for_is_a_failure_with_a_reason() {
+fn a_table_too_large_for_the_system_is_an_error_with_a_reason() {
     if !has_tool("prlimit") {
         return;
     }
@@ -195,7 +195,7 @@ fn progress(line: &str) -> (u64, u64, i64, i64) {
 }
 
 #[test]
-fn progress_is_told_every_so_many_operations_and_when_something_changed() {
+fn progress_is_printed_after_enough_operations_and_changes() {
     let (program, address) = server_on_any_port(&["-progress", "10"]);
     let caller = RawClient::connect(&address);
     let adds: Vec<u8> = (0..20).flat_map(|id| add(1, &[id], b"session")).collect();
@@ -223,7 +223,7 @@ fn progress_is_told_every_so_many_operations_and_when_something_changed() {
 }
 
 #[test]
-fn without_progress_nothing_is_told() {
+fn without_progress_nothing_is_printed() {
     let (program, address) = server_on_any_port(&[]);
     assert!(is_served(&RawClient::connect(&address)));
     let ended = program.end(Signal::TERM);

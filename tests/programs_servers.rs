@@ -138,7 +138,7 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
 }
 
 #[test]
-fn of_two_who_take_one_session_through_two_proxies_one_gets_it() {
+fn of_two_clients_that_take_a_session_through_two_proxies_one_gets_it() {
     for replicas in ["1", "2"] {
         let dir = Dir::new();
         let (_servers, addresses) = three(&dir);
@@ -179,7 +179,7 @@ fn a_put_replaces_through_a_proxy_and_without_one() {
 }
 
 #[test]
-fn mintimeout_keeps_sessions_that_a_stock_module_would_lose_at_once() {
+fn mintimeout_keeps_sessions_that_httpds_own_module_would_lose_at_once() {
     for (server_has, proxy_has) in [(true, false), (false, true)] {
         let raised = ["-mintimeout", "60000"];
         let of = |has: bool| if has { &raised[..] } else { &[] };
@@ -198,7 +198,7 @@ fn mintimeout_keeps_sessions_that_a_stock_module_would_lose_at_once() {
 }
 
 #[test]
-fn servers_and_replicas_that_make_no_sense_are_refused_by_name() {
+fn invalid_servers_and_replicas_are_refused_by_name() {
     let many: Vec<_> = (0..33).map(|number| format!("-server=UNIX:/nobody{number}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let cases: [(&[&str], &str); 5] = [

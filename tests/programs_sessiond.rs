@@ -79,7 +79,7 @@ impl Site {
 }
 
 #[test]
-fn what_is_new_is_found_until_it_is_removed() {
+fn a_new_session_is_found_until_it_is_removed() {
     for site in Site::both(&[]) {
         let udp = site.udp();
         let (one, other) = (key(&[1; 32]), key(&[2; 32]));
@@ -98,7 +98,7 @@ fn what_is_new_is_found_until_it_is_removed() {
 }
 
 #[test]
-fn what_is_new_replaces_what_is_there() {
+fn a_new_session_replaces_an_old_one() {
     for site in Site::both(&[]) {
         replaces(&site);
     }
@@ -117,7 +117,7 @@ fn replaces(site: &Site) {
 }
 
 #[test]
-fn it_replaces_even_where_the_server_knows_only_what_the_original_knows() {
+fn it_replaces_even_at_a_server_of_level_0() {
     let server = Program::start(DC_SERVER, &["-listen", ANY_PORT]);
     let old = OldServer::before(&server.address());
     let site = Site::proxy_to(&old.address, None, &[]);
@@ -169,7 +169,7 @@ fn level_down(mut from: &TcpStream, mut to: &TcpStream) {
 }
 
 #[test]
-fn what_is_no_packet_is_dropped_and_counted() {
+fn an_invalid_packet_is_dropped_and_counted() {
     for site in Site::both(&[]) {
         let (udp, key) = (site.udp(), key(&[1; 32]));
         udp.new_session(300, &key, b"a session");
@@ -201,7 +201,7 @@ fn what_is_no_packet_is_dropped_and_counted() {
 }
 
 #[test]
-fn both_ways_of_asking_meet_where_ids_have_32_bytes() {
+fn datagrams_and_connections_share_sessions_with_ids_of_32_bytes() {
     for site in Site::both(&[]) {
         let (udp, caller) = (site.udp(), site.caller());
         for len in [5, 512] {
@@ -225,7 +225,7 @@ fn both_ways_of_asking_meet_where_ids_have_32_bytes() {
 }
 
 #[test]
-fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
+fn while_the_server_is_unreachable_a_get_is_a_miss_at_once() {
     let dir = Dir::new();
     let patient = ["-retry", "3600000", "-reqtimeout", "0"];
     let site = Site::proxy_to(&dir.address("nobody"), None, &patient);
@@ -241,7 +241,7 @@ fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
 }
 
 #[test]
-fn a_server_that_dies_leaves_no_get_without_an_answer() {
+fn a_server_that_dies_leaves_no_get_unanswered() {
     let mut site = Site::proxy(&["-retry", "20"]);
     let (udp, key) = (site.udp(), key(&[1; 32]));
     udp.new_session(300, &key, b"a session");
@@ -265,7 +265,7 @@ fn a_server_that_dies_leaves_no_get_without_an_answer() {
 }
 
 #[test]
-fn datagrams_take_half_of_the_places_at_most() {
+fn datagrams_take_at_most_half_of_the_places() {
     let site = Site::proxy(&["-maxconn", "8"]);
     let server = site.server.as_ref().expect("a server");
     let (udp, key) = (site.udp(), key(&[1; 32]));
@@ -293,7 +293,7 @@ fn datagrams_take_half_of_the_places_at_most() {
 }
 
 #[test]
-fn where_connections_have_all_places_a_get_is_answered_at_once_that_nothing_is_there() {
+fn when_connections_hold_all_places_a_get_is_a_miss_at_once() {
     for site in Site::both(&["-maxconn", "4"]) {
         let (udp, key) = (site.udp(), key(&[1; 32]));
         udp.new_session(300, &key, b"a session");
@@ -311,7 +311,7 @@ fn where_connections_have_all_places_a_get_is_answered_at_once_that_nothing_is_t
 }
 
 #[test]
-fn a_flood_of_datagrams_starves_nobody() {
+fn a_flood_of_datagrams_starves_no_client() {
     for site in Site::both(&[]) {
         let (udp, caller) = (site.udp(), site.caller());
         let quiet = key(&[1; 32]);
@@ -355,7 +355,7 @@ fn a_flood_of_datagrams_starves_nobody() {
 }
 
 #[test]
-fn what_came_before_the_signal_is_answered_before_the_end() {
+fn packets_before_the_signal_are_answered_before_the_end() {
     for site in Site::both(&[]) {
         let (udp, key) = (site.udp(), key(&[1; 32]));
         udp.new_session(300, &key, b"a session");
@@ -374,7 +374,7 @@ fn what_came_before_the_signal_is_answered_before_the_end() {
 }
 
 #[test]
-fn who_listens_for_datagrams_alone_listens_nowhere_else_and_stays() {
+fn a_program_that_listens_only_for_datagrams_keeps_running() {
     let dir = Dir::new();
     let proxy = ["-server", &dir.address("nobody")];
     for (program, arguments) in [(DC_SERVER, &[][..]), (DC_CLIENT, &proxy[..])] {
@@ -391,7 +391,7 @@ fn who_listens_for_datagrams_alone_listens_nowhere_else_and_stays() {
 }
 
 #[test]
-fn one_daemon_listens_in_as_many_places_as_it_is_told() {
+fn one_daemon_listens_on_several_addresses() {
     let dir = Dir::new();
     let (one, other) = (dir.address("one"), dir.address("other"));
     let places = [&one, &other, ANY_PORT, "IPv6:[::1]:0", ANY_DATAGRAMS, "SESSIOND:[::1]:0"];
@@ -416,7 +416,7 @@ fn one_daemon_listens_in_as_many_places_as_it_is_told() {
 }
 
 #[test]
-fn a_place_for_datagrams_that_cannot_be_is_refused() {
+fn an_invalid_address_for_datagrams_is_refused() {
     let program = Program::start(DC_SERVER, &["-listen", ANY_DATAGRAMS]);
     let taken = program.address();
     let refused = |program: &str, arguments: &[&str], reason: &str| {

@@ -32,7 +32,7 @@ fn lazy(dir: &Dir) -> RawClient {
 }
 
 #[test]
-fn the_user_signals_are_ignored_by_who_is_not_killable() {
+fn the_user_signals_are_ignored_without_killable() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
     let proxy = client(&dir, &[]);
@@ -47,7 +47,7 @@ fn the_user_signals_are_ignored_by_who_is_not_killable() {
 }
 
 #[test]
-fn the_user_signals_end_who_is_killable_and_nothing_is_left() {
+fn the_user_signals_end_a_killable_program_and_no_file_is_left() {
     for signal in [Signal::USR1, Signal::USR2] {
         let dir = Dir::new();
         let server = server(&dir, &["-killable"]);
@@ -61,7 +61,7 @@ fn the_user_signals_end_who_is_killable_and_nothing_is_left() {
 }
 
 #[test]
-fn term_and_int_wait_for_answers_and_nothing_is_left() {
+fn term_and_int_wait_for_answers_and_no_file_is_left() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = Dir::new();
         let server = server(&dir, &[]);
@@ -100,7 +100,7 @@ fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
 }
 
 #[test]
-fn half_a_request_does_not_hold_up_the_end() {
+fn an_unfinished_request_does_not_delay_the_end() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
     let (half, silent) =
@@ -112,7 +112,7 @@ fn half_a_request_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_proxy_waits_for_what_the_server_still_owes_it() {
+fn a_terminated_proxy_waits_for_answers_of_its_server() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
     let proxy = client(&dir, &[]);
@@ -134,7 +134,7 @@ fn a_proxy_waits_for_what_the_server_still_owes_it() {
 }
 
 #[test]
-fn a_client_that_never_reads_does_not_hold_up_the_end_for_ever() {
+fn a_client_that_never_reads_does_not_delay_the_end_for_ever() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
     let _lazy = lazy(&dir);
@@ -143,7 +143,7 @@ fn a_client_that_never_reads_does_not_hold_up_the_end_for_ever() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_what_the_first_one_waits_for() {
+fn a_second_signal_ends_a_program_at_once() {
     let (patient, hasty) = (Dir::new(), Dir::new());
     let mut waiting = server(&patient, &["-reqtimeout", "0"]);
     let server = server(&hasty, &["-reqtimeout", "0"]);
@@ -157,7 +157,7 @@ fn a_second_signal_ends_at_once_what_the_first_one_waits_for() {
 }
 
 #[test]
-fn who_comes_after_the_signal_is_not_left_waiting() {
+fn a_client_that_connects_after_the_signal_is_not_left_waiting() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
     let lazy = lazy(&dir);
@@ -172,7 +172,7 @@ fn who_comes_after_the_signal_is_not_left_waiting() {
 }
 
 #[test]
-fn what_was_stored_through_a_proxy_outlives_it() {
+fn a_session_stored_through_a_proxy_outlives_it() {
     let dir = Dir::new();
     let _server = server(&dir, &[]);
     let first = client(&dir, &[]);
@@ -184,7 +184,7 @@ fn what_was_stored_through_a_proxy_outlives_it() {
 }
 
 #[test]
-fn signals_that_the_starter_had_blocked_end_a_program_all_the_same() {
+fn signals_that_were_blocked_at_the_start_end_a_program() {
     if !has_tool("env") {
         return;
     }

@@ -69,7 +69,7 @@ fn without_times(line: &str) -> String {
 }
 
 #[test]
-fn each_message_is_a_line_and_no_line_has_a_secret() {
+fn each_message_is_a_line_without_secrets() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
     let caller = RawClient::connect(&dir.address("c"));
@@ -114,7 +114,7 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
 }
 
 #[test]
-fn payloads_are_shown_to_who_asks_for_them() {
+fn payloads_are_shown_on_request() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
     let caller = RawClient::connect(&dir.address("c"));
@@ -188,7 +188,7 @@ fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
 }
 
 #[test]
-fn once_nobody_reads_its_lines_it_ends() {
+fn it_ends_when_its_output_has_no_reader() {
     let dir = Dir::new();
     let _server = start::server(DC_SERVER, &dir.address("s"), &[]);
     let (listen, server) = (dir.address("c"), dir.address("s"));
@@ -206,7 +206,7 @@ fn once_nobody_reads_its_lines_it_ends() {
 }
 
 #[test]
-fn connections_have_numbers_of_their_own() {
+fn each_connection_has_a_number() {
     let dir = Dir::new();
     let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
     let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("c"))).collect();
@@ -217,7 +217,7 @@ fn connections_have_numbers_of_their_own() {
 }
 
 #[test]
-fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
+fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
     let dir = Dir::new();
     let (snoop, client, mut server) = between(&dir, &[]);
     client.send(&have(1, b"id"));
@@ -246,7 +246,7 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
 }
 
 #[test]
-fn what_is_not_the_protocol_is_passed_on_and_noted() {
+fn bytes_of_other_protocols_are_passed_on_and_reported() {
     let dir = Dir::new();
     let (snoop, client, mut server) = between(&dir, &[]);
     let stray = b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".repeat(10_000);
@@ -274,7 +274,7 @@ fn what_is_not_the_protocol_is_passed_on_and_noted() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_is_noted() {
+fn an_answer_without_a_request_is_reported() {
     let dir = Dir::new();
     let (snoop, client, mut server) = between(&dir, &[]);
     std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
@@ -283,7 +283,7 @@ fn an_answer_that_nobody_asked_for_is_noted() {
 }
 
 #[test]
-fn without_a_server_clients_are_turned_away_and_that_is_noted() {
+fn without_a_server_clients_are_refused_and_that_is_reported() {
     let dir = Dir::new();
     let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
     assert_eq!(RawClient::connect(&dir.address("c")).rest(), b"");

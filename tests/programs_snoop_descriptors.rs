@@ -33,7 +33,7 @@ fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program
 }
 
 #[test]
-fn it_has_as_many_descriptors_as_it_may_have() {
+fn it_raises_its_limit_of_descriptors() {
     let dir = Dir::new();
     let Some((_server, snoop)) = with_descriptors(32, 2500, &dir) else { return };
     let callers: Vec<_> = (0..100).map(|_| RawClient::connect(&dir.address("c"))).collect();
@@ -44,7 +44,7 @@ fn it_has_as_many_descriptors_as_it_may_have() {
 }
 
 #[test]
-fn without_descriptors_clients_are_turned_away_and_that_is_noted() {
+fn without_descriptors_clients_are_refused_and_that_is_reported() {
     let dir = Dir::new();
     // For the client's end of a further connection, and not for the server's; or for neither.
     for limit in [30, 31] {
@@ -89,7 +89,7 @@ fn waits(program: &Program) -> u64 {
 }
 
 #[test]
-fn without_even_one_descriptor_it_rests_and_looks_again() {
+fn without_any_descriptor_it_waits_and_tries_again() {
     let dir = Dir::new();
     let Some((_server, snoop)) = with_descriptors(100, 100, &dir) else { return };
     let listen = dir.address("c");

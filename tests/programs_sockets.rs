@@ -37,7 +37,7 @@ fn refusal(program: &str, address: &str) -> String {
 }
 
 #[test]
-fn a_socket_has_the_owner_the_group_and_the_mode_that_were_asked_for() {
+fn a_socket_has_the_owner_group_and_mode_of_the_options() {
     if !is_root() {
         return;
     }
@@ -59,7 +59,7 @@ fn a_socket_has_the_owner_the_group_and_the_mode_that_were_asked_for() {
 }
 
 #[test]
-fn a_mode_is_in_force_for_others() {
+fn the_mode_of_a_socket_applies_to_other_users() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -79,7 +79,7 @@ fn a_mode_is_in_force_for_others() {
 }
 
 #[test]
-fn a_program_does_not_start_with_a_socket_that_is_not_as_was_asked_for() {
+fn a_program_does_not_start_if_it_cannot_set_the_owner_of_its_socket() {
     let dir = Dir::new();
     for (option, what) in [("-sockowner", "owner"), ("-sockgroup", "group")] {
         let address = dir.address("s");
@@ -95,14 +95,14 @@ fn a_program_does_not_start_with_a_socket_that_is_not_as_was_asked_for() {
 }
 
 #[test]
-fn an_owner_for_what_has_none_is_a_warning() {
+fn an_owner_for_a_socket_without_one_is_a_warning() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-sockperms", "600"]);
     program.err.wait_for("it is no UNIX path");
     serves(&program.address());
 }
 
 #[test]
-fn a_path_on_which_somebody_listens_is_refused() {
+fn a_path_with_a_listener_is_refused() {
     let dir = Dir::new();
     let program = server(&dir, &[]);
     for other in [DC_SERVER, DC_CLIENT, DC_SNOOP] {
@@ -116,7 +116,7 @@ fn a_path_on_which_somebody_listens_is_refused() {
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
+fn a_stale_socket_is_replaced() {
     let dir = Dir::new();
     assert_eq!(server(&dir, &[]).end(Signal::KILL).code, -9);
     assert_eq!(dir.names(), ["s"]);
@@ -127,7 +127,7 @@ fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_left_alone() {
     let dir = Dir::new();
     fs::write(dir.join("s"), "dear diary").expect("a file");
     fs::create_dir(dir.join("d")).expect("a directory");
@@ -141,7 +141,7 @@ fn what_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn a_socket_of_somebody_else_is_not_removed_at_the_end() {
+fn a_socket_of_another_program_is_not_removed_at_the_end() {
     let dir = Dir::new();
     let program = server(&dir, &[]);
     fs::remove_file(dir.join("s")).expect("its socket");
@@ -152,7 +152,7 @@ fn a_socket_of_somebody_else_is_not_removed_at_the_end() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_refused() {
+fn a_used_port_is_refused() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     for other in [DC_SERVER, DC_CLIENT, DC_SNOOP] {
         let reason = refusal(other, &program.address());
@@ -162,7 +162,7 @@ fn a_port_that_is_taken_is_refused() {
 }
 
 #[test]
-fn a_path_that_cannot_be_is_refused() {
+fn an_impossible_path_is_refused() {
     let dir = Dir::new();
     refusal(DC_SERVER, &dir.address("none/s"));
     let ended = Program::run(DC_SERVER, &["-listen", &dir.address(&"long".repeat(100))]);
@@ -183,7 +183,7 @@ fn converse(caller: RawClient) {
 }
 
 #[test]
-fn a_program_serves_whoever_is_on_its_stdin_and_stdout_and_then_ends() {
+fn a_program_serves_the_client_on_its_stdin_and_stdout_and_then_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     let again = theirs.try_clone().expect("a descriptor");
     let mut command = Command::new(DC_SERVER);
@@ -194,7 +194,7 @@ fn a_program_serves_whoever_is_on_its_stdin_and_stdout_and_then_ends() {
 }
 
 #[test]
-fn two_pipes_will_do_as_well() {
+fn two_pipes_serve_as_stdin_and_stdout() {
     let mut command = Command::new(DC_SERVER);
     command.args(["-listen", "FD:0:1"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("a program");
@@ -214,7 +214,7 @@ fn with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program
 }
 
 #[test]
-fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
+fn an_inherited_connection_is_served_and_then_the_program_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
     assert_eq!(program.address(), "FD:3");
@@ -223,7 +223,7 @@ fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
 }
 
 #[test]
-fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
+fn an_inherited_listener_serves_one_client_after_the_other() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
@@ -236,7 +236,7 @@ fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
 }
 
 #[test]
-fn a_proxy_takes_its_server_from_whoever_started_it() {
+fn a_proxy_can_inherit_the_connection_to_its_server() {
     let dir = Dir::new();
     let _server = server(&dir, &[]);
     let connected = UnixStream::connect(dir.join("s")).expect("a server");

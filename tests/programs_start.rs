@@ -22,7 +22,7 @@ fn serves(address: &str) {
 }
 
 #[test]
-fn a_stranger_who_locks_a_stale_pid_file_keeps_nobody_from_starting() {
+fn another_users_lock_on_a_stale_pid_file_does_not_prevent_a_start() {
     let dir = Dir::new();
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let start = || Program::start(DC_SERVER, &["-listen", &listen, "-pidfile", &pid_file]);
@@ -41,7 +41,7 @@ fn a_stranger_who_locks_a_stale_pid_file_keeps_nobody_from_starting() {
 }
 
 #[test]
-fn of_many_that_start_at_once_with_one_pid_file_one_runs() {
+fn of_many_daemons_started_at_once_with_one_pid_file_one_runs() {
     const MANY: usize = 8;
     for round in 0..10 {
         let dir = Dir::new();
@@ -128,7 +128,7 @@ fn descriptors_that_no_option_names_are_closed() {
 }
 
 #[test]
-fn sockets_that_a_service_manager_hands_over_are_where_clients_come_from() {
+fn sockets_from_a_service_manager_accept_clients() {
     let dir = Dir::new();
     let stream = UnixListener::bind(dir.join("s")).expect("a free path");
     let datagrams = UdpSocket::bind("0.0.0.0:0").expect("a free port");
@@ -150,7 +150,7 @@ fn sockets_that_a_service_manager_hands_over_are_where_clients_come_from() {
 }
 
 #[test]
-fn sockets_that_are_handed_over_to_another_or_not_wanted_are_closed() {
+fn sockets_for_another_process_or_not_wanted_are_closed() {
     let dir = Dir::new();
     for pid in ["$$", "1"] {
         let (mut held, theirs) = UnixStream::pair().expect("two sockets");
@@ -170,7 +170,7 @@ fn sockets_that_are_handed_over_to_another_or_not_wanted_are_closed() {
 }
 
 #[test]
-fn what_cannot_be_taken_over_from_a_service_manager_is_said() {
+fn unusable_sockets_from_a_service_manager_are_reported() {
     for (count, reason) in [
         ("x", "LISTEN_FDS is 'x' and must be a number from 0 to 16"),
         ("99", "LISTEN_FDS is '99' and must be a number from 0 to 16"),

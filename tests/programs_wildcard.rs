@@ -13,7 +13,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 /// A reply over UDP that comes from another address than was asked does not reach a socket that is
 /// connected to that.
 #[test]
-fn datagrams_are_answered_from_the_address_that_was_asked() {
+fn datagrams_are_answered_from_the_address_they_were_sent_to() {
     let server = Program::start(DC_SERVER, &["-listen", "SESSIOND:0.0.0.0:0"]);
     let address = server.address();
     let (_, port) = address.rsplit_once(':').expect("a port");
@@ -39,7 +39,7 @@ fn has_ipv6() -> bool {
 }
 
 #[test]
-fn a_port_without_a_host_is_for_both_families_and_one_may_insist() {
+fn a_port_without_a_host_is_for_both_families_unless_one_is_named() {
     if !has_ipv6() {
         return;
     }
@@ -66,7 +66,7 @@ fn a_port_without_a_host_is_for_both_families_and_one_may_insist() {
 }
 
 #[test]
-fn a_port_that_is_taken_in_one_family_is_refused_for_both() {
+fn a_port_used_in_one_family_is_refused_for_both() {
     if !has_ipv6() {
         return;
     }

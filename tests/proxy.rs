@@ -70,7 +70,7 @@ fn messages_of_many_frames_pass_both_ways() {
 }
 
 #[test]
-fn one_request_of_a_client_is_on_its_way_at_a_time() {
+fn one_request_of_a_client_is_in_flight_at_a_time() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
@@ -124,7 +124,7 @@ fn answers_in_another_order_find_their_clients() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_reaches_nobody() {
+fn an_answer_without_a_request_reaches_no_client() {
     with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
@@ -143,7 +143,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 }
 
 #[test]
-fn a_second_answer_reaches_nobody() {
+fn a_second_answer_reaches_no_client() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
@@ -180,7 +180,7 @@ fn an_answer_to_another_operation_costs_the_server_its_connection() {
 }
 
 #[test]
-fn a_client_that_leaves_in_flight_costs_nobody_anything() {
+fn a_client_that_leaves_with_a_request_in_flight_costs_nobody_anything() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
@@ -199,7 +199,7 @@ fn a_client_that_leaves_in_flight_costs_nobody_anything() {
 }
 
 #[test]
-fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
+fn the_next_client_in_a_slot_never_gets_the_answer_of_the_previous_one() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
@@ -218,7 +218,7 @@ fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
 }
 
 #[test]
-fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
+fn no_uid_is_used_again_while_an_answer_to_it_may_still_come() {
     let mut memory = Memory::of(3).with_in_flight(2);
     let mut net = world(&mut memory, Pieces::Whole);
     let stays = net.connect();
@@ -239,7 +239,7 @@ fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
 }
 
 #[test]
-fn half_an_answer_is_no_answer() {
+fn half_an_answer_is_not_delivered() {
     with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
@@ -254,7 +254,7 @@ fn half_an_answer_is_no_answer() {
 }
 
 #[test]
-fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
+fn a_client_that_sends_garbage_is_closed_and_the_server_receives_none_of_it() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let short_add = message(0, 1, ADD, b"1234567");
     let mixed = [&full[..], &frame(0, 4, GET, 1, b"x")].concat();
@@ -278,7 +278,7 @@ fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
 }
 
 #[test]
-fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
+fn a_valid_request_before_an_invalid_one_is_answered_and_then_the_client_is_closed() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
@@ -293,7 +293,7 @@ fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
 }
 
 #[test]
-fn what_a_client_sent_before_it_hung_up_is_answered() {
+fn requests_before_the_end_of_a_clients_side_are_answered() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
@@ -310,7 +310,7 @@ fn what_a_client_sent_before_it_hung_up_is_answered() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_read_from_and_delays_nobody() {
+fn a_client_that_does_not_read_is_not_read_from_and_delays_no_other() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, Pieces::Whole);
     let (slow, other) = (net.connect(), net.connect());

@@ -172,7 +172,7 @@ fn every_id_has_one_server_and_all_servers_have_ids() {
 }
 
 #[test]
-fn what_no_server_holds_finds_a_server_all_the_same() {
+fn unknown_ids_have_a_server_too() {
     let mut memory = Memory::of(1).with_servers(3);
     let mut park = Park::new(&mut memory, ALONE, 3, Pieces::Whole);
     assert_eq!(park.ask(get(1, b"")), said(status(1, GET, 1)));
@@ -182,7 +182,7 @@ fn what_no_server_holds_finds_a_server_all_the_same() {
 }
 
 #[test]
-fn a_server_that_is_away_is_left_out_and_the_ids_of_others_stay_where_they_are() {
+fn an_unreachable_server_is_skipped_and_ids_of_others_stay_in_place() {
     let mut memory = Memory::of(1).with_servers(3);
     let mut park = Park::new(&mut memory, ALONE, 3, Pieces::Whole);
     let ids: Vec<_> = (0..30_u8).map(|number| [number; 16]).collect();
@@ -207,7 +207,7 @@ fn a_server_that_is_away_is_left_out_and_the_ids_of_others_stay_where_they_are()
 }
 
 #[test]
-fn with_copies_a_session_is_on_two_servers_and_outlives_either() {
+fn with_copies_a_session_is_on_two_servers_and_survives_the_loss_of_either() {
     with_every_split(20, |pieces| {
         let mut memory = Memory::of(1).with_servers(3);
         let mut park = Park::new(&mut memory, COPIED, 3, pieces);
@@ -243,7 +243,7 @@ fn a_long_session_is_copied_whole() {
 }
 
 #[test]
-fn a_refused_add_goes_no_further() {
+fn a_refused_add_is_not_copied() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
     park.ask(add(1, b"an id", b"session"));
@@ -254,7 +254,7 @@ fn a_refused_add_goes_no_further() {
 }
 
 #[test]
-fn a_copy_replaces_what_a_server_of_old_holds_too() {
+fn a_copy_replaces_an_old_session_at_a_level_0_server_too() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
     let ranks = park.ranks(b"an id");
@@ -268,7 +268,7 @@ fn a_copy_replaces_what_a_server_of_old_holds_too() {
 }
 
 #[test]
-fn a_copy_is_stored_behind_another_proxy_that_is_not_sure_of_its_server() {
+fn a_copy_is_stored_through_another_proxy_that_does_not_know_its_servers_level() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut park = Park::new(&mut memory, COPIED, 2, Pieces::Whole);
     let ranks = park.ranks(b"an id");
@@ -295,7 +295,7 @@ fn a_removed_session_is_on_no_server() {
 }
 
 #[test]
-fn while_all_are_up_the_first_server_alone_decides_who_takes() {
+fn while_all_servers_are_up_the_first_alone_decides_a_take() {
     let mut memory = Memory::of(1).with_servers(3);
     let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
     let first_of = |park: &mut Park<'_>, id: &[u8]| {
@@ -317,7 +317,7 @@ fn while_all_are_up_the_first_server_alone_decides_who_takes() {
 }
 
 #[test]
-fn a_session_can_be_taken_although_its_first_server_has_come_back_empty() {
+fn a_session_can_be_taken_after_its_first_server_restarted_empty() {
     let mut memory = Memory::of(1).with_servers(3);
     let mut park = Park::new(&mut memory, COPIED, 3, Pieces::Whole);
     let ranks = park.ranks(b"an id");
@@ -337,7 +337,7 @@ fn a_session_can_be_taken_although_its_first_server_has_come_back_empty() {
 }
 
 #[test]
-fn a_request_whose_server_is_lost_goes_to_the_next_where_there_are_copies() {
+fn with_copies_a_request_of_a_lost_server_goes_to_the_next() {
     for (config, lost) in [(ALONE, true), (COPIED, false)] {
         let mut memory = Memory::of(1).with_servers(2);
         let mut park = Park::new(&mut memory, config, 2, Pieces::Whole);
@@ -356,7 +356,7 @@ fn a_request_whose_server_is_lost_goes_to_the_next_where_there_are_copies() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_given_up_and_the_copy_serves() {
+fn a_server_that_does_not_answer_is_disconnected_and_the_copy_is_used() {
     let mut memory = Memory::of(1).with_servers(2);
     let config = Config { copies: 2, ..PATIENT };
     let mut park = Park::new(&mut memory, config, 2, Pieces::Whole);
@@ -387,7 +387,7 @@ fn without_any_server_every_request_is_answered_at_once() {
 }
 
 #[test]
-fn a_server_that_was_reached_too_late_may_lack_what_others_hold() {
+fn a_server_that_connects_late_may_lack_sessions() {
     for number in 0..20_u8 {
         let id = [number; 8];
         let mut memory = Memory::of(1).with_servers(2);

@@ -38,7 +38,7 @@ fn is_well(net: &mut World<'_>, client: End) {
 }
 
 #[test]
-fn what_is_stored_is_found_until_it_is_removed() {
+fn a_stored_session_is_found_until_it_is_removed() {
     with_every_split(60, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, other) = with_bystander(&mut memory, NO_LIMITS, pieces);
@@ -60,7 +60,7 @@ fn what_is_stored_is_found_until_it_is_removed() {
 }
 
 #[test]
-fn a_session_is_there_until_its_time_is_over() {
+fn a_session_is_found_until_its_lifetime_ends() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -75,7 +75,7 @@ fn a_session_is_there_until_its_time_is_over() {
 }
 
 #[test]
-fn expired_sessions_are_dropped_without_anybody_asking() {
+fn expired_sessions_are_dropped_without_a_request() {
     let mut memory = Memory::of(1);
     let mut net = Net::new(memory.server(NO_LIMITS, Plain::new(1000)), Pieces::Whole);
     let client = net.connect();
@@ -89,7 +89,7 @@ fn expired_sessions_are_dropped_without_anybody_asking() {
 }
 
 #[test]
-fn strangers_are_closed_and_nobody_else_is() {
+fn clients_of_other_protocols_are_closed_and_no_others() {
     let mut random = Random::new(3);
     let noise: Vec<u8> = (0..100).map(|_| 2 + random.below(250) as u8).collect();
     let strangers: [&[u8]; 4] = [
@@ -117,7 +117,7 @@ fn strangers_are_closed_and_nobody_else_is() {
 }
 
 #[test]
-fn a_header_is_judged_at_its_first_wrong_byte_and_not_before() {
+fn a_header_is_rejected_at_its_first_wrong_byte_and_not_before() {
     let right = have(9, b"some id");
     let wrong = [(0, 1), (1, 0x12), (4, 1), (4, 2), (9, 1), (10, 4), (11, 2), (11, 0), (12, 9)];
     for (at, value) in wrong {
@@ -155,7 +155,7 @@ fn a_header_cut_anywhere_waits_for_ever() {
 }
 
 #[test]
-fn a_message_has_16_frames_at_most() {
+fn a_message_has_at_most_16_frames() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let last = |data: &[u8]| frame(0, 3, GET, 1, data);
     let sixteen = [full.repeat(15), last(&[7; 2048])].concat();
@@ -176,7 +176,7 @@ fn a_message_has_16_frames_at_most() {
 }
 
 #[test]
-fn the_16th_frame_is_judged_as_soon_as_it_says_that_it_is_not_the_last() {
+fn a_16th_frame_that_is_not_the_last_is_rejected_at_once() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
@@ -207,7 +207,7 @@ fn frames_of_two_messages_do_not_mix() {
 }
 
 #[test]
-fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
+fn a_valid_request_before_an_invalid_one_is_answered_and_then_the_client_is_closed() {
     for bad in [&b"POST /"[..], &message(0, 1, ADD, b"1234567"), &message(1, 1, GET, b"a")] {
         with_every_split(40, |pieces| {
             let mut memory = Memory::of(2);
@@ -238,7 +238,7 @@ fn the_last_answer_waits_for_a_slow_reader_before_the_client_is_closed() {
 }
 
 #[test]
-fn thousands_of_requests_are_answered_in_order_and_many_to_a_write() {
+fn thousands_of_requests_are_answered_in_order_with_many_answers_to_a_write() {
     for pieces in [Pieces::Whole, Pieces::Of(1), Pieces::Of(1000), Pieces::Any(Random::new(2))] {
         let whole = matches!(pieces, Pieces::Whole);
         let mut memory = Memory::of(2);
@@ -260,7 +260,7 @@ fn thousands_of_requests_are_answered_in_order_and_many_to_a_write() {
 }
 
 #[test]
-fn a_client_with_much_to_ask_does_not_keep_the_others_waiting() {
+fn a_client_with_many_requests_does_not_delay_the_others() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     net.machine.set_budget(1);
@@ -294,7 +294,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
 }
 
 #[test]
-fn while_one_answer_waits_not_a_byte_more_is_read() {
+fn while_an_answer_waits_no_byte_is_read() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -310,7 +310,7 @@ fn while_one_answer_waits_not_a_byte_more_is_read() {
 }
 
 #[test]
-fn a_slow_reader_gets_everything_in_the_end() {
+fn a_slow_reader_gets_every_answer() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Pieces::Whole);
     let client = net.connect();
@@ -349,7 +349,7 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
 }
 
 #[test]
-fn what_a_client_sent_before_it_hung_up_is_answered() {
+fn requests_before_the_end_of_a_clients_side_are_answered() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, _) = with_bystander(&mut memory, NO_LIMITS, pieces);
@@ -363,7 +363,7 @@ fn what_a_client_sent_before_it_hung_up_is_answered() {
 }
 
 #[test]
-fn a_slot_taken_again_knows_nothing_of_its_last_client() {
+fn a_reused_slot_keeps_nothing_of_its_previous_client() {
     with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, NO_LIMITS, pieces);

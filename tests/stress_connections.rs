@@ -2,7 +2,7 @@
 //!
 //! Each test prints a line of a table: who was besieged, how, how many answers a well-behaved client
 //! got (all of them right), its times in quiet and under siege (half and 99 of a hundred were
-//! answered within), and what the besieged counted. To see them: `cargo test --test 'abuse_*' --
+//! answered within), and what the besieged counted. To see them: `cargo test --test 'stress_*' --
 //! --nocapture`.
 #![cfg(target_os = "linux")]
 
@@ -27,7 +27,7 @@ fn each(arguments: &[&str], test: impl FnMut(Target)) {
 }
 
 #[test]
-fn five_thousand_silent_connections_cost_nobody_an_answer() {
+fn five_thousand_silent_connections_cost_other_clients_no_answer() {
     assert!(has_descriptors(5_200), "this test needs 5200 descriptors");
     each(&["-maxconn", "6000"], |target| {
         let (mut load, quiet) = target.load();
@@ -73,7 +73,7 @@ fn watch(mut stream: &TcpStream, time: Duration) {
 }
 
 #[test]
-fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
+fn a_thousand_clients_that_send_a_byte_a_second_cost_others_no_answer() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
     each(&["-reqtimeout", "0"], |target| {
         let (mut load, quiet) = target.load();
@@ -88,7 +88,7 @@ fn a_thousand_that_send_a_byte_a_second_cost_nobody_an_answer() {
 }
 
 #[test]
-fn a_thousand_that_never_finish_their_requests_are_closed_after_reqtimeout() {
+fn a_thousand_clients_with_unfinished_requests_are_closed_after_reqtimeout() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
     each(&["-reqtimeout", "1500"], |target| {
         let (mut load, quiet) = target.load();
@@ -112,7 +112,7 @@ fn cuts(len: usize) -> impl Iterator<Item = usize> {
 }
 
 #[test]
-fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_anything() {
+fn connections_reset_at_any_point_of_a_request_or_an_answer_cost_other_clients_nothing() {
     // A place that is not given back is missed soon.
     each(&["-maxconn", "200"], |target| {
         let (mut load, quiet) = target.load();
@@ -156,7 +156,7 @@ fn connections_reset_at_every_point_of_a_request_and_of_an_answer_cost_nobody_an
 }
 
 #[test]
-fn without_descriptors_newcomers_are_refused_and_who_is_there_goes_on() {
+fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
     assert!(is_in_path("prlimit"), "this test needs prlimit");
     let _alone = measure_alone();
     // Who is root may raise every limit, so it must not stay root.
@@ -232,11 +232,11 @@ fn tells(target: Target) {
 const SHORT: [&str; 6] = ["-maxconn", "4", "-idle", "3000", "-reqtimeout", "1000"];
 
 #[test]
-fn a_server_tells_while_it_runs_whom_it_has_refused_and_closed() {
+fn a_running_server_reports_refused_and_closed_clients() {
     tells(Target::server(DC_SERVER, &SHORT));
 }
 
 #[test]
-fn a_proxy_tells_while_it_runs_whom_it_has_refused_and_closed() {
+fn a_running_proxy_reports_refused_and_closed_clients() {
     tells(Target::proxy(DC_CLIENT, DC_SERVER, &SHORT));
 }

@@ -1,7 +1,7 @@
 //! What it costs others that programs are stopped, killed and started again, and that nobody reads
 //! what they print.
 //!
-//! Each test prints lines of the table that `abuse_connections` explains.
+//! Each test prints lines of the table that `stress_connections` explains.
 #![cfg(target_os = "linux")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +30,7 @@ fn proxy(dir: &Dir) -> Program {
 }
 
 #[test]
-fn a_server_that_is_stopped_again_and_again_owes_nobody_an_answer() {
+fn a_server_that_is_stopped_again_and_again_answers_every_request() {
     let _alone = measure_alone();
     let target = Target::server(DC_SERVER, &[]);
     let (mut load, quiet) = target.load();
@@ -84,7 +84,7 @@ fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Progra
 }
 
 #[test]
-fn whichever_program_is_stopped_or_killed_nobody_gets_a_wrong_byte_and_all_of_it_heals() {
+fn stopped_and_killed_programs_cause_no_wrong_answer_and_recover() {
     let _alone = measure_alone();
     let dir = Dir::new();
     let both = (server(&dir), proxy(&dir));
@@ -115,7 +115,7 @@ fn whichever_program_is_stopped_or_killed_nobody_gets_a_wrong_byte_and_all_of_it
 }
 
 #[test]
-fn whatever_becomes_of_its_words_a_program_goes_on() {
+fn a_program_runs_on_whatever_happens_to_its_output() {
     let _alone = measure_alone();
     for (what, shell) in [
         ("on a full disk", "exec >/dev/full 2>&1"),
@@ -145,7 +145,7 @@ fn whatever_becomes_of_its_words_a_program_goes_on() {
 }
 
 #[test]
-fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_again() {
+fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
     assert!(is_in_path("prlimit"), "this test needs prlimit");
     let _alone = measure_alone();
     let dir = Dir::new();
@@ -199,9 +199,8 @@ fn a_proxy_whose_clients_have_taken_every_descriptor_still_finds_its_server_agai
 }
 
 #[test]
-fn a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it() {
-    let name = "a_server_whose_host_has_vanished_is_noticed_even_if_nothing_is_asked_of_it";
-    if !can_make_namespaces(name) {
+fn a_vanished_server_host_is_noticed_even_without_requests() {
+    if !can_make_namespaces() {
         return;
     }
     let (lan, dir) = (Lan::new(), Dir::new());

@@ -1,6 +1,6 @@
 //! What it costs others that somebody never stops sending, never reads, or sends nonsense.
 //!
-//! Each test prints lines of the table that `abuse_connections` explains.
+//! Each test prints lines of the table that `stress_connections` explains.
 #![cfg(target_os = "linux")]
 
 use std::io::Read;
@@ -22,7 +22,7 @@ fn each(arguments: &[&str], test: impl FnMut(Target)) {
 }
 
 #[test]
-fn a_hundred_that_ask_for_much_and_never_read_cost_nobody_an_answer() {
+fn a_hundred_clients_that_never_read_cost_others_no_answer() {
     each(&["-reqtimeout", "2000"], |target| {
         let (mut load, quiet) = target.load();
         let large = vec![b'x'; 32_000];
@@ -66,7 +66,7 @@ fn pipeline(address: &str, state: &LoadState) -> usize {
 }
 
 #[test]
-fn who_never_stops_asking_takes_no_more_than_its_turns() {
+fn a_client_that_pipelines_without_end_gets_only_its_turns() {
     each(&[], |target| {
         let (mut load, quiet) = target.load();
         let (under, answers) = load.run_during(ROUNDS, |state| pipeline(&target.address, state));
@@ -79,7 +79,7 @@ fn who_never_stops_asking_takes_no_more_than_its_turns() {
 }
 
 #[test]
-fn what_one_client_has_sent_is_answered_in_many_turns() {
+fn the_requests_of_one_client_are_answered_in_many_turns() {
     let target = Target::server(DC_SERVER, &["-progress", "1"]);
     let caller = RawClient::connect(&target.address);
     assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
@@ -117,7 +117,7 @@ fn nonsense(number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_flood_of_malformed_frames_costs_nobody_an_answer() {
+fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
     each(&[], |target| {
         let (mut load, quiet) = target.load();
         let address = &target.address;

@@ -21,7 +21,7 @@ fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// A service with a `/tmp` of its own does not find a socket there, and anybody may be first to listen.
 #[test]
-fn no_text_and_no_example_has_a_socket_in_tmp() {
+fn no_document_or_example_has_a_socket_in_tmp() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("README.md")];
     for dir in ["bins", "docs", "examples", "core", "posix"] {

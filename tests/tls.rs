@@ -33,7 +33,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 /// Where the process that is to be a TLS server finds its certificate, its key and the cache.
 const ROLE: &str = "DISTCACHE_TLS_SERVER";
 /// The test that is a TLS server in such a process.
-const SERVER: &str = "in_a_process_of_its_own_this_test_is_a_tls_server";
+const SERVER: &str = "this_test_is_a_tls_server_in_a_child_process";
 
 /// How long sessions live.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -123,7 +123,7 @@ fn start_proxy(dir: &Dir, cache: &str) -> Program {
 }
 
 #[test]
-fn in_a_process_of_its_own_this_test_is_a_tls_server() {
+fn this_test_is_a_tls_server_in_a_child_process() {
     let Some(dir) = env::var_os(ROLE).map(std::path::PathBuf::from) else { return };
     let cache = format!("UNIX:{}", dir.join("cache").display()).parse().unwrap();
     let client = Client::new(&cache, Flags::PERSISTENT | Flags::LATE).unwrap();
@@ -164,7 +164,7 @@ fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
 }
 
 #[test]
-fn a_session_begun_at_one_tls_server_is_resumed_at_the_other() {
+fn a_session_of_one_tls_server_is_resumed_at_the_other() {
     let site = Site::new();
     for version in [&TLS12, &TLS13] {
         site.shares(version);
@@ -205,7 +205,7 @@ fn many_handshakes_at_once_lose_no_session() {
 }
 
 #[test]
-fn while_the_cache_stands_still_handshakes_are_full_and_end() {
+fn while_the_cache_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
         site.falls_back(version, || site.cache.freeze());
@@ -215,7 +215,7 @@ fn while_the_cache_stands_still_handshakes_are_full_and_end() {
 }
 
 #[test]
-fn while_the_proxy_stands_still_handshakes_are_full_and_end() {
+fn while_the_proxy_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
         site.falls_back(version, || site.proxy.freeze());
@@ -225,7 +225,7 @@ fn while_the_proxy_stands_still_handshakes_are_full_and_end() {
 }
 
 #[test]
-fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
+fn when_the_cache_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
         let address = site.cache.address();
@@ -237,7 +237,7 @@ fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() 
 }
 
 #[test]
-fn when_the_proxy_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
+fn when_the_proxy_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
         site.falls_back(version, || kill(&site.proxy));

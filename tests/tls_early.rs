@@ -119,7 +119,7 @@ fn taken(server: &mut ServerConnection) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn early_data_are_taken_once_and_refused_when_they_are_played_again() {
+fn early_data_is_accepted_once_and_refused_when_replayed() {
     for (first, replayed_at) in [(0, 1), (1, 0), (0, 0)] {
         let site = Site::new();
         let (mut client, mut server) = (site.client(), site.server(0));

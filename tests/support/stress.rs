@@ -164,10 +164,11 @@ pub fn wait_until_idle(pid: u32) {
     });
 }
 
-/// Returns whether a test can create namespaces, which needs root.
+/// Returns whether the test on this thread can create namespaces, which needs root.
 ///
 /// # Panics
 /// See [`crate::rig::can_run`].
-pub fn can_make_namespaces(test: &str) -> bool {
-    crate::rig::can_run(test, true, &["ip", "nsenter", "unshare"])
+pub fn can_make_namespaces() -> bool {
+    let thread = std::thread::current();
+    crate::rig::can_run(thread.name().unwrap_or("a test"), true, &["ip", "nsenter", "unshare"])
 }

@@ -3,7 +3,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 #[test]
-fn a_wait_for_the_second_line_is_not_satisfied_by_the_first() {
+fn waiting_for_the_second_line_does_not_return_at_the_first() {
     let (mut printer, reader) = UnixStream::pair().unwrap();
     let words = Output::of(Some(reader));
     printer.write_all(b"complaint: one\nsomething else\n").unwrap();
@@ -21,7 +21,7 @@ fn a_wait_for_the_second_line_is_not_satisfied_by_the_first() {
 
 #[test]
 #[should_panic(expected = "no 2 lines with complaint: in what was printed")]
-fn a_wait_for_a_line_that_can_no_longer_come_fails_at_once() {
+fn waiting_for_a_line_after_the_end_fails_at_once() {
     let (mut printer, reader) = UnixStream::pair().unwrap();
     let words = Output::of(Some(reader));
     printer.write_all(b"complaint: one\n").unwrap();

@@ -40,7 +40,7 @@ fn said(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_answer_is_at_the_level_of_the_request_and_at_1_at_most() {
+fn an_answer_has_the_level_of_its_request_up_to_1() {
     let mut memory = Memory::of(1);
     let mut net = server(&mut memory, Pieces::Whole);
     let client = net.connect();
@@ -83,7 +83,7 @@ fn a_put_replaces_and_a_take_leaves_nothing() {
 }
 
 #[test]
-fn at_level_0_the_new_operations_close_the_connection_as_ever() {
+fn at_level_0_the_new_operations_close_the_connection() {
     for ask in [put(1, b"a", b"session"), take(1, b"a")] {
         let ask = at_level(0, ask);
         with_every_split(40, |pieces| {
@@ -107,7 +107,7 @@ fn at_level_0_the_new_operations_close_the_connection_as_ever() {
 }
 
 #[test]
-fn a_refused_put_leaves_what_is_there() {
+fn a_refused_put_changes_nothing() {
     let mut memory = Memory::of(1);
     let mut net = server(&mut memory, Pieces::Whole);
     let client = net.connect();
@@ -135,7 +135,7 @@ fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_proxy_answers_for_what_its_server_can_do() {
+fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
     for (level, told) in [(0, 0), (1, 1), (7, 1)] {
         let mut memory = Memory::of(1);
         let mut net = proxy(&mut memory);
@@ -161,7 +161,7 @@ fn a_proxy_answers_for_what_its_server_can_do() {
 }
 
 #[test]
-fn a_server_that_has_not_answered_yet_is_not_asked_for_what_is_new() {
+fn a_server_that_has_not_answered_yet_gets_no_new_operations() {
     let mut memory = Memory::of(1);
     let mut net = proxy(&mut memory);
     let client = net.connect();
@@ -179,7 +179,7 @@ fn a_server_that_has_not_answered_yet_is_not_asked_for_what_is_new() {
 }
 
 #[test]
-fn while_the_server_is_away_the_new_operations_are_answered_like_the_others() {
+fn while_the_server_is_unreachable_the_new_operations_are_answered_like_the_others() {
     let mut memory = Memory::of(1);
     let mut net = proxy(&mut memory);
     let client = net.connect();
@@ -191,7 +191,7 @@ fn while_the_server_is_away_the_new_operations_are_answered_like_the_others() {
 }
 
 #[test]
-fn new_operations_pass_a_proxy_whole() {
+fn new_operations_pass_a_proxy_unchanged() {
     with_every_split(40, |pieces| {
         let (mut proxies, mut servers) = (Memory::of(1), Memory::of(1));
         let proxy = proxies.proxy(CONFIG);

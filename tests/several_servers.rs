@@ -24,7 +24,7 @@ fn crowd(memory: &mut Memory) -> (World<'_>, Vec<End>) {
 }
 
 #[test]
-fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
+fn a_server_with_a_full_outbox_does_not_delay_requests_for_another() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     let stuck = server(0);
@@ -53,7 +53,7 @@ fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
 }
 
 #[test]
-fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
+fn requests_for_a_full_server_go_elsewhere_when_it_is_lost() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     net.cut(clients[0]);
@@ -74,7 +74,7 @@ fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
 }
 
 #[test]
-fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
+fn requests_for_a_full_server_are_sent_when_it_reconnects_at_once() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     net.pass(5_000);
@@ -94,7 +94,7 @@ fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
 }
 
 #[test]
-fn an_answer_from_another_server_than_was_asked_reaches_nobody() {
+fn an_answer_from_the_wrong_server_reaches_no_client() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.drive();
@@ -128,7 +128,7 @@ fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
 }
 
 #[test]
-fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
+fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_accept() {
     let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_in_flight(1);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.reach_of[1] = Some(Reach::Hangs);
@@ -150,7 +150,7 @@ fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
 }
 
 #[test]
-fn short_lives_are_made_longer_and_no_others() {
+fn short_lifetimes_are_made_longer_and_no_others() {
     let mut memory = Memory::of(1);
     let config = Config { min_ttl: 10_000, ..ALONE };
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);

@@ -28,7 +28,7 @@ fn uids(net: &mut World<'_>) -> Vec<u32> {
 }
 
 #[test]
-fn while_the_server_is_away_every_request_is_answered_at_once() {
+fn while_the_server_is_unreachable_every_request_is_answered_at_once() {
     with_every_split(60, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Refuses, pieces);
@@ -57,7 +57,7 @@ fn the_server_is_dialed_every_retry_and_not_more_often() {
 }
 
 #[test]
-fn a_server_that_hangs_up_at_once_is_not_dialed_more_often() {
+fn a_server_that_closes_at_once_is_not_dialed_more_often() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Accepts, Pieces::Whole);
     let start = net.now;
@@ -98,7 +98,7 @@ fn a_server_that_comes_back_is_used_again() {
 }
 
 #[test]
-fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_server_is_away() {
+fn a_lost_connection_answers_each_request_in_flight_with_disconnected() {
     for hangs_up in [false, true] {
         with_every_split(20, |pieces| {
             let mut memory = Memory::of(5);
@@ -130,7 +130,7 @@ fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_serve
 }
 
 #[test]
-fn whole_answers_before_the_server_hung_up_count() {
+fn whole_answers_before_the_server_closes_are_delivered() {
     with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
@@ -149,7 +149,7 @@ fn whole_answers_before_the_server_hung_up_count() {
 }
 
 #[test]
-fn what_the_last_connection_was_asked_is_not_answered_by_the_next() {
+fn requests_on_a_lost_connection_are_not_answered_by_the_next() {
     with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
@@ -170,7 +170,7 @@ fn what_the_last_connection_was_asked_is_not_answered_by_the_next() {
 }
 
 #[test]
-fn half_a_request_to_a_lost_server_is_not_continued_to_the_next() {
+fn half_a_request_to_a_lost_connection_is_not_continued_on_the_next() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
@@ -187,7 +187,7 @@ fn half_a_request_to_a_lost_server_is_not_continued_to_the_next() {
 }
 
 #[test]
-fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
+fn a_server_that_sends_garbage_is_disconnected_and_dialed_again() {
     for nonsense in [&b"HTTP/1.1 400"[..], &have(1, b"a"), &[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 1]] {
         with_every_split(10, |pieces| {
             let mut memory = Memory::of(1);
@@ -208,7 +208,7 @@ fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
 }
 
 #[test]
-fn a_silent_server_is_given_up_after_patience() {
+fn a_silent_server_is_disconnected_after_its_timeout() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
@@ -224,7 +224,7 @@ fn a_silent_server_is_given_up_after_patience() {
 }
 
 #[test]
-fn a_server_that_sends_a_byte_a_second_is_given_up_too() {
+fn a_server_that_sends_a_byte_a_second_is_disconnected_too() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
@@ -239,7 +239,7 @@ fn a_server_that_sends_a_byte_a_second_is_given_up_too() {
 }
 
 #[test]
-fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
+fn clients_of_a_silent_server_get_disconnected_and_are_not_closed() {
     let mut memory = Memory::of(3).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
@@ -255,7 +255,7 @@ fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
 }
 
 #[test]
-fn clients_that_wait_their_turn_are_not_closed_for_it() {
+fn clients_that_wait_their_turn_are_not_closed() {
     let mut memory = Memory::of(6).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients: Vec<End> = (0..6).map(|_| net.connect()).collect();
@@ -272,7 +272,7 @@ fn clients_that_wait_their_turn_are_not_closed_for_it() {
 }
 
 #[test]
-fn requests_wait_a_moment_for_a_connection_that_is_being_made() {
+fn requests_wait_for_a_connection_attempt() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Hangs, Pieces::Whole);
     let client = net.connect();
@@ -287,7 +287,7 @@ fn requests_wait_a_moment_for_a_connection_that_is_being_made() {
 }
 
 #[test]
-fn requests_wait_no_longer_than_a_moment_for_a_connection() {
+fn requests_wait_only_a_moment_for_a_connection_attempt() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Reach::Hangs, Pieces::Whole);
     let client = net.connect();
@@ -303,7 +303,7 @@ fn requests_wait_no_longer_than_a_moment_for_a_connection() {
 }
 
 #[test]
-fn a_server_lost_and_found_behind_a_proxy_loses_requests_but_never_mixes_them() {
+fn a_server_lost_and_found_behind_a_proxy_never_mixes_up_answers() {
     with_every_split(40, |pieces| {
         let (mut front, mut back) = (Memory::of(3), Memory::of(2));
         let config = Config::new(NO_LIMITS, 1);

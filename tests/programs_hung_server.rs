@@ -79,7 +79,7 @@ fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
 }
 
 #[test]
-fn clients_that_give_up_on_a_hung_server_leave_the_other_one_to_everybody() {
+fn clients_that_leave_a_hung_server_do_not_block_the_other_one() {
     // Without an end to its patience with servers the proxy keeps all that was left unanswered.
     let site = Site::new(&["-maxconn", "256", "-servertimeout", "0"]);
     let [hung, well] = site.store(200);
@@ -147,7 +147,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
 }
 
 #[test]
-fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
+fn reported_counts_of_each_server_add_up() {
     let site = Site::new(&["-replicas", "2", "-servertimeout", "10000"]);
     site.store(10);
     let addresses = site.servers.each_ref().map(Program::address);
@@ -165,7 +165,7 @@ fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
 }
 
 #[test]
-fn a_proxy_that_is_to_be_its_own_server_does_not_start() {
+fn a_proxy_that_names_itself_as_server_does_not_start() {
     let dir = Dir::new();
     let address = dir.address("s");
     for (listen, server) in [
