@@ -1,4 +1,5 @@
-//! A GET or HAVE that its first server does not answer is asked of the second. Told over virtual time.
+//! Hedged requests: a GET or HAVE that its first server does not answer goes to the second too.
+//! Over virtual time.
 
 use distcache_core::machine::Machine;
 use distcache_core::proxy::{Config, Proxy};
@@ -13,7 +14,7 @@ type World<'m> = Net<Proxy<'m>>;
 const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
 const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };
 
-/// A proxy, a client, and the numbers of the first and the second server of `b"a"`.
+/// Creates a proxy and a client, and returns the first and the second server of `b"a"`.
 fn world(memory: &mut Memory, config: Config) -> (World<'_>, End, [u8; 2]) {
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);
     net.drive();
@@ -26,12 +27,12 @@ fn world(memory: &mut Memory, config: Config) -> (World<'_>, End, [u8; 2]) {
     (net, client, [first, 1 - first])
 }
 
-/// The one server that was asked something since last time, and the uid.
+/// Returns the one server that got a request since the last call, and the uid.
 fn only(net: &mut World<'_>) -> (u8, u32) {
     net.drive();
     let asked = [0, 1].map(|number| messages(&net.take(server(number))));
     let number = u8::from(asked[0].is_empty());
-    assert_eq!(asked.iter().flatten().count(), 1, "{asked:?}");
+    assert_eq!(asked.iter().flatten().count(), 1, "the other server may have it");
     (number, asked[usize::from(number)][0].0)
 }
 
@@ -40,7 +41,7 @@ fn assert_no_server_asked(net: &mut World<'_>) {
     assert!([0, 1].iter().all(|number| net.received(server(*number)).is_empty()));
 }
 
-/// Asks for something, and lets it be hedged: the uids at the first and at the second server.
+/// Sends a request and lets it be hedged. Returns the uids at the first and at the second server.
 fn ask(net: &mut World<'_>, client: End, request: &[u8], order: [u8; 2]) -> [u32; 2] {
     net.send(client, request);
     let first = only(net);
@@ -74,7 +75,7 @@ fn the_first_hit_is_the_answer_from_either_server() {
         let uids = ask(&mut net, client, &get(2, b"a"), order);
         say(&mut net, order[winner], &session(uids[winner], b"session"));
         assert_eq!(net.take(client), session(2, b"session"));
-        // The other one's answer reaches nobody, and its uid is not used until it is there.
+        // The late answer reaches no client, and its uid is not used before it comes.
         net.send(client, &get(3, b"a"));
         let (asked, uid) = only(&mut net);
         assert!(asked == order[0] && !uids.contains(&uid));
@@ -128,7 +129,7 @@ fn a_hung_first_server_delays_a_get_by_fifty_milliseconds() {
         }
         assert_eq!(net.take(client), session(uid, b"session"));
     }
-    // It is given up meanwhile, and nothing waits for it then.
+    // The server has timed out meanwhile, and nothing waits for it then.
     assert!(!net.machine.is_up(order[0]) && net.now.since(begun) < 8 * 52);
     nothing_is_left(&mut net);
 }
@@ -180,7 +181,7 @@ fn a_client_that_leaves_a_hedged_request_costs_nobody_anything() {
     assert!(net.received(next).is_empty());
     say(&mut net, asked, &session(uid, b"session"));
     assert_eq!(net.received(next), session(3, b"session"));
-    assert_eq!(net.machine.traffic().orphaned, 1, "one request has left");
+    assert_eq!(net.machine.traffic().orphaned, 1, "one request was sent");
     nothing_is_left(&mut net);
 }
 
@@ -225,7 +226,7 @@ fn an_unanswered_hedged_request_counts_against_the_share_of_its_server() {
     assert!(net.machine.is_full(order[0]) && !net.machine.is_full(order[1]));
     net.send(client, &get(6, b"a"));
     let (asked, uid) = only(&mut net);
-    assert_eq!(asked, order[1], "it is not asked for more before it has answered");
+    assert_eq!(asked, order[1], "it gets no more requests before it has answered");
     say(&mut net, asked, &session(uid, b"session"));
     assert_eq!(net.take(client), session(6, b"session"));
 }

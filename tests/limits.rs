@@ -1,5 +1,5 @@
-//! How long clients may take, and what happens where memory is short. Told over virtual time, of
-//! servers; proxies share this code.
+//! Timeouts of clients, and shortage of memory, over virtual time. Tested on servers; proxies share
+//! the code.
 
 use distcache_core::clients::Limits;
 use distcache_core::machine::Machine;

@@ -1,4 +1,4 @@
-//! `dc_test -seconds` as it runs: a load on a server and through a proxy, and what it says of it.
+//! The load of `dc_test -seconds`, on a server and through a proxy, and its report.
 
 use distcache_testing::process::{Dir, Program};
 use distcache_testing::start;

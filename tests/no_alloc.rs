@@ -1,7 +1,7 @@
-//! Nothing is allocated once a daemon has started: every allocation of its loop's thread is counted.
+//! A started daemon allocates nothing: every allocation of the thread of its loop is counted.
 //!
-//! The daemons here are this test program itself, started again as a process in which the test
-//! `a_daemon` runs the same loop as `dc_server` or `dc_client`.
+//! The daemons are this test program itself, started again as a process in which the test
+//! `a_daemon` runs the loop of `dc_server` or `dc_client`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -19,7 +19,7 @@ use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::sessiond::{self, DatagramClient};
 
-/// Counts what one thread asks of the system's allocator.
+/// Counts the allocations of one thread.
 struct Counting;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -34,7 +34,7 @@ fn count() {
     }
 }
 
-// SAFETY: every call is passed on as it is to an allocator that keeps the contract.
+// SAFETY: every call is passed on unchanged to an allocator that keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -66,7 +66,7 @@ const CLIENTS: usize = 8;
 const SESSIONS: u32 = 64;
 const LIMITS: Limits = Limits { idle: 900, patience: 400 };
 
-/// What the processes run that the other tests start; on its own it has nothing to do.
+/// What runs in the processes that other tests start. By itself it does nothing.
 #[test]
 fn a_daemon() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -147,7 +147,7 @@ impl Daemon {
         count.trim().parse().unwrap()
     }
 
-    /// Ends it in order, and says how much it has allocated by then.
+    /// Ends it with SIGTERM, and returns how many allocations it made.
     fn end(self) -> u64 {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -164,7 +164,7 @@ fn id(number: u32) -> [u8; 32] {
 
 const LARGE: usize = 30_000;
 
-/// A client with a place, as soon as there is one: those of before may not all be gone.
+/// Returns a client with a place, once one is free: earlier clients may still be leaving.
 fn enter(address: &str) -> RawClient {
     until("a place is free", || {
         let caller = RawClient::try_connect(address).ok()?;
@@ -173,7 +173,7 @@ fn enter(address: &str) -> RawClient {
     })
 }
 
-/// Every kind of request, right and wrong ones.
+/// Sends every kind of request, valid and invalid.
 fn ask_everything(address: &str) {
     let caller = enter(address);
     let large = vec![5; LARGE];
@@ -209,7 +209,7 @@ fn ask_everything(address: &str) {
     assert!(caller.message().len() > LARGE);
 }
 
-/// What is not the protocol, and clients that leave at any time.
+/// Sends garbage, and leaves at any time.
 fn misbehave(address: &str) {
     for wrong in [
         b"GET / HTTP/1.0\r\n\r\n".to_vec(),
@@ -236,7 +236,7 @@ fn misbehave(address: &str) {
     drop(crowd);
 }
 
-/// Clients that ask nothing, that do not finish, and that do not read.
+/// Connects clients that send nothing, that do not finish, and that do not read.
 fn dawdle(address: &str) {
     let [idle, begun, deaf] = [(); 3].map(|()| enter(address));
     begun.send(&get(1, &id(3))[..20]);
@@ -244,10 +244,10 @@ fn dawdle(address: &str) {
     while deaf.send_available(&requests) == requests.len() {}
     begun.rest();
     idle.rest();
-    until("the deaf one is closed", || deaf.is_closed().then_some(()));
+    until("the client that never reads is closed", || deaf.is_closed().then_some(()));
 }
 
-/// Every kind of datagram, right and wrong ones, and more at a time than there are places.
+/// Sends every kind of datagram, valid and invalid, and more at a time than there are places.
 fn send_datagrams(datagrams: &str) {
     let udp = DatagramClient::connect(datagrams);
     let key = sessiond::key(&[8; 32]);
@@ -268,7 +268,7 @@ fn send_datagrams(datagrams: &str) {
     until("that it is gone", || udp.get(&key).is_none().then_some(()));
 }
 
-/// More sessions than there is room for, and some that expire.
+/// Stores more sessions than there is room for, some of which expire.
 fn overflow(address: &str) {
     let caller = enter(address);
     for number in 100..100 + 4 * SESSIONS {
@@ -279,9 +279,9 @@ fn overflow(address: &str) {
     ask_until(address, &get(1, &id(last)), &status(1, 1, 1));
 }
 
-/// Waits until a server that was full has told that it has dropped what has expired: all of it.
+/// Waits until a full server has reported that it has dropped all expired sessions.
 fn drops_what_has_expired(server: &Daemon) {
-    server.program.out.find("word that all are gone", |text| {
+    server.program.out.find("a report that all are gone", |text| {
         let whole = &text[..text.rfind('\n')?];
         let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
         let counts = told.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
@@ -297,14 +297,14 @@ fn a_started_server_allocates_nothing() {
     let address = server.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = server.allocations();
-    assert!(before > 0, "what it takes at its start is counted");
+    assert!(before > 0, "allocations at the start are counted");
     for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
         visit(address);
         send_datagrams(&server.datagrams);
         assert_eq!(server.allocations() - before, 0);
     }
     drops_what_has_expired(&server);
-    assert_eq!(server.end() - before, 0, "its end allocates nothing either");
+    assert_eq!(server.end() - before, 0, "the end allocates nothing");
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     let address = proxy.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = proxy.allocations();
-    assert!(before > 0, "what it takes at its start is counted");
+    assert!(before > 0, "allocations at the start are counted");
     for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
         visit(address);
         send_datagrams(&proxy.datagrams);
@@ -325,7 +325,7 @@ fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     ask_everything(address);
     send_datagrams(&proxy.datagrams);
     assert_eq!(proxy.allocations() - before, 0);
-    assert_eq!(proxy.end() - before, 0, "its end allocates nothing either");
+    assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
     drop(server);
 }
 
@@ -343,7 +343,7 @@ fn a_proxy_with_replicas_allocates_nothing_when_a_server_dies_and_comes_back() {
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
-    // A server may have closed the proxy's connection for its silence: that is made again first.
+    // The server may have closed the proxy's connection as idle, which is made again first.
     let served = || ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     drop(second);
     served();
@@ -374,12 +374,12 @@ fn a_load_allocates_nothing_while_it_is_timed() {
             assert!(report.hits > 0 && report.adds > 0, "{report}");
             COUNT.load(Ordering::Relaxed) - before
         });
-        assert_eq!(allocations[0], allocations[1], "the same however long it takes");
+        assert_eq!(allocations[0], allocations[1], "the same number, however long it takes");
     }
 }
 
-/// The server dies with a request open, stays away, comes back as one that talks nonsense and as one
-/// that says nothing, and at last as itself.
+/// Kills the server with a request in flight, leaves it away, and brings it back: one that sends
+/// garbage, one that sends nothing, and the real one.
 fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
     let address = proxy.address.as_str();
     let away = status(1, 1, 2);
@@ -391,7 +391,7 @@ fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
     proxy.program.err.wait_for(" is unreachable (");
     for _ in 0..20 {
         assert_eq!(enter(address).ask(&get(1, b"id")), away);
-        // Of the attempts to connect that fail now nothing tells: it is time that makes them.
+        // Failed attempts to connect are not reported, so only time can be waited for.
         std::thread::sleep(Duration::from_millis(20));
     }
     for (nonsense, name) in [(&b"nonsense, and more than a header"[..], "odd"), (b"", "silent")] {

@@ -1,5 +1,5 @@
-//! What patch levels are for, told over virtual time: who asks at level 0 gets what it always got, and
-//! the operations of level 1 reach nobody who does not have them.
+//! Patch levels, over virtual time: level-0 clients see no change, and level-0 servers get no
+//! operation of level 1.
 
 use distcache_core::proxy::{Config, Proxy};
 use distcache_core::server::Server;
@@ -121,13 +121,13 @@ fn a_refused_put_changes_nothing() {
     assert_eq!(net.received(client), answers.concat());
 }
 
-/// Lets the proxy's server answer one HAVE at `level`, and gives what the client, that asks at level 9,
-/// got.
+/// Lets the proxy's server answer a HAVE at `level`. Returns what the client, which asks at level
+/// 9, got.
 fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
     net.send(client, &at_level(9, have(7, b"a")));
     net.drive();
     let asked = net.take(SERVER);
-    assert_eq!(asked[..4], [0, 0x11, 0, 1], "a proxy says what it can itself");
+    assert_eq!(asked[..4], [0, 0x11, 0, 1], "a proxy answers at its own level");
     let uid = messages(&asked)[0].0;
     net.send(SERVER, &at_level(level, status(uid, HAVE, 1)));
     net.drive();
@@ -146,7 +146,7 @@ fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
         let asked = messages(&net.take(SERVER));
         match told {
             0 => {
-                assert!(asked.is_empty(), "who does not have it is not asked");
+                assert!(asked.is_empty(), "a server that lacks it is not asked");
                 assert_eq!(net.take(client), said(8, TAKE, &[UNSUPPORTED]));
             }
             _ => {
@@ -169,7 +169,7 @@ fn a_server_that_has_not_answered_yet_gets_no_new_operations() {
     net.drive();
     assert_eq!(net.take(client), said(1, PUT, &[UNSUPPORTED]));
     learn(&mut net, client, 1);
-    // Another server may be there after that one.
+    // The next connection may be to another server.
     net.cut(SERVER);
     net.pass(5_000);
     net.send(client, &put(2, b"a", b"session"));

@@ -1,4 +1,4 @@
-//! Daemons where there is nothing but themselves: no devices, no /proc, no user database.
+//! Daemons in a directory without devices, /proc and user database.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -15,8 +15,8 @@ use distcache_testing::raw_client::RawClient;
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// A directory with the two daemons, the libraries that they are linked with, and an empty `tmp`.
-/// `None` where a program can't be shut up in it.
+/// Creates a directory with the two daemons, the libraries that they need, and an empty `tmp`.
+/// `None` if the machine cannot do that.
 fn jail() -> Option<Dir> {
     if !(is_root() && has_tool("chroot") && has_tool("ldd")) {
         return None;
@@ -25,7 +25,7 @@ fn jail() -> Option<Dir> {
     for program in [DC_CLIENT, DC_SERVER] {
         let name = Path::new(program).file_name().expect("a name");
         fs::copy(program, dir.path().join(name)).expect("a copy");
-        // One that is linked statically needs nothing.
+        // A static program needs no libraries.
         let needed = Program::run("ldd", &[program]).out;
         for library in needed.split_whitespace().filter(|word| word.starts_with('/')) {
             let copy = dir.join(library.trim_start_matches('/'));
@@ -41,18 +41,18 @@ fn permit(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own directory");
 }
 
-/// Starts one of the daemons in there.
+/// Starts one of the daemons in the directory.
 fn start(jail: &Dir, words: &[&str]) -> Program {
     start_as("0:0", jail, words)
 }
 
-/// Starts one of the daemons in there as a user without entry.
+/// Starts one of the daemons in the directory as a user without an entry.
 fn start_as(user: &str, jail: &Dir, words: &[&str]) -> Program {
     let user = format!("--userspec={user}");
     Program::start("chroot", &[&[user.as_str(), &jail.text("")][..], words].concat())
 }
 
-/// The user that a program runs as.
+/// Returns the user that a program runs as.
 fn user(program: &Program) -> String {
     let file = fs::read_to_string(format!("/proc/{}/status", program.pid())).expect("a status");
     let line = file.lines().find(|line| line.starts_with("Uid:")).expect("its users");
@@ -97,7 +97,7 @@ fn inherited_descriptors_are_closed_without_proc() {
     command.stdin(std::os::fd::OwnedFd::from(theirs)).stdout(Stdio::piped());
     let server = Program::spawn(command);
     held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
-    assert_eq!(held.read(&mut [0]).expect("the end of what nobody has open"), 0);
+    assert_eq!(held.read(&mut [0]).expect("the end of a connection that is no longer open"), 0);
     assert_eq!(server.address(), "UNIX:/tmp/s");
     assert_eq!(server.end(Signal::TERM).code, 0);
 }

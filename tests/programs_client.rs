@@ -1,4 +1,4 @@
-//! `dc_client` as it runs: what it passes on, and what it answers itself while the server is away.
+//! The program `dc_client`: what it passes on, and what it answers while the server is unreachable.
 
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::process::{Dir, Program, Signal};
@@ -9,22 +9,22 @@ use distcache_testing::vectors::{lines, replay};
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// A server, once it listens.
+/// Starts a server.
 fn server(listen: &str) -> Program {
     start::server(DC_SERVER, listen, &["-sessions", "512"])
 }
 
-/// A proxy to a server, once it listens.
+/// Starts a proxy to a server.
 fn proxy(listen: &str, server: &str, arguments: &[&str]) -> Program {
     start::before(DC_CLIENT, listen, server, &[&["-retry", "50"], arguments].concat())
 }
 
-/// The same, once it is connected.
+/// Starts a proxy, and waits until it is connected.
 fn connected(listen: &str, server: &str, arguments: &[&str]) -> Program {
     start::connected(DC_CLIENT, listen, server, &[&["-retry", "50"], arguments].concat())
 }
 
-/// What is answered to one who asks for what is not there.
+/// Returns a request for a session that is not stored, and its answer.
 fn ask() -> (Vec<u8>, Vec<u8>) {
     (have(7, b"nobody's"), status(7, HAVE, 1))
 }
@@ -35,7 +35,7 @@ fn passes_the_vectors(listen: &str, server_listens: &str) {
     replay(&mut ProgramUnderTest { address: &proxy.address(), barrier: ask() }, lines());
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     let err = server.end(Signal::TERM).err;
-    assert!(err.contains(" 0 malformed"), "the server only ever saw the protocol: {err}");
+    assert!(err.contains(" 0 malformed"), "the server got only valid requests: {err}");
 }
 
 #[test]
@@ -84,10 +84,10 @@ fn a_server_that_starts_later_is_found() {
     assert_eq!(caller.ask(&ask), status(7, HAVE, 2));
     let _server = server(&dir.address("s"));
     ask_until(&proxy.address(), &ask, &answer);
-    assert_eq!(caller.ask(&ask), answer, "who was there before is served, too");
+    assert_eq!(caller.ask(&ask), answer, "a client that was connected before is served");
 }
 
-/// Kills a server that owes answers, and starts another at the same address.
+/// Kills a server with requests in flight, and starts another at the same address.
 fn survives_a_restart(listen: &str) {
     let first = server(listen);
     let address = first.address();
@@ -153,7 +153,8 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
         RawClient::connect(&proxy.address()).send(&ask[..len]);
         assert_eq!(stays.ask(&ask), answer);
     }
-    // These leave while the server owes them a session; whoever comes next must not get it.
+    // These clients leave while the server still has to send them a session, which the next client
+    // must not get.
     server.freeze();
     for _ in 0..100 {
         let leaves = RawClient::connect(&proxy.address());
@@ -202,7 +203,7 @@ fn without_reqtimeout_requests_wait_for_a_stopped_server() {
     server.freeze();
     let waits = RawClient::connect(&proxy.address());
     waits.send(&ask);
-    // Who has asked for nothing is idle; who has a request open is not.
+    // A client without a request is idle; one with a request in flight is not.
     assert_eq!(RawClient::connect(&proxy.address()).rest(), b"");
     assert!(waits.is_silent());
     server.signal(Signal::CONT);
@@ -254,7 +255,7 @@ fn every_client_gets_its_own_answers() {
                 let caller = RawClient::connect(address);
                 let data = vec![number; 3000 + usize::from(number)];
                 for round in 0..50 {
-                    // The same uid everywhere: it means something to the requester alone.
+                    // The same uid everywhere: it has a meaning only for its client.
                     let id = [number, round];
                     assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
                     caller.send(&[get(1, &id), have(1, &id), remove(1, &id), get(1, &id)].concat());

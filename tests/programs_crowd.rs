@@ -9,7 +9,7 @@ use distcache_testing::start;
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Connects until there are `wanted`, each served once and idle from then on.
+/// Connects until there are `wanted` clients, each of which is served once and then idle.
 fn gather(idle: &mut Vec<RawClient>, wanted: usize, address: &str) {
     while idle.len() < wanted {
         let len = (wanted - idle.len()).min(200);
@@ -19,7 +19,7 @@ fn gather(idle: &mut Vec<RawClient>, wanted: usize, address: &str) {
     }
 }
 
-/// Has all ask at once, `requests` each, and looks at every answer.
+/// Lets all send `requests` requests at once, and checks every answer.
 fn ask_all(callers: &[RawClient], requests: usize) {
     for (uid, caller) in (0..).zip(callers) {
         caller.send(&have(uid, b"nobody's").repeat(requests));
@@ -29,16 +29,16 @@ fn ask_all(callers: &[RawClient], requests: usize) {
     }
 }
 
-/// Bytes of memory that a program has now.
+/// Returns the resident memory of a program, in bytes.
 fn resident(program: &Program) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("a program that runs");
+    let status = status.expect("the program runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
     let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kilobytes * 1024
 }
 
-/// A server with so many idle clients, and what memory it has then.
+/// Starts a server with so many idle clients. Returns its memory.
 fn crowd(clients: usize, places: usize) -> ((Program, Vec<RawClient>), usize) {
     let places = places.to_string();
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-maxconn", &places]);
@@ -53,7 +53,7 @@ fn ten_thousand_idle_and_five_hundred_busy_clients_are_served() {
     if !has_descriptors(10_700) {
         return;
     }
-    // What a place for a connection takes is taken at the start: so it shows between two servers.
+    // Memory for connections is allocated at the start, so two servers show what a place takes.
     let (few, before) = crowd(1_000, 1_000);
     drop(few);
     let ((program, mut idle), after) = crowd(10_000, 10_500);

@@ -1,4 +1,4 @@
-//! Programs that detach: what whoever started them sees, and as whom they go on.
+//! Programs that detach: what their starter sees, and which user they become.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -16,7 +16,7 @@ fn quiet() -> Ended {
     Ended { code: 0, out: String::new(), err: String::new() }
 }
 
-/// Starts a server as a daemon in a directory, and takes it in hand.
+/// Starts a server as a daemon in a directory.
 fn server(dir: &Dir, arguments: &[&str]) -> Daemon {
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let usual = ["-daemon", "-listen", &listen, "-pidfile", &pid_file];
@@ -24,7 +24,7 @@ fn server(dir: &Dir, arguments: &[&str]) -> Daemon {
     Daemon::of(&dir.join("pid"))
 }
 
-/// What a daemon that does not come up says.
+/// Returns the error of a daemon that does not start.
 fn failure(program: &str, arguments: &[&str]) -> String {
     let ended = Program::run(program, &[&["-daemon"], arguments].concat());
     assert!(ended.code == 1 && ended.out.is_empty(), "{ended:?}");
@@ -36,7 +36,7 @@ fn serves(address: &str) {
     assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
-/// User and group of `nobody`.
+/// Returns user and group of `nobody`.
 fn nobody() -> (String, String) {
     let users = fs::read_to_string("/etc/passwd").expect("users");
     let line = users.lines().find(|line| line.starts_with("nobody:")).expect("nobody");
@@ -66,7 +66,7 @@ fn a_daemon_keeps_nothing_of_its_starter() {
     for fd in ["fd/0", "fd/1", "fd/2"] {
         assert_eq!(link(fd), "/dev/null");
     }
-    let stat = daemon.about("stat").expect("a daemon that runs");
+    let stat = daemon.about("stat").expect("the daemon runs");
     let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
     let (session, terminal) = (fields[3], fields[4]);
     let own = fs::read_to_string("/proc/self/stat").expect("our own");
@@ -104,7 +104,7 @@ fn the_pid_file_of_a_running_daemon_is_not_taken() {
     assert!(reason.contains(&format!("process {} holds it", daemon.pid())), "{reason}");
     assert_eq!(fs::read(dir.join("pid")).expect("a file"), before);
     assert_eq!(dir.names(), ["pid", "s"]);
-    // One that was killed holds nothing.
+    // A killed daemon holds no lock.
     daemon.end(Signal::KILL);
     server(&dir, &[]).end(Signal::TERM);
 }
@@ -121,8 +121,8 @@ fn a_relative_pid_file_and_socket_are_in_the_starters_directory() {
     assert!(dir.names().is_empty());
 }
 
-/// Starts a server as root with groups, in a directory of root's, that goes on as `user`; and what it
-/// warns of.
+/// Starts a server as root with groups, in a directory of root's, which becomes `user`. Returns its
+/// warnings too.
 fn as_user(dir: &Dir, user: &str) -> (Daemon, Vec<String>) {
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let server = ["--groups=4,20", DC_SERVER, "-daemon", "-listen", &listen, "-pidfile", &pid_file];
@@ -171,7 +171,8 @@ fn a_daemon_of_another_user_removes_its_files_if_permitted() {
     assert!(warned.is_empty(), "{warned:?}");
     daemon.end(Signal::TERM);
     assert!(dir.names().is_empty());
-    // In a directory of root's it may not, and says so; then nobody is told to signal a stranger.
+    // In a directory of root's it may not, and says so; the pid file must not name another process
+    // then.
     for mode in [0o1777, 0o755] {
         dir.permit(mode);
         let (daemon, warned) = as_user(&dir, "nobody");
@@ -184,14 +185,14 @@ fn a_daemon_of_another_user_removes_its_files_if_permitted() {
     }
     assert_eq!(dir.names(), ["pid", "s"]);
     let number = fs::read_to_string(dir.join("pid")).expect("a file");
-    let number: i32 = number.trim_end().parse().expect("a number that a process could have had");
+    let number: i32 = number.trim_end().parse().expect("a number that no process has");
     assert!(!fs::exists(format!("/proc/{number}")).expect("/proc"), "{number}");
     if has_tool("start-stop-daemon") {
-        // What LSB calls "dead, and its pid file exists"; with an empty file it would be "unknown".
+        // LSB's "dead, and its pid file exists"; with an empty file it would be "unknown".
         let ended = Program::run("start-stop-daemon", &["--status", "--pidfile", &dir.text("pid")]);
         assert_eq!(ended.code, 1, "{ended:?}");
     }
-    // What is left does not keep the next one from starting.
+    // The files that are left do not prevent the next start.
     let (daemon, _) = as_user(&dir, "nobody");
     serves(&dir.address("s"));
     daemon.end(Signal::TERM);

@@ -1,4 +1,4 @@
-//! `dc_test` as it runs: against a cache that is right, and against one that is not.
+//! The program `dc_test`, against a correct cache and a wrong one.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn test(address: &str, arguments: &[&str]) -> Ended {
     Program::run(DC_TEST, &[&["-connect", address], arguments].concat())
 }
 
-/// Every way in which it can be used, at one address.
+/// Runs it in every mode at one address.
 fn is_right(address: &str) {
     for arguments in [
         &["-ops", "300", "-persistent"][..],
@@ -90,7 +90,7 @@ fn a_seed_repeats_a_run() {
     assert!(err.contains("220 requests"), "the same twice, each after 10 REMOVEs: {err}");
 }
 
-/// What comes of a server that answers so many requests right, and the next one wrong.
+/// Runs it against a server that answers `right` requests right and the next one wrong.
 fn lies_after(right: usize) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("IP:{}", listener.local_addr().expect("its address"));
@@ -107,14 +107,14 @@ fn lies_after(right: usize) -> Ended {
             }
             pass(&mut stream, &mut server);
             stream.write_all(&lie(frame(&mut server))).expect("room");
-            // The rest of what it sends is of no interest.
+            // The rest of its requests does not matter.
             let _ = stream.read_to_end(&mut Vec::new());
         });
         test(&address, &["-persistent", "-ops", "5000", "-datamax", "1000"])
     })
 }
 
-/// The opposite of an answer.
+/// Turns an answer into its opposite.
 fn lie(mut answer: Vec<u8>) -> Vec<u8> {
     let uid = u32::from_be_bytes([answer[5], answer[6], answer[7], answer[8]]);
     match (answer[10], &mut answer[14..]) {
@@ -150,7 +150,7 @@ fn the_first_wrong_answer_ends_the_check_with_the_number_of_right_ones() {
     }
 }
 
-/// Every way of asking: one connection, one for each request, a seed, and a load.
+/// The modes: one connection, one for each request, a seed, and a load.
 const WAYS: [&[&str]; 5] =
     [&[], &["-persistent"], &["-seed", "1"], &["-seconds", "1"], &["-seconds", "1", "-shortlived"]];
 
@@ -188,7 +188,7 @@ fn a_server_with_all_its_clients_is_reported_as_refusing() {
             );
             assert_eq!((ended.code, ended.err), (1, line), "{way:?}");
         }
-        // Of several connections one has found a place.
+        // One of several connections is accepted.
         drop(other);
         let ended = test(&address, &["-seconds", "10", "-clients", "5"]);
         assert!(ended.code == 1 && ended.err.contains(" refused the connection: "), "{ended:?}");

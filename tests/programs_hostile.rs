@@ -1,4 +1,4 @@
-//! What comes from strangers: it closes their own connections, and nobody else notices.
+//! Malformed input closes only the connection it came on.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ impl Both {
         Self { server, proxy, _dir: dir }
     }
 
-    /// Does something to both, while others use both and get every answer.
+    /// Attacks both while other clients use both and get every answer.
     fn run_during(self, attack: impl Fn(&str) + Sync) {
         let addresses = [self.server.address(), self.proxy.address()];
         for address in &addresses {
@@ -47,7 +47,7 @@ impl Both {
                 for good in good {
                     good.join().expect("every answer");
                 }
-                attacked.expect("what becomes of strangers");
+                attacked.expect("what the attackers get");
             });
         }
         assert_eq!(self.proxy.end(Signal::TERM).code, 0);
@@ -55,7 +55,7 @@ impl Both {
     }
 }
 
-/// Uses a cache until told otherwise, on one connection, and looks at each answer.
+/// Uses a cache on one connection until `over`, and checks each answer.
 fn behave(address: &str, over: &AtomicBool) {
     let caller = RawClient::connect(address);
     let data = [address.as_bytes(), &[b'x'; 3000]].concat();
@@ -72,14 +72,14 @@ fn behave(address: &str, over: &AtomicBool) {
     }
 }
 
-/// The beginning of what a browser sends to speak TLS.
+/// Returns the first bytes of a TLS client.
 fn tls_hello() -> Vec<u8> {
     let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     hello.extend((0..506_u32).map(|byte| (byte * 7) as u8));
     hello
 }
 
-/// Seventeen frames, of which the protocol allows sixteen.
+/// Returns 17 frames; the protocol allows 16.
 fn too_many_frames() -> Vec<u8> {
     frame(0, 1, GET, 0, &[0; 2048]).repeat(17)
 }
@@ -126,7 +126,7 @@ fn random_bytes_are_closed() {
     Both::start().run_during(|address| {
         for seed in 0..200 {
             let mut random = Random::new(seed);
-            // No version of the protocol begins so.
+            // No version of the protocol begins like this.
             let mut bytes = vec![1 + random.below(255) as u8];
             bytes.extend((0..random.below(5000)).map(|_| random.next() as u8));
             let caller = RawClient::connect(address);
@@ -164,10 +164,10 @@ fn vectors_cut_anywhere_harm_no_other_client() {
             for at in (1..15).chain(more).filter(|at| *at < request.len()) {
                 let caller = RawClient::connect(address);
                 caller.send(&request[..at]);
-                // Every other one hangs up; the rest say that they are done, and wait.
+                // Every other client closes; the rest end their sending side and wait.
                 if at % 2 == 0 {
                     caller.finish();
-                    // Nothing, or what was whole before the cut.
+                    // Nothing, or the answers to requests that were complete.
                     messages(&caller.rest());
                 }
             }
@@ -212,7 +212,7 @@ fn clients_that_read_nothing_delay_no_other_client() {
     });
 }
 
-/// A server that says what it likes to a proxy, and what the proxy's client then gets.
+/// Runs a proxy with a server that answers with `says`. Returns what the proxy's client gets.
 fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = format!("IP:{}", listener.local_addr().expect("its address"));
@@ -222,7 +222,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
     let caller = RawClient::connect(&proxy.address());
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            // The second time it is an honest one.
+            // The second server is a correct one.
             for honest in [false, true] {
                 let (mut stream, _) = listener.accept().expect("the proxy");
                 let mut asked = probe();
@@ -234,7 +234,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
                 let uid = u32::from_be_bytes([request[5], request[6], request[7], request[8]]);
                 let answer = if honest { status(uid, HAVE, 0) } else { says(uid) };
                 stream.write_all(&answer).expect("room");
-                // Whoever was told something right goes on, on the same connection.
+                // After a valid answer the connection stays in use.
                 if !honest && std::io::Read::read_exact(&mut stream, &mut request).is_ok() {
                     let uid = u32::from_be_bytes([request[5], request[6], request[7], request[8]]);
                     stream.write_all(&status(uid, HAVE, 0)).expect("room");
@@ -248,7 +248,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
             let lost = text.matches(" is unreachable (").count();
             (text.matches("connected to ").count() > lost).then_some(())
         });
-        let second = distcache_testing::process::until("an answer that is no proxy's", || {
+        let second = distcache_testing::process::until("an answer that is not a proxy's", || {
             let answer = caller.ask(&have(2, b"id"));
             (answer != status(2, HAVE, 2)).then_some(answer)
         });
@@ -259,7 +259,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn a_server_that_sends_a_stray_answer_is_disconnected_and_dialed_again() {
     let (away, there) = (status(1, HAVE, 2), status(2, HAVE, 0));
-    // Another's uid, another operation, a request, and no protocol at all.
+    // Another uid, another operation, a request, and garbage.
     assert_eq!(through_a_proxy(|uid| status(uid ^ 0x40, HAVE, 0)), (away.clone(), there.clone()));
     assert_eq!(through_a_proxy(|uid| session(uid, b"a secret")), (away.clone(), there.clone()));
     assert_eq!(through_a_proxy(|uid| have(uid, b"id")), (away.clone(), there.clone()));

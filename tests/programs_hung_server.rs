@@ -1,5 +1,5 @@
-//! `dc_client` before several servers of which one hangs: its process is stopped, and the kernel goes
-//! on taking connections and bytes for it.
+//! `dc_client` in front of several servers, one of which hangs: its process is stopped, and the
+//! kernel still accepts connections and bytes for it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl Site {
         Self { servers, proxy, _dir: dir }
     }
 
-    /// Stores sessions through the proxy: the ids that each server holds.
+    /// Stores sessions through the proxy. Returns the ids that each server holds.
     fn store(&self, count: u32) -> [Vec<[u8; 4]>; 2] {
         let caller = RawClient::connect(&self.proxy.address());
         let ids: Vec<_> = (0..count).map(u32::to_be_bytes).collect();
@@ -60,7 +60,7 @@ impl Site {
     }
 }
 
-/// Lets 40 threads ask for ids, each for so many, and go on after a deadline.
+/// Lets 40 threads send `each` GETs with a deadline. Returns how many were not answered.
 fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
     let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -80,7 +80,7 @@ fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
 
 #[test]
 fn clients_that_leave_a_hung_server_do_not_block_the_other_one() {
-    // Without an end to its patience with servers the proxy keeps all that was left unanswered.
+    // Without a server timeout the proxy keeps all unanswered requests.
     let site = Site::new(&["-maxconn", "256", "-servertimeout", "0"]);
     let [hung, well] = site.store(200);
     site.servers[0].freeze();
@@ -102,8 +102,8 @@ fn clients_that_leave_a_hung_server_do_not_block_the_other_one() {
         assert!(prober.join().unwrap() > 0);
         failed
     });
-    assert!((384..480).contains(&failed), "{failed} requests were left unanswered");
-    // What belongs to it goes elsewhere now, and comes back.
+    assert!((384..480).contains(&failed), "{failed} requests were not answered");
+    // Its ids go elsewhere now, and come back.
     let caller = RawClient::connect(&site.proxy.address());
     assert_eq!(caller.ask(&get(8, &hung[0])), status(8, GET, 1));
     site.servers[0].signal(Signal::CONT);
@@ -133,7 +133,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
                 while !given_up.load(Ordering::Relaxed) {
                     ask_all(&caller);
                 }
-                // It takes connections all the time, and does not count as connected for that.
+                // It accepts connections all the time, but does not count as connected.
                 ask_all(&caller);
             });
         }
@@ -142,7 +142,9 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     });
     site.servers[0].signal(Signal::CONT);
     let back = format!("connected to {hung}\n");
-    site.proxy.err.find("the server back", |text| (text.matches(&back).count() == 2).then_some(()));
+    site.proxy.err.find("the connection to the server", |text| {
+        (text.matches(&back).count() == 2).then_some(())
+    });
     ask_all(&RawClient::connect(&site.proxy.address()));
 }
 
@@ -155,7 +157,7 @@ fn reported_counts_of_each_server_add_up() {
     let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 left by";
     assert!(err.contains(all), "{err}");
     for address in addresses {
-        // One that was restarted may lack what it was given; these were not.
+        // A restarted server may lack sessions; this one was not restarted.
         let line = format!(
             "{address}: 10 requests forwarded, 10 answered, 0 lost; 1 connections, 0 lost, 0 of them \
              given up; 0 stray answers\n"
@@ -181,9 +183,9 @@ fn a_proxy_that_names_itself_as_server_does_not_start() {
     }
 }
 
-/// What a site with a stopped server does at its defaults, in numbers: for docs/limits.md.
+/// Measures what a stopped server costs with default options, for docs/limits.md.
 #[test]
-#[ignore = "it measures; it asserts nothing but answers"]
+#[ignore = "a measurement: it asserts only answers"]
 fn measure_what_a_hung_server_costs() {
     for replicas in ["1", "2"] {
         let site = Site::new(&["-maxconn", "256", "-replicas", replicas, "-retry", "5000"]);

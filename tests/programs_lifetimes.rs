@@ -1,4 +1,4 @@
-//! `dc_server -maxtimeout`, and what it says about ADDs.
+//! `dc_server -maxtimeout`, and its report of ADDs.
 
 use distcache_testing::bytes::{ADD, GET, add_for, get, session, status};
 use distcache_testing::process::{Program, Signal};
@@ -35,7 +35,7 @@ fn a_minimum_lifetime_above_the_maximum_is_refused() {
     let ended = Program::run(DC_SERVER, &arguments);
     assert_eq!(ended.code, 1);
     assert!(ended.err.contains("-mintimeout is longer than -maxtimeout"), "{}", ended.err);
-    // A least lifetime above the usual most raises that.
+    // A minimum lifetime above the default maximum raises that.
     let program = start::server(DC_SERVER, ANY_PORT, &["-mintimeout", "604800000"]);
     assert_eq!(program.end(Signal::TERM).code, 0);
 }

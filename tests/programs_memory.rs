@@ -1,4 +1,4 @@
-//! What a crowd has needed goes back to the system.
+//! Memory that many clients needed goes back to the system.
 #![cfg(target_os = "linux")]
 
 use distcache_testing::bytes::{HAVE, add, have, status};
@@ -9,23 +9,23 @@ use distcache_testing::start;
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Connections with an unfinished ADD each.
+/// How many connections have an unfinished ADD each.
 const CROWD: usize = 800;
 
-/// Bytes of memory that a program has now.
+/// Returns the resident memory of a program, in bytes.
 fn resident(program: &Program) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("a program that runs");
+    let status = status.expect("the program runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
     let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kilobytes * 1024
 }
 
-/// A crowd takes 26 MB and gives them back, whether it hangs up in the middle or is answered.
+/// The clients need 26 MB, which are returned whether they leave in the middle or are answered.
 fn gives_back(program: &Program, address: &str) {
     let request = add(1, b"an id of the crowd's", &[7; 32_000]);
     let bystander = RawClient::connect(address);
-    // What the table takes, in huge pages, stays: it is not what this is about.
+    // The table's huge pages stay, and are not part of this test.
     bystander.ask(&request);
     let before = resident(program);
     for finishes in [false, true] {

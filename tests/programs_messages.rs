@@ -1,4 +1,4 @@
-//! What the programs say about mistakes: one line with what, which, why, and what to do.
+//! Error messages: one line with what failed, where, why, and what to do.
 
 use std::os::unix::net::UnixListener;
 
@@ -11,7 +11,7 @@ const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
 
-/// The one line with which a program refuses to run.
+/// Returns the one line with which a program refuses to start.
 fn refusal(program: &str, arguments: &[&str]) -> String {
     let ended = Program::run(program, arguments);
     assert!(ended.code == 1 && ended.out.is_empty(), "{arguments:?}: {ended:?}");
@@ -45,7 +45,7 @@ fn a_mistake_is_reported_in_one_line_that_says_what_to_do() {
                 .to_owned(),
         ),
         (
-            // An address of a network that is for documents only.
+            // An address of a network reserved for documentation.
             DC_SERVER,
             &["-listen", "IP:192.0.2.3:9001"],
             "dc_server: cannot listen on IP:192.0.2.3:9001: this machine has no address 192.0.2.3"
@@ -154,7 +154,7 @@ fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
     if !has_tool("prlimit") {
         return;
     }
-    // Root may raise every limit, so it must not stay root.
+    // Root may raise every limit, so the program must not stay root.
     let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
@@ -164,7 +164,7 @@ fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
         .expect("our own socket");
     for (program, more) in [(DC_SERVER, &[][..]), (DC_CLIENT, &["-server", &address])] {
         for (limit, enough) in [(10, 1), (40, 31)] {
-            // With one listener, and with the server in one case.
+            // Room for one listener, and in one case for the server.
             let enough = enough - more.len() / 2;
             let limits = format!("--nofile={limit}:{limit}");
             let few = [&limits, program, "-listen", ANY_PORT, "-maxconn", "1000"];
@@ -184,7 +184,7 @@ fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
             };
             let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&address)).collect();
             let served = callers.iter().filter(|caller| answer(caller)).count();
-            // What this test itself has inherited takes places, too.
+            // Descriptors that this test has inherited count too.
             assert!((enough.saturating_sub(3)..=enough).contains(&served), "{served}: {line}");
             assert_eq!(program.end(Signal::TERM).code, 0);
         }

@@ -1,4 +1,4 @@
-//! The command lines of the programs: what they take, what they refuse, and what they say then.
+//! The command lines of the programs: what they accept, what they refuse, and their messages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,18 +12,18 @@ use distcache_testing::raw_client::RawClient;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A program, and how its options are told.
+/// A program and its options.
 struct Told {
     name: &'static str,
     path: &'static str,
     command: &'static Command,
-    /// Without a value.
+    /// Options without a value.
     switches: &'static [&'static str],
-    /// With a value that will do.
+    /// Options with a good value.
     valued: &'static [(&'static str, &'static str)],
-    /// With a value that will not do.
+    /// Options with a bad value.
     unfit: &'static [(&'static str, &'static str)],
-    /// What is enough to make the program start, were it not for the option in question.
+    /// Required options, which are enough to start the program.
     enough: &'static [&'static str],
 }
 
@@ -169,7 +169,7 @@ impl Told {
         Program::run(self.path, arguments)
     }
 
-    /// Arguments are refused with one line that says why, and where to look.
+    /// Checks that arguments are refused with one line that says why, and where to look.
     fn refuses(&self, arguments: &[&str], named: &str) -> String {
         let ended = self.run(arguments);
         let context = format!("{} {arguments:?}: {ended:?}", self.name);
@@ -260,8 +260,8 @@ fn the_version_is_on_stdout() {
 #[test]
 fn every_option_is_accepted_in_all_its_forms() {
     for told in ALL {
-        // The first thing that can't be followed ends a program; so what it is asked for at the
-        // end comes out only where it could follow everything before.
+        // The first mistake ends a program, so it reports the required value at the end only if it
+        // accepted everything before.
         let mut words = Vec::new();
         for (option, value) in told.valued {
             let forms =
@@ -372,7 +372,7 @@ fn a_server_without_options_listens_on_port_9001_of_this_machine() {
     if !(is_root() && has_tool("unshare") && has_tool("nsenter") && has_tool("ip")) {
         return;
     }
-    // The port may be taken here; in a network of its own it is not.
+    // The port may be in use here; in a new network namespace it is not.
     let alone = ["-n", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", SERVER.path];
     let server = Program::start("unshare", &alone);
     assert_eq!(server.address(), "IP:127.0.0.1:9001");

@@ -1,4 +1,4 @@
-//! `dc_server` as it runs: what it answers, and how much of itself it lends to each client.
+//! The program `dc_server`: its answers, and its limits for each client.
 
 use distcache_testing::bytes::{ADD, GET, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::process::{Dir, Program, Signal, has_tool, runs_as_root, skip, until};
@@ -14,7 +14,7 @@ fn server_on_any_port(arguments: &[&str]) -> (Program, String) {
     (program, address)
 }
 
-/// What a server that has no session answers to one who asks for one.
+/// Returns a request for a session that an empty server does not have, and its answer.
 fn ask() -> (Vec<u8>, Vec<u8>) {
     (have(7, b"nobody's"), status(7, HAVE, 1))
 }
@@ -99,7 +99,7 @@ fn a_silent_client_is_closed_after_idle() {
     let (silent, busy) = (RawClient::connect(&address), RawClient::connect(&address));
     std::thread::scope(|scope| {
         let closed = scope.spawn(|| silent.rest());
-        until("the end of the silent one", || {
+        until("the end of the silent client", || {
             assert!(is_served(&busy));
             closed.is_finished().then_some(())
         });
@@ -129,8 +129,8 @@ fn a_client_that_reads_no_answers_is_closed_after_reqtimeout() {
     let (reader, lazy) = (RawClient::connect(&address), RawClient::connect(&address));
     assert_eq!(reader.ask(&add(1, b"large", &large)), status(1, ADD, 0));
     lazy.send_available(&get(2, b"large").repeat(10_000));
-    // The server's patience ends some time; until then nobody else notices.
-    until("the end of the lazy client", || {
+    // The server's timeout ends at some time; until then no other client notices.
+    until("the end of the client that does not read", || {
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
         lazy.is_closed().then_some(())
     });
@@ -142,7 +142,7 @@ fn without_descriptors_it_refuses_and_goes_on_serving() {
     if !has_tool("prlimit") {
         return;
     }
-    // Who is root may raise every limit, so it must not stay root.
+    // Root may raise every limit, so the program must not stay root.
     let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let few = ["--nofile=40:40", DC_SERVER, "-listen", ANY_PORT, "-maxconn", "1000"];
     let program = Program::start("prlimit", &[&few, user].concat());
@@ -175,7 +175,7 @@ fn a_table_too_large_for_the_system_is_an_error_with_a_reason() {
     );
 }
 
-/// Total operations, new ones, total sessions, and by how many they changed.
+/// Returns total operations, new ones, total sessions, and their change.
 fn progress(line: &str) -> (u64, u64, i64, i64) {
     let parse = || {
         let line = line.strip_prefix("total operations ")?;
@@ -202,7 +202,7 @@ fn progress_is_printed_after_enough_operations_and_changes() {
     caller.send(&adds);
     assert_eq!(caller.take(20 * 15), status(1, ADD, 0).repeat(20));
     program.out.wait_for("total operations 20 (+ ");
-    // Fewer than ten: that is told, too, a little later.
+    // Fewer than ten operations are printed too, a little later.
     assert_eq!(caller.ask(&remove(2, &[0])), status(2, REMOVE, 0));
     assert_eq!(caller.ask(&remove(3, &[1])), status(3, REMOVE, 0));
     program.out.find("the last of 22 operations", |text| {

@@ -1,4 +1,4 @@
-//! `dc_client` with several servers, and what else the programs have beyond the original's protocol.
+//! `dc_client` with several servers, and options beyond those of the original.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn server(listen: &str, arguments: &[&str]) -> Program {
     start::server(DC_SERVER, listen, arguments)
 }
 
-/// A proxy that is connected to all these servers.
+/// Starts a proxy that is connected to all these servers.
 fn proxy(servers: &[String], arguments: &[&str]) -> Program {
     let mut usual = vec!["-listen", ANY_PORT, "-retry", "50", "-servertimeout", "10000"];
     usual.extend(servers.iter().flat_map(|server| ["-server", server]));
@@ -33,7 +33,7 @@ fn proxy(servers: &[String], arguments: &[&str]) -> Program {
     program
 }
 
-/// Three servers in a directory, and their addresses.
+/// Starts three servers in a directory. Returns their addresses.
 fn three(dir: &Dir) -> (Vec<Program>, Vec<String>) {
     let addresses: Vec<_> = (0..3).map(|number| dir.address(&format!("server{number}"))).collect();
     (addresses.iter().map(|address| server(address, &[])).collect(), addresses)
@@ -61,12 +61,12 @@ fn each_id_is_on_one_server_and_all_proxies_agree_on_which() {
         let err = program.end(Signal::TERM).err;
         let found = err.split("requests: ").nth(1).and_then(|rest| rest.split(' ').next());
         let found: usize = found.and_then(|found| found.parse().ok()).expect("its counters");
-        assert!((30..150).contains(&found), "each has its share: {err}");
+        assert!((30..150).contains(&found), "each server has its share: {err}");
     }
 }
 
-/// Stores sessions through a proxy and fetches its own again, those of the beginning too, until it is
-/// told to stop; then all of them once more.
+/// Stores sessions through a proxy and fetches them again, old ones too, while `running` is set;
+/// then all of them once more.
 fn use_sessions(address: &str, thread: u8, going: &AtomicBool, stored: &AtomicUsize) {
     let caller = RawClient::connect(address);
     let mut random = Random::new(thread.into());
@@ -117,7 +117,7 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
             assert_eq!(servers.remove(victim).end(Signal::KILL).code, -9);
             more(300);
             let back = server(&addresses[victim], &["-progress", "1"]);
-            // Nobody but the proxy asks it anything.
+            // Only the proxy uses it.
             back.out.wait_for("total operations ");
             servers.push(back);
             more(300);
@@ -127,7 +127,7 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
         for (number, address) in addresses.iter().enumerate() {
             let line = err.lines().find(|line| line.contains(&format!("{address}: ")));
             let line = line.expect("a line for each server");
-            // One that is connected again at once may still have found the dying.
+            // A proxy that reconnects at once may still reach the dying server.
             let lost = match number == victim {
                 true => ["; 2 connections, 1 lost, 0 of", "; 3 connections, 2 lost, 0 of"],
                 false => ["; 1 connections, 0 lost, 0 of"; 2],
@@ -188,7 +188,7 @@ fn mintimeout_keeps_sessions_that_httpds_own_module_would_lose_at_once() {
         let caller = RawClient::connect(&proxy.address());
         assert_eq!(caller.ask(&add_for(1, 1, b"short", b"session")), status(1, ADD, 0));
         assert_eq!(caller.ask(&add_for(2, 604_800_001, b"long", b"session")), status(2, ADD, 102));
-        // What lives for a millisecond where nothing is raised is gone by the time that is found.
+        // With its own lifetime of a millisecond the session is gone by then.
         let plain = self::server(ANY_PORT, &[]);
         let control = RawClient::connect(&plain.address());
         assert_eq!(control.ask(&add_for(1, 1, b"short", b"session")), status(1, ADD, 0));

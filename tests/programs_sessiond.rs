@@ -1,8 +1,8 @@
-//! The daemons as stunnel's `sessiond`: what they make of its datagrams, and of what is none.
+//! The daemons as stunnel's `sessiond`: valid and invalid datagrams.
 //!
 //! ```text
-//!  one who sends datagrams ─┬─ UDP ─ dc_server
-//!                           └─ UDP ─ dc_client ─ TCP ─ dc_server
+//!  datagram client ─┬─ UDP ─ dc_server
+//!                   └─ UDP ─ dc_client ─ TCP ─ dc_server
 //! ```
 
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 const ANY_PORT: &str = "IP:127.0.0.1:0";
 const ANY_DATAGRAMS: &str = "SESSIOND:127.0.0.1:0";
 
-/// A program that takes datagrams and connections, and the server behind it where it is a proxy.
+/// A program that takes datagrams and connections; a proxy with its server.
 struct Site {
     program: Program,
     server: Option<Program>,
@@ -30,13 +30,13 @@ struct Site {
 }
 
 impl Site {
-    /// A server.
+    /// Starts a server.
     fn server(arguments: &[&str]) -> Self {
         let usual = ["-listen", ANY_PORT, "-listen", ANY_DATAGRAMS];
         Self::of(Program::start(DC_SERVER, &[&usual, arguments].concat()), None)
     }
 
-    /// A proxy, once it is connected to a server of its own.
+    /// Starts a proxy that is connected to a server of its own.
     fn proxy(arguments: &[&str]) -> Self {
         let server = Program::start(DC_SERVER, &["-listen", ANY_PORT]);
         let address = server.address();
@@ -56,7 +56,7 @@ impl Site {
         Self { program, server, stream, datagrams }
     }
 
-    /// Both kinds, each with the same arguments.
+    /// Starts both kinds with the same arguments.
     fn both(arguments: &[&str]) -> [Self; 2] {
         [Self::server(arguments), Self::proxy(arguments)]
     }
@@ -69,7 +69,7 @@ impl Site {
         RawClient::connect(&self.stream)
     }
 
-    /// Ends it in good order, and gives what it said of datagrams.
+    /// Ends it with SIGTERM, and returns its counts of datagrams.
     fn tally(self) -> String {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{}", ended.err);
@@ -104,14 +104,14 @@ fn a_new_session_replaces_an_old_one() {
     }
 }
 
-/// A datagram that is new while another is may be overtaken by a get, through a proxy.
+/// Through a proxy, a get may overtake a new session that replaces another.
 fn replaces(site: &Site) {
     let (udp, key) = (site.udp(), key(&[1; 32]));
     for value in [&b"first"[..], &[2; 512], b"third", &[4; 5], &[4; 5]] {
         udp.new_session(300, &key, value);
         until("the new one", || (udp.get(&key)? == value).then_some(()));
     }
-    // It lives as long as the last one said.
+    // The lifetime is that of the last packet.
     udp.new_session(1, &key, b"short-lived");
     until("the end of it", || udp.get(&key).is_none().then_some(()));
 }
@@ -125,11 +125,10 @@ fn it_replaces_even_at_a_server_of_level_0() {
     replaces(&site);
     assert_eq!(site.program.end(Signal::TERM).code, 0);
     let err = server.end(Signal::TERM).err;
-    assert!(err.contains(" 0 malformed"), "nothing new was asked for: {err}");
+    assert!(err.contains(" 0 malformed"), "no new operation was used: {err}");
 }
 
-/// One connection to a server that seems to be of before there were patch levels: each frame that goes
-/// by is made one of level 0.
+/// One connection to a server that looks as if it had level 0: the level of each frame is set to 0.
 struct OldServer {
     address: String,
 }
@@ -193,7 +192,7 @@ fn an_invalid_packet_is_dropped_and_counted() {
             udp.send(datagram);
             assert_eq!(udp.get(&key), Some(b"a session".to_vec()), "after number {number}");
         }
-        assert!(udp.is_silent(), "nobody answers what is none");
+        assert!(udp.is_silent(), "invalid packets get no answer");
         let tally = site.tally();
         assert!(tally.ends_with("; 12 more dropped"), "{tally}");
         assert!(tally.contains(": 13 datagrams: 12 of 12 gets found"), "{tally}");
@@ -209,7 +208,7 @@ fn datagrams_and_connections_share_sessions_with_ids_of_32_bytes() {
             assert_eq!(caller.ask(&add(1, &id, &value)), status(1, ADD, 0));
             assert_eq!(udp.get(&key(&id)), Some(value));
         }
-        // What stunnel could not take is as good as nothing.
+        // Sessions too long for stunnel count as misses.
         for len in [513, 2048, 30_000] {
             let id = [len as u8 ^ 0x55; 32];
             assert_eq!(caller.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
@@ -275,7 +274,7 @@ fn datagrams_take_at_most_half_of_the_places() {
     for udp in &waits {
         udp.ask_for(&key);
     }
-    assert_eq!(udp.get(&key), None, "it is told at once that nothing is found");
+    assert_eq!(udp.get(&key), None, "a miss comes at once");
     assert!(waits.iter().all(DatagramClient::is_silent));
     let callers = [(); 4].map(|()| site.caller());
     for caller in &callers {
@@ -344,7 +343,7 @@ fn a_flood_of_datagrams_starves_no_client() {
             let sent = flood.join().expect("a flood");
             assert!(worked.is_ok() && sent > 1000, "{sent} datagrams");
         });
-        // While the rest of the flood is on its way, the system may have no room for a get.
+        // While the rest of the flood arrives, the system may have no room for a get.
         until("quiet", || {
             udp.ask_for(&quiet);
             (!udp.is_silent()).then_some(())
@@ -435,7 +434,7 @@ fn an_invalid_address_for_datagrams_is_refused() {
     refused(DC_SNOOP, &["-listen", &taken, "-server", &taken], "only dc_server and dc_client");
     let again = DatagramClient::connect(&taken);
     assert_eq!(again.get(&key(b"still there")), None);
-    // A connection's request is none here, and no one's answer is asked for.
+    // A request of the stream protocol is no packet, and an answer needs no answer.
     again.send(&[&b"\0\x11\0\0\0\0\0\0\x07\0"[..], &[GET, 1, 0, 2], b"id"].concat());
     assert_eq!(again.get(&key(b"still there")), None);
 }

@@ -1,4 +1,4 @@
-//! How the daemons end: at once or in good order, and what they leave behind.
+//! How the daemons end: at once or after the pending answers, and which files they leave.
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
 use distcache_testing::process::{Dir, Program, Signal, has_tool};
@@ -8,21 +8,21 @@ use distcache_testing::start;
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// A server on a socket in a directory, with a pid file beside it.
+/// Starts a server on a socket in a directory, with a pid file beside it.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
     let pid_file = dir.text("server.pid");
     let words = [&["-pidfile", &pid_file], arguments].concat();
     start::server(DC_SERVER, &dir.address("server"), &words)
 }
 
-/// A proxy to the server in the same directory.
+/// Starts a proxy to the server in the same directory.
 fn client(dir: &Dir, arguments: &[&str]) -> Program {
     let pid_file = dir.text("client.pid");
     let words = [&["-pidfile", &pid_file], arguments].concat();
     start::connected(DC_CLIENT, &dir.address("client"), &dir.address("server"), &words)
 }
 
-/// A client of the server that has sent more than it will ever read the answers to.
+/// Returns a client that has sent more requests than it will read answers to.
 fn lazy(dir: &Dir) -> RawClient {
     let large = vec![b'x'; 30_000];
     let caller = RawClient::connect(&dir.address("server"));
@@ -87,7 +87,7 @@ fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
     let server = server(&dir, &[]);
     let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"id", &[9; 100])), status(1, ADD, 0));
-    // It does not get any time from the system, so that all of it is there when the signal comes.
+    // The server is stopped, so that all of it has arrived when the signal comes.
     server.freeze();
     let request = have(2, &[b'i'; 2000]);
     let fit = caller.send_available(&request.repeat(1000)) / request.len();
@@ -153,7 +153,7 @@ fn a_second_signal_ends_a_program_at_once() {
     server.signal(Signal::INT);
     assert_eq!(server.ended().code, 0);
     assert!(hasty.names().is_empty());
-    assert!(waiting.is_running(), "one signal alone waits for the client");
+    assert!(waiting.is_running(), "the first signal alone waits for the client");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_client_that_connects_after_the_signal_is_not_left_waiting() {
     late.send(&have(1, b"id"));
     drop(lazy);
     assert_eq!(server.ended().code, 0);
-    // It may have come in the turn before.
+    // It may have been served in the turn before.
     let answer = late.rest();
     assert!(answer.is_empty() || answer == status(1, HAVE, 1));
 }

@@ -1,4 +1,4 @@
-//! `dc_snoop` as it runs: what passes through it, and what it says about that.
+//! The program `dc_snoop`: what it passes on, and what it prints.
 
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::Shutdown;
@@ -14,19 +14,19 @@ use distcache_testing::vectors::{lines, replay};
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// A snoop in front of a server.
+/// Starts a snoop in front of a server.
 fn snoop(listen: &str, server: &str, arguments: &[&str]) -> Program {
     start::before(DC_SNOOP, listen, server, arguments)
 }
 
-/// A server, and a snoop in front of it.
+/// Starts a server, and a snoop in front of it.
 fn watched(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
     let server = Program::start(DC_SERVER, &["-listen", server_listens, "-sessions", "512"]);
     let snoop = snoop(listen, &server.address(), arguments);
     (server, snoop)
 }
 
-/// A snoop in front of nothing but the other end of its connection.
+/// Starts a snoop whose server is the test itself. Returns both ends of a connection.
 fn between(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = snoop(&dir.address("c"), &dir.address("s"), arguments);
@@ -54,7 +54,7 @@ fn the_reference_vectors_pass_unchanged_over_unix_sockets_with_payloads_shown() 
     passes_the_vectors(&dir.address("c"), &dir.address("s"), &["-full"]);
 }
 
-/// A line without the time at its front, and without how long an answer took at its end.
+/// Returns a line without its time, and without how long an answer took.
 fn without_times(line: &str) -> String {
     let (time, rest) = line.split_once(' ').expect("a time and more");
     let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
@@ -138,7 +138,7 @@ fn payloads_are_shown_on_request() {
     assert_eq!(told, expected);
 }
 
-/// A line without its times, where it has any.
+/// Returns a line without its times, if it has any.
 fn payload_or_line(line: &str) -> String {
     if line.starts_with(' ') { line.to_owned() } else { without_times(line) }
 }
@@ -179,7 +179,7 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
     assert_eq!(parts, expected);
 }
 
-/// A snoop whose lines are read by the test itself, or by nobody.
+/// Starts a snoop whose lines only the test reads, if it does.
 fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(DC_SNOOP);
@@ -198,7 +198,7 @@ fn it_ends_when_its_output_has_no_reader() {
     let caller = RawClient::connect(&listen);
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     drop(lines);
-    // Without anything more that it would print.
+    // It prints nothing more.
     let ended = snoop.ended();
     assert!(ended.code == 0 && ended.err.is_empty(), "{ended:?}");
     assert_eq!(caller.rest(), b"");
@@ -225,7 +225,7 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
     let mut request = Vec::new();
     server.read_to_end(&mut request).expect("an end");
     assert_eq!(request, have(1, b"id"));
-    // Only now does the server begin to answer.
+    // Only now does the server answer.
     std::io::Write::write_all(&mut server, &status(1, HAVE, 0)).expect("room");
     assert_eq!(client.message(), status(1, HAVE, 0));
     assert!(client.is_silent());
@@ -291,11 +291,11 @@ fn without_a_server_clients_are_refused_and_that_is_reported() {
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
     assert_eq!(RawClient::connect(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
-    // The end of the server is the end of its connections.
+    // The end of the server ends its connections.
     let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::KILL).code, -9);
     assert_eq!(caller.rest(), b"");
     assert_eq!(snoop.end(Signal::INT).code, 0);
-    assert_eq!(dir.names(), ["s"], "what the killed one left");
+    assert_eq!(dir.names(), ["s"], "the stale socket of the killed server");
 }

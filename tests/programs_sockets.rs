@@ -1,5 +1,5 @@
-//! Where the daemons listen: paths, who may use them, who was there before, and descriptors that
-//! somebody else has opened.
+//! Where the daemons listen: paths and their permissions, sockets that exist already, and inherited
+//! descriptors.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// A server on `s` in a directory, once it listens.
+/// Starts a server on `s` in a directory.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
     let program = start::server(DC_SERVER, &dir.address("s"), arguments);
     assert_eq!(program.address(), dir.address("s"));
@@ -27,7 +27,7 @@ fn serves(address: &str) {
     assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
-/// Why a program that shall listen on `address` does not start.
+/// Returns why a program does not start with this address.
 fn refusal(program: &str, address: &str) -> String {
     let server: &[&str] = if program == DC_SERVER { &[] } else { &["-server", "IP:127.0.0.1:1"] };
     let ended = Program::run(program, &[&["-listen", address], server].concat());
@@ -66,7 +66,7 @@ fn the_mode_of_a_socket_applies_to_other_users() {
     let dir = Dir::new();
     for (mode, expected) in [("600", 2), ("606", 1)] {
         let server = server(&dir, &["-sockperms", mode]);
-        // A proxy with nobody's rights tries to connect for us.
+        // An unprivileged proxy tries to connect.
         let (listen, connect) =
             (format!("UNIX:@dct-{}-{mode}", std::process::id()), dir.address("s"));
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", DC_CLIENT];
@@ -97,7 +97,7 @@ fn a_program_does_not_start_if_it_cannot_set_the_owner_of_its_socket() {
 #[test]
 fn an_owner_for_a_socket_without_one_is_a_warning() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-sockperms", "600"]);
-    program.err.wait_for("it is no UNIX path");
+    program.err.wait_for("an address without a path");
     serves(&program.address());
 }
 
@@ -147,7 +147,12 @@ fn a_socket_of_another_program_is_not_removed_at_the_end() {
     fs::remove_file(dir.join("s")).expect("its socket");
     let other = UnixListener::bind(dir.join("s")).expect("a free path");
     assert_eq!(program.end(Signal::TERM).code, 0);
-    assert!(fs::symlink_metadata(dir.join("s")).expect("the other's").file_type().is_socket());
+    assert!(
+        fs::symlink_metadata(dir.join("s"))
+            .expect("the other program's socket")
+            .file_type()
+            .is_socket()
+    );
     drop(other);
 }
 
@@ -174,7 +179,7 @@ fn ends(server: Program) {
     assert_eq!(server.ended().code, 0);
 }
 
-/// Asks for all there is to ask for, and leaves.
+/// Uses every operation, and leaves.
 fn converse(caller: RawClient) {
     assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     caller.send(&get(2, b"id").repeat(2));
@@ -232,7 +237,7 @@ fn an_inherited_listener_serves_one_client_after_the_other() {
     let later = RawClient::connect(&dir.address("s"));
     assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
     assert_eq!(program.end(Signal::TERM).code, 0);
-    assert_eq!(dir.names(), ["s"], "it belongs to whoever made it");
+    assert_eq!(dir.names(), ["s"], "it belongs to its creator");
 }
 
 #[test]

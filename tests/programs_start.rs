@@ -1,4 +1,5 @@
-//! How the daemons start: with whatever their starter has left open, blocked or lying about.
+//! How the daemons start with what their starter has left: open descriptors, blocked signals, stale
+//! files.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -29,9 +30,9 @@ fn another_users_lock_on_a_stale_pid_file_does_not_prevent_a_start() {
     let killed = start();
     assert_eq!(killed.address(), listen);
     assert_eq!(killed.end(Signal::KILL).code, -9);
-    // It takes no more than the right to read.
+    // A lock needs no more than the right to read.
     let stranger = fs::File::open(dir.join("pid")).expect("a file for all to read");
-    stranger.lock().expect("nobody else's lock");
+    stranger.lock().expect("no other lock");
     let server = start();
     assert_eq!(server.address(), listen);
     let number = fs::read_to_string(dir.join("pid")).expect("a pid file");
@@ -74,8 +75,8 @@ fn of_many_daemons_started_at_once_with_one_pid_file_one_runs() {
     }
 }
 
-/// Starts a program by a line for the shell, in which it and its arguments are `"$0" "$@"`, with two
-/// descriptors as the shell's 0 and 1.
+/// Starts a program by a line of shell, in which the program and its arguments are `"$0" "$@"`,
+/// with two descriptors as 0 and 1.
 fn by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
     let mut command = Command::new("sh");
     let [input, output] = given;
@@ -83,11 +84,11 @@ fn by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
     Program::spawn(command)
 }
 
-/// Waits until nobody has the other end of `held` open any more.
+/// Waits until no process has the other end of `held` open.
 fn is_let_go(held: &mut UnixStream) {
     held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     let read = held.read(&mut [0]);
-    assert_eq!(read.expect("the end of what nobody has open"), 0);
+    assert_eq!(read.expect("the end of a connection that no process has open"), 0);
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn descriptors_that_no_option_names_are_closed() {
             let running = until("a pid file", || {
                 fs::exists(&pid_file).is_ok_and(|there| there).then(|| Daemon::of(&dir.join("pid")))
             });
-            // What an option does name is there.
+            // A descriptor that an option names stays open.
             let expected = if named == "FD:7" { 1 } else { 2 };
             until("an answer", || {
                 (RawClient::connect(&listen).ask(&have(1, b"id")) == status(1, HAVE, expected))
@@ -141,7 +142,7 @@ fn sockets_from_a_service_manager_accept_clients() {
     for _ in 0..3 {
         serves(&dir.address("s"));
     }
-    // It answers from where it was asked, as on a port that it has opened itself.
+    // It answers from the address that was asked, as on a port of its own.
     let udp = DatagramClient::connect(&format!("SESSIOND:127.0.0.2:{}", place.port()));
     udp.new_session(300, &key(b"id"), b"session");
     assert_eq!(udp.get(&key(b"id")), Some(b"session".to_vec()));
@@ -162,7 +163,7 @@ fn sockets_for_another_process_or_not_wanted_are_closed() {
         let server = by_shell(&line, &words, [handed.into(), theirs.into()]);
         is_let_go(&mut held);
         server.err.wait_for(&format!("listening on {}\n", dir.address("s")));
-        assert!(UnixStream::connect(dir.join("h")).is_err(), "nobody listens there");
+        assert!(UnixStream::connect(dir.join("h")).is_err(), "nothing listens there");
         assert_eq!(server.err.so_far().matches("listening on").count(), 1);
         assert_eq!(server.end(Signal::TERM).code, 0);
         fs::remove_file(dir.join("h")).expect("our own socket");

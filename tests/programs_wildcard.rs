@@ -1,4 +1,4 @@
-//! Daemons that listen on every interface: which family they hear, and where they answer from.
+//! Daemons that listen on every interface: address families, and the source of answers.
 #![cfg(target_os = "linux")]
 
 use std::net::{TcpListener, UdpSocket};
@@ -10,8 +10,7 @@ use distcache_testing::sessiond::{key, packet};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// A reply over UDP that comes from another address than was asked does not reach a socket that is
-/// connected to that.
+/// A connected UDP socket only receives from the address that it sends to.
 #[test]
 fn datagrams_are_answered_from_the_address_they_were_sent_to() {
     let server = Program::start(DC_SERVER, &["-listen", "SESSIOND:0.0.0.0:0"]);
@@ -29,7 +28,7 @@ fn datagrams_are_answered_from_the_address_they_were_sent_to() {
     assert_eq!(server.end(Signal::TERM).code, 0);
 }
 
-/// Whether this machine has IPv6; says so loudly where a test must be left out.
+/// Returns whether this machine has IPv6. If not, reports the test as skipped.
 fn has_ipv6() -> bool {
     let there = TcpListener::bind("[::1]:0").is_ok();
     if !there {

@@ -1,4 +1,4 @@
-//! What a proxy passes on, and to whom, told over virtual time with a server that tests play.
+//! What a proxy passes on and to which client, over virtual time. The tests act as the server.
 
 use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{
@@ -20,13 +20,13 @@ fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     net
 }
 
-/// What the server was asked since last time: uid, operation, payload.
+/// Returns the requests that the server got since the last call: uid, operation, payload.
 fn asked(net: &mut World<'_>) -> Vec<(u32, u8, Vec<u8>)> {
     net.drive();
     messages(&net.take(SERVER))
 }
 
-/// The uid under which the server was asked the one thing that it was asked since last time.
+/// Returns the uid of the only request that the server got since the last call.
 fn uid_of(net: &mut World<'_>) -> u32 {
     let asked = asked(net);
     assert_eq!(asked.len(), 1, "{asked:?}");
@@ -96,7 +96,7 @@ fn clients_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..9 {
         let asked = asked(&mut net);
-        assert_eq!(asked.len(), 1, "one in_flight is all there is room for");
+        assert_eq!(asked.len(), 1, "there is room for one request in flight");
         turns.push(asked[0].2[0]);
         answer(&mut net, &status(asked[0].0, HAVE, 0));
     }
@@ -229,7 +229,7 @@ fn no_uid_is_used_again_while_an_answer_to_it_may_still_come() {
         let client = net.connect();
         net.send(client, &have(1, b"b"));
         let uid = uid_of(&mut net);
-        assert!(!seen.contains(&uid), "{uid} comes again");
+        assert!(!seen.contains(&uid), "{uid} is used again");
         seen.push(uid);
         net.cut(client);
         answer(&mut net, &status(uid, HAVE, 1));

@@ -1,5 +1,5 @@
-//! Which of several servers is asked, and what their answers come to, told over virtual time with
-//! servers that tests play.
+//! Which of several servers a proxy asks, and how it combines their answers, over virtual time. The
+//! tests act as the servers.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ const COPIED: Config = Config { copies: 2, ..ALONE };
 const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
 const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
 
-/// A server that a test plays: what it holds, and what it can do.
+/// A scripted server: its sessions and its level.
 #[derive(Default)]
 struct Played {
     level: u8,
-    /// It is a proxy itself, and does not know what its server can do.
+    /// Acts as a proxy that does not know the level of its server.
     unsure: bool,
     sessions: BTreeMap<Vec<u8>, Vec<u8>>,
     asked: Vec<u8>,
@@ -75,7 +75,7 @@ impl<'m> Park<'m> {
         Self { net, servers: (0..servers).map(|_| played()).collect(), client }
     }
 
-    /// Lets all servers answer all that they are asked, until nobody is asked any more.
+    /// Lets all servers answer until there are no more requests.
     fn settle(&mut self) {
         loop {
             self.net.drive();
@@ -98,18 +98,18 @@ impl<'m> Park<'m> {
         self.net.take(self.client)
     }
 
-    /// The servers that hold the id.
+    /// Returns the servers that hold the id.
     fn homes(&self, id: &[u8]) -> Vec<usize> {
         let holds = |number: &usize| self.servers[*number].sessions.contains_key(id);
         (0..self.servers.len()).filter(holds).collect()
     }
 
-    /// What every server was asked since last time.
+    /// Returns the requests of every server since the last call.
     fn asked(&mut self) -> Vec<Vec<u8>> {
         self.servers.iter_mut().map(|played| std::mem::take(&mut played.asked)).collect()
     }
 
-    /// The server is gone, with all that it held, and can't be reached.
+    /// Makes a server unreachable and empty.
     fn kill(&mut self, number: usize) {
         self.servers[number].sessions.clear();
         self.net.reach_of[number] = Some(Reach::Refuses);
@@ -117,13 +117,13 @@ impl<'m> Park<'m> {
         self.settle();
     }
 
-    /// The server can be reached, and by the next attempt it is.
+    /// Makes a server reachable, and waits for the next attempt to connect.
     fn restart(&mut self, number: usize) {
         self.net.reach_of[number] = None;
         self.net.pass(5_000);
     }
 
-    /// The order in which this id is looked for: the server that is asked first, the next, and so on.
+    /// Returns the order in which servers are asked for this id.
     fn ranks(&mut self, id: &[u8]) -> Vec<usize> {
         let mut ranks = Vec::new();
         while ranks.len() < self.servers.len() {
@@ -168,7 +168,7 @@ fn every_id_has_one_server_and_all_servers_have_ids() {
         assert_eq!(park.ask(remove(5, &id)), said(status(5, REMOVE, 1)));
         assert_eq!(park.ask(have(6, &id)), said(status(6, HAVE, 1)));
     }
-    assert!(park.asked().iter().all(|asked| asked.len() >= 60), "some have nothing to do");
+    assert!(park.asked().iter().all(|asked| asked.len() >= 60), "some servers get no ids");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn an_unreachable_server_is_skipped_and_ids_of_others_stay_in_place() {
     for (id, home) in ids.iter().zip(&before) {
         park.asked();
         park.ask(have(3, id));
-        assert_eq!(park.asked()[*home], [HAVE], "it comes back to where it belongs");
+        assert_eq!(park.asked()[*home], [HAVE], "it comes back to its server");
     }
 }
 
@@ -306,7 +306,7 @@ fn while_all_servers_are_up_the_first_alone_decides_a_take() {
     for number in 0..20_u8 {
         let id = [number; 8];
         park.ask(add(1, &id, b"session"));
-        // Another proxy has just taken it, and has not come to the second server yet.
+        // Another proxy has just taken it from the first server, and not yet from the second.
         let homes = park.homes(&id);
         let first = first_of(&mut park, &id);
         park.servers[first].sessions.remove(&id[..]);
@@ -325,7 +325,7 @@ fn a_session_can_be_taken_after_its_first_server_restarted_empty() {
         park.ask(add(uid, b"an id", b"session"));
         park.kill(killed);
         park.restart(killed);
-        // What a server can do is known once it has answered.
+        // The level of a server is known after its first answer.
         park.ask(have(5, b"an id"));
         for number in 0..20_u8 {
             park.ask(have(6, &[number; 9]));
@@ -369,7 +369,7 @@ fn a_server_that_does_not_answer_is_disconnected_and_the_copy_is_used() {
     assert!(!park.net.is_open(server(first as u8)));
     park.settle();
     assert_eq!(park.net.take(park.client), said(session(2, b"session")));
-    assert_eq!(park.ask(get(3, b"an id")), said(session(3, b"session")), "it is left out now");
+    assert_eq!(park.ask(get(3, b"an id")), said(session(3, b"session")), "it is skipped now");
 }
 
 #[test]
@@ -398,11 +398,11 @@ fn a_server_that_connects_late_may_lack_sessions() {
         let client = net.connect();
         let played = || Played { level: 1, ..Played::default() };
         let mut park = Park { net, servers: vec![played(), played()], client };
-        // After a while, what is for both goes to the one that is there.
+        // After a while, the ids of both go to the one that is there.
         park.net.pass(200);
         assert_eq!(park.ask(add(1, &id, b"session")), said(status(1, ADD, 0)));
         park.net.accept_dial();
-        // What a server can do is known once it has answered.
+        // The level of a server is known after its first answer.
         (0..20_u8).for_each(|other| drop(park.ask(have(2, &[other; 9]))));
         assert_eq!(park.ask(take(3, &id)), said(message(1, 3, TAKE, b"session")));
     }

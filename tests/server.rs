@@ -1,4 +1,4 @@
-//! What a server does with its clients, told over virtual time.
+//! What a server does with its clients, over virtual time.
 
 use distcache_core::clients::Limits;
 use distcache_core::machine::{Machine, Peer};
@@ -20,7 +20,7 @@ fn world(memory: &mut Memory, limits: Limits, pieces: Pieces) -> World<'_> {
     Net::new(memory.server(limits, Plain::new(100)), pieces)
 }
 
-/// A world in which `a` is stored, and a client that has nothing to do with what happens.
+/// Creates a server in which `a` is stored, with a client that is not part of the test.
 fn with_bystander(memory: &mut Memory, limits: Limits, pieces: Pieces) -> (World<'_>, End) {
     let mut net = world(memory, limits, pieces);
     let bystander = net.connect();
@@ -85,7 +85,7 @@ fn expired_sessions_are_dropped_without_a_request() {
     net.drive();
     assert_eq!(net.machine.operations().adds, 500);
     net.pass(4000);
-    assert_eq!(net.machine.deadline(), None, "an empty store is no reason to wake");
+    assert_eq!(net.machine.deadline(), None, "an empty store has no deadline");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_header_is_rejected_at_its_first_wrong_byte_and_not_before() {
         assert!(net.is_open(client), "before byte {at}");
         net.send(client, &bytes[at..=at]);
         net.drive();
-        // An incomplete frame is lawful if it is full: that the next two bytes say.
+        // An incomplete frame is valid if it is full, which the next two bytes say.
         net.send(client, if (at, value) == (11, 0) { &bytes[12..13] } else { &[] });
         net.drive();
         assert!(!net.is_open(client), "byte {at} is {value}");

@@ -1,4 +1,4 @@
-//! What passes between a proxy and several servers that are slow, late or gone, told over virtual time.
+//! A proxy with several servers that are slow, late or lost, over virtual time.
 
 use distcache_core::proxy::{Config, Proxy};
 use distcache_testing::bytes::{ADD, add, add_payload, get, message, messages, session, status};
@@ -9,8 +9,8 @@ type World<'m> = Net<Proxy<'m>>;
 
 const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
 
-/// Forty clients with long requests for two servers, of which the first reads nothing: those for it
-/// fill its outbox many times over.
+/// Creates forty clients with long requests for two servers. The first one reads nothing, so its
+/// requests fill its outbox many times over.
 fn crowd(memory: &mut Memory) -> (World<'_>, Vec<End>) {
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.drive();
@@ -29,7 +29,7 @@ fn a_server_with_a_full_outbox_does_not_delay_requests_for_another() {
     let (mut net, clients) = crowd(&mut memory);
     let stuck = server(0);
     let served = messages(&net.take(server(1)));
-    assert!(served.len() > 5, "only {} passed", served.len());
+    assert!(served.len() > 5, "only {} were answered", served.len());
     for (uid, op, _) in &served {
         net.send(server(1), &status(*uid, *op, 0));
     }
@@ -67,7 +67,7 @@ fn requests_for_a_full_server_go_elsewhere_when_it_is_lost() {
     }
     net.drive();
     let lost = clients[1..].iter().filter(|client| net.received(**client) == status(1, ADD, 2));
-    // What was sent, or lay in the outbox, is lost; what waited is not.
+    // Requests that were sent, or were in the outbox, are lost; those that waited are not.
     assert!((1..20).contains(&lost.count()));
     assert!(clients[1..].iter().all(|client| net.received(*client).len() == 15));
     assert_eq!(net.machine.in_flight(), 0);
@@ -78,7 +78,8 @@ fn requests_for_a_full_server_are_sent_when_it_reconnects_at_once() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     net.pass(5_000);
-    // The next attempt is due: it is connected again before the proxy has looked at who waits.
+    // The next attempt is due, so it is connected again before the proxy looks at the waiting
+    // clients.
     net.cut(server(0));
     for _ in 0..40 {
         net.drive();
@@ -122,7 +123,7 @@ fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
     let client = net.connect();
     net.send(client, &get(1, b"an id"));
     net.drive();
-    assert!(net.received(server(0)).is_empty(), "the id may belong to the other one");
+    assert!(net.received(server(0)).is_empty(), "the id may belong to the other server");
     net.pass(100);
     assert_eq!(messages(net.received(server(0))).len(), 1);
 }
@@ -137,8 +138,8 @@ fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_accept() {
     for client in clients {
         net.send(client, &get(1, b"an id"));
     }
-    // Once the first connections are not waited for any more, one request takes all the room there
-    // is: then a deadline that has passed would keep the proxy turning for nothing.
+    // After the wait for first connections, one request takes all the room. A deadline in the past
+    // would make the proxy spin then.
     net.pass(200);
     for client in clients {
         let asked = messages(&net.take(server(0)));

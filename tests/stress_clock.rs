@@ -1,9 +1,9 @@
-//! What it costs that somebody sets the clock.
+//! What a change of the clock does to the programs.
 //!
-//! The time of day of a machine is nothing that a test may change. So a library that is loaded before
-//! all others gives the program another one: years ahead, years back, at every look. That this works
-//! is shown on `dc_snoop`, which prints the time of day. And in a time namespace of its own a
-//! program's monotonic clock, which nobody can set while it runs, begins elsewhere.
+//! A test cannot change the time of day of the machine. So a preloaded library gives the program
+//! another one at every call: years ahead, years back. `dc_snoop`, which prints the time of day,
+//! shows that this works. The monotonic clock cannot be set while a program runs; in a time
+//! namespace it starts elsewhere.
 #![cfg(target_os = "linux")]
 
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// Each look at the time of day is ten years later than the real one, or ten years earlier.
+/// The time of day of each call is ten years later than the real one, or ten years earlier.
 const LEAPS: &str = "
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -56,7 +56,7 @@ time_t time(time_t *now) {
 }
 ";
 
-/// The library, in a directory.
+/// Compiles the library into a directory.
 fn leaps(dir: &Dir) -> PathBuf {
     assert!(is_in_path("cc"), "this test needs a C compiler");
     let (source, library) = (dir.join("leaps.c"), dir.join("leaps.so"));
@@ -67,7 +67,7 @@ fn leaps(dir: &Dir) -> PathBuf {
     library
 }
 
-/// Starts a program whose time of day leaps.
+/// Starts a program whose time of day jumps.
 fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
     let mut command = Command::new(program);
     command.args(arguments).env("LD_PRELOAD", library);
@@ -77,7 +77,7 @@ fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
     program
 }
 
-/// Looks whether sessions and connections last as long as they should, neither more nor less.
+/// Checks that sessions and connections live exactly as long as they should.
 fn keeps_time(address: &str) {
     let (short, long) = (Duration::from_millis(700), 600_000);
     let begun = Instant::now();
@@ -96,12 +96,12 @@ fn keeps_time(address: &str) {
     });
     // The programs count whole milliseconds.
     let lived = begun.elapsed() + Duration::from_millis(2);
-    assert!(lived >= short, "it ended before its time: {lived:?}");
-    assert!(last_there.duration_since(begun) < short * 10, "it went on after its time");
-    // Both have a limit of 800 ms for this, and none was closed before it, or never.
+    assert!(lived >= short, "it expired too early: {lived:?}");
+    assert!(last_there.duration_since(begun) < short * 10, "it expired too late");
+    // The limit of both is 800 ms.
     for closed in [half, silent] {
         assert_eq!(closed.rest(), b"");
-        assert!(begun.elapsed() >= Duration::from_millis(798), "closed before its time");
+        assert!(begun.elapsed() >= Duration::from_millis(798), "closed too early");
     }
     let again = RawClient::connect(address);
     assert_eq!(again.ask(&have(4, b"long")), status(4, HAVE, 0));
@@ -115,7 +115,7 @@ fn a_wall_clock_that_jumps_by_years_changes_nothing() {
     let library = leaps(&dir);
     let (s, c) = (dir.address("s"), dir.address("c"));
     let server = leaping(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
-    // A server of its own: the proxy is its client, and may be idle.
+    // A server of its own, since the proxy is an idle client of it.
     let b = dir.address("b");
     let behind = leaping(&library, DC_SERVER, &["-listen", &b]);
     let words = ["-listen", &c, "-server", &b, "-retry", "50"];
@@ -127,7 +127,7 @@ fn a_wall_clock_that_jumps_by_years_changes_nothing() {
     let plain = [Target::server(DC_SERVER, &[]), Target::proxy(DC_CLIENT, DC_SERVER, &[])];
     for (target, address) in plain.iter().zip([&s, &c]) {
         let ((_, quiet), under) = (target.load(), Load::connect(address).run(ROUNDS));
-        print_row(target.name, "a time of day that leaps", &quiet, &under, &Counters::default());
+        print_row(target.name, "a time of day that jumps", &quiet, &under, &Counters::default());
     }
     assert_eq!(RawClient::connect(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
     let years = snoop.out.find("years far apart", |text| {
@@ -149,7 +149,7 @@ fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
     }
     let uptime = std::fs::read_to_string("/proc/uptime").expect("how long this machine is up");
     let now: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("seconds");
-    // A second after its origin, and more than a century later.
+    // One second after the origin, and more than a century later.
     for offset in [1 - now as i64, 4_000_000_000] {
         let dir = Dir::new();
         let (s, pid_file) = (dir.address("s"), dir.join("pid"));

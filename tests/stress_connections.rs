@@ -1,9 +1,8 @@
-//! What it costs others that somebody opens connections and does with them as he likes.
+//! What clients suffer when others open many connections or misuse them.
 //!
-//! Each test prints a line of a table: who was besieged, how, how many answers a well-behaved client
-//! got (all of them right), its times in quiet and under siege (half and 99 of a hundred were
-//! answered within), and what the besieged counted. To see them: `cargo test --test 'stress_*' --
-//! --nocapture`.
+//! Each test prints a row of a table: the program, the kind of stress, how many answers a correct
+//! client got (all of them right), its p50 and p99 undisturbed and under stress, and the program's
+//! counters. To see it: `cargo test --test 'stress_*' -- --nocapture`.
 #![cfg(target_os = "linux")]
 
 use std::io::Read;
@@ -34,7 +33,7 @@ fn five_thousand_silent_connections_cost_other_clients_no_answer() {
         let mut silent = Vec::new();
         for _ in 0..10 {
             silent.extend((0..500).map(|_| connect(&target.address)));
-            // Who is served now came last: all of the others are in.
+            // This client came last, so all of the others have been accepted.
             let last = RawClient::connect(&target.address);
             assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
         }
@@ -47,10 +46,10 @@ fn five_thousand_silent_connections_cost_other_clients_no_answer() {
     });
 }
 
-/// A byte of a request on each connection, one a second, for as long as it is wanted after so many of
-/// them; how many connections still take them in the end.
+/// Sends a byte of a request a second on each connection while `wanted` says so. Returns how many
+/// connections still take them at the end.
 fn trickle(connections: &[TcpStream], wanted: impl Fn(usize) -> bool) -> usize {
-    // Long enough that none is whole before the test is over.
+    // Too long to be complete before the test is over.
     let request = add(1, b"slow", &[7; 2000]);
     let mut open = connections.len();
     for (sent, byte) in request.iter().enumerate() {
@@ -65,7 +64,7 @@ fn trickle(connections: &[TcpStream], wanted: impl Fn(usize) -> bool) -> usize {
     open
 }
 
-/// Lets so much time pass, or as much as it takes the other side to close the connection.
+/// Waits for some time, or until the peer closes the connection.
 fn watch(mut stream: &TcpStream, time: Duration) {
     stream.set_read_timeout(Some(time)).expect("a socket takes a timeout");
     let _ = stream.read(&mut [0]);
@@ -80,7 +79,7 @@ fn a_thousand_clients_that_send_a_byte_a_second_cost_others_no_answer() {
         let slow: Vec<_> = (0..1_000).map(|_| connect(&target.address)).collect();
         let (under, open) =
             load.run_during(ROUNDS, |state| trickle(&slow, |sent| state.is_running() || sent < 2));
-        assert_eq!(open, 1_000, "they may take for ever");
+        assert_eq!(open, 1_000, "without a limit they may take for ever");
         let counters = target.finish("1000 that send a byte a second", &quiet, &under);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
@@ -97,7 +96,7 @@ fn a_thousand_clients_with_unfinished_requests_are_closed_after_reqtimeout() {
             let deadline = Instant::now() + Duration::from_secs(20);
             trickle(&slow, |_| Instant::now() < deadline)
         });
-        assert_eq!(open, 0, "bytes that make no request whole are no progress");
+        assert_eq!(open, 0, "bytes that complete no request are no progress");
         assert_eq!(slow.iter().map(wait_for_close).sum::<usize>(), 0);
         let counters = target.finish("1000 unfinished requests, -reqtimeout 1500", &quiet, &under);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
@@ -105,7 +104,7 @@ fn a_thousand_clients_with_unfinished_requests_are_closed_after_reqtimeout() {
     });
 }
 
-/// Where to cut a message: at all of its first bytes, and around the seams of its frames.
+/// Returns where to cut a message: in its first bytes, and around the boundaries of its frames.
 fn cuts(len: usize) -> impl Iterator<Item = usize> {
     let seams = [2061, 2062, 2063, 2076, 4124, len / 2, len - 1];
     (0..40).chain(seams).filter(move |at| *at < len)
@@ -113,7 +112,7 @@ fn cuts(len: usize) -> impl Iterator<Item = usize> {
 
 #[test]
 fn connections_reset_at_any_point_of_a_request_or_an_answer_cost_other_clients_nothing() {
-    // A place that is not given back is missed soon.
+    // A leaked place is noticed soon.
     each(&["-maxconn", "200"], |target| {
         let (mut load, quiet) = target.load();
         let large = vec![b'x'; 32_000];
@@ -159,7 +158,7 @@ fn connections_reset_at_any_point_of_a_request_or_an_answer_cost_other_clients_n
 fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
     assert!(is_in_path("prlimit"), "this test needs prlimit");
     let _alone = measure_alone();
-    // Who is root may raise every limit, so it must not stay root.
+    // Root may raise every limit, so the program must not stay root.
     let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let few = ["--nofile=100:100", DC_SERVER];
     let words = ["-listen", "IP:127.0.0.1:0", "-maxconn", "1000"];
@@ -184,7 +183,7 @@ fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
     let used = cpu_ticks(pid) - before;
     assert!((50..100).contains(&held.len()), "{} are served", held.len());
     assert!(held.iter().all(|caller| caller.ask(&ask) == answer));
-    // There is nobody to refuse, and nothing to accept with.
+    // The backlog is empty, and there is no descriptor to accept with.
     wait_until_idle(pid);
     let served = held.len() as u64;
     drop(held);
@@ -194,12 +193,12 @@ fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
         let all = callers.iter().all(|caller| caller.try_ask(&ask).is_ok_and(|got| got == answer));
         all.then_some(())
     });
-    println!("dc_server used {used}0 ms of a processor for {tried} that came and its load");
+    println!("dc_server used {used}0 ms of processor time for {tried} clients and its load");
     let counters = target.finish("100 descriptors", &quiet, &under);
     assert!(counters.refused >= tried - served, "{counters:?}");
 }
 
-/// Lets one client run into each limit, and looks for what is told of that while the program runs.
+/// Lets one client run into each limit, and checks the report of the running program.
 fn tells(target: Target) {
     let begun = Instant::now();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
@@ -214,7 +213,7 @@ fn tells(target: Target) {
     for closed in [stranger, half, silent] {
         assert_eq!(closed.rest(), b"");
     }
-    let told = until("what is told of all of them", || {
+    let told = until("a report of all of them", || {
         let told = Counters::last(&target.program.err.so_far())?;
         (told.malformed == 1 && told.stalled == 1 && told.idle == 1).then_some(told)
     });
@@ -222,8 +221,8 @@ fn tells(target: Target) {
     let ended = target.program.end(Signal::TERM);
     // Nothing has happened since.
     assert_eq!(Counters::last(&ended.err), Some(told));
-    // The first is told at once, and all at the end. How many times between them is for the clock to say,
-    // not for strangers.
+    // The first event is reported at once, and all of them at the end. How many reports come
+    // between depends on time, not on clients.
     let times = ended.err.lines().filter_map(Counters::read).count() as u64;
     let most = 2 + begun.elapsed().as_secs() / 10;
     assert!((2..=most).contains(&times), "{}", ended.err);

@@ -1,12 +1,12 @@
-//! A link between proxy and server that is cut, and a server's host that vanishes without a word.
+//! A link between proxy and server that is cut, and a network that drops packets.
 //!
 //! ```text
-//!  clients ── UNIX socket ── dc_client ───┐ wire ┌─── dc_server
-//!             (files are not of a network)│      │
-//!                              host a ────┘      └──── host b
+//!  clients ── UNIX socket ── dc_client ────┐ link ┌─── dc_server
+//!         (not bound to a network namespace)│      │
+//!                               host a ────┘      └──── host b
 //! ```
 //!
-//! Both hosts are network namespaces that the tests make, and nothing of this reaches another network.
+//! Both hosts are network namespaces of the test, apart from every other network.
 #![cfg(target_os = "linux")]
 
 use std::time::{Duration, Instant};
@@ -23,10 +23,10 @@ use distcache_testing::stress::{
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// How long a proxy waits for an answer here, in milliseconds.
+/// The proxy's timeout for answers, in milliseconds.
 const REQTIMEOUT: u64 = 1000;
 
-/// A server and a proxy, each on a host of its own.
+/// A server and a proxy on two hosts.
 struct Site {
     proxy: Program,
     server: Program,
@@ -49,9 +49,9 @@ impl Site {
         Self { proxy, server, address, lan, _dir: dir }
     }
 
-    /// Waits until the proxy has said so many times that the server is away.
+    /// Waits until the proxy has reported `times` times that the server is unreachable.
     fn away(&self, times: usize) {
-        self.proxy.err.find("word that the server is away", |text| {
+        self.proxy.err.find("a report that the server is unreachable", |text| {
             (text.matches(" is unreachable (").count() >= times).then_some(())
         });
     }
@@ -61,7 +61,7 @@ impl Site {
         ask_until(&self.address, &have(9, b"nobody's"), &status(9, HAVE, 1));
     }
 
-    /// Has requests in request in flight when the link goes, and looks at how they end.
+    /// Cuts the link with requests in flight, and checks how they end.
     fn in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
         let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&self.address)).collect();
         for caller in &callers {
@@ -74,15 +74,15 @@ impl Site {
             assert_eq!(caller.message(), status(2, HAVE, 2));
         }
         let ended = begun.elapsed();
-        assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in in_flight for {ended:?}");
-        // From now on there is nothing to wait for.
+        assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in flight for {ended:?}");
+        // From now on requests do not wait.
         for caller in &callers {
             assert_eq!(caller.ask(&have(3, b"nobody's")), status(3, HAVE, 2));
         }
         ended
     }
 
-    /// The link goes and comes back, twice, under what clients do; what was stored stays stored.
+    /// Cuts and heals the link twice while clients use it. A stored session must survive that.
     fn breaks_and_heals(self, what: &str, cut: impl Fn(&Lan), heal: impl Fn(&Lan)) {
         let mut load = Load::connect(&self.address);
         let quiet = load.run(ROUNDS);
@@ -93,7 +93,7 @@ impl Site {
         );
         for time in 1..=2 {
             let ended = self.in_flight(&cut);
-            println!("{what}: requests in in_flight ended after {} ms", ended.as_millis());
+            println!("{what}: requests in flight ended after {} ms", ended.as_millis());
             self.away(time);
             wait_until_idle(self.proxy.pid());
             heal(&self.lan);
@@ -145,7 +145,7 @@ fn a_network_that_drops_every_packet_costs_only_requests_in_flight() {
     let black_hole = format!("{A}/32");
     Site::new().breaks_and_heals(
         "packets swallowed, and not any more",
-        |lan| lan.on_b(&["ip", "route", "add", "blackhole", &black_hole]),
+        |lan| lan.on_b(&["ip", "route", "add", "packets dropped for a while", &black_hole]),
         |lan| lan.on_b(&["ip", "route", "del", "blackhole", &black_hole]),
     );
 }

@@ -1,7 +1,7 @@
-//! What it costs others that programs are stopped, killed and started again, and that nobody reads
-//! what they print.
+//! What clients suffer when programs are stopped, killed and restarted, or when nothing reads their
+//! output.
 //!
-//! Each test prints lines of the table that `stress_connections` explains.
+//! Each test prints rows of the table that `stress_connections` explains.
 #![cfg(target_os = "linux")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,7 +38,7 @@ fn a_server_that_is_stopped_again_and_again_answers_every_request() {
         let mut stops = 0;
         while stops < 10 || (state.is_running() && stops < 100) {
             target.program.freeze();
-            // Nothing happens meanwhile: how long it stands still is what is tested.
+            // There is no event to wait for: the time is what is tested.
             std::thread::sleep(Duration::from_millis(20));
             target.program.signal(Signal::CONT);
             state.wait_rounds(CONNECTIONS);
@@ -50,7 +50,7 @@ fn a_server_that_is_stopped_again_and_again_answers_every_request() {
     assert!(stops >= 10 && counters.stalled == 0);
 }
 
-/// Shakes both programs: each stands still, and each is killed and started again.
+/// Stops, kills and restarts both programs while clients use them.
 fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Program) {
     let (mut server, mut proxy) = both;
     let sees = |what: &str, counter: &AtomicU64| {
@@ -60,24 +60,24 @@ fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Progra
     for _ in 0..3 {
         sees("what was stored", &tally.correct);
         server.freeze();
-        sees("that a server that stands still is away", &tally.unreachable);
+        sees("disconnected because the server is stopped", &tally.unreachable);
         server.signal(Signal::CONT);
-        sees("what was stored, once it goes on", &tally.correct);
+        sees("what was stored, once it runs again", &tally.correct);
         assert_eq!(server.end(Signal::KILL).code, -9);
-        sees("that a dead server is away", &tally.unreachable);
+        sees("disconnected because the server is dead", &tally.unreachable);
         server = self::server(dir);
         sees("what was stored in the next server", &tally.correct);
         proxy.freeze();
-        // As above: nobody is told anything while the proxy stands still.
+        // There is no event to wait for while the proxy is stopped.
         std::thread::sleep(Duration::from_millis(100));
         proxy.signal(Signal::CONT);
-        sees("what was stored, once the proxy goes on", &tally.correct);
+        sees("what was stored, once the proxy runs again", &tally.correct);
         let broken = tally.broken.load(Ordering::Relaxed);
         assert_eq!(proxy.end(Signal::KILL).code, -9);
         proxy = self::proxy(dir);
         sees("what was stored through the next proxy", &tally.correct);
         let broke = tally.broken.load(Ordering::Relaxed) - broken;
-        // One that is connected again at once may still have found the dying.
+        // A client that reconnects at once may still reach the dying proxy.
         assert!(broke >= CONNECTIONS as u64, "{broke} connections broke with the proxy");
     }
     (server, proxy)
@@ -109,7 +109,7 @@ fn stopped_and_killed_programs_cause_no_wrong_answer_and_recover() {
     let err = proxy.end(Signal::TERM).err;
     assert_eq!(server.end(Signal::TERM).code, 0);
     let counters = Counters::last(&err).expect("counters");
-    println!("while the server was away, {away} requests were answered so");
+    println!("while the server was unreachable, {away} requests were answered with disconnected");
     print_row("both", "stopped, killed and started again", &quiet, &tally.timings(), &counters);
     assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
 }
@@ -120,8 +120,8 @@ fn a_program_runs_on_whatever_happens_to_its_output() {
     for (what, shell) in [
         ("on a full disk", "exec >/dev/full 2>&1"),
         ("closed", "exec >&- 2>&-"),
-        ("for nobody any more", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1 3>&-"),
-        ("not read by who could", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1"),
+        ("without a reader", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1 3>&-"),
+        ("never read by its reader", "mkfifo $D/f; exec 3<>$D/f >$D/f 2>&1"),
     ] {
         let dir = Dir::new();
         let script = format!("D={}; {shell}; exec \"$0\" \"$@\"", dir.path().display());
@@ -132,13 +132,13 @@ fn a_program_runs_on_whatever_happens_to_its_output() {
         let mut load = Load::connect(&address);
         let quiet = load.run(ROUNDS);
         let (under, ()) = load.run_during(ROUNDS, |_| {
-            // Most are refused, and that is told, too.
+            // Most are refused, which is reported too.
             let many: Vec<_> = (0..20).map(|_| RawClient::connect(&address)).collect();
             let (ask, answer) = (have(2, b"id"), status(2, HAVE, 1));
             let served = |caller: &&RawClient| caller.try_ask(&ask).is_ok_and(|got| got == answer);
             assert_eq!(many.iter().filter(served).count(), 8 - CONNECTIONS);
         });
-        print_row("dc_server", &format!("its words {what}"), &quiet, &under, &Counters::default());
+        print_row("dc_server", &format!("its output {what}"), &quiet, &under, &Counters::default());
         wait_until_idle(program.pid());
         assert_eq!(program.end(Signal::TERM).code, 0, "{what}");
     }
@@ -151,7 +151,7 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
     let dir = Dir::new();
     dir.permit(0o777);
     let first = server(&dir);
-    // Who is root may raise every limit, so it must not stay root.
+    // Root may raise every limit, so the program must not stay root.
     let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let (listen, connect) = (dir.address("c"), dir.address("s"));
     let words = ["--nofile=60:60", DC_CLIENT, "-listen", &listen, "-server", &connect];
@@ -162,7 +162,7 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
     let crowd: Vec<_> = (0..200).map(|_| RawClient::connect(&listen)).collect();
     let going = AtomicBool::new(true);
     let (next, _served) = std::thread::scope(|scope| {
-        // There is always somebody who waits for the next descriptor that is free.
+        // Some client always waits for the next free descriptor.
         let (listen, going) = (&listen, &going);
         let push = scope.spawn(move || {
             let (mut served, mut tries) = (Vec::new(), 0);
@@ -179,14 +179,14 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
         proxy.err.wait_for(" is unreachable (");
         let next = server(&dir);
         let connected = std::panic::catch_unwind(|| {
-            // One of the two before may have been to the dying.
-            proxy.err.find("that the next server is the last it has told of", |text| {
+            // One of the two connections before may have been to the dying server.
+            proxy.err.find("that its last report is about the next server", |text| {
                 let last = text.lines().rfind(|line| line.contains(&connect))?;
                 last.contains("connected to ").then_some(())
             });
         });
         going.store(false, Ordering::Relaxed);
-        let served = push.join().expect("those who come");
+        let served = push.join().expect("the new clients");
         connected.expect("a second connection");
         (next, served)
     });
@@ -207,15 +207,15 @@ fn a_vanished_server_host_is_noticed_even_without_requests() {
     let (at, listen) = (format!("IP:{B}:9001"), dir.address("c"));
     let server = lan.start_on_b(&[DC_SERVER, "-listen", &at]);
     server.address();
-    // That it is away is told once it could not be reached again.
+    // It is reported as unreachable once an attempt to connect has failed.
     let words = [DC_CLIENT, "-listen", &listen, "-server", &at, "-retry", "100"];
     let proxy = lan.start_on_a(&[&words[..], &["-reqtimeout", "500"]].concat());
     proxy.err.wait_for("connected to ");
     let (begun, address) = (Instant::now(), format!("{B}/24"));
     lan.on_b(&["ip", "address", "del", &address, "dev", "wire"]);
-    // It is stated that 25 s will do.
+    // The documented time is 25 s.
     proxy.err.find_within(3 * Duration::from_secs(25), "word that it is away", |text| {
-        text.contains(" is unreachable (").then_some(())
+        text.contains("a report that it is unreachable").then_some(())
     });
     let noticed = begun.elapsed();
     println!("a vanished host was noticed after {} ms", noticed.as_millis());

@@ -1,6 +1,6 @@
-//! What it costs others that somebody never stops sending, never reads, or sends nonsense.
+//! What clients suffer when others never stop sending, never read, or send garbage.
 //!
-//! Each test prints lines of the table that `stress_connections` explains.
+//! Each test prints rows of the table that `stress_connections` explains.
 #![cfg(target_os = "linux")]
 
 use std::io::Read;
@@ -35,7 +35,7 @@ fn a_hundred_clients_that_never_read_cost_others_no_answer() {
             lazy
         });
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
-        until("the end of all who never read", || {
+        until("the end of all clients that never read", || {
             lazy.iter().all(RawClient::is_closed).then_some(())
         });
         assert_eq!(reader.ask(&get(4, b"large")), session(4, &large));
@@ -47,7 +47,8 @@ fn a_hundred_clients_that_never_read_cost_others_no_answer() {
     });
 }
 
-/// Sends requests and never waits for answers, while somebody else reads them: how many were right.
+/// Sends requests without waiting for answers, and reads these in another thread. Returns how many
+/// answers were right.
 fn pipeline(address: &str, state: &LoadState) -> usize {
     let stream = connect(address);
     let (requests, answers) = (have(1, b"nobody's").repeat(500), status(1, HAVE, 1).repeat(500));
@@ -59,8 +60,8 @@ fn pipeline(address: &str, state: &LoadState) -> usize {
             assert!(some == answers, "after {read} times 500 answers");
             read += 1;
         }
-        // Who still sends gets to know it by this.
-        stream.shutdown(Shutdown::Both).expect("it stands");
+        // This ends the sending thread.
+        stream.shutdown(Shutdown::Both).expect("the connection is open");
         read * 500
     })
 }
@@ -70,7 +71,7 @@ fn a_client_that_pipelines_without_end_gets_only_its_turns() {
     each(&[], |target| {
         let (mut load, quiet) = target.load();
         let (under, answers) = load.run_during(ROUNDS, |state| pipeline(&target.address, state));
-        println!("who never stopped asking {} was answered {answers} times", target.name);
+        println!("{} answered {answers} requests of the client that never stops", target.name);
         wait_until_idle(target.program.pid());
         let counters = target.finish("1 that pipelines without end", &quiet, &under);
         assert_eq!(counters.clients, 1 + CONNECTIONS as u64);
@@ -83,22 +84,22 @@ fn the_requests_of_one_client_are_answered_in_many_turns() {
     let target = Target::server(DC_SERVER, &["-progress", "1"]);
     let caller = RawClient::connect(&target.address);
     assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
-    // All of it is there when the turn begins.
+    // All of it has arrived when the turn begins.
     target.program.freeze();
     let requests = 2_900;
     caller.send(&have(1, b"nobody's").repeat(requests));
     target.program.signal(Signal::CONT);
     assert_eq!(caller.take(15 * requests), status(1, HAVE, 1).repeat(requests));
-    // A line a turn: how many requests it has answered.
+    // One line a turn, with how many requests it has answered.
     let lines = target.program.end(Signal::TERM).out;
     let new = |line: &str| line.split_once("(+ ")?.1.split_once(')')?.0.parse::<usize>().ok();
     let turns: Vec<_> = lines.lines().filter_map(new).collect();
     assert_eq!(turns.iter().sum::<usize>(), 1 + requests);
-    // Some when it is heard, and twice again while nobody else has come.
+    // Once when it is read, and twice more while no other client is ready.
     assert!(turns.iter().all(|new| *new <= 3 * 128), "{turns:?}");
 }
 
-/// What is not the protocol, in many ways.
+/// Returns input that is not the protocol, of several kinds.
 fn nonsense(number: u64) -> Vec<u8> {
     let mut random = Random::new(number);
     match number % 6 {
@@ -108,7 +109,7 @@ fn nonsense(number: u64) -> Vec<u8> {
         3 => message(0, 1, 0, &[0; 7]),
         4 => message(1, 1, 1, b"an answer that nobody asked for"),
         _ => {
-            // No version of the protocol begins so.
+            // No version of the protocol begins like this.
             let mut noise = vec![1 + random.below(255) as u8];
             noise.extend((0..500 + random.below(1000)).map(|_| random.next() as u8));
             noise
@@ -126,7 +127,7 @@ fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
             while number < first + 500 || (state.is_running() && number < first + 1_500) {
                 let stream = connect(address);
                 try_send(&stream, &nonsense(number));
-                // The others do not wait to be closed.
+                // The others leave without waiting.
                 if number.is_multiple_of(2) {
                     let answers = wait_for_close(&stream);
                     assert!(answers == 0 || answers == 15, "{answers} bytes of answers");
@@ -145,7 +146,7 @@ fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
         let last = RawClient::connect(address);
         assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
         wait_until_idle(target.program.pid());
-        let counters = target.finish("4 that send nonsense at full speed", &quiet, &under);
+        let counters = target.finish("4 that send garbage at full speed", &quiet, &under);
         assert_eq!(counters.clients, strangers + 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.stalled), (0, 0));
         assert!(counters.malformed <= strangers && counters.malformed >= strangers / 2);

@@ -1,5 +1,4 @@
-//! Two real TLS servers, each a process of its own, that share their sessions through `dc_client` and
-//! `dc_server`.
+//! Two real TLS servers in two processes, which share their sessions through `dc_client` and `dc_server`.
 //!
 //! ```text
 //!              ┌─ TLS server A ─┐
@@ -7,7 +6,7 @@
 //!              └─ TLS server B ─┘
 //! ```
 //!
-//! No server has tickets: a session that one resumes and the other began came out of the cache.
+//! No server has tickets, so a session that one resumes and the other created comes from the cache.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,15 +29,15 @@ use rustls::{
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Where the process that is to be a TLS server finds its certificate, its key and the cache.
+/// Where the child process finds its certificate, its key and the cache.
 const ROLE: &str = "DISTCACHE_TLS_SERVER";
-/// The test that is a TLS server in such a process.
+/// The test that is a TLS server in a child process.
 const SERVER: &str = "this_test_is_a_tls_server_in_a_child_process";
 
 /// How long sessions live.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long a handshake may take while the cache is silent. A server asks it for up to three things,
-/// and its deadline is 250 ms each: this is far more, and yet not forever.
+/// How long a handshake may take while the cache is silent. A server asks it up to three times with
+/// a deadline of 250 ms each; this is far more, and yet finite.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Both TLS servers, with what is between them.
@@ -72,13 +71,13 @@ impl Site {
         Self { cache, proxy, servers, roots: Arc::new(roots), dir }
     }
 
-    /// A client that remembers sessions and speaks one version only.
+    /// Creates a client that remembers sessions and uses one version only.
     fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_protocol_versions(&[version]);
         Arc::new(builder.with_root_certificates(Arc::clone(&self.roots)).with_no_client_auth())
     }
 
-    /// A connection to server A or B, to its end, and how its handshake went.
+    /// Connects to server A or B, and returns how the handshake went.
     fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let started = Instant::now();
         let mut socket = TcpStream::connect(&self.servers[server].1).unwrap();
@@ -93,7 +92,7 @@ impl Site {
         kind
     }
 
-    /// That a session begun at one server is resumed at the other.
+    /// Checks that a session of one server is resumed at the other.
     fn shares(&self, version: &'static SupportedProtocolVersion) {
         for (first, second) in [(0, 1), (1, 0)] {
             let client = self.client(version);
@@ -102,7 +101,8 @@ impl Site {
         }
     }
 
-    /// That a session begun before `away` cannot be resumed after it, and that this harms nobody.
+    /// Checks that a session from before `away` cannot be resumed after it, and that the handshake
+    /// succeeds.
     fn falls_back(&self, version: &'static SupportedProtocolVersion, away: impl FnOnce()) {
         let client = self.client(version);
         assert_eq!(self.shake(&client, 0), Full);
@@ -145,7 +145,7 @@ fn this_test_is_a_tls_server_in_a_child_process() {
     }
 }
 
-/// Says on a connection how its handshake went, and closes it.
+/// Sends on a connection how its handshake went, and closes it.
 fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
     socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut connection = ServerConnection::new(config).unwrap();
@@ -158,7 +158,7 @@ fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
     while connection.wants_write() {
         connection.write_tls(&mut socket).unwrap();
     }
-    // Closing with unread bytes would be a reset, which may overtake what was said.
+    // Closing with unread bytes would send a reset, which may overtake what was sent.
     let _ = socket.shutdown(std::net::Shutdown::Write);
     let _ = socket.read_to_end(&mut Vec::new());
 }
@@ -178,8 +178,8 @@ fn a_session_can_still_be_resumed_after_two_seconds() {
     for client in &clients {
         assert_eq!(site.shake(client, 0), Full);
     }
-    // Time is the point here: sessions must outlive it, and no event would say that they did. The
-    // sender stays, so nothing but the time ends this wait.
+    // Sessions must survive this time, for which there is no event. The sender stays, so only the
+    // timeout ends the wait.
     let (_sender, nothing) = mpsc::channel::<()>();
     assert!(nothing.recv_timeout(Duration::from_secs(2)).is_err());
     for client in &clients {
@@ -246,13 +246,13 @@ fn when_the_proxy_is_dead_handshakes_are_full_until_a_new_one_starts() {
     }
 }
 
-/// Ends a program such that it does nothing more from now on: a signal alone may still be on its way.
+/// Kills a program and waits for its end, since a signal alone may still be in flight.
 fn kill(program: &Program) {
     program.freeze();
     program.signal(Signal::KILL);
 }
 
-/// Waits until sessions are shared again: a connection may first have to be found broken.
+/// Waits until sessions are shared again: a broken connection may have to be noticed first.
 fn until_shared(site: &Site, version: &'static SupportedProtocolVersion) {
     until("sessions are shared again", || {
         let client = site.client(version);

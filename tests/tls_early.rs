@@ -1,5 +1,5 @@
-//! Early data (0-RTT) at two TLS servers that share their sessions: a session is for a single use, so
-//! what somebody has recorded and plays again to the other server is refused.
+//! Early data (0-RTT) at two TLS servers that share sessions: a session is for single use, so
+//! recorded early data is refused when it is replayed to the other server.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const EARLY: &[u8] = b"POST /transfer";
 const LONG: Duration = Duration::from_secs(30);
 
-/// A cache, two proxies, and what two servers behind them are made of.
+/// A cache, two proxies, and the configurations of two TLS servers behind them.
 struct Site {
     servers: [Arc<ServerConfig>; 2],
     client: Arc<ClientConfig>,
@@ -71,7 +71,7 @@ fn server_config(cache: &str, certificate: CertificateDer<'static>, key: &[u8]) 
     config
 }
 
-/// What one end has to say.
+/// Returns what one end wants to send.
 fn said(write: impl FnOnce(&mut Vec<u8>) -> usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(&mut bytes);
@@ -94,7 +94,7 @@ fn all_of_client(client: &mut ClientConnection) -> Vec<u8> {
     })
 }
 
-/// Both talk until neither has anything to say.
+/// Moves bytes until neither end has anything to send.
 fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
     while client.wants_write() || server.wants_write() {
         hear(server, &all_of_client(client));
@@ -110,7 +110,7 @@ fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
     }
 }
 
-/// The early data that the server has taken; none where it has refused them.
+/// Returns the early data that the server accepted; `None` if it was refused.
 fn taken(server: &mut ServerConnection) -> Option<Vec<u8>> {
     let mut early = server.early_data()?;
     let mut bytes = Vec::new();
@@ -138,6 +138,6 @@ fn early_data_is_accepted_once_and_refused_when_replayed() {
 
         let mut other = site.server(replayed_at);
         hear(&mut other, &recorded);
-        assert_eq!(taken(&mut other), None, "played again at server {replayed_at}");
+        assert_eq!(taken(&mut other), None, "replayed at server {replayed_at}");
     }
 }

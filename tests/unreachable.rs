@@ -1,4 +1,4 @@
-//! What a proxy does while its server is away, goes away, or says nothing. Told over virtual time.
+//! What a proxy does while its server is unreachable, silent, or lost, over virtual time.
 
 use distcache_core::clients::Limits;
 use distcache_core::machine::Machine;
@@ -213,7 +213,7 @@ fn a_silent_server_is_disconnected_after_its_timeout() {
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
     net.pass(60_000);
-    assert!(net.is_open(SERVER), "a server that is asked nothing may be silent");
+    assert!(net.is_open(SERVER), "a server without requests may be silent");
     net.send(client, &have(1, b"a"));
     net.pass(2_999);
     assert!(net.received(client).is_empty());
@@ -299,7 +299,7 @@ fn requests_wait_only_a_moment_for_a_connection_attempt() {
     assert_eq!(net.received(client), status(2, HAVE, 2));
     assert_eq!(net.dials.len(), 1);
     net.pass(4_900);
-    assert_eq!(net.dials.len(), 2, "an attempt that hangs is given up after patience");
+    assert_eq!(net.dials.len(), 2, "an attempt that hangs times out");
 }
 
 #[test]

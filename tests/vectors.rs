@@ -1,5 +1,5 @@
-//! The reference vectors: every line is answered as the original answers it, byte for byte, however
-//! the bytes arrive, by a server and through a proxy.
+//! The reference vectors: a server, and a proxy with a server, answer every line as the original
+//! does, byte for byte, however the bytes arrive.
 
 use distcache_core::clients::Limits;
 use distcache_core::proxy::Config;
@@ -42,7 +42,7 @@ impl World for OfProxy<'_> {
     }
 }
 
-/// How lines are told.
+/// How lines are sent.
 #[derive(Clone, Copy, Debug)]
 enum Telling {
     Apart,
@@ -72,8 +72,8 @@ fn proxy_answers(telling: Telling, pieces: Pieces) {
     assert_eq!(world.0.front.machine.traffic().losses, 0, "the server's connection was kept");
 }
 
-/// Every offset in the first lines' worth of bytes, then each frame's and header's boundary and its
-/// neighbours, and some in between.
+/// Returns every offset in the first bytes, then the boundaries of frames and headers with their
+/// neighbours, and some between.
 fn cuts() -> BTreeSet<usize> {
     let longest = lines().iter().map(|line| line.request.len()).max().unwrap_or(0);
     let boundaries = (0..longest).step_by(2062).flat_map(|at| [at, at + 14]);
