@@ -113,14 +113,14 @@ fn one_client_too_many_is_refused_and_counted_until_a_place_is_free() {
 fn an_empty_pool_makes_clients_wait_but_loses_nothing() {
     for buffers in 2..6 {
         for seed in 0..40 {
-            dry(buffers, Pieces::Any(Random::new(seed)));
+            check_with_buffers(buffers, Pieces::Any(Random::new(seed)));
         }
-        dry(buffers, Pieces::Whole);
-        dry(buffers, Pieces::Of(1));
+        check_with_buffers(buffers, Pieces::Whole);
+        check_with_buffers(buffers, Pieces::Of(1));
     }
 }
 
-fn dry(buffers: usize, pieces: Pieces) {
+fn check_with_buffers(buffers: usize, pieces: Pieces) {
     let mut memory = Memory::with_buffers(20, buffers);
     let mut net = world(&mut memory, NO_LIMITS, pieces);
     let clients: Vec<End> = (0..20).map(|_| net.connect()).collect();

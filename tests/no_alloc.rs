@@ -165,7 +165,7 @@ fn id(number: u32) -> [u8; 32] {
 const LARGE: usize = 30_000;
 
 /// Returns a client with a place, once one is free: earlier clients may still be leaving.
-fn enter(address: &str) -> RawClient {
+fn connect_when_possible(address: &str) -> RawClient {
     until("a place is free", || {
         let caller = RawClient::try_connect(address).ok()?;
         caller.try_ask(&have(1, b"id")).ok()?;
@@ -174,8 +174,8 @@ fn enter(address: &str) -> RawClient {
 }
 
 /// Sends every kind of request, valid and invalid.
-fn ask_everything(address: &str) {
-    let caller = enter(address);
+fn send_all_requests(address: &str) {
+    let caller = connect_when_possible(address);
     let large = vec![5; LARGE];
     let requests = [
         add(1, &id(1), b"session"),
@@ -210,7 +210,7 @@ fn ask_everything(address: &str) {
 }
 
 /// Sends garbage, and leaves at any time.
-fn misbehave(address: &str) {
+fn send_garbage(address: &str) {
     for wrong in [
         b"GET / HTTP/1.0\r\n\r\n".to_vec(),
         frame(1, 1, 1, 1, b"id"),
@@ -237,8 +237,8 @@ fn misbehave(address: &str) {
 }
 
 /// Connects clients that send nothing, that do not finish, and that do not read.
-fn dawdle(address: &str) {
-    let [idle, begun, deaf] = [(); 3].map(|()| enter(address));
+fn connect_idle(address: &str) {
+    let [idle, begun, deaf] = [(); 3].map(|()| connect_when_possible(address));
     begun.send(&get(1, &id(3))[..20]);
     let requests = get(1, &id(3)).repeat(200);
     while deaf.send_available(&requests) == requests.len() {}
@@ -269,8 +269,8 @@ fn send_datagrams(datagrams: &str) {
 }
 
 /// Stores more sessions than there is room for, some of which expire.
-fn overflow(address: &str) {
-    let caller = enter(address);
+fn fill_table(address: &str) {
+    let caller = connect_when_possible(address);
     for number in 100..100 + 4 * SESSIONS {
         let stored = caller.ask(&add_for(number, 100 + number, &id(number), &[1; 700]));
         assert_eq!(stored, status(number, 0, 0));
@@ -280,7 +280,7 @@ fn overflow(address: &str) {
 }
 
 /// Waits until a full server has reported that it has dropped all expired sessions.
-fn drops_what_has_expired(server: &Daemon) {
+fn wait_until_expired(server: &Daemon) {
     server.program.out.find("a report that all are gone", |text| {
         let whole = &text[..text.rfind('\n')?];
         let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
@@ -298,12 +298,12 @@ fn a_started_server_allocates_nothing() {
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = server.allocations();
     assert!(before > 0, "allocations at the start are counted");
-    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+    for visit in [send_all_requests, send_garbage, send_all_requests, connect_idle, fill_table] {
         visit(address);
         send_datagrams(&server.datagrams);
         assert_eq!(server.allocations() - before, 0);
     }
-    drops_what_has_expired(&server);
+    wait_until_expired(&server);
     assert_eq!(server.end() - before, 0, "the end allocates nothing");
 }
 
@@ -316,13 +316,13 @@ fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = proxy.allocations();
     assert!(before > 0, "allocations at the start are counted");
-    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+    for visit in [send_all_requests, send_garbage, send_all_requests, connect_idle, fill_table] {
         visit(address);
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
-    let server = lose(&dir, server, &proxy);
-    ask_everything(address);
+    let server = replace_server(&dir, server, &proxy);
+    send_all_requests(address);
     send_datagrams(&proxy.datagrams);
     assert_eq!(proxy.allocations() - before, 0);
     assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
@@ -338,7 +338,7 @@ fn a_proxy_with_replicas_allocates_nothing_when_a_server_dies_and_comes_back() {
     let address = proxy.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = proxy.allocations();
-    for visit in [ask_everything, misbehave, overflow] {
+    for visit in [send_all_requests, send_garbage, fill_table] {
         visit(address);
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
@@ -347,12 +347,12 @@ fn a_proxy_with_replicas_allocates_nothing_when_a_server_dies_and_comes_back() {
     let served = || ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     drop(second);
     served();
-    ask_everything(address);
+    send_all_requests(address);
     let second = Daemon::server_at(&addresses[1]);
     ask_until(&addresses[1], &get(1, b"id"), &status(1, 1, 1));
     drop(first);
     served();
-    ask_everything(address);
+    send_all_requests(address);
     assert_eq!(proxy.end() - before, 0);
     drop(second);
 }
@@ -380,17 +380,17 @@ fn a_load_allocates_nothing_while_it_is_timed() {
 
 /// Kills the server with a request in flight, leaves it away, and brings it back: one that sends
 /// garbage, one that sends nothing, and the real one.
-fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
+fn replace_server(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
     let address = proxy.address.as_str();
     let away = status(1, 1, 2);
-    let caller = enter(address);
+    let caller = connect_when_possible(address);
     server.program.freeze();
     caller.send(&get(1, b"id"));
     drop(server);
     assert_eq!(caller.message(), away);
     proxy.program.err.wait_for(" is unreachable (");
     for _ in 0..20 {
-        assert_eq!(enter(address).ask(&get(1, b"id")), away);
+        assert_eq!(connect_when_possible(address).ask(&get(1, b"id")), away);
         // Failed attempts to connect are not reported, so only time can be waited for.
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -35,7 +35,7 @@ fn take(uid: u32, id: &[u8]) -> Vec<u8> {
     at_level(1, message(0, uid, TAKE, id))
 }
 
-fn said(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
+fn answer(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     at_level(1, message(1, uid, op, payload))
 }
 
@@ -70,13 +70,13 @@ fn a_put_replaces_and_a_take_leaves_nothing() {
         net.send(client, &asks.concat());
         net.drive();
         let answers = [
-            said(1, PUT, &[0]),
-            said(2, PUT, &[0]),
-            said(3, ADD, &[101]),
-            said(4, TAKE, &long),
-            said(5, TAKE, &[1]),
-            said(6, GET, &[1]),
-            said(7, TAKE, &[1]),
+            answer(1, PUT, &[0]),
+            answer(2, PUT, &[0]),
+            answer(3, ADD, &[101]),
+            answer(4, TAKE, &long),
+            answer(5, TAKE, &[1]),
+            answer(6, GET, &[1]),
+            answer(7, TAKE, &[1]),
         ];
         assert!(net.received(client) == answers.concat());
     });
@@ -117,13 +117,13 @@ fn a_refused_put_changes_nothing() {
     net.send(client, &[at_level(1, late), at_level(1, empty), get(4, b"a")].concat());
     net.drive();
     let answers =
-        [status(1, ADD, 0), said(2, PUT, &[102]), said(3, PUT, &[100]), session(4, b"session")];
+        [status(1, ADD, 0), answer(2, PUT, &[102]), answer(3, PUT, &[100]), session(4, b"session")];
     assert_eq!(net.received(client), answers.concat());
 }
 
 /// Lets the proxy's server answer a HAVE at `level`. Returns what the client, which asks at level
 /// 9, got.
-fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
+fn learn_level(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
     net.send(client, &at_level(9, have(7, b"a")));
     net.drive();
     let asked = net.take(SERVER);
@@ -140,20 +140,20 @@ fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
         let mut memory = Memory::of(1);
         let mut net = proxy(&mut memory);
         let client = net.connect();
-        assert_eq!(learn(&mut net, client, level), at_level(told, status(7, HAVE, 1)));
+        assert_eq!(learn_level(&mut net, client, level), at_level(told, status(7, HAVE, 1)));
         net.send(client, &take(8, b"a"));
         net.drive();
         let asked = messages(&net.take(SERVER));
         match told {
             0 => {
                 assert!(asked.is_empty(), "a server that lacks it is not asked");
-                assert_eq!(net.take(client), said(8, TAKE, &[UNSUPPORTED]));
+                assert_eq!(net.take(client), answer(8, TAKE, &[UNSUPPORTED]));
             }
             _ => {
                 assert_eq!((asked.len(), asked[0].1, &asked[0].2[..]), (1, TAKE, &b"a"[..]));
                 net.send(SERVER, &at_level(level, message(1, asked[0].0, TAKE, b"session")));
                 net.drive();
-                assert_eq!(net.take(client), said(8, TAKE, b"session"));
+                assert_eq!(net.take(client), answer(8, TAKE, b"session"));
             }
         }
         assert!(net.is_open(client));
@@ -167,14 +167,14 @@ fn a_server_that_has_not_answered_yet_gets_no_new_operations() {
     let client = net.connect();
     net.send(client, &put(1, b"a", b"session"));
     net.drive();
-    assert_eq!(net.take(client), said(1, PUT, &[UNSUPPORTED]));
-    learn(&mut net, client, 1);
+    assert_eq!(net.take(client), answer(1, PUT, &[UNSUPPORTED]));
+    learn_level(&mut net, client, 1);
     // The next connection may be to another server.
     net.cut(SERVER);
     net.pass(5_000);
     net.send(client, &put(2, b"a", b"session"));
     net.drive();
-    assert_eq!(net.take(client), said(2, PUT, &[UNSUPPORTED]));
+    assert_eq!(net.take(client), answer(2, PUT, &[UNSUPPORTED]));
     assert!(net.take(SERVER).is_empty());
 }
 
@@ -187,7 +187,7 @@ fn while_the_server_is_unreachable_the_new_operations_are_answered_like_the_othe
     net.drive();
     net.send(client, &[take(1, b"a"), get(2, b"a")].concat());
     net.drive();
-    assert_eq!(net.take(client), [said(1, TAKE, &[2]), status(2, GET, 2)].concat());
+    assert_eq!(net.take(client), [answer(1, TAKE, &[2]), status(2, GET, 2)].concat());
 }
 
 #[test]
@@ -205,8 +205,8 @@ fn new_operations_pass_a_proxy_unchanged() {
             chain.front.take(client)
         };
         assert_eq!(ask(&add(1, b"a", b"session")), status(1, ADD, 0));
-        assert_eq!(ask(&put(2, b"a", &[8; 5000])), said(2, PUT, &[0]));
-        assert!(ask(&take(3, b"a")) == said(3, TAKE, &[8; 5000]));
-        assert_eq!(ask(&take(4, b"a")), said(4, TAKE, &[1]));
+        assert_eq!(ask(&put(2, b"a", &[8; 5000])), answer(2, PUT, &[0]));
+        assert!(ask(&take(3, b"a")) == answer(3, TAKE, &[8; 5000]));
+        assert_eq!(ask(&take(4, b"a")), answer(4, TAKE, &[1]));
     });
 }

@@ -17,7 +17,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 /// Creates a directory with the two daemons, the libraries that they need, and an empty `tmp`.
 /// `None` if the machine cannot do that.
-fn jail() -> Option<Dir> {
+fn chroot_dir() -> Option<Dir> {
     if !(is_root() && has_tool("chroot") && has_tool("ldd")) {
         return None;
     }
@@ -42,14 +42,14 @@ fn permit(path: &Path, mode: u32) {
 }
 
 /// Starts one of the daemons in the directory.
-fn start(jail: &Dir, words: &[&str]) -> Program {
-    start_as("0:0", jail, words)
+fn start(chroot_dir: &Dir, words: &[&str]) -> Program {
+    start_as("0:0", chroot_dir, words)
 }
 
 /// Starts one of the daemons in the directory as a user without an entry.
-fn start_as(user: &str, jail: &Dir, words: &[&str]) -> Program {
+fn start_as(user: &str, chroot_dir: &Dir, words: &[&str]) -> Program {
     let user = format!("--userspec={user}");
-    Program::start("chroot", &[&[user.as_str(), &jail.text("")][..], words].concat())
+    Program::start("chroot", &[&[user.as_str(), &chroot_dir.text("")][..], words].concat())
 }
 
 /// Returns the user that a program runs as.
@@ -61,14 +61,14 @@ fn user(program: &Program) -> String {
 
 #[test]
 fn a_foreground_daemon_needs_no_other_file() {
-    let Some(jail) = jail() else { return };
+    let Some(chroot_dir) = chroot_dir() else { return };
     let server = ["/dc_server", "-listen", "IP:127.0.0.1:0", "-pidfile", "/tmp/pid"];
-    let server = start(&jail, &[&server[..], &["-user", "54321:7"]].concat());
+    let server = start(&chroot_dir, &[&server[..], &["-user", "54321:7"]].concat());
     let address = server.address();
     let client = ["/dc_client", "-server", &address, "-listen", "UNIX:/tmp/s", "-user", "54321"];
-    let client = start(&jail, &client);
+    let client = start(&chroot_dir, &client);
     client.err.wait_for("connected to ");
-    let answer = RawClient::connect(&jail.address("tmp/s")).ask(&have(1, b"id"));
+    let answer = RawClient::connect(&chroot_dir.address("tmp/s")).ask(&have(1, b"id"));
     assert_eq!(answer, status(1, HAVE, 1));
     for program in [client, server] {
         assert_eq!(user(&program), "54321");
@@ -78,22 +78,22 @@ fn a_foreground_daemon_needs_no_other_file() {
 
 #[test]
 fn a_daemon_that_cannot_detach_names_what_is_missing() {
-    let Some(jail) = jail() else { return };
-    let ended = start(&jail, &["/dc_server", "-daemon", "-listen", "UNIX:/tmp/s"]).ended();
+    let Some(chroot_dir) = chroot_dir() else { return };
+    let ended = start(&chroot_dir, &["/dc_server", "-daemon", "-listen", "UNIX:/tmp/s"]).ended();
     let reason = "cannot become a daemon: cannot open /dev/null: No such file or directory";
     assert_eq!(ended.code, 1);
     assert!(ended.err.starts_with(&format!("dc_server: {reason}")), "{ended:?}");
     assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
-    assert!(fs::read_dir(jail.join("tmp")).expect("our own").next().is_none());
+    assert!(fs::read_dir(chroot_dir.join("tmp")).expect("our own").next().is_none());
 }
 
 #[test]
 fn inherited_descriptors_are_closed_without_proc() {
-    let Some(jail) = jail() else { return };
+    let Some(chroot_dir) = chroot_dir() else { return };
     let (mut held, theirs) = UnixStream::pair().expect("two sockets");
     let line = "exec chroot \"$0\" /dc_server -listen UNIX:/tmp/s 9<&0 </dev/null";
     let mut command = Command::new("sh");
-    command.args(["-c", line, &jail.text("")]);
+    command.args(["-c", line, &chroot_dir.text("")]);
     command.stdin(std::os::fd::OwnedFd::from(theirs)).stdout(Stdio::piped());
     let server = Program::spawn(command);
     held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
@@ -104,8 +104,8 @@ fn inherited_descriptors_are_closed_without_proc() {
 
 #[test]
 fn a_default_socket_in_a_world_writable_directory_gives_a_warning() {
-    let Some(jail) = jail() else { return };
-    let tmp = jail.join("tmp");
+    let Some(chroot_dir) = chroot_dir() else { return };
+    let tmp = chroot_dir.join("tmp");
     for (user, mode, listen, warnings) in [
         ("0:0", 0o1777, &[][..], 1),
         ("0:0", 0o755, &[], 0),
@@ -114,7 +114,7 @@ fn a_default_socket_in_a_world_writable_directory_gives_a_warning() {
     ] {
         permit(&tmp, mode);
         let words = ["/dc_client", "-server", "IP:127.0.0.1:1"];
-        let client = start_as(user, &jail, &[&words[..], listen].concat());
+        let client = start_as(user, &chroot_dir, &[&words[..], listen].concat());
         assert_eq!(client.address(), "UNIX:/tmp/scache");
         let ended = client.end(Signal::TERM);
         let warned: Vec<_> = ended.err.lines().filter(|line| line.contains("warning: ")).collect();

@@ -18,7 +18,7 @@ fn test(address: &str, arguments: &[&str]) -> Ended {
 }
 
 /// Runs it in every mode at one address.
-fn is_right(address: &str) {
+fn passes(address: &str) {
     for arguments in [
         &["-ops", "300", "-persistent"][..],
         &["-ops", "300"],
@@ -45,9 +45,9 @@ fn is_right(address: &str) {
 fn a_server_passes() {
     let dir = Dir::new();
     let over_tcp = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
-    is_right(&over_tcp.address());
+    passes(&over_tcp.address());
     let over_unix = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
-    is_right(&over_unix.address());
+    passes(&over_unix.address());
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_server_behind_a_proxy_passes() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
-    is_right(&proxy.address());
+    passes(&proxy.address());
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_seed_repeats_a_run() {
 }
 
 /// Runs it against a server that answers `right` requests right and the next one wrong.
-fn lies_after(right: usize) -> Ended {
+fn wrong_answer_after(right: usize) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("IP:{}", listener.local_addr().expect("its address"));
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
@@ -106,7 +106,7 @@ fn lies_after(right: usize) -> Ended {
                 pass(&mut server, &mut stream);
             }
             pass(&mut stream, &mut server);
-            stream.write_all(&lie(frame(&mut server))).expect("room");
+            stream.write_all(&falsify(frame(&mut server))).expect("room");
             // The rest of its requests does not matter.
             let _ = stream.read_to_end(&mut Vec::new());
         });
@@ -115,7 +115,7 @@ fn lies_after(right: usize) -> Ended {
 }
 
 /// Turns an answer into its opposite.
-fn lie(mut answer: Vec<u8>) -> Vec<u8> {
+fn falsify(mut answer: Vec<u8>) -> Vec<u8> {
     let uid = u32::from_be_bytes([answer[5], answer[6], answer[7], answer[8]]);
     match (answer[10], &mut answer[14..]) {
         (GET, [_]) => return session(uid, b"a session that nobody stored"),
@@ -142,7 +142,7 @@ fn pass(from: &mut impl Read, to: &mut impl Write) {
 #[test]
 fn the_first_wrong_answer_ends_the_check_with_the_number_of_right_ones() {
     for right in [0, 1, 250] {
-        let ended = lies_after(right);
+        let ended = wrong_answer_after(right);
         assert_eq!(ended.code, 1, "{ended:?}");
         let told = format!("the {right} before it were right (repeat with -seed ");
         assert!(ended.err.starts_with(&format!("dc_test: operation {}, ", right + 1)), "{ended:?}");

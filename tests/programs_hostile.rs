@@ -18,13 +18,13 @@ const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 /// A server, with a proxy in front of it.
-struct Both {
+struct Site {
     server: Program,
     proxy: Program,
     _dir: Dir,
 }
 
-impl Both {
+impl Site {
     fn start() -> Self {
         let dir = Dir::new();
         let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
@@ -36,14 +36,14 @@ impl Both {
     fn run_during(self, attack: impl Fn(&str) + Sync) {
         let addresses = [self.server.address(), self.proxy.address()];
         for address in &addresses {
-            let over = AtomicBool::new(false);
+            let is_over = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 let good = addresses.each_ref().map(|address| {
-                    let over = &over;
-                    scope.spawn(move || behave(address, over))
+                    let is_over = &is_over;
+                    scope.spawn(move || use_cache(address, is_over))
                 });
                 let attacked = scope.spawn(|| attack(address)).join();
-                over.store(true, Ordering::Relaxed);
+                is_over.store(true, Ordering::Relaxed);
                 for good in good {
                     good.join().expect("every answer");
                 }
@@ -55,12 +55,12 @@ impl Both {
     }
 }
 
-/// Uses a cache on one connection until `over`, and checks each answer.
-fn behave(address: &str, over: &AtomicBool) {
+/// Uses a cache on one connection until `is_over`, and checks each answer.
+fn use_cache(address: &str, is_over: &AtomicBool) {
     let caller = RawClient::connect(address);
     let data = [address.as_bytes(), &[b'x'; 3000]].concat();
     let mut round = 0_u32;
-    while round == 0 || !over.load(Ordering::Relaxed) {
+    while round == 0 || !is_over.load(Ordering::Relaxed) {
         round += 1;
         let id = [address.as_bytes(), &round.to_be_bytes()].concat();
         assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
@@ -100,7 +100,7 @@ fn clients_of_other_protocols_are_closed_without_an_answer() {
         message(0, 1, 4, b"no such operation"),
         message(0, 1, ADD, &[0; 7]),
     ];
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         for _ in 0..10 {
             for stranger in &strangers {
                 let caller = RawClient::connect(address);
@@ -113,7 +113,7 @@ fn clients_of_other_protocols_are_closed_without_an_answer() {
 
 #[test]
 fn a_valid_request_before_an_invalid_one_is_answered() {
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         let caller = RawClient::connect(address);
         caller
             .send(&[have(1, b"id"), have(2, b"id"), b"nonsense".to_vec(), have(3, b"id")].concat());
@@ -123,7 +123,7 @@ fn a_valid_request_before_an_invalid_one_is_answered() {
 
 #[test]
 fn random_bytes_are_closed() {
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         for seed in 0..200 {
             let mut random = Random::new(seed);
             // No version of the protocol begins like this.
@@ -138,7 +138,7 @@ fn random_bytes_are_closed() {
 
 #[test]
 fn randomly_changed_requests_harm_no_other_client() {
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         for seed in 0..300 {
             let mut random = Random::new(seed);
             let line = &lines()[random.below(lines().len())];
@@ -157,7 +157,7 @@ fn randomly_changed_requests_harm_no_other_client() {
 
 #[test]
 fn vectors_cut_anywhere_harm_no_other_client() {
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         for line in lines() {
             let request = &line.request;
             let more = [16, 2047, 2061, 2062, 2063, request.len() / 2, request.len() - 1];
@@ -178,7 +178,7 @@ fn vectors_cut_anywhere_harm_no_other_client() {
 #[test]
 fn unfinished_requests_of_many_clients_delay_no_other_client() {
     let request = add(1, b"id", &[7; 20_000]);
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         let half = |number: usize| {
             let caller = RawClient::connect(address);
             caller.send(&request[..1 + number * 67]);
@@ -200,7 +200,7 @@ fn unfinished_requests_of_many_clients_delay_no_other_client() {
 #[test]
 fn clients_that_read_nothing_delay_no_other_client() {
     let large = vec![b'x'; 30_000];
-    Both::start().run_during(|address| {
+    Site::start().run_during(|address| {
         let fresh = RawClient::connect(address);
         assert_eq!(fresh.ask(&add(1, b"large", &large)), status(1, ADD, 0));
         let lazy: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();
@@ -212,8 +212,8 @@ fn clients_that_read_nothing_delay_no_other_client() {
     });
 }
 
-/// Runs a proxy with a server that answers with `says`. Returns what the proxy's client gets.
-fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
+/// Runs a proxy with a server that answers with `answer`. Returns what the proxy's client gets.
+fn answers_through_proxy(answer: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = format!("IP:{}", listener.local_addr().expect("its address"));
     let arguments =
@@ -223,7 +223,7 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // The second server is a correct one.
-            for honest in [false, true] {
+            for correct in [false, true] {
                 let (mut stream, _) = listener.accept().expect("the proxy");
                 let mut asked = probe();
                 std::io::Read::read_exact(&mut stream, &mut asked).expect("the probe");
@@ -232,10 +232,10 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
                 let mut request = [0; 16];
                 std::io::Read::read_exact(&mut stream, &mut request).expect("a request");
                 let uid = u32::from_be_bytes([request[5], request[6], request[7], request[8]]);
-                let answer = if honest { status(uid, HAVE, 0) } else { says(uid) };
+                let answer = if correct { status(uid, HAVE, 0) } else { answer(uid) };
                 stream.write_all(&answer).expect("room");
                 // After a valid answer the connection stays in use.
-                if !honest && std::io::Read::read_exact(&mut stream, &mut request).is_ok() {
+                if !correct && std::io::Read::read_exact(&mut stream, &mut request).is_ok() {
                     let uid = u32::from_be_bytes([request[5], request[6], request[7], request[8]]);
                     stream.write_all(&status(uid, HAVE, 0)).expect("room");
                     return;
@@ -260,16 +260,22 @@ fn through_a_proxy(says: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Vec<u8>) {
 fn a_server_that_sends_a_stray_answer_is_disconnected_and_dialed_again() {
     let (away, there) = (status(1, HAVE, 2), status(2, HAVE, 0));
     // Another uid, another operation, a request, and garbage.
-    assert_eq!(through_a_proxy(|uid| status(uid ^ 0x40, HAVE, 0)), (away.clone(), there.clone()));
-    assert_eq!(through_a_proxy(|uid| session(uid, b"a secret")), (away.clone(), there.clone()));
-    assert_eq!(through_a_proxy(|uid| have(uid, b"id")), (away.clone(), there.clone()));
-    assert_eq!(through_a_proxy(|_| b"220 accept_one\r\n".to_vec()), (away, there));
+    assert_eq!(
+        answers_through_proxy(|uid| status(uid ^ 0x40, HAVE, 0)),
+        (away.clone(), there.clone())
+    );
+    assert_eq!(
+        answers_through_proxy(|uid| session(uid, b"a secret")),
+        (away.clone(), there.clone())
+    );
+    assert_eq!(answers_through_proxy(|uid| have(uid, b"id")), (away.clone(), there.clone()));
+    assert_eq!(answers_through_proxy(|_| b"220 accept_one\r\n".to_vec()), (away, there));
 }
 
 #[test]
 fn a_second_answer_to_a_request_reaches_no_client() {
     let (first, second) =
-        through_a_proxy(|uid| [status(uid, HAVE, 1), status(uid, HAVE, 1)].concat());
+        answers_through_proxy(|uid| [status(uid, HAVE, 1), status(uid, HAVE, 1)].concat());
     assert_eq!(first, status(1, HAVE, 1));
     assert_eq!(second, status(2, HAVE, 0));
 }

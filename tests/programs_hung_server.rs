@@ -61,7 +61,7 @@ impl Site {
 }
 
 /// Lets 40 threads send `each` GETs with a deadline. Returns how many were not answered.
-fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
+fn run_impatient_clients(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
     let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..40 {
@@ -84,21 +84,21 @@ fn clients_that_leave_a_hung_server_do_not_block_the_other_one() {
     let site = Site::new(&["-maxconn", "256", "-servertimeout", "0"]);
     let [hung, well] = site.store(200);
     site.servers[0].freeze();
-    let going = AtomicBool::new(true);
+    let running = AtomicBool::new(true);
     let failed = std::thread::scope(|scope| {
         let prober = scope.spawn(|| {
             let caller = RawClient::connect(&site.proxy.address());
-            let mut asked = 0;
-            while going.load(Ordering::Relaxed) {
-                let id = &well[asked % well.len()];
-                assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)), "after {asked}");
-                asked += 1;
+            let mut requested = 0;
+            while running.load(Ordering::Relaxed) {
+                let id = &well[requested % well.len()];
+                assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)), "after {requested}");
+                requested += 1;
             }
-            asked
+            requested
         });
         // More than its share, which is half of three times 256.
-        let failed = crowd(&site, &hung, 12);
-        going.store(false, Ordering::Relaxed);
+        let failed = run_impatient_clients(&site, &hung, 12);
+        running.store(false, Ordering::Relaxed);
         assert!(prober.join().unwrap() > 0);
         failed
     });
@@ -195,34 +195,34 @@ fn measure_what_a_hung_server_costs() {
         }
         site.servers[0].freeze();
         let (mut waits, mut missed) = (Vec::new(), 0);
-        let going = AtomicBool::new(true);
+        let running = AtomicBool::new(true);
         std::thread::scope(|scope| {
-            let crowd = scope.spawn(|| {
-                let (mut asked, mut failed) = (0, 0);
-                while going.load(Ordering::Relaxed) {
-                    failed += crowd(&site, &hung, 100);
-                    asked += 40 * 100;
+            let run_impatient_clients = scope.spawn(|| {
+                let (mut requested, mut failed) = (0, 0);
+                while running.load(Ordering::Relaxed) {
+                    failed += run_impatient_clients(&site, &hung, 100);
+                    requested += 40 * 100;
                 }
-                (asked, failed)
+                (requested, failed)
             });
             let client = site.impatient();
             let begun = Instant::now();
             for id in well.iter().cycle() {
-                let asked = Instant::now();
+                let requested = Instant::now();
                 let got = client.get(Id::new(id).unwrap());
-                waits.push(asked.elapsed());
+                waits.push(requested.elapsed());
                 missed += usize::from(!got.is_ok_and(|got| got == Some(data(id))));
                 if begun.elapsed() > Duration::from_secs(15) {
                     break;
                 }
             }
-            going.store(false, Ordering::Relaxed);
-            let (asked, failed) = crowd.join().unwrap();
+            running.store(false, Ordering::Relaxed);
+            let (requested, failed) = run_impatient_clients.join().unwrap();
             waits.sort();
             let at = |permille: usize| waits[waits.len() * permille / 1000];
             println!(
                 "-replicas {replicas}: {} GETs of ids of the healthy server, {missed} without a \
-                 session; p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}; of {asked} GETs of all ids \
+                 session; p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}; of {requested} GETs of all ids \
                  {failed} failed",
                 waits.len(),
                 at(500),

@@ -22,24 +22,24 @@ fn resident(program: &Program) -> usize {
 }
 
 /// The clients need 26 MB, which are returned whether they leave in the middle or are answered.
-fn gives_back(program: &Program, address: &str) {
+fn check_memory(program: &Program, address: &str) {
     let request = add(1, b"an id of the crowd's", &[7; 32_000]);
     let bystander = RawClient::connect(address);
     // The table's huge pages stay, and are not part of this test.
     bystander.ask(&request);
     let before = resident(program);
     for finishes in [false, true] {
-        let crowd: Vec<_> = (0..CROWD).map(|_| RawClient::connect(address)).collect();
-        crowd.iter().for_each(|caller| caller.send(&request[..request.len() - 1]));
+        let clients: Vec<_> = (0..CROWD).map(|_| RawClient::connect(address)).collect();
+        clients.iter().for_each(|caller| caller.send(&request[..request.len() - 1]));
         let most = until("the crowd's bytes", || {
             let now = resident(program);
             (now > before + CROWD * 30_000).then_some(now)
         });
         if finishes {
-            crowd.iter().for_each(|caller| caller.send(&request[request.len() - 1..]));
-            crowd.iter().for_each(|caller| drop(caller.message()));
+            clients.iter().for_each(|caller| caller.send(&request[request.len() - 1..]));
+            clients.iter().for_each(|caller| drop(caller.message()));
         } else {
-            drop(crowd);
+            drop(clients);
         }
         let after = until("the memory to go back", || {
             let now = resident(program);
@@ -57,9 +57,9 @@ fn memory_of_many_clients_goes_back_to_the_system() {
     }
     let dir = Dir::new();
     let server = start::server(DC_SERVER, &dir.address("server"), &[]);
-    gives_back(&server, &server.address());
+    check_memory(&server, &server.address());
     let proxy = start::connected(DC_CLIENT, &dir.address("proxy"), &dir.address("server"), &[]);
-    gives_back(&proxy, &proxy.address());
+    check_memory(&proxy, &proxy.address());
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::TERM).code, 0);
 }

@@ -67,7 +67,7 @@ fn each_id_is_on_one_server_and_all_proxies_agree_on_which() {
 
 /// Stores sessions through a proxy and fetches them again, old ones too, while `running` is set;
 /// then all of them once more.
-fn use_sessions(address: &str, thread: u8, going: &AtomicBool, stored: &AtomicUsize) {
+fn use_sessions(address: &str, thread: u8, running: &AtomicBool, stored: &AtomicUsize) {
     let caller = RawClient::connect(address);
     let mut random = Random::new(thread.into());
     let id = |number: u32| [&[thread][..], &number.to_be_bytes(), b"of a thread"].concat();
@@ -77,7 +77,7 @@ fn use_sessions(address: &str, thread: u8, going: &AtomicBool, stored: &AtomicUs
         assert!(got == session(number, &data(&id)), "session {number} of {thread}: {got:02x?}");
     };
     let mut count = 0;
-    while going.load(Ordering::Relaxed) {
+    while running.load(Ordering::Relaxed) {
         let id = id(count);
         let got = caller.ask(&add(count, &id, &data(&id)));
         assert!(got == status(count, ADD, 0), "session {count} of {thread}: {got:02x?}");
@@ -96,7 +96,7 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
         let (mut servers, addresses) = three(&dir);
         let proxy = proxy(&addresses, &["-replicas", "2"]);
         let address = proxy.address();
-        let (going, stored) = (AtomicBool::new(true), AtomicUsize::new(0));
+        let (running, stored) = (AtomicBool::new(true), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             struct Stop<'a>(&'a AtomicBool);
             impl Drop for Stop<'_> {
@@ -104,10 +104,10 @@ fn with_replicas_no_session_is_lost_when_a_server_is_killed_and_restarted_under_
                     self.0.store(false, Ordering::Relaxed);
                 }
             }
-            let _stop = Stop(&going);
+            let _stop = Stop(&running);
             for thread in 0..4 {
-                let (address, going, stored) = (&address, &going, &stored);
-                scope.spawn(move || use_sessions(address, thread, going, stored));
+                let (address, running, stored) = (&address, &running, &stored);
+                scope.spawn(move || use_sessions(address, thread, running, stored));
             }
             let more = |count: usize| {
                 let wanted = stored.load(Ordering::Relaxed) + count;

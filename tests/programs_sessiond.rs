@@ -70,7 +70,7 @@ impl Site {
     }
 
     /// Ends it with SIGTERM, and returns its counts of datagrams.
-    fn tally(self) -> String {
+    fn end_with_counts(self) -> String {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{}", ended.err);
         let line = ended.err.lines().rev().find(|line| line.contains(" datagrams: "));
@@ -92,8 +92,11 @@ fn a_new_session_is_found_until_it_is_removed() {
         udp.remove(&one);
         assert_eq!(udp.get(&one), None);
         assert!(udp.is_silent(), "only a get is answered");
-        let tally = site.tally();
-        assert!(tally.contains(": 8 datagrams: 2 of 5 gets found, 0 refused"), "{tally}");
+        let end_with_counts = site.end_with_counts();
+        assert!(
+            end_with_counts.contains(": 8 datagrams: 2 of 5 gets found, 0 refused"),
+            "{end_with_counts}"
+        );
     }
 }
 
@@ -143,15 +146,15 @@ impl OldServer {
             let near = listener.accept().expect("a proxy").0;
             let far = TcpStream::connect(server).expect("a server");
             thread::scope(|scope| {
-                scope.spawn(|| level_down(&near, &far));
-                scope.spawn(|| level_down(&far, &near));
+                scope.spawn(|| clear_levels(&near, &far));
+                scope.spawn(|| clear_levels(&far, &near));
             });
         });
         Self { address }
     }
 }
 
-fn level_down(mut from: &TcpStream, mut to: &TcpStream) {
+fn clear_levels(mut from: &TcpStream, mut to: &TcpStream) {
     let mut frame = [0; 14 + 2048];
     loop {
         let (header, data) = frame.split_at_mut(14);
@@ -193,9 +196,12 @@ fn an_invalid_packet_is_dropped_and_counted() {
             assert_eq!(udp.get(&key), Some(b"a session".to_vec()), "after number {number}");
         }
         assert!(udp.is_silent(), "invalid packets get no answer");
-        let tally = site.tally();
-        assert!(tally.ends_with("; 12 more dropped"), "{tally}");
-        assert!(tally.contains(": 13 datagrams: 12 of 12 gets found"), "{tally}");
+        let end_with_counts = site.end_with_counts();
+        assert!(end_with_counts.ends_with("; 12 more dropped"), "{end_with_counts}");
+        assert!(
+            end_with_counts.contains(": 13 datagrams: 12 of 12 gets found"),
+            "{end_with_counts}"
+        );
     }
 }
 
@@ -235,8 +241,11 @@ fn while_the_server_is_unreachable_a_get_is_a_miss_at_once() {
         udp.remove(&key);
         assert_eq!(udp.get(&key), None);
     }
-    let tally = site.tally();
-    assert!(tally.contains(": 300 datagrams: 0 of 100 gets found, 0 refused"), "{tally}");
+    let end_with_counts = site.end_with_counts();
+    assert!(
+        end_with_counts.contains(": 300 datagrams: 0 of 100 gets found, 0 refused"),
+        "{end_with_counts}"
+    );
 }
 
 #[test]
@@ -287,8 +296,11 @@ fn datagrams_take_at_most_half_of_the_places() {
     for caller in &callers {
         assert_eq!(caller.message(), status(7, HAVE, 1));
     }
-    let tally = site.tally();
-    assert!(tally.contains(": 6 datagrams: 0 of 6 gets found, 1 refused"), "{tally}");
+    let end_with_counts = site.end_with_counts();
+    assert!(
+        end_with_counts.contains(": 6 datagrams: 0 of 6 gets found, 1 refused"),
+        "{end_with_counts}"
+    );
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn client(dir: &Dir, arguments: &[&str]) -> Program {
 }
 
 /// Returns a client that has sent more requests than it will read answers to.
-fn lazy(dir: &Dir) -> RawClient {
+fn client_that_does_not_read(dir: &Dir) -> RawClient {
     let large = vec![b'x'; 30_000];
     let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"large", &large)), status(1, ADD, 0));
@@ -137,7 +137,7 @@ fn a_terminated_proxy_waits_for_answers_of_its_server() {
 fn a_client_that_never_reads_does_not_delay_the_end_for_ever() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let _lazy = lazy(&dir);
+    let _lazy = client_that_does_not_read(&dir);
     assert_eq!(server.end(Signal::TERM).code, 0);
     assert!(dir.names().is_empty());
 }
@@ -147,7 +147,7 @@ fn a_second_signal_ends_a_program_at_once() {
     let (patient, hasty) = (Dir::new(), Dir::new());
     let mut waiting = server(&patient, &["-reqtimeout", "0"]);
     let server = server(&hasty, &["-reqtimeout", "0"]);
-    let _lazy = [lazy(&patient), lazy(&hasty)];
+    let _lazy = [client_that_does_not_read(&patient), client_that_does_not_read(&hasty)];
     waiting.signal(Signal::TERM);
     server.signal(Signal::TERM);
     server.signal(Signal::INT);
@@ -160,11 +160,11 @@ fn a_second_signal_ends_a_program_at_once() {
 fn a_client_that_connects_after_the_signal_is_not_left_waiting() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let lazy = lazy(&dir);
+    let client_that_does_not_read = client_that_does_not_read(&dir);
     server.signal(Signal::TERM);
     let late = RawClient::connect(&dir.address("server"));
     late.send(&have(1, b"id"));
-    drop(lazy);
+    drop(client_that_does_not_read);
     assert_eq!(server.ended().code, 0);
     // It may have been served in the turn before.
     let answer = late.rest();

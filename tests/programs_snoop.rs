@@ -20,14 +20,14 @@ fn snoop(listen: &str, server: &str, arguments: &[&str]) -> Program {
 }
 
 /// Starts a server, and a snoop in front of it.
-fn watched(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
+fn start_between(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
     let server = Program::start(DC_SERVER, &["-listen", server_listens, "-sessions", "512"]);
     let snoop = snoop(listen, &server.address(), arguments);
     (server, snoop)
 }
 
 /// Starts a snoop whose server is the test itself. Returns both ends of a connection.
-fn between(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
+fn start_to_test(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = snoop(&dir.address("c"), &dir.address("s"), arguments);
     let client = RawClient::connect(&dir.address("c"));
@@ -37,7 +37,7 @@ fn between(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
 }
 
 fn passes_the_vectors(listen: &str, server_listens: &str, arguments: &[&str]) {
-    let (_server, snoop) = watched(listen, server_listens, arguments);
+    let (_server, snoop) = start_between(listen, server_listens, arguments);
     let barrier = (have(7, b"nobody's"), status(7, HAVE, 1));
     replay(&mut ProgramUnderTest { address: &snoop.address(), barrier }, lines());
     assert_eq!(snoop.end(Signal::TERM).code, 0);
@@ -55,7 +55,7 @@ fn the_reference_vectors_pass_unchanged_over_unix_sockets_with_payloads_shown() 
 }
 
 /// Returns a line without its time, and without how long an answer took.
-fn without_times(line: &str) -> String {
+fn strip_times(line: &str) -> String {
     let (time, rest) = line.split_once(' ').expect("a time and more");
     let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
     assert_eq!(shape, "9999-99-99T99:99:99.999Z", "{line}");
@@ -71,7 +71,7 @@ fn without_times(line: &str) -> String {
 #[test]
 fn each_message_is_a_line_without_secrets() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
     let caller = RawClient::connect(&dir.address("c"));
     let (id, secret) = (b"0123456789abcdef", b"the secret of a session".repeat(200));
     for request in [
@@ -89,7 +89,7 @@ fn each_message_is_a_line_without_secrets() {
     assert_eq!(caller.rest(), b"");
     snoop.out.wait_for("#1 closed");
     let printed = snoop.end(Signal::TERM).out;
-    let told: Vec<String> = printed.lines().skip(1).map(without_times).collect();
+    let printed_lines: Vec<String> = printed.lines().skip(1).map(strip_times).collect();
     let id = "id 303132333435…(16)";
     let expected = [
         "#1 opened".to_owned(),
@@ -109,21 +109,21 @@ fn each_message_is_a_line_without_secrets() {
         "#1 < GET uid 4294967295 id 6964(2) not there T".to_owned(),
         "#1 closed".to_owned(),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(printed_lines, expected);
     assert!(!printed.contains("secret") && !printed.contains("73 65 63"), "{printed}");
 }
 
 #[test]
 fn payloads_are_shown_on_request() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &["-full"]);
     let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
     assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
     let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
     snoop.out.wait_for(row);
     let printed = snoop.end(Signal::TERM).out;
-    let told: Vec<String> = printed.lines().skip(2).map(payload_or_line).collect();
+    let printed_lines: Vec<String> = printed.lines().skip(2).map(strip_times_of_line).collect();
     let expected = [
         "#1 > ADD uid 1 id 746865206964(6) ttl 60000 ms session 16",
         "    #1  00 00 ea 60 00 00 00 06 74 68 65 20 69 64 74 68  ...`....the idth",
@@ -135,18 +135,18 @@ fn payloads_are_shown_on_request() {
         "#1 < GET uid 2 id 746865206964(6) session 16 T",
         row,
     ];
-    assert_eq!(told, expected);
+    assert_eq!(printed_lines, expected);
 }
 
 /// Returns a line without its times, if it has any.
-fn payload_or_line(line: &str) -> String {
-    if line.starts_with(' ') { line.to_owned() } else { without_times(line) }
+fn strip_times_of_line(line: &str) -> String {
+    if line.starts_with(' ') { line.to_owned() } else { strip_times(line) }
 }
 
 #[test]
 fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &["-full"]);
     let caller = RawClient::connect(&dir.address("c"));
     // The longest id, a session of several frames, and a request that comes byte by byte.
     let (id, data) = ([0xab; 64], vec![b'.'; 5000]);
@@ -164,7 +164,7 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
             (Some(hex), Some((_, bytes))) if line.starts_with(' ') => {
                 *bytes += hex.split(' ').count();
             }
-            _ => parts.push((without_times(line), 0)),
+            _ => parts.push((strip_times(line), 0)),
         }
     }
     let id = format!("id {}(64)", "ab".repeat(64));
@@ -180,7 +180,7 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
 }
 
 /// Starts a snoop whose lines only the test reads, if it does.
-fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
+fn start_with_reader(arguments: &[&str]) -> (Program, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(DC_SNOOP);
     command.args(arguments).stdin(Stdio::null()).stdout(writer);
@@ -192,7 +192,7 @@ fn it_ends_when_its_output_has_no_reader() {
     let dir = Dir::new();
     let _server = start::server(DC_SERVER, &dir.address("s"), &[]);
     let (listen, server) = (dir.address("c"), dir.address("s"));
-    let (snoop, reader) = read_here(&["-listen", &listen, "-server", &server]);
+    let (snoop, reader) = start_with_reader(&["-listen", &listen, "-server", &server]);
     let mut lines = BufReader::new(reader).lines();
     assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("listening"))));
     let caller = RawClient::connect(&listen);
@@ -208,7 +208,7 @@ fn it_ends_when_its_output_has_no_reader() {
 #[test]
 fn each_connection_has_a_number() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
     let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("c"))).collect();
     for (number, caller) in (1..).zip(&callers) {
         assert_eq!(caller.ask(&have(1000 + number, b"id")), status(1000 + number, HAVE, 1));
@@ -219,7 +219,7 @@ fn each_connection_has_a_number() {
 #[test]
 fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     client.send(&have(1, b"id"));
     client.finish();
     let mut request = Vec::new();
@@ -234,7 +234,7 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
     snoop.out.wait_for("#1 closed");
 
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     server.shutdown(Shutdown::Write).expect("a connection");
     assert_eq!(client.rest(), b"");
     client.send(&have(1, b"id"));
@@ -248,7 +248,7 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
 #[test]
 fn bytes_of_other_protocols_are_passed_on_and_reported() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     let stray = b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".repeat(10_000);
     let reply = b"SSH-2.0-nonsense\r\n".repeat(10_000);
     std::thread::scope(|scope| {
@@ -276,7 +276,7 @@ fn bytes_of_other_protocols_are_passed_on_and_reported() {
 #[test]
 fn an_answer_without_a_request_is_reported() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
     assert_eq!(client.message(), status(9, GET, 1));
     snoop.out.wait_for("< GET uid 9 not there that nobody asked for");

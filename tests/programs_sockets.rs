@@ -180,7 +180,7 @@ fn ends(server: Program) {
 }
 
 /// Uses every operation, and leaves.
-fn converse(caller: RawClient) {
+fn use_all_operations(caller: RawClient) {
     assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     caller.send(&get(2, b"id").repeat(2));
     caller.finish();
@@ -194,7 +194,7 @@ fn a_program_serves_the_client_on_its_stdin_and_stdout_and_then_ends() {
     let mut command = Command::new(DC_SERVER);
     command.args(["-listen", "FD:0:1"]).stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(again));
     let program = Program::spawn(command);
-    converse(RawClient::from_pair(ours));
+    use_all_operations(RawClient::from_pair(ours));
     ends(program);
 }
 
@@ -211,7 +211,7 @@ fn two_pipes_serve_as_stdin_and_stdout() {
 }
 
 /// Starts a program with `given` as its descriptor 3.
-fn with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program {
+fn start_with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" 3<&0 </dev/null", program]).args(arguments);
     command.stdin(given).stdout(Stdio::piped());
@@ -221,9 +221,9 @@ fn with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program
 #[test]
 fn an_inherited_connection_is_served_and_then_the_program_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
-    let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
+    let program = start_with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
     assert_eq!(program.address(), "FD:3");
-    converse(RawClient::from_pair(ours));
+    use_all_operations(RawClient::from_pair(ours));
     ends(program);
 }
 
@@ -231,9 +231,9 @@ fn an_inherited_connection_is_served_and_then_the_program_ends() {
 fn an_inherited_listener_serves_one_client_after_the_other() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
-    let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
+    let program = start_with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
     assert_eq!(program.address(), dir.address("s"));
-    converse(RawClient::connect(&dir.address("s")));
+    use_all_operations(RawClient::connect(&dir.address("s")));
     let later = RawClient::connect(&dir.address("s"));
     assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
     assert_eq!(program.end(Signal::TERM).code, 0);
@@ -246,9 +246,12 @@ fn a_proxy_can_inherit_the_connection_to_its_server() {
     let _server = server(&dir, &[]);
     let connected = UnixStream::connect(dir.join("s")).expect("a server");
     let listen = dir.address("c");
-    let proxy =
-        with_descriptor(DC_CLIENT, &["-listen", &listen, "-server", "FD:3"], connected.into());
-    converse(RawClient::connect(&proxy.address()));
+    let proxy = start_with_descriptor(
+        DC_CLIENT,
+        &["-listen", &listen, "-server", "FD:3"],
+        connected.into(),
+    );
+    use_all_operations(RawClient::connect(&proxy.address()));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
 }
 

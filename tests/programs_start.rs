@@ -31,8 +31,8 @@ fn another_users_lock_on_a_stale_pid_file_does_not_prevent_a_start() {
     assert_eq!(killed.address(), listen);
     assert_eq!(killed.end(Signal::KILL).code, -9);
     // A lock needs no more than the right to read.
-    let stranger = fs::File::open(dir.join("pid")).expect("a file for all to read");
-    stranger.lock().expect("no other lock");
+    let other = fs::File::open(dir.join("pid")).expect("a file for all to read");
+    other.lock().expect("no other lock");
     let server = start();
     assert_eq!(server.address(), listen);
     let number = fs::read_to_string(dir.join("pid")).expect("a pid file");
@@ -77,7 +77,7 @@ fn of_many_daemons_started_at_once_with_one_pid_file_one_runs() {
 
 /// Starts a program by a line of shell, in which the program and its arguments are `"$0" "$@"`,
 /// with two descriptors as 0 and 1.
-fn by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
+fn start_by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
     let mut command = Command::new("sh");
     let [input, output] = given;
     command.args(["-c", line]).args(program).stdin(input).stdout(output);
@@ -85,7 +85,7 @@ fn by_shell(line: &str, program: &[&str], given: [OwnedFd; 2]) -> Program {
 }
 
 /// Waits until no process has the other end of `held` open.
-fn is_let_go(held: &mut UnixStream) {
+fn wait_for_close_of(held: &mut UnixStream) {
     held.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     let read = held.read(&mut [0]);
     assert_eq!(read.expect("the end of a connection that no process has open"), 0);
@@ -103,12 +103,12 @@ fn descriptors_that_no_option_names_are_closed() {
             let (mut held, theirs) = UnixStream::pair().expect("two sockets");
             let connected = UnixStream::connect(dir.join("s")).expect("a server");
             let line = "exec \"$0\" \"$@\" 3>&1 9>&1 7<&0 </dev/null >/dev/null";
-            let program = by_shell(
+            let program = start_by_shell(
                 line,
                 &[&[DC_CLIENT][..], &words].concat(),
                 [connected.into(), theirs.into()],
             );
-            is_let_go(&mut held);
+            wait_for_close_of(&mut held);
             let running = until("a pid file", || {
                 fs::exists(&pid_file).is_ok_and(|there| there).then(|| Daemon::of(&dir.join("pid")))
             });
@@ -135,7 +135,7 @@ fn sockets_from_a_service_manager_accept_clients() {
     let datagrams = UdpSocket::bind("0.0.0.0:0").expect("a free port");
     let place = datagrams.local_addr().expect("an address");
     let line = "exec 3<&0 4>&1 </dev/null >&2; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\"";
-    let server = by_shell(line, &[DC_SERVER], [stream.into(), datagrams.into()]);
+    let server = start_by_shell(line, &[DC_SERVER], [stream.into(), datagrams.into()]);
     for address in [dir.address("s"), format!("SESSIOND:{place}")] {
         server.err.wait_for(&format!("dc_server: listening on {address}\n"));
     }
@@ -160,8 +160,8 @@ fn sockets_for_another_process_or_not_wanted_are_closed() {
             "exec 3<&0 4>&1 </dev/null >&2; LISTEN_PID={pid} LISTEN_FDS=2 exec \"$0\" \"$@\""
         );
         let words = [DC_SERVER, "-listen", &dir.address("s")];
-        let server = by_shell(&line, &words, [handed.into(), theirs.into()]);
-        is_let_go(&mut held);
+        let server = start_by_shell(&line, &words, [handed.into(), theirs.into()]);
+        wait_for_close_of(&mut held);
         server.err.wait_for(&format!("listening on {}\n", dir.address("s")));
         assert!(UnixStream::connect(dir.join("h")).is_err(), "nothing listens there");
         assert_eq!(server.err.so_far().matches("listening on").count(), 1);

@@ -350,14 +350,14 @@ fn a_server_that_does_not_read_makes_clients_wait_but_loses_nothing() {
 fn a_proxy_with_four_buffers_makes_clients_wait_but_loses_nothing() {
     for buffers in 4..8 {
         for seed in 0..20 {
-            dry(buffers, Pieces::Any(Random::new(seed)));
+            check_with_buffers(buffers, Pieces::Any(Random::new(seed)));
         }
-        dry(buffers, Pieces::Whole);
-        dry(buffers, Pieces::Of(1));
+        check_with_buffers(buffers, Pieces::Whole);
+        check_with_buffers(buffers, Pieces::Of(1));
     }
 }
 
-fn dry(buffers: usize, pieces: Pieces) {
+fn check_with_buffers(buffers: usize, pieces: Pieces) {
     let mut front = Memory::with_buffers(12, buffers);
     let mut back = Memory::with_buffers(1, 2);
     let server = back.server(NO_LIMITS, Plain::new(100));

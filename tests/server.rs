@@ -30,7 +30,7 @@ fn with_bystander(memory: &mut Memory, limits: Limits, pieces: Pieces) -> (World
     (net, bystander)
 }
 
-fn is_well(net: &mut World<'_>, client: End) {
+fn check_bystander(net: &mut World<'_>, client: End) {
     net.send(client, &get(77, b"a"));
     net.drive();
     assert_eq!(net.take(client), session(77, b"session"));
@@ -110,7 +110,7 @@ fn clients_of_other_protocols_are_closed_and_no_others() {
             net.send(bystander, &get(5, b"a")[10..]);
             net.drive();
             assert_eq!(net.take(bystander), session(5, b"session"));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
             assert_eq!(net.machine.counters().malformed, 1);
         });
     }
@@ -201,7 +201,7 @@ fn frames_of_two_messages_do_not_mix() {
             net.send(client, &[&first[..], &second].concat());
             net.drive();
             assert!(!net.is_open(client) && net.received(client).is_empty());
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         });
     }
 }
@@ -217,7 +217,7 @@ fn a_valid_request_before_an_invalid_one_is_answered_and_then_the_client_is_clos
             net.drive();
             assert_eq!(net.received(client), session(4, b"session"));
             assert!(!net.is_open(client));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         });
     }
 }
@@ -255,7 +255,7 @@ fn thousands_of_requests_are_answered_in_order_with_many_answers_to_a_write() {
         net.drive();
         assert_eq!(net.received(client), answers.concat());
         assert!(!whole || net.writes(client) < 40, "{} writes", net.writes(client));
-        is_well(&mut net, bystander);
+        check_bystander(&mut net, bystander);
     }
 }
 
@@ -288,9 +288,9 @@ fn a_client_that_does_not_read_is_not_read_from() {
     net.drive();
     assert!(net.unread(client) > 200_000, "only {} are left", net.unread(client));
     assert_eq!(net.received(client).len(), 1000);
-    is_well(&mut net, bystander);
+    check_bystander(&mut net, bystander);
     net.cut(client);
-    is_well(&mut net, bystander);
+    check_bystander(&mut net, bystander);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
             }
             net.drive();
             assert!(!net.is_open(client));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         }
         assert_eq!(net.machine.clients(), 1);
     }

@@ -57,7 +57,7 @@ time_t time(time_t *now) {
 ";
 
 /// Compiles the library into a directory.
-fn leaps(dir: &Dir) -> PathBuf {
+fn jumping_clock(dir: &Dir) -> PathBuf {
     assert!(is_in_path("cc"), "this test needs a C compiler");
     let (source, library) = (dir.join("leaps.c"), dir.join("leaps.so"));
     std::fs::write(&source, LEAPS).expect("a file of ours");
@@ -68,7 +68,7 @@ fn leaps(dir: &Dir) -> PathBuf {
 }
 
 /// Starts a program whose time of day jumps.
-fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
+fn start_with_library(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
     let mut command = Command::new(program);
     command.args(arguments).env("LD_PRELOAD", library);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -78,7 +78,7 @@ fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
 }
 
 /// Checks that sessions and connections live exactly as long as they should.
-fn keeps_time(address: &str) {
+fn check_times(address: &str) {
     let (short, long) = (Duration::from_millis(700), 600_000);
     let begun = Instant::now();
     let (silent, half) = (RawClient::connect(address), RawClient::connect(address));
@@ -112,22 +112,29 @@ const LIMITS: [&str; 4] = ["-reqtimeout", "800", "-idle", "800"];
 #[test]
 fn a_wall_clock_that_jumps_by_years_changes_nothing() {
     let dir = Dir::new();
-    let library = leaps(&dir);
+    let library = jumping_clock(&dir);
     let (s, c) = (dir.address("s"), dir.address("c"));
-    let server = leaping(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
+    let server = start_with_library(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
     // A server of its own, since the proxy is an idle client of it.
     let b = dir.address("b");
-    let behind = leaping(&library, DC_SERVER, &["-listen", &b]);
+    let behind = start_with_library(&library, DC_SERVER, &["-listen", &b]);
     let words = ["-listen", &c, "-server", &b, "-retry", "50"];
-    let proxy = leaping(&library, DC_CLIENT, &[&words, &LIMITS[..]].concat());
+    let proxy = start_with_library(&library, DC_CLIENT, &[&words, &LIMITS[..]].concat());
     proxy.err.wait_for("connected to ");
-    let snoop = leaping(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
-    keeps_time(&s);
-    keeps_time(&c);
+    let snoop =
+        start_with_library(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
+    check_times(&s);
+    check_times(&c);
     let plain = [Target::server(DC_SERVER, &[]), Target::proxy(DC_CLIENT, DC_SERVER, &[])];
     for (target, address) in plain.iter().zip([&s, &c]) {
-        let ((_, quiet), under) = (target.load(), Load::connect(address).run(ROUNDS));
-        print_row(target.name, "a time of day that jumps", &quiet, &under, &Counters::default());
+        let ((_, undisturbed), stressed) = (target.load(), Load::connect(address).run(ROUNDS));
+        print_row(
+            target.name,
+            "a time of day that jumps",
+            &undisturbed,
+            &stressed,
+            &Counters::default(),
+        );
     }
     assert_eq!(RawClient::connect(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
     let years = snoop.out.find("years far apart", |text| {
@@ -159,7 +166,7 @@ fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
         let program = Program::start("unshare", &[&words[..], &pid, &LIMITS].concat());
         program.address();
         let daemon = Daemon::of(&pid_file);
-        keeps_time(&s);
+        check_times(&s);
         daemon.end(Signal::TERM);
         assert_eq!(program.ended().code, 0);
     }

@@ -29,7 +29,7 @@ fn each(arguments: &[&str], test: impl FnMut(Target)) {
 fn five_thousand_silent_connections_cost_other_clients_no_answer() {
     assert!(has_descriptors(5_200), "this test needs 5200 descriptors");
     each(&["-maxconn", "6000"], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let mut silent = Vec::new();
         for _ in 0..10 {
             silent.extend((0..500).map(|_| connect(&target.address)));
@@ -37,10 +37,10 @@ fn five_thousand_silent_connections_cost_other_clients_no_answer() {
             let last = RawClient::connect(&target.address);
             assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
         }
-        let (under, ()) = load.run_during(ROUNDS, |_| ());
+        let (stressed, ()) = load.run_during(ROUNDS, |_| ());
         wait_until_idle(target.program.pid());
         drop(silent);
-        let counters = target.finish("5000 connections that say nothing", &quiet, &under);
+        let counters = target.finish("5000 connections that say nothing", &undisturbed, &stressed);
         assert_eq!(counters.clients, 5_010 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.idle, counters.stalled), (0, 0, 0));
     });
@@ -75,12 +75,12 @@ fn watch(mut stream: &TcpStream, time: Duration) {
 fn a_thousand_clients_that_send_a_byte_a_second_cost_others_no_answer() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
     each(&["-reqtimeout", "0"], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let slow: Vec<_> = (0..1_000).map(|_| connect(&target.address)).collect();
-        let (under, open) =
+        let (stressed, open) =
             load.run_during(ROUNDS, |state| trickle(&slow, |sent| state.is_running() || sent < 2));
         assert_eq!(open, 1_000, "without a limit they may take for ever");
-        let counters = target.finish("1000 that send a byte a second", &quiet, &under);
+        let counters = target.finish("1000 that send a byte a second", &undisturbed, &stressed);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -90,15 +90,16 @@ fn a_thousand_clients_that_send_a_byte_a_second_cost_others_no_answer() {
 fn a_thousand_clients_with_unfinished_requests_are_closed_after_reqtimeout() {
     assert!(has_descriptors(1_200), "this test needs 1200 descriptors");
     each(&["-reqtimeout", "1500"], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let slow: Vec<_> = (0..1_000).map(|_| connect(&target.address)).collect();
-        let (under, open) = load.run_during(ROUNDS, |_| {
+        let (stressed, open) = load.run_during(ROUNDS, |_| {
             let deadline = Instant::now() + Duration::from_secs(20);
             trickle(&slow, |_| Instant::now() < deadline)
         });
         assert_eq!(open, 0, "bytes that complete no request are no progress");
         assert_eq!(slow.iter().map(wait_for_close).sum::<usize>(), 0);
-        let counters = target.finish("1000 unfinished requests, -reqtimeout 1500", &quiet, &under);
+        let counters =
+            target.finish("1000 unfinished requests, -reqtimeout 1500", &undisturbed, &stressed);
         assert_eq!(counters.clients, 1_000 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 1_000));
     });
@@ -114,14 +115,14 @@ fn cuts(len: usize) -> impl Iterator<Item = usize> {
 fn connections_reset_at_any_point_of_a_request_or_an_answer_cost_other_clients_nothing() {
     // A leaked place is noticed soon.
     each(&["-maxconn", "200"], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let large = vec![b'x'; 32_000];
         let stays = RawClient::connect(&target.address);
         stays.ask(&add(1, b"large", &large));
         let (ask, answer) = (get(2, b"large"), session(2, &large));
         let request = add(3, b"never stored", &[7; 5000]);
         let address = &target.address;
-        let (under, resets) = load.run_during(ROUNDS, |state| {
+        let (stressed, resets) = load.run_during(ROUNDS, |state| {
             let mut resets = 0;
             for pass in 0..200 {
                 for at in cuts(request.len()) {
@@ -148,7 +149,7 @@ fn connections_reset_at_any_point_of_a_request_or_an_answer_cost_other_clients_n
         assert_eq!(stays.ask(&get(4, b"large")), session(4, &large));
         assert_eq!(stays.ask(&get(5, b"never stored")), status(5, GET, 1));
         wait_until_idle(target.program.pid());
-        let counters = target.finish("connections reset anywhere", &quiet, &under);
+        let counters = target.finish("connections reset anywhere", &undisturbed, &stressed);
         assert_eq!(counters.clients + counters.refused, resets + 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -165,11 +166,11 @@ fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
     let program = Program::start("prlimit", &[&few, &words[..], user].concat());
     let address = program.address();
     let target = Target { name: "dc_server", program, address, server: None };
-    let (mut load, quiet) = target.load();
+    let (mut load, undisturbed) = target.load();
     let pid = target.program.pid();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
     let before = cpu_ticks(pid);
-    let (under, (held, tried)) = load.run_during(ROUNDS, |state| {
+    let (stressed, (held, tried)) = load.run_during(ROUNDS, |state| {
         let (mut held, mut tried) = (Vec::new(), 0);
         while tried < 1_000 || (state.is_running() && tried < 20_000) {
             let caller = RawClient::connect(&target.address);
@@ -194,12 +195,12 @@ fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
         all.then_some(())
     });
     println!("dc_server used {used}0 ms of processor time for {tried} clients and its load");
-    let counters = target.finish("100 descriptors", &quiet, &under);
+    let counters = target.finish("100 descriptors", &undisturbed, &stressed);
     assert!(counters.refused >= tried - served, "{counters:?}");
 }
 
 /// Lets one client run into each limit, and checks the report of the running program.
-fn tells(target: Target) {
+fn check_reports(target: Target) {
     let begun = Instant::now();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
     let four: Vec<_> = (0..4).map(|_| RawClient::connect(&target.address)).collect();
@@ -207,20 +208,20 @@ fn tells(target: Target) {
     assert_eq!(RawClient::connect(&target.address).rest(), b"", "one more than -maxconn");
     drop(four);
     ask_until(&target.address, &ask, &answer);
-    let [silent, half, stranger] = [(); 3].map(|()| RawClient::connect(&target.address));
+    let [silent, half, garbage_client] = [(); 3].map(|()| RawClient::connect(&target.address));
     half.send(&ask[..9]);
-    stranger.send(b"EHLO cache");
-    for closed in [stranger, half, silent] {
+    garbage_client.send(b"EHLO cache");
+    for closed in [garbage_client, half, silent] {
         assert_eq!(closed.rest(), b"");
     }
-    let told = until("a report of all of them", || {
-        let told = Counters::last(&target.program.err.so_far())?;
-        (told.malformed == 1 && told.stalled == 1 && told.idle == 1).then_some(told)
+    let reported = until("a report of all of them", || {
+        let reported = Counters::last(&target.program.err.so_far())?;
+        (reported.malformed == 1 && reported.stalled == 1 && reported.idle == 1).then_some(reported)
     });
-    assert!(told.refused >= 1, "{told:?}");
+    assert!(reported.refused >= 1, "{reported:?}");
     let ended = target.program.end(Signal::TERM);
     // Nothing has happened since.
-    assert_eq!(Counters::last(&ended.err), Some(told));
+    assert_eq!(Counters::last(&ended.err), Some(reported));
     // The first event is reported at once, and all of them at the end. How many reports come
     // between depends on time, not on clients.
     let times = ended.err.lines().filter_map(Counters::read).count() as u64;
@@ -232,10 +233,10 @@ const SHORT: [&str; 6] = ["-maxconn", "4", "-idle", "3000", "-reqtimeout", "1000
 
 #[test]
 fn a_running_server_reports_refused_and_closed_clients() {
-    tells(Target::server(DC_SERVER, &SHORT));
+    check_reports(Target::server(DC_SERVER, &SHORT));
 }
 
 #[test]
 fn a_running_proxy_reports_refused_and_closed_clients() {
-    tells(Target::proxy(DC_CLIENT, DC_SERVER, &SHORT));
+    check_reports(Target::proxy(DC_CLIENT, DC_SERVER, &SHORT));
 }

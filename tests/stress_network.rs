@@ -50,19 +50,19 @@ impl Site {
     }
 
     /// Waits until the proxy has reported `times` times that the server is unreachable.
-    fn away(&self, times: usize) {
+    fn wait_unreachable(&self, times: usize) {
         self.proxy.err.find("a report that the server is unreachable", |text| {
             (text.matches(" is unreachable (").count() >= times).then_some(())
         });
     }
 
     /// Waits until the proxy reaches the server.
-    fn heals(&self) {
+    fn wait_until_connected(&self) {
         ask_until(&self.address, &have(9, b"nobody's"), &status(9, HAVE, 1));
     }
 
     /// Cuts the link with requests in flight, and checks how they end.
-    fn in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
+    fn check_in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
         let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&self.address)).collect();
         for caller in &callers {
             assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
@@ -83,28 +83,28 @@ impl Site {
     }
 
     /// Cuts and heals the link twice while clients use it. A stored session must survive that.
-    fn breaks_and_heals(self, what: &str, cut: impl Fn(&Lan), heal: impl Fn(&Lan)) {
+    fn cut_and_heal(self, what: &str, cut: impl Fn(&Lan), heal: impl Fn(&Lan)) {
         let mut load = Load::connect(&self.address);
-        let quiet = load.run(ROUNDS);
+        let undisturbed = load.run(ROUNDS);
         let kept = data(b"kept");
         assert_eq!(
             RawClient::connect(&self.address).ask(&add(1, b"kept", &kept)),
             status(1, ADD, 0)
         );
         for time in 1..=2 {
-            let ended = self.in_flight(&cut);
+            let ended = self.check_in_flight(&cut);
             println!("{what}: requests in flight ended after {} ms", ended.as_millis());
-            self.away(time);
+            self.wait_unreachable(time);
             wait_until_idle(self.proxy.pid());
             heal(&self.lan);
-            self.heals();
+            self.wait_until_connected();
             assert_eq!(RawClient::connect(&self.address).ask(&get(2, b"kept")), session(2, &kept));
         }
-        let under = load.run(ROUNDS);
+        let stressed = load.run(ROUNDS);
         let err = self.proxy.end(Signal::TERM).err;
         assert_eq!(self.server.end(Signal::TERM).code, 0);
         let counters = Counters::last(&err).expect("counters");
-        print_row("both", what, &quiet, &under, &counters);
+        print_row("both", what, &undisturbed, &stressed, &counters);
         assert_eq!((counters.malformed, counters.stalled), (0, 0), "{err}");
         assert!(
             err.contains("; 3 connections, 2 lost, 2 of them given up; 0 stray answers\n"),
@@ -118,7 +118,7 @@ fn a_cut_link_costs_only_requests_in_flight() {
     if !can_make_namespaces() {
         return;
     }
-    Site::new().breaks_and_heals(
+    Site::new().cut_and_heal(
         "the server's link cut and healed",
         |lan| lan.on_b(&["ip", "link", "set", "wire", "down"]),
         |lan| lan.on_b(&["ip", "link", "set", "wire", "up"]),
@@ -130,7 +130,7 @@ fn a_link_cut_at_the_proxy_costs_only_requests_in_flight() {
     if !can_make_namespaces() {
         return;
     }
-    Site::new().breaks_and_heals(
+    Site::new().cut_and_heal(
         "the proxy's link cut and healed",
         |lan| lan.on_a(&["ip", "link", "set", "wire", "down"]),
         |lan| lan.on_a(&["ip", "link", "set", "wire", "up"]),
@@ -143,7 +143,7 @@ fn a_network_that_drops_every_packet_costs_only_requests_in_flight() {
         return;
     }
     let black_hole = format!("{A}/32");
-    Site::new().breaks_and_heals(
+    Site::new().cut_and_heal(
         "packets swallowed, and not any more",
         |lan| lan.on_b(&["ip", "route", "add", "packets dropped for a while", &black_hole]),
         |lan| lan.on_b(&["ip", "route", "del", "blackhole", &black_hole]),

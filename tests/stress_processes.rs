@@ -33,8 +33,8 @@ fn proxy(dir: &Dir) -> Program {
 fn a_server_that_is_stopped_again_and_again_answers_every_request() {
     let _alone = measure_alone();
     let target = Target::server(DC_SERVER, &[]);
-    let (mut load, quiet) = target.load();
-    let (under, stops) = load.run_during(ROUNDS, |state| {
+    let (mut load, undisturbed) = target.load();
+    let (stressed, stops) = load.run_during(ROUNDS, |state| {
         let mut stops = 0;
         while stops < 10 || (state.is_running() && stops < 100) {
             target.program.freeze();
@@ -46,39 +46,42 @@ fn a_server_that_is_stopped_again_and_again_answers_every_request() {
         }
         stops
     });
-    let counters = target.finish("stopped for 20 ms, again and again", &quiet, &under);
+    let counters = target.finish("stopped for 20 ms, again and again", &undisturbed, &stressed);
     assert!(stops >= 10 && counters.stalled == 0);
 }
 
 /// Stops, kills and restarts both programs while clients use them.
-fn shake(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Program) {
+fn disturb(dir: &Dir, both: (Program, Program), tally: &Tally) -> (Program, Program) {
     let (mut server, mut proxy) = both;
-    let sees = |what: &str, counter: &AtomicU64| {
+    let wait_for_more = |what: &str, counter: &AtomicU64| {
         let before = counter.load(Ordering::Relaxed);
         until(what, || (counter.load(Ordering::Relaxed) >= before + 50).then_some(()));
     };
     for _ in 0..3 {
-        sees("what was stored", &tally.correct);
+        wait_for_more("what was stored", &tally.correct);
         server.freeze();
-        sees("disconnected because the server is stopped", &tally.unreachable);
+        wait_for_more("disconnected because the server is stopped", &tally.unreachable);
         server.signal(Signal::CONT);
-        sees("what was stored, once it runs again", &tally.correct);
+        wait_for_more("what was stored, once it runs again", &tally.correct);
         assert_eq!(server.end(Signal::KILL).code, -9);
-        sees("disconnected because the server is dead", &tally.unreachable);
+        wait_for_more("disconnected because the server is dead", &tally.unreachable);
         server = self::server(dir);
-        sees("what was stored in the next server", &tally.correct);
+        wait_for_more("what was stored in the next server", &tally.correct);
         proxy.freeze();
         // There is no event to wait for while the proxy is stopped.
         std::thread::sleep(Duration::from_millis(100));
         proxy.signal(Signal::CONT);
-        sees("what was stored, once the proxy runs again", &tally.correct);
+        wait_for_more("what was stored, once the proxy runs again", &tally.correct);
         let broken = tally.broken.load(Ordering::Relaxed);
         assert_eq!(proxy.end(Signal::KILL).code, -9);
         proxy = self::proxy(dir);
-        sees("what was stored through the next proxy", &tally.correct);
-        let broke = tally.broken.load(Ordering::Relaxed) - broken;
+        wait_for_more("what was stored through the next proxy", &tally.correct);
+        let newly_broken = tally.broken.load(Ordering::Relaxed) - broken;
         // A client that reconnects at once may still reach the dying proxy.
-        assert!(broke >= CONNECTIONS as u64, "{broke} connections broke with the proxy");
+        assert!(
+            newly_broken >= CONNECTIONS as u64,
+            "{newly_broken} connections broke with the proxy"
+        );
     }
     (server, proxy)
 }
@@ -90,27 +93,35 @@ fn stopped_and_killed_programs_cause_no_wrong_answer_and_recover() {
     let both = (server(&dir), proxy(&dir));
     both.1.err.wait_for("connected to ");
     let address = dir.address("c");
-    let quiet = Load::connect(&address).run(ROUNDS);
-    let (tally, going) = (Tally::default(), AtomicBool::new(true));
+    let undisturbed = Load::connect(&address).run(ROUNDS);
+    let (tally, running) = (Tally::default(), AtomicBool::new(true));
     let (server, proxy) = std::thread::scope(|scope| {
         for number in 0..CONNECTIONS {
-            let (tally, address, going) = (&tally, &address, &going);
-            scope.spawn(move || tally.use_cache(address, number, going));
+            let (tally, address, running) = (&tally, &address, &running);
+            scope.spawn(move || tally.use_cache(address, number, running));
         }
         let both =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shake(&dir, both, &tally)));
-        going.store(false, Ordering::Relaxed);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| disturb(&dir, both, &tally)));
+        running.store(false, Ordering::Relaxed);
         both.expect("what the clients see")
     });
-    let away = tally.unreachable.load(Ordering::Relaxed);
+    let wait_unreachable = tally.unreachable.load(Ordering::Relaxed);
     Load::connect(&address).run(ROUNDS);
     wait_until_idle(proxy.pid());
     wait_until_idle(server.pid());
     let err = proxy.end(Signal::TERM).err;
     assert_eq!(server.end(Signal::TERM).code, 0);
     let counters = Counters::last(&err).expect("counters");
-    println!("while the server was unreachable, {away} requests were answered with disconnected");
-    print_row("both", "stopped, killed and started again", &quiet, &tally.timings(), &counters);
+    println!(
+        "while the server was unreachable, {wait_unreachable} requests were answered with disconnected"
+    );
+    print_row(
+        "both",
+        "stopped, killed and started again",
+        &undisturbed,
+        &tally.timings(),
+        &counters,
+    );
     assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
 }
 
@@ -130,15 +141,21 @@ fn a_program_runs_on_whatever_happens_to_its_output() {
         let program = Program::start("sh", &[&words[..], &["-maxconn", "8"]].concat());
         ask_until(&address, &have(1, b"id"), &status(1, HAVE, 1));
         let mut load = Load::connect(&address);
-        let quiet = load.run(ROUNDS);
-        let (under, ()) = load.run_during(ROUNDS, |_| {
+        let undisturbed = load.run(ROUNDS);
+        let (stressed, ()) = load.run_during(ROUNDS, |_| {
             // Most are refused, which is reported too.
             let many: Vec<_> = (0..20).map(|_| RawClient::connect(&address)).collect();
             let (ask, answer) = (have(2, b"id"), status(2, HAVE, 1));
             let served = |caller: &&RawClient| caller.try_ask(&ask).is_ok_and(|got| got == answer);
             assert_eq!(many.iter().filter(served).count(), 8 - CONNECTIONS);
         });
-        print_row("dc_server", &format!("its output {what}"), &quiet, &under, &Counters::default());
+        print_row(
+            "dc_server",
+            &format!("its output {what}"),
+            &undisturbed,
+            &stressed,
+            &Counters::default(),
+        );
         wait_until_idle(program.pid());
         assert_eq!(program.end(Signal::TERM).code, 0, "{what}");
     }
@@ -158,15 +175,15 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
     let proxy = Program::start("prlimit", &[&words[..], &["-retry", "50"], user].concat());
     proxy.err.wait_for("connected to ");
     let mut load = Load::connect(&listen);
-    let quiet = load.run(ROUNDS);
+    let undisturbed = load.run(ROUNDS);
     let crowd: Vec<_> = (0..200).map(|_| RawClient::connect(&listen)).collect();
-    let going = AtomicBool::new(true);
+    let running = AtomicBool::new(true);
     let (next, _served) = std::thread::scope(|scope| {
         // Some client always waits for the next free descriptor.
-        let (listen, going) = (&listen, &going);
+        let (listen, running) = (&listen, &running);
         let push = scope.spawn(move || {
             let (mut served, mut tries) = (Vec::new(), 0);
-            while going.load(Ordering::Relaxed) && tries < 1_000_000 {
+            while running.load(Ordering::Relaxed) && tries < 1_000_000 {
                 let caller = RawClient::connect(listen);
                 if caller.try_ask(&have(1, b"id")).is_ok() {
                     served.push(caller);
@@ -185,15 +202,15 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
                 last.contains("connected to ").then_some(())
             });
         });
-        going.store(false, Ordering::Relaxed);
+        running.store(false, Ordering::Relaxed);
         let served = push.join().expect("the new clients");
         connected.expect("a second connection");
         (next, served)
     });
-    let under = load.run(ROUNDS);
+    let stressed = load.run(ROUNDS);
     drop(crowd);
     let counters = Counters::last(&proxy.end(Signal::TERM).err).expect("counters");
-    print_row("dc_client", "60 descriptors, its server killed", &quiet, &under, &counters);
+    print_row("dc_client", "60 descriptors, its server killed", &undisturbed, &stressed, &counters);
     assert!(counters.refused >= 140, "{counters:?}");
     assert_eq!(next.end(Signal::TERM).code, 0);
 }

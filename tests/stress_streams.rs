@@ -24,24 +24,28 @@ fn each(arguments: &[&str], test: impl FnMut(Target)) {
 #[test]
 fn a_hundred_clients_that_never_read_cost_others_no_answer() {
     each(&["-reqtimeout", "2000"], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let large = vec![b'x'; 32_000];
         let reader = RawClient::connect(&target.address);
         reader.ask(&add(1, b"large", &large));
         let requests = get(2, b"large").repeat(5_000);
-        let (under, lazy) = load.run_during(ROUNDS, |_| {
-            let lazy: Vec<_> = (0..100).map(|_| RawClient::connect(&target.address)).collect();
-            lazy.iter().for_each(|caller| _ = caller.send_available(&requests));
-            lazy
+        let (stressed, never_read) = load.run_during(ROUNDS, |_| {
+            let never_read: Vec<_> =
+                (0..100).map(|_| RawClient::connect(&target.address)).collect();
+            never_read.iter().for_each(|caller| _ = caller.send_available(&requests));
+            never_read
         });
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
         until("the end of all clients that never read", || {
-            lazy.iter().all(RawClient::is_closed).then_some(())
+            never_read.iter().all(RawClient::is_closed).then_some(())
         });
         assert_eq!(reader.ask(&get(4, b"large")), session(4, &large));
         wait_until_idle(target.program.pid());
-        let counters =
-            target.finish("100 that never read 32 KB answers, -reqtimeout 2000", &quiet, &under);
+        let counters = target.finish(
+            "100 that never read 32 KB answers, -reqtimeout 2000",
+            &undisturbed,
+            &stressed,
+        );
         assert_eq!(counters.clients, 101 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 100));
     });
@@ -69,11 +73,11 @@ fn pipeline(address: &str, state: &LoadState) -> usize {
 #[test]
 fn a_client_that_pipelines_without_end_gets_only_its_turns() {
     each(&[], |target| {
-        let (mut load, quiet) = target.load();
-        let (under, answers) = load.run_during(ROUNDS, |state| pipeline(&target.address, state));
+        let (mut load, undisturbed) = target.load();
+        let (stressed, answers) = load.run_during(ROUNDS, |state| pipeline(&target.address, state));
         println!("{} answered {answers} requests of the client that never stops", target.name);
         wait_until_idle(target.program.pid());
-        let counters = target.finish("1 that pipelines without end", &quiet, &under);
+        let counters = target.finish("1 that pipelines without end", &undisturbed, &stressed);
         assert_eq!(counters.clients, 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.malformed, counters.stalled), (0, 0, 0));
     });
@@ -100,7 +104,7 @@ fn the_requests_of_one_client_are_answered_in_many_turns() {
 }
 
 /// Returns input that is not the protocol, of several kinds.
-fn nonsense(number: u64) -> Vec<u8> {
+fn garbage(number: u64) -> Vec<u8> {
     let mut random = Random::new(number);
     match number % 6 {
         0 => b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".to_vec(),
@@ -120,13 +124,13 @@ fn nonsense(number: u64) -> Vec<u8> {
 #[test]
 fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
     each(&[], |target| {
-        let (mut load, quiet) = target.load();
+        let (mut load, undisturbed) = target.load();
         let address = &target.address;
         let flood = |first: u64, state: &LoadState| {
             let mut number = first;
             while number < first + 500 || (state.is_running() && number < first + 1_500) {
                 let stream = connect(address);
-                try_send(&stream, &nonsense(number));
+                try_send(&stream, &garbage(number));
                 // The others leave without waiting.
                 if number.is_multiple_of(2) {
                     let answers = wait_for_close(&stream);
@@ -136,7 +140,7 @@ fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
             }
             number - first
         };
-        let (under, strangers) = load.run_during(ROUNDS, |state| {
+        let (stressed, strangers) = load.run_during(ROUNDS, |state| {
             std::thread::scope(|scope| {
                 let many = [0, 10_000, 20_000, 30_000]
                     .map(|first| scope.spawn(move || flood(first, state)));
@@ -146,7 +150,7 @@ fn a_flood_of_malformed_frames_costs_other_clients_no_answer() {
         let last = RawClient::connect(address);
         assert_eq!(last.ask(&have(1, b"id")), status(1, HAVE, 1));
         wait_until_idle(target.program.pid());
-        let counters = target.finish("4 that send garbage at full speed", &quiet, &under);
+        let counters = target.finish("4 that send garbage at full speed", &undisturbed, &stressed);
         assert_eq!(counters.clients, strangers + 1 + CONNECTIONS as u64);
         assert_eq!((counters.refused, counters.stalled), (0, 0));
         assert!(counters.malformed <= strangers && counters.malformed >= strangers / 2);

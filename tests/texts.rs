@@ -25,7 +25,7 @@ fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
 fn no_document_or_example_has_a_socket_in_tmp() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("README.md")];
-    for dir in ["bins", "docs", "examples", "core", "posix"] {
+    for dir in ["bins", "docs", "core", "posix"] {
         texts(&root.join(dir), &mut found);
     }
     assert!(found.len() > 50, "{found:?}");
@@ -35,7 +35,7 @@ fn no_document_or_example_has_a_socket_in_tmp() {
         named += text.matches("/run/distcache/scache").count();
         // The default in a program is documented by the program.
         let program = path.extension().is_some_and(|ending| ending == "rs")
-            && !path.starts_with(root.join("examples"));
+            && !path.components().any(|part| part.as_os_str() == "examples");
         for line in text.lines().filter(|line| line.contains("/tmp/scache")) {
             let shown = !program || line.trim_start().starts_with("//");
             let default = line.contains("default") || line.contains("| `UNIX:/tmp/scache` |");

@@ -78,7 +78,7 @@ impl Site {
     }
 
     /// Connects to server A or B, and returns how the handshake went.
-    fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
+    fn connect(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let started = Instant::now();
         let mut socket = TcpStream::connect(&self.servers[server].1).unwrap();
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -93,23 +93,27 @@ impl Site {
     }
 
     /// Checks that a session of one server is resumed at the other.
-    fn shares(&self, version: &'static SupportedProtocolVersion) {
+    fn check_shared(&self, version: &'static SupportedProtocolVersion) {
         for (first, second) in [(0, 1), (1, 0)] {
             let client = self.client(version);
-            assert_eq!(self.shake(&client, first), Full);
-            assert_eq!(self.shake(&client, second), Resumed, "{version:?}");
+            assert_eq!(self.connect(&client, first), Full);
+            assert_eq!(self.connect(&client, second), Resumed, "{version:?}");
         }
     }
 
     /// Checks that a session from before `away` cannot be resumed after it, and that the handshake
     /// succeeds.
-    fn falls_back(&self, version: &'static SupportedProtocolVersion, away: impl FnOnce()) {
+    fn check_full_handshake(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        away: impl FnOnce(),
+    ) {
         let client = self.client(version);
-        assert_eq!(self.shake(&client, 0), Full);
-        assert_eq!(self.shake(&client, 1), Resumed);
+        assert_eq!(self.connect(&client, 0), Full);
+        assert_eq!(self.connect(&client, 1), Resumed);
         away();
         for server in [1, 0] {
-            assert_eq!(self.shake(&client, server), Full, "{version:?}");
+            assert_eq!(self.connect(&client, server), Full, "{version:?}");
         }
     }
 }
@@ -141,12 +145,12 @@ fn this_test_is_a_tls_server_in_a_child_process() {
     println!("tls server: listening on {}", listener.local_addr().unwrap());
     for socket in listener.incoming() {
         let config = Arc::clone(&config);
-        thread::spawn(move || greet(socket.unwrap(), config));
+        thread::spawn(move || serve(socket.unwrap(), config));
     }
 }
 
 /// Sends on a connection how its handshake went, and closes it.
-fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
+fn serve(mut socket: TcpStream, config: Arc<ServerConfig>) {
     socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut connection = ServerConnection::new(config).unwrap();
     while connection.is_handshaking() {
@@ -167,7 +171,7 @@ fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
 fn a_session_of_one_tls_server_is_resumed_at_the_other() {
     let site = Site::new();
     for version in [&TLS12, &TLS13] {
-        site.shares(version);
+        site.check_shared(version);
     }
 }
 
@@ -176,14 +180,14 @@ fn a_session_can_still_be_resumed_after_two_seconds() {
     let site = Site::new();
     let clients = [&TLS12, &TLS13].map(|version| site.client(version));
     for client in &clients {
-        assert_eq!(site.shake(client, 0), Full);
+        assert_eq!(site.connect(client, 0), Full);
     }
     // Sessions must survive this time, for which there is no event. The sender stays, so only the
     // timeout ends the wait.
     let (_sender, nothing) = mpsc::channel::<()>();
     assert!(nothing.recv_timeout(Duration::from_secs(2)).is_err());
     for client in &clients {
-        assert_eq!(site.shake(client, 1), Resumed);
+        assert_eq!(site.connect(client, 1), Resumed);
     }
 }
 
@@ -195,9 +199,9 @@ fn many_handshakes_at_once_lose_no_session() {
             let site = &site;
             scope.spawn(move || {
                 let client = site.client([&TLS12, &TLS13][number % 2]);
-                assert_eq!(site.shake(&client, number % 2), Full);
+                assert_eq!(site.connect(&client, number % 2), Full);
                 for round in 1..20 {
-                    assert_eq!(site.shake(&client, (number + round) % 2), Resumed);
+                    assert_eq!(site.connect(&client, (number + round) % 2), Resumed);
                 }
             });
         }
@@ -208,9 +212,9 @@ fn many_handshakes_at_once_lose_no_session() {
 fn while_the_cache_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
-        site.falls_back(version, || site.cache.freeze());
+        site.check_full_handshake(version, || site.cache.freeze());
         site.cache.signal(Signal::CONT);
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
@@ -218,9 +222,9 @@ fn while_the_cache_is_stopped_handshakes_are_full_and_succeed() {
 fn while_the_proxy_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
-        site.falls_back(version, || site.proxy.freeze());
+        site.check_full_handshake(version, || site.proxy.freeze());
         site.proxy.signal(Signal::CONT);
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
@@ -229,10 +233,10 @@ fn when_the_cache_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
         let address = site.cache.address();
-        site.falls_back(version, || kill(&site.cache));
+        site.check_full_handshake(version, || kill(&site.cache));
         site.cache = Program::start(DC_SERVER, &["-listen", &address]);
         site.cache.address();
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
@@ -240,9 +244,9 @@ fn when_the_cache_is_dead_handshakes_are_full_until_a_new_one_starts() {
 fn when_the_proxy_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
-        site.falls_back(version, || kill(&site.proxy));
+        site.check_full_handshake(version, || kill(&site.proxy));
         site.proxy = start_proxy(&site.dir, &site.cache.address());
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
@@ -253,9 +257,9 @@ fn kill(program: &Program) {
 }
 
 /// Waits until sessions are shared again: a broken connection may have to be noticed first.
-fn until_shared(site: &Site, version: &'static SupportedProtocolVersion) {
+fn wait_until_shared(site: &Site, version: &'static SupportedProtocolVersion) {
     until("sessions are shared again", || {
         let client = site.client(version);
-        (site.shake(&client, 0) == Full && site.shake(&client, 1) == Resumed).then_some(())
+        (site.connect(&client, 0) == Full && site.connect(&client, 1) == Resumed).then_some(())
     });
 }

@@ -44,31 +44,31 @@ impl World for OfProxy<'_> {
 
 /// How lines are sent.
 #[derive(Clone, Copy, Debug)]
-enum Telling {
+enum Split {
     Apart,
     MergedFrom(usize),
 }
 
-fn tell(world: &mut impl World, telling: Telling) {
-    match telling {
-        Telling::Apart => replay(world, lines()),
-        Telling::MergedFrom(first) => replay_merged(world, lines(), first),
+fn feed(world: &mut impl World, split: Split) {
+    match split {
+        Split::Apart => replay(world, lines()),
+        Split::MergedFrom(first) => replay_merged(world, lines(), first),
     }
 }
 
-fn server_answers(telling: Telling, pieces: Pieces) {
+fn server_answers(split: Split, pieces: Pieces) {
     let mut memory = Memory::of(1);
     let mut world = OfServer(Net::new(memory.server(LIMITS, Plain::new(512)), pieces));
-    tell(&mut world, telling);
+    feed(&mut world, split);
     assert_eq!(world.0.machine.clients(), 0);
 }
 
-fn proxy_answers(telling: Telling, pieces: Pieces) {
+fn proxy_answers(split: Split, pieces: Pieces) {
     let (mut front, mut back) = (Memory::of(1), Memory::of(1));
     let server = back.server(LIMITS, Plain::new(512));
     let mut world = OfProxy(Chain::new(front.proxy(CONFIG), server, pieces));
     world.0.drive();
-    tell(&mut world, telling);
+    feed(&mut world, split);
     assert_eq!(world.0.front.machine.traffic().losses, 0, "the server's connection was kept");
 }
 
@@ -84,56 +84,56 @@ fn cuts() -> BTreeSet<usize> {
 #[test]
 fn a_server_answers_every_line_sent_at_once() {
     assert_eq!(lines().len(), 51);
-    server_answers(Telling::Apart, Pieces::Whole);
+    server_answers(Split::Apart, Pieces::Whole);
 }
 
 #[test]
 fn a_server_answers_every_line_sent_byte_for_byte() {
-    server_answers(Telling::Apart, Pieces::Of(1));
+    server_answers(Split::Apart, Pieces::Of(1));
 }
 
 #[test]
 fn a_server_answers_every_line_cut_anywhere() {
     for at in cuts() {
-        server_answers(Telling::Apart, Pieces::CutAt(at));
+        server_answers(Split::Apart, Pieces::CutAt(at));
     }
 }
 
 #[test]
 fn a_server_answers_two_lines_in_one() {
     for first in [0, 1] {
-        server_answers(Telling::MergedFrom(first), Pieces::Whole);
-        server_answers(Telling::MergedFrom(first), Pieces::Of(1));
+        server_answers(Split::MergedFrom(first), Pieces::Whole);
+        server_answers(Split::MergedFrom(first), Pieces::Of(1));
         for seed in 0..50 {
-            server_answers(Telling::MergedFrom(first), Pieces::Any(Random::new(seed)));
+            server_answers(Split::MergedFrom(first), Pieces::Any(Random::new(seed)));
         }
     }
 }
 
 #[test]
 fn a_proxy_passes_every_line_sent_at_once() {
-    proxy_answers(Telling::Apart, Pieces::Whole);
+    proxy_answers(Split::Apart, Pieces::Whole);
 }
 
 #[test]
 fn a_proxy_passes_every_line_sent_byte_for_byte() {
-    proxy_answers(Telling::Apart, Pieces::Of(1));
+    proxy_answers(Split::Apart, Pieces::Of(1));
 }
 
 #[test]
 fn a_proxy_passes_every_line_cut_anywhere() {
     for at in cuts() {
-        proxy_answers(Telling::Apart, Pieces::CutAt(at));
+        proxy_answers(Split::Apart, Pieces::CutAt(at));
     }
 }
 
 #[test]
 fn a_proxy_passes_two_lines_in_one() {
     for first in [0, 1] {
-        proxy_answers(Telling::MergedFrom(first), Pieces::Whole);
-        proxy_answers(Telling::MergedFrom(first), Pieces::Of(1));
+        proxy_answers(Split::MergedFrom(first), Pieces::Whole);
+        proxy_answers(Split::MergedFrom(first), Pieces::Of(1));
         for seed in 0..50 {
-            proxy_answers(Telling::MergedFrom(first), Pieces::Any(Random::new(seed)));
+            proxy_answers(Split::MergedFrom(first), Pieces::Any(Random::new(seed)));
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod process;
 pub mod random;
 pub mod raw_client;
 pub mod rig;
+pub mod scripted;
 pub mod sessiond;
 pub mod start;
 pub mod store;
