@@ -97,7 +97,7 @@ fn a_program_does_not_start_if_it_cannot_set_the_owner_of_its_socket() {
 #[test]
 fn an_owner_for_a_socket_without_one_is_a_warning() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-sockperms", "600"]);
-    program.err.wait_for("an address without a path");
+    program.err.wait_for("it is no UNIX path");
     serves(&program.address());
 }
 

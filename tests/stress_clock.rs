@@ -130,7 +130,7 @@ fn a_wall_clock_that_jumps_by_years_changes_nothing() {
         let ((_, undisturbed), stressed) = (target.load(), Load::connect(address).run(ROUNDS));
         print_row(
             target.name,
-            "a time of day that jumps",
+            "a wall clock that jumps",
             &undisturbed,
             &stressed,
             &Counters::default(),

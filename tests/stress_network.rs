@@ -144,8 +144,8 @@ fn a_network_that_drops_every_packet_costs_only_requests_in_flight() {
     }
     let black_hole = format!("{A}/32");
     Site::new().cut_and_heal(
-        "packets swallowed, and not any more",
-        |lan| lan.on_b(&["ip", "route", "add", "packets dropped for a while", &black_hole]),
+        "packets dropped for a while",
+        |lan| lan.on_b(&["ip", "route", "add", "blackhole", &black_hole]),
         |lan| lan.on_b(&["ip", "route", "del", "blackhole", &black_hole]),
     );
 }

@@ -105,7 +105,7 @@ fn stopped_and_killed_programs_cause_no_wrong_answer_and_recover() {
         running.store(false, Ordering::Relaxed);
         both.expect("what the clients see")
     });
-    let wait_unreachable = tally.unreachable.load(Ordering::Relaxed);
+    let unreachable = tally.unreachable.load(Ordering::Relaxed);
     Load::connect(&address).run(ROUNDS);
     wait_until_idle(proxy.pid());
     wait_until_idle(server.pid());
@@ -113,7 +113,7 @@ fn stopped_and_killed_programs_cause_no_wrong_answer_and_recover() {
     assert_eq!(server.end(Signal::TERM).code, 0);
     let counters = Counters::last(&err).expect("counters");
     println!(
-        "while the server was unreachable, {wait_unreachable} requests were answered with disconnected"
+        "while the server was unreachable, {unreachable} requests were answered with disconnected"
     );
     print_row(
         "both",
@@ -231,8 +231,8 @@ fn a_vanished_server_host_is_noticed_even_without_requests() {
     let (begun, address) = (Instant::now(), format!("{B}/24"));
     lan.on_b(&["ip", "address", "del", &address, "dev", "wire"]);
     // The documented time is 25 s.
-    proxy.err.find_within(3 * Duration::from_secs(25), "word that it is away", |text| {
-        text.contains("a report that it is unreachable").then_some(())
+    proxy.err.find_within(3 * Duration::from_secs(25), "a report that it is unreachable", |text| {
+        text.contains(" is unreachable (").then_some(())
     });
     let noticed = begun.elapsed();
     println!("a vanished host was noticed after {} ms", noticed.as_millis());

@@ -28,10 +28,10 @@ impl fmt::Display for NotConnected<'_> {
         write!(f, "cannot connect to {address}: {}", Unreachable(*kind))?;
         match (kind, address) {
             (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, Address::Unix(_)) => {
-                f.write_str(". Is dc_client started?")
+                f.write_str(". Is dc_client running?")
             }
             (io::ErrorKind::ConnectionRefused, Address::Ip { .. }) => {
-                f.write_str(". Is dc_server started?")
+                f.write_str(". Is dc_server running?")
             }
             _ => Ok(()),
         }

@@ -172,7 +172,7 @@ fn a_server_that_is_away_ends_the_run_with_the_reason() {
     );
     let away = "UNIX:/nobody/is/there".parse().unwrap();
     let failure = run(&config(1), &away, &mut Vec::new()).unwrap_err();
-    let reason = "cannot connect to UNIX:/nobody/is/there: no such socket. Is dc_client started?";
+    let reason = "cannot connect to UNIX:/nobody/is/there: no such socket. Is dc_client running?";
     assert_eq!(failure.to_string(), reason);
 }
 

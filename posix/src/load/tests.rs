@@ -62,7 +62,7 @@ fn a_load_counts_what_it_asked() {
 fn who_is_not_there_is_no_load() {
     let address = "UNIX:/nowhere/at/all".parse().unwrap();
     let failure = run(&Config::default(), &Distcache, &address).unwrap_err();
-    let reason = "cannot connect to UNIX:/nowhere/at/all: no such socket. Is dc_client started?";
+    let reason = "cannot connect to UNIX:/nowhere/at/all: no such socket. Is dc_client running?";
     assert_eq!(failure.to_string(), reason);
     let config = Config { short_lived: true, depth: 2, ..Config::default() };
     assert!(matches!(run(&config, &Distcache, &address), Err(Failure::Config(_))));

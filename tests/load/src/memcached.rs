@@ -1,4 +1,4 @@
-//! memcached's protocol of lines.
+//! The text protocol of memcached.
 
 use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
@@ -6,7 +6,7 @@ use distcache_posix::load::session::Session;
 
 use crate::text::{Text, line};
 
-/// Speaks to memcached. ADD is `add`, which leaves what is there, as ours does.
+/// Speaks to memcached. ADD is `add`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Memcached;
 
@@ -54,7 +54,7 @@ impl Protocol for Memcached {
                 }
                 Ok(Some(Answer { len: end + 7, done: true }))
             }
-            _ => Err("unknown words"),
+            _ => Err("unknown reply"),
         }
     }
 }
@@ -62,11 +62,11 @@ impl Protocol for Memcached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::understands;
+    use crate::case::check_protocol;
 
     #[test]
     fn requests_and_answers_are_as_memcached_has_them() {
-        understands(&Memcached, ["END", "ERROR\r\n"], |id, data| {
+        check_protocol(&Memcached, ["END", "ERROR\r\n"], |id, data| {
             let add = format!("add {id} 0 60 9\r\n{data}\r\n");
             let get = format!("get {id}\r\n");
             let session = format!("VALUE {id} 0 9\r\n{data}\r\nEND\r\n");

@@ -6,7 +6,7 @@ use distcache_posix::load::session::Session;
 
 use crate::text::{Text, line};
 
-/// Speaks to Redis. ADD is `SET` with `NX`, which leaves what is there, as ours does.
+/// Speaks to Redis. ADD is `SET` with `NX`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Resp;
 
@@ -52,7 +52,7 @@ impl Protocol for Resp {
                 }
                 Ok(Some(Answer { len: end + 2, done: true }))
             }
-            _ => Err("unknown words"),
+            _ => Err("unknown reply"),
         }
     }
 }
@@ -60,11 +60,11 @@ impl Protocol for Resp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::understands;
+    use crate::case::check_protocol;
 
     #[test]
     fn requests_and_answers_are_as_redis_has_them() {
-        understands(&Resp, ["$-1", "-ERR\r\n"], |id, data| {
+        check_protocol(&Resp, ["$-1", "-ERR\r\n"], |id, data| {
             let set = format!(
                 "*6\r\n$3\r\nSET\r\n$8\r\n{id}\r\n$9\r\n{data}\r\n$2\r\nPX\r\n$5\r\n60000\r\n$2\r\nNX\r\n"
             );

@@ -1,8 +1,8 @@
-//! What protocols of lines have in common.
+//! What text protocols have in common.
 
 use std::io::{Cursor, Write};
 
-/// Bytes that are written one after the other to where they are known to have room.
+/// Bytes that are appended to a buffer known to have room.
 pub(crate) struct Text<'a>(Cursor<&'a mut [u8]>);
 
 impl<'a> Text<'a> {
@@ -33,7 +33,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The line that `bytes` begin with, without its end; `None` where it is not whole.
+/// Returns the first line of `bytes`, without its end; `None` if it is not whole.
 pub(crate) fn line(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
     Some(&bytes[..end])
