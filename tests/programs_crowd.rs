@@ -29,22 +29,13 @@ fn ask_all(callers: &[RawClient], requests: usize) {
     }
 }
 
-/// Returns the resident memory of a program, in bytes.
-fn resident(program: &Program) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("the program runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
-}
-
 /// Starts a server with so many idle clients. Returns its memory.
 fn crowd(clients: usize, places: usize) -> ((Program, Vec<RawClient>), usize) {
     let places = places.to_string();
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-maxconn", &places]);
     let mut idle = Vec::new();
     gather(&mut idle, clients, &program.address());
-    let memory = resident(&program);
+    let memory = program.resident();
     ((program, idle), memory)
 }
 

@@ -12,27 +12,18 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 /// How many connections have an unfinished ADD each.
 const CROWD: usize = 800;
 
-/// Returns the resident memory of a program, in bytes.
-fn resident(program: &Program) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("the program runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
-}
-
 /// The clients need 26 MB, which are returned whether they leave in the middle or are answered.
 fn check_memory(program: &Program, address: &str) {
     let request = add(1, b"an id of the crowd's", &[7; 32_000]);
     let bystander = RawClient::connect(address);
     // The table's huge pages stay, and are not part of this test.
     bystander.ask(&request);
-    let before = resident(program);
+    let before = program.resident();
     for finishes in [false, true] {
         let clients: Vec<_> = (0..CROWD).map(|_| RawClient::connect(address)).collect();
         clients.iter().for_each(|caller| caller.send(&request[..request.len() - 1]));
         let most = until("the crowd's bytes", || {
-            let now = resident(program);
+            let now = program.resident();
             (now > before + CROWD * 30_000).then_some(now)
         });
         if finishes {
@@ -42,7 +33,7 @@ fn check_memory(program: &Program, address: &str) {
             drop(clients);
         }
         let after = until("the memory to go back", || {
-            let now = resident(program);
+            let now = program.resident();
             (now < before + 5_000_000).then_some(now)
         });
         println!("{before} bytes before, {most} with the crowd, {after} after it");

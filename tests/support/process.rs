@@ -379,6 +379,18 @@ impl Program {
         self.child.id()
     }
 
+    /// Returns its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the program runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
     /// Sends it a signal.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
 use distcache_posix::load::session::Session;
 
-use crate::text::{Text, line};
+use crate::text::{Text, data, line};
 
 /// Speaks to memcached. ADD is `add`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +46,7 @@ impl Protocol for Memcached {
             (Op::Add, b"NOT_STORED") | (Op::Remove, b"NOT_FOUND") => said(false),
             (Op::Get | Op::Have, b"END") => said(false),
             (Op::Get | Op::Have, [b'V', b'A', b'L', b'U', b'E', b' ', ..]) => {
-                let end = after + session.data_len();
-                let Some(data) = bytes.get(after..end + 7) else { return Ok(None) };
-                let (data, end_mark) = data.split_at(session.data_len());
-                if !session.is(data) || end_mark != b"\r\nEND\r\n" {
-                    return Err("it is another session");
-                }
-                Ok(Some(Answer { len: end + 7, done: true }))
+                data(bytes, after, session, b"\r\nEND\r\n")
             }
             _ => Err("unknown reply"),
         }

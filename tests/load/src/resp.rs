@@ -4,7 +4,7 @@ use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
 use distcache_posix::load::session::Session;
 
-use crate::text::{Text, line};
+use crate::text::{Text, data, line};
 
 /// Speaks to Redis. ADD is `SET` with `NX`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +44,7 @@ impl Protocol for Resp {
         match (asked.op, line) {
             (Op::Add, b"+OK") | (Op::Remove, b":1") => said(true),
             (Op::Add | Op::Get | Op::Have, b"$-1") | (Op::Remove, b":0") => said(false),
-            (Op::Get | Op::Have, [b'$', ..]) => {
-                let end = after + session.data_len();
-                let Some(data) = bytes.get(after..end + 2) else { return Ok(None) };
-                if !session.is(&data[..session.data_len()]) || !data.ends_with(b"\r\n") {
-                    return Err("it is another session");
-                }
-                Ok(Some(Answer { len: end + 2, done: true }))
-            }
+            (Op::Get | Op::Have, [b'$', ..]) => data(bytes, after, session, b"\r\n"),
             _ => Err("unknown reply"),
         }
     }
