@@ -283,8 +283,8 @@ fn fill_table(address: &str) {
 fn wait_until_expired(server: &Daemon) {
     server.program.out.find("a report that all are gone", |text| {
         let whole = &text[..text.rfind('\n')?];
-        let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
-        let counts = told.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
+        let lines = whole.lines().filter_map(|line| line.split_once("total sessions "));
+        let counts = lines.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
         let counts: Vec<_> = counts.collect();
         (counts.contains(&SESSIONS) && counts.last() == Some(&0)).then_some(())
     });

@@ -136,15 +136,18 @@ fn learn_level(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
 
 #[test]
 fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
-    for (level, told) in [(0, 0), (1, 1), (7, 1)] {
+    for (level, answer_level) in [(0, 0), (1, 1), (7, 1)] {
         let mut memory = Memory::of(1);
         let mut net = proxy(&mut memory);
         let client = net.connect();
-        assert_eq!(learn_level(&mut net, client, level), at_level(told, status(7, HAVE, 1)));
+        assert_eq!(
+            learn_level(&mut net, client, level),
+            at_level(answer_level, status(7, HAVE, 1))
+        );
         net.send(client, &take(8, b"a"));
         net.drive();
         let asked = messages(&net.take(SERVER));
-        match told {
+        match answer_level {
             0 => {
                 assert!(asked.is_empty(), "a server that lacks it is not asked");
                 assert_eq!(net.take(client), answer(8, TAKE, &[UNSUPPORTED]));

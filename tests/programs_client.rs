@@ -63,15 +63,15 @@ fn before_the_first_connection_every_request_is_answered_at_once() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
     proxy.err.wait_for(" is unreachable (");
-    let caller = RawClient::connect(&proxy.address());
+    let client = RawClient::connect(&proxy.address());
     for _ in 0..3 {
-        assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 2));
-        assert_eq!(caller.ask(&get(2, b"id")), status(2, GET, 2));
-        assert_eq!(caller.ask(&remove(3, b"id")), status(3, REMOVE, 2));
-        assert_eq!(caller.ask(&have(4, b"id")), status(4, HAVE, 2));
+        assert_eq!(client.ask(&add(1, b"id", b"session")), status(1, ADD, 2));
+        assert_eq!(client.ask(&get(2, b"id")), status(2, GET, 2));
+        assert_eq!(client.ask(&remove(3, b"id")), status(3, REMOVE, 2));
+        assert_eq!(client.ask(&have(4, b"id")), status(4, HAVE, 2));
     }
-    caller.send(&have(5, b"id").repeat(100));
-    assert_eq!(caller.take(1500), status(5, HAVE, 2).repeat(100));
+    client.send(&have(5, b"id").repeat(100));
+    assert_eq!(client.take(1500), status(5, HAVE, 2).repeat(100));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
 }
 
@@ -79,12 +79,12 @@ fn before_the_first_connection_every_request_is_answered_at_once() {
 fn a_server_that_starts_later_is_found() {
     let dir = Dir::new();
     let proxy = proxy(&dir.address("c"), &dir.address("s"), &[]);
-    let caller = RawClient::connect(&proxy.address());
+    let client = RawClient::connect(&proxy.address());
     let (ask, answer) = ask();
-    assert_eq!(caller.ask(&ask), status(7, HAVE, 2));
+    assert_eq!(client.ask(&ask), status(7, HAVE, 2));
     let _server = server(&dir.address("s"));
     ask_until(&proxy.address(), &ask, &answer);
-    assert_eq!(caller.ask(&ask), answer, "a client that was connected before is served");
+    assert_eq!(client.ask(&ask), answer, "a client that was connected before is served");
 }
 
 /// Kills a server with requests in flight, and starts another at the same address.
@@ -92,23 +92,23 @@ fn survives_a_restart(listen: &str) {
     let first = server(listen);
     let address = first.address();
     let proxy = connected(ANY_PORT, &address, &[]);
-    let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
+    let clients: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
     first.freeze();
-    for caller in &callers {
-        caller.send(&ask.repeat(2));
+    for client in &clients {
+        client.send(&ask.repeat(2));
     }
     assert_eq!(first.end(Signal::KILL).code, -9);
-    for caller in &callers {
-        assert_eq!(caller.take(30), status(7, HAVE, 2).repeat(2));
+    for client in &clients {
+        assert_eq!(client.take(30), status(7, HAVE, 2).repeat(2));
     }
     proxy.err.wait_for(" is unreachable (");
     let _second = server(&address);
     ask_until(&proxy.address(), &ask, &answer);
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
-    assert_eq!(callers[0].ask(&add(8, b"id", b"session")), status(8, ADD, 0));
-    assert_eq!(callers[1].ask(&get(9, b"id")), session(9, b"session"));
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
+    assert_eq!(clients[0].ask(&add(8, b"id", b"session")), status(8, ADD, 0));
+    assert_eq!(clients[1].ask(&get(9, b"id")), session(9, b"session"));
 }
 
 #[test]
@@ -126,18 +126,18 @@ fn a_server_that_is_terminated_leaves_no_request_unanswered() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-retry", "3600000"]);
-    let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
+    let clients: Vec<_> = (0..50).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
-    for caller in &callers {
-        caller.send(&ask.repeat(20));
+    for client in &clients {
+        client.send(&ask.repeat(20));
     }
     assert_eq!(server.end(Signal::TERM).code, 0);
-    for caller in &callers {
+    for client in &clients {
         for _ in 0..20 {
-            let got = caller.message();
+            let got = client.message();
             assert!(got == answer || got == status(7, HAVE, 2), "{got:02x?}");
         }
-        assert_eq!(caller.ask(&ask), status(7, HAVE, 2));
+        assert_eq!(client.ask(&ask), status(7, HAVE, 2));
     }
 }
 
@@ -162,13 +162,13 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
         drop(leaves);
     }
     let next: Vec<_> = (0..100).map(|_| RawClient::connect(&proxy.address())).collect();
-    for caller in &next {
-        caller.send(&ask);
+    for client in &next {
+        client.send(&ask);
     }
     server.signal(Signal::CONT);
-    for caller in &next {
-        assert_eq!(caller.message(), answer);
-        assert!(caller.is_silent());
+    for client in &next {
+        assert_eq!(client.message(), answer);
+        assert!(client.is_silent());
     }
     assert_eq!(stays.ask(&get(2, b"secret")), session(2, b"session of another"));
 }
@@ -178,19 +178,19 @@ fn a_stopped_server_is_disconnected_after_reqtimeout_and_found_again() {
     let dir = Dir::new();
     let server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-reqtimeout", "200"]);
-    let callers: Vec<_> = (0..10).map(|_| RawClient::connect(&proxy.address())).collect();
+    let clients: Vec<_> = (0..10).map(|_| RawClient::connect(&proxy.address())).collect();
     let (ask, answer) = ask();
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
     server.freeze();
-    for caller in &callers {
-        caller.send(&ask);
+    for client in &clients {
+        client.send(&ask);
     }
-    for caller in &callers {
-        assert_eq!(caller.message(), status(7, HAVE, 2));
+    for client in &clients {
+        assert_eq!(client.message(), status(7, HAVE, 2));
     }
     server.signal(Signal::CONT);
     ask_until(&proxy.address(), &ask, &answer);
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
 }
 
 #[test]
@@ -229,14 +229,14 @@ fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
     let dir = Dir::new();
     let _server = server(&dir.address("s"));
     let proxy = connected(&dir.address("c"), &dir.address("s"), &["-maxconn", "2"]);
-    let callers = [RawClient::connect(&proxy.address()), RawClient::connect(&proxy.address())];
+    let clients = [RawClient::connect(&proxy.address()), RawClient::connect(&proxy.address())];
     let (ask, answer) = ask();
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
     for _ in 0..5 {
         assert_eq!(RawClient::connect(&proxy.address()).rest(), b"");
     }
-    assert!(callers.iter().all(|caller| caller.ask(&ask) == answer));
-    drop(callers);
+    assert!(clients.iter().all(|client| client.ask(&ask) == answer));
+    drop(clients);
     ask_until(&proxy.address(), &ask, &answer);
     let err = proxy.end(Signal::TERM).err;
     assert!(err.contains("3 clients, 5 more refused"), "{err}");
@@ -252,17 +252,17 @@ fn every_client_gets_its_own_answers() {
         for number in 0..8_u8 {
             let address = &address;
             scope.spawn(move || {
-                let caller = RawClient::connect(address);
+                let client = RawClient::connect(address);
                 let data = vec![number; 3000 + usize::from(number)];
                 for round in 0..50 {
                     // The same uid everywhere: it has a meaning only for its client.
                     let id = [number, round];
-                    assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
-                    caller.send(&[get(1, &id), have(1, &id), remove(1, &id), get(1, &id)].concat());
-                    assert_eq!(caller.message(), session(1, &data));
-                    assert_eq!(caller.message(), status(1, HAVE, 0));
-                    assert_eq!(caller.message(), status(1, REMOVE, 0));
-                    assert_eq!(caller.message(), status(1, GET, 1));
+                    assert_eq!(client.ask(&add(1, &id, &data)), status(1, ADD, 0));
+                    client.send(&[get(1, &id), have(1, &id), remove(1, &id), get(1, &id)].concat());
+                    assert_eq!(client.message(), session(1, &data));
+                    assert_eq!(client.message(), status(1, HAVE, 0));
+                    assert_eq!(client.message(), status(1, REMOVE, 0));
+                    assert_eq!(client.message(), status(1, GET, 1));
                 }
             });
         }

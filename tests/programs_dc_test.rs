@@ -81,10 +81,10 @@ fn a_seed_repeats_a_run() {
     for _ in 0..2 {
         let ended = test(&server.address(), &arguments);
         assert_eq!(ended.code, 0, "{ended:?}");
-        let told: Vec<&str> = ended.out.lines().take(5).collect();
+        let printed: Vec<&str> = ended.out.lines().take(5).collect();
         let progress = |done| format!("{done} of 100 operations, all right");
-        assert_eq!(told[0], "10 sessions, 100 operations, -seed 7");
-        assert_eq!(told[1..], [25, 50, 75, 100].map(progress));
+        assert_eq!(printed[0], "10 sessions, 100 operations, -seed 7");
+        assert_eq!(printed[1..], [25, 50, 75, 100].map(progress));
     }
     let err = server.end(Signal::TERM).err;
     assert!(err.contains("220 requests"), "the same twice, each after 10 REMOVEs: {err}");
@@ -144,9 +144,9 @@ fn the_first_wrong_answer_ends_the_check_with_the_number_of_right_ones() {
     for right in [0, 1, 250] {
         let ended = wrong_answer_after(right);
         assert_eq!(ended.code, 1, "{ended:?}");
-        let told = format!("the {right} before it were right (repeat with -seed ");
+        let printed = format!("the {right} before it were right (repeat with -seed ");
         assert!(ended.err.starts_with(&format!("dc_test: operation {}, ", right + 1)), "{ended:?}");
-        assert!(ended.err.contains(&told) && !ended.out.contains("all right, in"), "{ended:?}");
+        assert!(ended.err.contains(&printed) && !ended.out.contains("all right, in"), "{ended:?}");
     }
 }
 

@@ -57,18 +57,18 @@ impl Site {
 
 /// Uses a cache on one connection until `is_over`, and checks each answer.
 fn use_cache(address: &str, is_over: &AtomicBool) {
-    let caller = RawClient::connect(address);
+    let client = RawClient::connect(address);
     let data = [address.as_bytes(), &[b'x'; 3000]].concat();
     let mut round = 0_u32;
     while round == 0 || !is_over.load(Ordering::Relaxed) {
         round += 1;
         let id = [address.as_bytes(), &round.to_be_bytes()].concat();
-        assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
-        caller.send(&[get(2, &id), have(3, &id), remove(4, &id), have(5, &id)].concat());
-        assert_eq!(caller.message(), session(2, &data));
-        assert_eq!(caller.message(), status(3, HAVE, 0));
-        assert_eq!(caller.message(), status(4, REMOVE, 0));
-        assert_eq!(caller.message(), status(5, HAVE, 1));
+        assert_eq!(client.ask(&add(1, &id, &data)), status(1, ADD, 0));
+        client.send(&[get(2, &id), have(3, &id), remove(4, &id), have(5, &id)].concat());
+        assert_eq!(client.message(), session(2, &data));
+        assert_eq!(client.message(), status(3, HAVE, 0));
+        assert_eq!(client.message(), status(4, REMOVE, 0));
+        assert_eq!(client.message(), status(5, HAVE, 1));
     }
 }
 
@@ -103,9 +103,9 @@ fn clients_of_other_protocols_are_closed_without_an_answer() {
     Site::start().run_during(|address| {
         for _ in 0..10 {
             for stranger in &strangers {
-                let caller = RawClient::connect(address);
-                caller.send(stranger);
-                assert_eq!(caller.rest(), b"");
+                let client = RawClient::connect(address);
+                client.send(stranger);
+                assert_eq!(client.rest(), b"");
             }
         }
     });
@@ -114,10 +114,10 @@ fn clients_of_other_protocols_are_closed_without_an_answer() {
 #[test]
 fn a_valid_request_before_an_invalid_one_is_answered() {
     Site::start().run_during(|address| {
-        let caller = RawClient::connect(address);
-        caller
+        let client = RawClient::connect(address);
+        client
             .send(&[have(1, b"id"), have(2, b"id"), b"nonsense".to_vec(), have(3, b"id")].concat());
-        assert_eq!(caller.rest(), [status(1, HAVE, 1), status(2, HAVE, 1)].concat());
+        assert_eq!(client.rest(), [status(1, HAVE, 1), status(2, HAVE, 1)].concat());
     });
 }
 
@@ -129,9 +129,9 @@ fn random_bytes_are_closed() {
             // No version of the protocol begins like this.
             let mut bytes = vec![1 + random.below(255) as u8];
             bytes.extend((0..random.below(5000)).map(|_| random.next() as u8));
-            let caller = RawClient::connect(address);
-            caller.send(&bytes);
-            assert_eq!(caller.rest(), b"", "seed {seed}");
+            let client = RawClient::connect(address);
+            client.send(&bytes);
+            assert_eq!(client.rest(), b"", "seed {seed}");
         }
     });
 }
@@ -147,10 +147,10 @@ fn randomly_changed_requests_harm_no_other_client() {
                 let at = random.below(bytes.len().min(40));
                 bytes[at] = random.next() as u8;
             }
-            let caller = RawClient::connect(address);
-            caller.send(&bytes);
-            caller.finish();
-            caller.rest();
+            let client = RawClient::connect(address);
+            client.send(&bytes);
+            client.finish();
+            client.rest();
         }
     });
 }
@@ -162,13 +162,13 @@ fn vectors_cut_anywhere_harm_no_other_client() {
             let request = &line.request;
             let more = [16, 2047, 2061, 2062, 2063, request.len() / 2, request.len() - 1];
             for at in (1..15).chain(more).filter(|at| *at < request.len()) {
-                let caller = RawClient::connect(address);
-                caller.send(&request[..at]);
+                let client = RawClient::connect(address);
+                client.send(&request[..at]);
                 // Every other client closes; the rest end their sending side and wait.
                 if at % 2 == 0 {
-                    caller.finish();
+                    client.finish();
                     // Nothing, or the answers to requests that were complete.
-                    messages(&caller.rest());
+                    messages(&client.rest());
                 }
             }
         }
@@ -180,18 +180,18 @@ fn unfinished_requests_of_many_clients_delay_no_other_client() {
     let request = add(1, b"id", &[7; 20_000]);
     Site::start().run_during(|address| {
         let half = |number: usize| {
-            let caller = RawClient::connect(address);
-            caller.send(&request[..1 + number * 67]);
-            caller
+            let client = RawClient::connect(address);
+            client.send(&request[..1 + number * 67]);
+            client
         };
         let halves: Vec<_> = (0..250).map(half).collect();
         assert!(halves.iter().all(RawClient::is_silent));
         let fresh = RawClient::connect(address);
         assert_eq!(fresh.ask(&have(1, b"id")), status(1, HAVE, 1));
-        for (number, caller) in halves.iter().enumerate().take(3) {
-            caller.send(&request[1 + number * 67..]);
+        for (number, client) in halves.iter().enumerate().take(3) {
+            client.send(&request[1 + number * 67..]);
             let stored = if number == 0 { 0 } else { 101 };
-            assert_eq!(caller.message(), status(1, ADD, stored));
+            assert_eq!(client.message(), status(1, ADD, stored));
         }
         assert_eq!(fresh.ask(&remove(2, b"id")), status(2, REMOVE, 0));
     });
@@ -204,8 +204,8 @@ fn clients_that_read_nothing_delay_no_other_client() {
         let fresh = RawClient::connect(address);
         assert_eq!(fresh.ask(&add(1, b"large", &large)), status(1, ADD, 0));
         let lazy: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();
-        for caller in &lazy {
-            caller.send_available(&get(2, b"large").repeat(5000));
+        for client in &lazy {
+            client.send_available(&get(2, b"large").repeat(5000));
         }
         assert_eq!(fresh.ask(&get(3, b"large")), session(3, &large));
         assert_eq!(fresh.ask(&remove(4, b"large")), status(4, REMOVE, 0));
@@ -219,7 +219,7 @@ fn answers_through_proxy(answer: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Ve
     let arguments =
         ["-listen", "IP:127.0.0.1:0", "-server", &server, "-retry", "50", "-reqtimeout", "300"];
     let proxy = Program::start(DC_CLIENT, &arguments);
-    let caller = RawClient::connect(&proxy.address());
+    let client = RawClient::connect(&proxy.address());
     std::thread::scope(|scope| {
         scope.spawn(move || {
             // The second server is a correct one.
@@ -243,13 +243,13 @@ fn answers_through_proxy(answer: impl Fn(u32) -> Vec<u8> + Send) -> (Vec<u8>, Ve
             }
         });
         proxy.err.wait_for("connected to ");
-        let first = caller.ask(&have(1, b"id"));
+        let first = client.ask(&have(1, b"id"));
         proxy.err.find("a connection", |text| {
             let lost = text.matches(" is unreachable (").count();
             (text.matches("connected to ").count() > lost).then_some(())
         });
         let second = distcache_testing::process::until("an answer that is not a proxy's", || {
-            let answer = caller.ask(&have(2, b"id"));
+            let answer = client.ask(&have(2, b"id"));
             (answer != status(2, HAVE, 2)).then_some(answer)
         });
         (first, second)

@@ -12,13 +12,13 @@ fn maxtimeout_shortens_lifetimes_and_7_days_stay_the_most_allowed() {
     let program = start::server(DC_SERVER, ANY_PORT, &["-maxtimeout", "1"]);
     let control = start::server(DC_SERVER, ANY_PORT, &[]);
     for (address, lives) in [(program.address(), false), (control.address(), true)] {
-        let caller = RawClient::connect(&address);
-        let add = |uid, ttl, id| caller.ask(&add_for(uid, ttl, id, b"session"));
+        let client = RawClient::connect(&address);
+        let add = |uid, ttl, id| client.ask(&add_for(uid, ttl, id, b"session"));
         assert_eq!(add(1, 604_800_000, b"a"), status(1, ADD, 0));
         assert_eq!(add(2, 604_800_001, b"b"), status(2, ADD, 102));
         if lives {
             assert_eq!(add(3, 1_000, b"a"), status(3, ADD, 101));
-            assert_eq!(caller.ask(&get(4, b"a")), session(4, b"session"));
+            assert_eq!(client.ask(&get(4, b"a")), session(4, b"session"));
         } else {
             ask_until(&address, &get(4, b"a"), &status(4, GET, 1));
         }

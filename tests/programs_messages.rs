@@ -170,10 +170,10 @@ fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
             let few = [&limits, program, "-listen", ANY_PORT, "-maxconn", "1000"];
             let program = Program::start("prlimit", &[&few, user, more].concat());
             let line = program.err.wait_for("descriptors");
-            let told = format!(
+            let expected = format!(
                 "only {limit} descriptors: about {enough} clients instead of 1000; raise ulimit -n"
             );
-            assert!(line.ends_with(&told), "{line}");
+            assert!(line.ends_with(&expected), "{line}");
             let address = program.address();
             if !more.is_empty() {
                 program.err.wait_for("connected to");

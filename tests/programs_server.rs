@@ -19,9 +19,9 @@ fn ask() -> (Vec<u8>, Vec<u8>) {
     (have(7, b"nobody's"), status(7, HAVE, 1))
 }
 
-fn is_served(caller: &RawClient) -> bool {
+fn is_served(client: &RawClient) -> bool {
     let (ask, answer) = ask();
-    caller.try_ask(&ask).is_ok_and(|got| got == answer)
+    client.try_ask(&ask).is_ok_and(|got| got == answer)
 }
 
 fn answers_the_vectors(listen: &str) {
@@ -54,39 +54,39 @@ fn it_answers_the_reference_vectors_over_unix_sockets() {
 #[test]
 fn a_session_expires_after_its_lifetime() {
     let (_program, address) = server_on_any_port(&[]);
-    let caller = RawClient::connect(&address);
+    let client = RawClient::connect(&address);
     let short = distcache_testing::bytes::add_for(1, 50, b"short", b"data!");
-    assert_eq!(caller.ask(&short), status(1, ADD, 0));
-    assert_eq!(caller.ask(&add(2, b"long", b"data!")), status(2, ADD, 0));
+    assert_eq!(client.ask(&short), status(1, ADD, 0));
+    assert_eq!(client.ask(&add(2, b"long", b"data!")), status(2, ADD, 0));
     until("the end of the session", || {
-        (caller.ask(&have(3, b"short")) == status(3, HAVE, 1)).then_some(())
+        (client.ask(&have(3, b"short")) == status(3, HAVE, 1)).then_some(())
     });
-    assert_eq!(caller.ask(&get(4, b"short")), status(4, GET, 1));
-    assert_eq!(caller.ask(&get(5, b"long")), session(5, b"data!"));
+    assert_eq!(client.ask(&get(4, b"short")), status(4, GET, 1));
+    assert_eq!(client.ask(&get(5, b"long")), session(5, b"data!"));
 }
 
 #[test]
 fn the_oldest_session_of_a_lifetime_class_is_evicted() {
     let (_program, address) = server_on_any_port(&["-sessions", "2"]);
-    let caller = RawClient::connect(&address);
+    let client = RawClient::connect(&address);
     for (id, ttl) in [(b"a", 60_000), (b"b", 40_000), (b"c", 50_000)] {
         let add = distcache_testing::bytes::add_for(1, ttl, id, b"session");
-        assert_eq!(caller.ask(&add), status(1, ADD, 0));
+        assert_eq!(client.ask(&add), status(1, ADD, 0));
     }
-    let there = [b"a", b"b", b"c"].map(|id| caller.ask(&have(2, id)) == status(2, HAVE, 0));
+    let there = [b"a", b"b", b"c"].map(|id| client.ask(&have(2, id)) == status(2, HAVE, 0));
     assert_eq!(there, [false, true, true]);
 }
 
 #[test]
 fn the_client_beyond_maxconn_is_refused_and_the_others_are_served() {
     let (program, address) = server_on_any_port(&["-maxconn", "3"]);
-    let callers: Vec<_> = (0..3).map(|_| RawClient::connect(&address)).collect();
-    assert!(callers.iter().all(is_served));
+    let clients: Vec<_> = (0..3).map(|_| RawClient::connect(&address)).collect();
+    assert!(clients.iter().all(is_served));
     for _ in 0..5 {
         assert_eq!(RawClient::connect(&address).rest(), b"");
     }
-    assert!(callers.iter().all(is_served));
-    drop(callers);
+    assert!(clients.iter().all(is_served));
+    drop(clients);
     let (ask, answer) = ask();
     ask_until(&address, &ask, &answer);
     let err = program.end(Signal::TERM).err;
@@ -153,7 +153,7 @@ fn without_descriptors_it_refuses_and_goes_on_serving() {
     let (served, refused): (Vec<_>, Vec<_>) =
         (0..100).map(|_| RawClient::connect(&address)).partition(is_served);
     assert!((20..40).contains(&served.len()), "{} are served", served.len());
-    assert!(refused.iter().all(|caller| caller.rest().is_empty()));
+    assert!(refused.iter().all(|client| client.rest().is_empty()));
     assert!(served.iter().all(is_served));
     drop(served);
     let (ask, answer) = ask();
@@ -197,14 +197,14 @@ fn progress(line: &str) -> (u64, u64, i64, i64) {
 #[test]
 fn progress_is_printed_after_enough_operations_and_changes() {
     let (program, address) = server_on_any_port(&["-progress", "10"]);
-    let caller = RawClient::connect(&address);
+    let client = RawClient::connect(&address);
     let adds: Vec<u8> = (0..20).flat_map(|id| add(1, &[id], b"session")).collect();
-    caller.send(&adds);
-    assert_eq!(caller.take(20 * 15), status(1, ADD, 0).repeat(20));
+    client.send(&adds);
+    assert_eq!(client.take(20 * 15), status(1, ADD, 0).repeat(20));
     program.out.wait_for("total operations 20 (+ ");
     // Fewer than ten operations are printed too, a little later.
-    assert_eq!(caller.ask(&remove(2, &[0])), status(2, REMOVE, 0));
-    assert_eq!(caller.ask(&remove(3, &[1])), status(3, REMOVE, 0));
+    assert_eq!(client.ask(&remove(2, &[0])), status(2, REMOVE, 0));
+    assert_eq!(client.ask(&remove(3, &[1])), status(3, REMOVE, 0));
     program.out.find("the last of 22 operations", |text| {
         text.lines().find(|line| line.starts_with("total operations 22 "))?;
         text.ends_with('\n').then_some(())

@@ -65,7 +65,7 @@ impl Site {
         DatagramClient::connect(&self.datagrams)
     }
 
-    fn caller(&self) -> RawClient {
+    fn client(&self) -> RawClient {
         RawClient::connect(&self.stream)
     }
 
@@ -208,23 +208,23 @@ fn an_invalid_packet_is_dropped_and_counted() {
 #[test]
 fn datagrams_and_connections_share_sessions_with_ids_of_32_bytes() {
     for site in Site::both(&[]) {
-        let (udp, caller) = (site.udp(), site.caller());
+        let (udp, client) = (site.udp(), site.client());
         for len in [5, 512] {
             let (id, value) = ([len as u8; 32], vec![len as u8; len]);
-            assert_eq!(caller.ask(&add(1, &id, &value)), status(1, ADD, 0));
+            assert_eq!(client.ask(&add(1, &id, &value)), status(1, ADD, 0));
             assert_eq!(udp.get(&key(&id)), Some(value));
         }
         // Sessions too long for stunnel count as misses.
         for len in [513, 2048, 30_000] {
             let id = [len as u8 ^ 0x55; 32];
-            assert_eq!(caller.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
+            assert_eq!(client.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
             assert_eq!(udp.get(&key(&id)), None, "{len} bytes");
         }
         udp.new_session(300, &key(&[9; 32]), b"a session");
         assert_eq!(udp.get(&key(&[9; 32])), Some(b"a session".to_vec()));
-        assert_eq!(caller.ask(&get(3, &[9; 32])), session(3, b"a session"));
+        assert_eq!(client.ask(&get(3, &[9; 32])), session(3, b"a session"));
         // Zeros behind a shorter id are part of it there.
-        assert_eq!(caller.ask(&add(4, b"short", b"a session")), status(4, ADD, 0));
+        assert_eq!(client.ask(&add(4, b"short", b"a session")), status(4, ADD, 0));
         assert_eq!(udp.get(&key(b"short")), None);
     }
 }
@@ -285,16 +285,16 @@ fn datagrams_take_at_most_half_of_the_places() {
     }
     assert_eq!(udp.get(&key), None, "a miss comes at once");
     assert!(waits.iter().all(DatagramClient::is_silent));
-    let callers = [(); 4].map(|()| site.caller());
-    for caller in &callers {
-        caller.send(&have(7, b"id"));
+    let clients = [(); 4].map(|()| site.client());
+    for client in &clients {
+        client.send(&have(7, b"id"));
     }
     server.signal(Signal::CONT);
     for udp in &waits {
         assert_eq!(udp.answer(&key), None);
     }
-    for caller in &callers {
-        assert_eq!(caller.message(), status(7, HAVE, 1));
+    for client in &clients {
+        assert_eq!(client.message(), status(7, HAVE, 1));
     }
     let end_with_counts = site.end_with_counts();
     assert!(
@@ -309,12 +309,12 @@ fn when_connections_hold_all_places_a_get_is_a_miss_at_once() {
         let (udp, key) = (site.udp(), key(&[1; 32]));
         udp.new_session(300, &key, b"a session");
         assert!(udp.get(&key).is_some());
-        let callers = [(); 4].map(|()| site.caller());
-        for caller in &callers {
-            assert_eq!(caller.ask(&have(7, b"id")), status(7, HAVE, 1));
+        let clients = [(); 4].map(|()| site.client());
+        for client in &clients {
+            assert_eq!(client.ask(&have(7, b"id")), status(7, HAVE, 1));
         }
         assert_eq!(udp.get(&key), None);
-        drop(callers);
+        drop(clients);
         until("a place", || udp.get(&key));
         let ended = site.program.end(Signal::TERM);
         assert!(ended.err.contains(": 4 clients, 0 more refused;"), "{}", ended.err);
@@ -324,7 +324,7 @@ fn when_connections_hold_all_places_a_get_is_a_miss_at_once() {
 #[test]
 fn a_flood_of_datagrams_starves_no_client() {
     for site in Site::both(&[]) {
-        let (udp, caller) = (site.udp(), site.caller());
+        let (udp, client) = (site.udp(), site.client());
         let quiet = key(&[1; 32]);
         udp.new_session(300, &quiet, b"a session");
         let over = AtomicBool::new(false);
@@ -347,8 +347,8 @@ fn a_flood_of_datagrams_starves_no_client() {
             };
             let worked = whole(&|| {
                 for uid in 0..300 {
-                    assert_eq!(caller.ask(&have(uid, b"id")), status(uid, HAVE, 1));
-                    let other = site.caller();
+                    assert_eq!(client.ask(&have(uid, b"id")), status(uid, HAVE, 1));
+                    let other = site.client();
                     assert_eq!(other.ask(&get(uid, &[1; 32])), session(uid, b"a session"));
                 }
             });

@@ -36,9 +36,9 @@ fn with_descriptors(soft: u32, hard: u32, dir: &Dir) -> Option<(Program, Program
 fn it_raises_its_limit_of_descriptors() {
     let dir = Dir::new();
     let Some((_server, snoop)) = with_descriptors(32, 2500, &dir) else { return };
-    let callers: Vec<_> = (0..100).map(|_| RawClient::connect(&dir.address("c"))).collect();
-    for caller in &callers {
-        assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+    let clients: Vec<_> = (0..100).map(|_| RawClient::connect(&dir.address("c"))).collect();
+    for client in &clients {
+        assert_eq!(client.ask(&have(1, b"id")), status(1, HAVE, 1));
     }
     assert_eq!(snoop.end(Signal::TERM).err, "");
 }
@@ -50,21 +50,21 @@ fn without_descriptors_clients_are_refused_and_that_is_reported() {
     for limit in [30, 31] {
         let Some((_server, snoop)) = with_descriptors(limit, limit, &dir) else { return };
         snoop.err.wait_for(&format!("dc_snoop: warning: only {limit} descriptors: about "));
-        let callers: Vec<_> = (0..40).map(|_| RawClient::connect(&dir.address("c"))).collect();
-        let is_served = |caller: &&RawClient| {
-            caller.try_ask(&have(1, b"id")).is_ok_and(|answer| answer == status(1, HAVE, 1))
+        let clients: Vec<_> = (0..40).map(|_| RawClient::connect(&dir.address("c"))).collect();
+        let is_served = |client: &&RawClient| {
+            client.try_ask(&have(1, b"id")).is_ok_and(|answer| answer == status(1, HAVE, 1))
         };
-        let served = callers.iter().filter(is_served).count();
+        let served = clients.iter().filter(is_served).count();
         assert!((5..=11).contains(&served), "{served} are served");
         snoop.out.wait_for("#40 refused: no descriptor is left; raise ulimit -n");
         let printed = snoop.out.so_far();
         assert_eq!(printed.matches(" refused: no descriptor is left").count(), 40 - served);
         assert_eq!(
-            callers.iter().filter(is_served).count(),
+            clients.iter().filter(is_served).count(),
             served,
             "connected clients are served"
         );
-        drop(callers);
+        drop(clients);
         snoop.out.find("the end of all", |text| {
             (text.matches(" closed").count() == served).then_some(())
         });
@@ -101,10 +101,10 @@ fn without_any_descriptor_it_waits_and_tries_again() {
     snoop.out.wait_for("#1 closed");
     // Fewer than it has open: not even the reserved one can be opened again.
     limit(&snoop, 3);
-    let caller = RawClient::connect(&listen);
+    let client = RawClient::connect(&listen);
     let before = waits(&snoop);
     until("a pause between two attempts", || (waits(&snoop) > before + 5).then_some(()));
     limit(&snoop, 100);
-    assert_eq!(caller.ask(&have(2, b"id")), status(2, HAVE, 1));
+    assert_eq!(client.ask(&have(2, b"id")), status(2, HAVE, 1));
     assert_eq!(snoop.end(Signal::TERM).code, 0);
 }

@@ -53,9 +53,9 @@ fn a_port_without_a_host_is_for_both_families_unless_one_is_named() {
         let (_, port) = address.rsplit_once(':').expect("a port");
         for (host, heard) in ["127.0.0.1", "[::1]"].into_iter().zip(both) {
             match RawClient::try_connect(&format!("IP:{host}:{port}")) {
-                Ok(caller) => {
+                Ok(client) => {
                     assert!(heard, "{listen} is not for {host}");
-                    assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
+                    assert_eq!(client.ask(&have(1, b"id")), status(1, HAVE, 1));
                 }
                 Err(error) => assert!(!heard, "{listen} is for {host}: {error}"),
             }

@@ -161,7 +161,7 @@ fn a_message_has_at_most_16_frames() {
     let sixteen = [full.repeat(15), last(&[7; 2048])].concat();
     let cases =
         [(sixteen, true), ([full.repeat(15), last(&[])].concat(), true), (full.repeat(16), false)];
-    for (bytes, lawful) in cases {
+    for (bytes, valid) in cases {
         for pieces in [Pieces::Whole, Pieces::Of(1), Pieces::Of(2062), Pieces::Any(Random::new(1))]
         {
             let mut memory = Memory::of(1);
@@ -169,8 +169,8 @@ fn a_message_has_at_most_16_frames() {
             let client = net.connect();
             net.send(client, &bytes);
             net.drive();
-            assert_eq!(net.is_open(client), lawful);
-            assert_eq!(net.received(client).is_empty(), !lawful);
+            assert_eq!(net.is_open(client), valid);
+            assert_eq!(net.received(client).is_empty(), !valid);
         }
     }
 }

@@ -83,14 +83,14 @@ fn check_times(address: &str) {
     let begun = Instant::now();
     let (silent, half) = (RawClient::connect(address), RawClient::connect(address));
     half.send(&have(1, b"id")[..9]);
-    let caller = RawClient::connect(address);
+    let client = RawClient::connect(address);
     let millis = short.as_millis() as u32;
-    assert_eq!(caller.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
-    assert_eq!(caller.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
+    assert_eq!(client.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
+    assert_eq!(client.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
     let mut last_there = begun;
     until("the end of the session", || {
         let asked = Instant::now();
-        let answer = caller.ask(&have(3, b"short"));
+        let answer = client.ask(&have(3, b"short"));
         last_there = if answer == status(3, HAVE, 0) { asked } else { last_there };
         (answer == status(3, HAVE, 1)).then_some(())
     });

@@ -173,25 +173,25 @@ fn without_descriptors_new_clients_are_refused_and_connected_ones_are_served() {
     let (stressed, (held, tried)) = load.run_during(ROUNDS, |state| {
         let (mut held, mut tried) = (Vec::new(), 0);
         while tried < 1_000 || (state.is_running() && tried < 20_000) {
-            let caller = RawClient::connect(&target.address);
+            let client = RawClient::connect(&target.address);
             tried += 1;
-            if caller.try_ask(&ask).is_ok_and(|got| got == answer) {
-                held.push(caller);
+            if client.try_ask(&ask).is_ok_and(|got| got == answer) {
+                held.push(client);
             }
         }
         (held, tried)
     });
     let used = cpu_ticks(pid) - before;
     assert!((50..100).contains(&held.len()), "{} are served", held.len());
-    assert!(held.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(held.iter().all(|client| client.ask(&ask) == answer));
     // The backlog is empty, and there is no descriptor to accept with.
     wait_until_idle(pid);
     let served = held.len() as u64;
     drop(held);
     ask_until(&target.address, &ask, &answer);
     until("places for all", || {
-        let callers: Vec<_> = (0..40).map(|_| RawClient::connect(&target.address)).collect();
-        let all = callers.iter().all(|caller| caller.try_ask(&ask).is_ok_and(|got| got == answer));
+        let clients: Vec<_> = (0..40).map(|_| RawClient::connect(&target.address)).collect();
+        let all = clients.iter().all(|client| client.try_ask(&ask).is_ok_and(|got| got == answer));
         all.then_some(())
     });
     println!("dc_server used {used}0 ms of processor time for {tried} clients and its load");
@@ -204,7 +204,7 @@ fn check_reports(target: Target) {
     let begun = Instant::now();
     let (ask, answer) = (have(1, b"id"), status(1, HAVE, 1));
     let four: Vec<_> = (0..4).map(|_| RawClient::connect(&target.address)).collect();
-    assert!(four.iter().all(|caller| caller.ask(&ask) == answer));
+    assert!(four.iter().all(|client| client.ask(&ask) == answer));
     assert_eq!(RawClient::connect(&target.address).rest(), b"", "one more than -maxconn");
     drop(four);
     ask_until(&target.address, &ask, &answer);

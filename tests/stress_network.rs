@@ -63,21 +63,21 @@ impl Site {
 
     /// Cuts the link with requests in flight, and checks how they end.
     fn check_in_flight(&self, cut: impl Fn(&Lan)) -> Duration {
-        let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&self.address)).collect();
-        for caller in &callers {
-            assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
+        let clients: Vec<_> = (0..20).map(|_| RawClient::connect(&self.address)).collect();
+        for client in &clients {
+            assert_eq!(client.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
         }
         cut(&self.lan);
         let begun = Instant::now();
-        callers.iter().for_each(|caller| caller.send(&have(2, b"nobody's")));
-        for caller in &callers {
-            assert_eq!(caller.message(), status(2, HAVE, 2));
+        clients.iter().for_each(|client| client.send(&have(2, b"nobody's")));
+        for client in &clients {
+            assert_eq!(client.message(), status(2, HAVE, 2));
         }
         let ended = begun.elapsed();
         assert!(ended < 10 * Duration::from_millis(REQTIMEOUT), "in flight for {ended:?}");
         // From now on requests do not wait.
-        for caller in &callers {
-            assert_eq!(caller.ask(&have(3, b"nobody's")), status(3, HAVE, 2));
+        for client in &clients {
+            assert_eq!(client.ask(&have(3, b"nobody's")), status(3, HAVE, 2));
         }
         ended
     }

@@ -146,7 +146,7 @@ fn a_program_runs_on_whatever_happens_to_its_output() {
             // Most are refused, which is reported too.
             let many: Vec<_> = (0..20).map(|_| RawClient::connect(&address)).collect();
             let (ask, answer) = (have(2, b"id"), status(2, HAVE, 1));
-            let served = |caller: &&RawClient| caller.try_ask(&ask).is_ok_and(|got| got == answer);
+            let served = |client: &&RawClient| client.try_ask(&ask).is_ok_and(|got| got == answer);
             assert_eq!(many.iter().filter(served).count(), 8 - CONNECTIONS);
         });
         print_row(
@@ -184,9 +184,9 @@ fn a_proxy_whose_clients_hold_all_descriptors_still_reconnects_to_its_server() {
         let push = scope.spawn(move || {
             let (mut served, mut tries) = (Vec::new(), 0);
             while running.load(Ordering::Relaxed) && tries < 1_000_000 {
-                let caller = RawClient::connect(listen);
-                if caller.try_ask(&have(1, b"id")).is_ok() {
-                    served.push(caller);
+                let client = RawClient::connect(listen);
+                if client.try_ask(&have(1, b"id")).is_ok() {
+                    served.push(client);
                 }
                 tries += 1;
             }

@@ -32,7 +32,7 @@ fn a_hundred_clients_that_never_read_cost_others_no_answer() {
         let (stressed, never_read) = load.run_during(ROUNDS, |_| {
             let never_read: Vec<_> =
                 (0..100).map(|_| RawClient::connect(&target.address)).collect();
-            never_read.iter().for_each(|caller| _ = caller.send_available(&requests));
+            never_read.iter().for_each(|client| _ = client.send_available(&requests));
             never_read
         });
         assert_eq!(reader.ask(&get(3, b"large")), session(3, &large));
@@ -86,14 +86,14 @@ fn a_client_that_pipelines_without_end_gets_only_its_turns() {
 #[test]
 fn the_requests_of_one_client_are_answered_in_many_turns() {
     let target = Target::server(DC_SERVER, &["-progress", "1"]);
-    let caller = RawClient::connect(&target.address);
-    assert_eq!(caller.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
+    let client = RawClient::connect(&target.address);
+    assert_eq!(client.ask(&have(1, b"nobody's")), status(1, HAVE, 1));
     // All of it has arrived when the turn begins.
     target.program.freeze();
     let requests = 2_900;
-    caller.send(&have(1, b"nobody's").repeat(requests));
+    client.send(&have(1, b"nobody's").repeat(requests));
     target.program.signal(Signal::CONT);
-    assert_eq!(caller.take(15 * requests), status(1, HAVE, 1).repeat(requests));
+    assert_eq!(client.take(15 * requests), status(1, HAVE, 1).repeat(requests));
     // One line a turn, with how many requests it has answered.
     let lines = target.program.end(Signal::TERM).out;
     let new = |line: &str| line.split_once("(+ ")?.1.split_once(')')?.0.parse::<usize>().ok();

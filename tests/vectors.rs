@@ -9,7 +9,7 @@ use distcache_testing::memory::Memory;
 use distcache_testing::net::{Net, Pieces};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
-use distcache_testing::vectors::{Outcome, World, lines, replay, replay_merged};
+use distcache_testing::vectors::{Outcome, Responder, lines, replay, replay_merged};
 use std::collections::BTreeSet;
 
 const LIMITS: Limits = Limits { idle: 60_000, patience: 60_000 };
@@ -17,7 +17,7 @@ const CONFIG: Config = Config::new(LIMITS, 5000);
 
 struct OfServer<'m>(Net<Server<'m, Plain>>);
 
-impl World for OfServer<'_> {
+impl Responder for OfServer<'_> {
     fn exchange(&mut self, request: &[u8], _expected: &Outcome) -> Outcome {
         let client = self.0.connect();
         self.0.send(client, request);
@@ -30,7 +30,7 @@ impl World for OfServer<'_> {
 
 struct OfProxy<'m>(Chain<'m, Plain>);
 
-impl World for OfProxy<'_> {
+impl Responder for OfProxy<'_> {
     fn exchange(&mut self, request: &[u8], _expected: &Outcome) -> Outcome {
         let client = self.0.front.connect();
         self.0.front.send(client, request);
@@ -49,27 +49,27 @@ enum Split {
     MergedFrom(usize),
 }
 
-fn feed(world: &mut impl World, split: Split) {
+fn feed(responder: &mut impl Responder, split: Split) {
     match split {
-        Split::Apart => replay(world, lines()),
-        Split::MergedFrom(first) => replay_merged(world, lines(), first),
+        Split::Apart => replay(responder, lines()),
+        Split::MergedFrom(first) => replay_merged(responder, lines(), first),
     }
 }
 
 fn server_answers(split: Split, pieces: Pieces) {
     let mut memory = Memory::of(1);
-    let mut world = OfServer(Net::new(memory.server(LIMITS, Plain::new(512)), pieces));
-    feed(&mut world, split);
-    assert_eq!(world.0.machine.clients(), 0);
+    let mut responder = OfServer(Net::new(memory.server(LIMITS, Plain::new(512)), pieces));
+    feed(&mut responder, split);
+    assert_eq!(responder.0.machine.clients(), 0);
 }
 
 fn proxy_answers(split: Split, pieces: Pieces) {
     let (mut front, mut back) = (Memory::of(1), Memory::of(1));
     let server = back.server(LIMITS, Plain::new(512));
-    let mut world = OfProxy(Chain::new(front.proxy(CONFIG), server, pieces));
-    world.0.drive();
-    feed(&mut world, split);
-    assert_eq!(world.0.front.machine.traffic().losses, 0, "the server's connection was kept");
+    let mut responder = OfProxy(Chain::new(front.proxy(CONFIG), server, pieces));
+    responder.0.drive();
+    feed(&mut responder, split);
+    assert_eq!(responder.0.front.machine.traffic().losses, 0, "the server's connection was kept");
 }
 
 /// Returns every offset in the first bytes, then the boundaries of frames and headers with their

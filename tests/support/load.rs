@@ -31,7 +31,7 @@ pub fn measure_alone() -> MutexGuard<'static, ()> {
 /// A few persistent connections.
 #[derive(Debug)]
 pub struct Load {
-    callers: Vec<RawClient>,
+    clients: Vec<RawClient>,
     rounds: usize,
 }
 
@@ -104,8 +104,8 @@ impl Load {
     /// # Panics
     /// If nothing listens.
     pub fn connect(address: &str) -> Self {
-        let callers = (0..CONNECTIONS).map(|_| RawClient::connect(address)).collect();
-        Self { callers, rounds: 0 }
+        let clients = (0..CONNECTIONS).map(|_| RawClient::connect(address)).collect();
+        Self { clients, rounds: 0 }
     }
 
     /// Runs `rounds` on each connection, and compares every byte of every answer.
@@ -119,22 +119,22 @@ impl Load {
     fn go(&mut self, rounds: usize, state: &LoadState) -> Timings {
         let first = self.rounds;
         self.rounds += rounds;
-        let callers = &self.callers;
+        let clients = &self.clients;
         let work = |number: usize| {
             let mut micros = Vec::with_capacity(rounds * 3);
             for round in first..first + rounds {
-                self::round(&callers[number], number, round, &mut micros);
+                self::round(&clients[number], number, round, &mut micros);
                 state.update(|progress| progress.rounds += 1);
             }
             micros
         };
         let micros = std::thread::scope(|scope| {
             let spawn = |number| scope.spawn(move || work(number));
-            let threads: Vec<_> = (0..callers.len()).map(spawn).collect();
+            let threads: Vec<_> = (0..clients.len()).map(spawn).collect();
             let micros = threads.into_iter().map(|thread| thread.join().expect("every answer"));
             micros.flatten().collect()
         });
-        Timings::of(rounds * ANSWERS * callers.len(), micros)
+        Timings::of(rounds * ANSWERS * clients.len(), micros)
     }
 
     /// Runs the load while `attack` runs, which starts before it and ends after it. Returns the
@@ -165,7 +165,7 @@ impl Load {
 }
 
 /// Stores, fetches, asks for and removes a session: one by one, then pipelined.
-fn round(caller: &RawClient, number: usize, round: usize, micros: &mut Vec<u128>) {
+fn round(client: &RawClient, number: usize, round: usize, micros: &mut Vec<u128>) {
     let id = [&[number as u8][..], &round.to_be_bytes(), b"of the load"].concat();
     let data = data(&id);
     let uid = round as u32;
@@ -176,7 +176,7 @@ fn round(caller: &RawClient, number: usize, round: usize, micros: &mut Vec<u128>
     ];
     for (request, answer) in singles {
         let before = Instant::now();
-        let got = caller.ask(&request);
+        let got = client.ask(&request);
         micros.push(before.elapsed().as_micros());
         assert!(got == answer, "connection {number}, round {round}: {got:02x?}");
     }
@@ -196,9 +196,9 @@ fn round(caller: &RawClient, number: usize, round: usize, micros: &mut Vec<u128>
         status(5, REMOVE, 1),
         status(6, GET, 1),
     ];
-    caller.send(&pipeline.concat());
+    client.send(&pipeline.concat());
     for answer in answers {
-        let got = caller.message();
+        let got = client.message();
         assert!(got == answer, "connection {number}, round {round}: {got:02x?}");
     }
 }
@@ -230,24 +230,24 @@ impl Tally {
     /// # Panics
     /// If there is another answer, or none at all.
     pub fn use_cache(&self, address: &str, number: usize, running: &AtomicBool) {
-        let mut caller = RawClient::connect(address);
+        let mut client = RawClient::connect(address);
         let mut round = 0;
         while running.load(Ordering::Relaxed) {
             round += 1;
-            if self.round(&caller, number, round).is_err() {
+            if self.round(&client, number, round).is_err() {
                 self.broken.fetch_add(1, Ordering::Relaxed);
                 let over = || !running.load(Ordering::Relaxed);
                 let again =
                     || RawClient::try_connect(address).ok().map(Some).or(over().then_some(None));
                 match until("a connection", again) {
-                    Some(next) => caller = next,
+                    Some(next) => client = next,
                     None => break,
                 }
             }
         }
     }
 
-    fn round(&self, caller: &RawClient, number: usize, round: u32) -> io::Result<()> {
+    fn round(&self, client: &RawClient, number: usize, round: u32) -> io::Result<()> {
         let id = [&[number as u8][..], &round.to_be_bytes(), b"of the tally"].concat();
         let data = data(&id);
         let uid = round;
@@ -260,7 +260,7 @@ impl Tally {
         ];
         for (request, right, op) in requests {
             let before = Instant::now();
-            let got = caller.try_ask(&request)?;
+            let got = client.try_ask(&request)?;
             let micros = before.elapsed().as_micros();
             self.micros.lock().unwrap_or_else(PoisonError::into_inner).push(micros);
             let (miss, unreachable) = failures(op);

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use crate::process::{TIMEOUT, until};
-use crate::vectors::{Outcome, World};
+use crate::vectors::{Outcome, Responder};
 
 /// A connection to a program.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ enum Stream {
 
 /// Does the same with either kind of stream.
 macro_rules! with {
-    ($caller:expr, $stream:ident => $work:expr) => {
-        match &$caller.0 {
+    ($client:expr, $stream:ident => $work:expr) => {
+        match &$client.0 {
             Stream::Tcp($stream) => $work,
             Stream::Unix($stream) => $work,
         }
@@ -227,8 +227,8 @@ fn unix(place: &str) -> io::Result<UnixStream> {
 /// If it never does.
 pub fn ask_until(address: &str, request: &[u8], answer: &[u8]) {
     until("the expected answer", || {
-        let caller = RawClient::try_connect(address).ok()?;
-        (caller.try_ask(request).ok()? == answer).then_some(())
+        let client = RawClient::try_connect(address).ok()?;
+        (client.try_ask(request).ok()? == answer).then_some(())
     });
 }
 
@@ -241,20 +241,20 @@ pub struct ProgramUnderTest<'a> {
     pub barrier: (Vec<u8>, Vec<u8>),
 }
 
-impl World for ProgramUnderTest<'_> {
+impl Responder for ProgramUnderTest<'_> {
     fn exchange(&mut self, request: &[u8], expected: &Outcome) -> Outcome {
-        let caller = RawClient::connect(self.address);
-        caller.send(request);
+        let client = RawClient::connect(self.address);
+        client.send(request);
         if expected.close {
-            return Outcome { reply: caller.rest(), close: true };
+            return Outcome { reply: client.rest(), close: true };
         }
-        let mut reply = caller.take(expected.reply.len());
+        let mut reply = client.take(expected.reply.len());
         // This client came later, so the first one has been sent all that it will be sent.
         let barrier = RawClient::connect(self.address).ask(&self.barrier.0);
         assert!(barrier == self.barrier.1, "another client gets its answer");
-        let close = !caller.is_silent();
-        caller.finish();
-        reply.extend(caller.rest());
+        let close = !client.is_silent();
+        client.finish();
+        reply.extend(client.rest());
         Outcome { reply, close }
     }
 }

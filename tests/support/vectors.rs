@@ -28,7 +28,7 @@ pub struct Outcome {
 }
 
 /// Something that answers requests.
-pub trait World {
+pub trait Responder {
     /// Sends a request on a new connection, and returns the outcome. If that takes real time,
     /// `expected` says what to wait for.
     fn exchange(&mut self, request: &[u8], expected: &Outcome) -> Outcome;
@@ -38,9 +38,9 @@ pub trait World {
 ///
 /// # Panics
 /// If an outcome is not that of the line.
-pub fn replay(world: &mut impl World, lines: &[Line]) {
+pub fn replay(responder: &mut impl Responder, lines: &[Line]) {
     for line in lines {
-        check(world, line.name, &line.request, &line.outcome);
+        check(responder, line.name, &line.request, &line.outcome);
     }
 }
 
@@ -48,16 +48,16 @@ pub fn replay(world: &mut impl World, lines: &[Line]) {
 ///
 /// # Panics
 /// If an outcome is not that of the two lines.
-pub fn replay_merged(world: &mut impl World, lines: &[Line], first: usize) {
+pub fn replay_merged(responder: &mut impl Responder, lines: &[Line], first: usize) {
     let (alone, pairs) = lines.split_at(first);
-    replay(world, alone);
+    replay(responder, alone);
     for pair in pairs.chunks(2) {
         let [one, two] = pair else {
-            return replay(world, pair);
+            return replay(responder, pair);
         };
         // No request can follow part of one.
         if one.outcome.reply.is_empty() && !one.outcome.close {
-            replay(world, pair);
+            replay(responder, pair);
             continue;
         }
         let request = [&one.request[..], &two.request].concat();
@@ -66,15 +66,15 @@ pub fn replay_merged(world: &mut impl World, lines: &[Line], first: usize) {
             both.reply.extend(&two.outcome.reply);
             both.close = two.outcome.close;
         }
-        check(world, &format!("{} and {}", one.name, two.name), &request, &both);
+        check(responder, &format!("{} and {}", one.name, two.name), &request, &both);
         if one.outcome.close {
-            replay(world, &pair[1..]);
+            replay(responder, &pair[1..]);
         }
     }
 }
 
-fn check(world: &mut impl World, name: &str, request: &[u8], expected: &Outcome) {
-    let outcome = world.exchange(request, expected);
+fn check(responder: &mut impl Responder, name: &str, request: &[u8], expected: &Outcome) {
+    let outcome = responder.exchange(request, expected);
     assert!(outcome == *expected, "{name}: got {outcome:02x?}");
 }
 
