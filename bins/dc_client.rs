@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::message::TTL_MAX;
 use distcache_core::proxy::{SERVER_PATIENCE, SERVERS_MAX};
 use distcache_posix::net::address::Address;
@@ -20,17 +20,17 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     let mut servers = Vec::new();
     let (mut copies, mut min_ttl) = (1, 0);
     let mut clients = 4096;
-    let mut limits = Limits { idle: 0, patience: 10_000 };
+    let mut limits = Limits::default();
     let mut retry = 5000;
-    let mut server_patience = SERVER_PATIENCE;
+    let mut server_patience = SERVER_PATIENCE.as_millis() as u64;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "server" => servers.push(options.server_address()?),
-            "idle" => limits.idle = options.millis(0..=3_600_000)?,
+            "idle" => limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => clients = options.count(1..=1_000_000)? as usize,
             "mintimeout" => min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
             "replicas" => copies = options.number(1..=2)? as u8,
-            "reqtimeout" => limits.patience = options.millis(0..=3_600_000)?,
+            "reqtimeout" => limits.patience = options.limit(0..=3_600_000)?,
             "retry" => retry = options.millis(1..=3_600_000)?,
             "servertimeout" => server_patience = options.millis(0..=3_600_000)?,
             name if program::daemon_option(&mut service, name, options)? => {}

@@ -1,8 +1,9 @@
 //! `dc_server`: the cache that TLS servers share.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::message::TTL_MAX;
 use distcache_core::table::Layout;
 use distcache_posix::options::Options;
@@ -10,8 +11,10 @@ use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SERVER;
 use distcache_posix::server;
 
-/// What TLS servers need at most, in milliseconds.
-const DAY: u32 = 86_400_000;
+/// The longest lifetime that TLS servers need.
+const DAY: Duration = Duration::from_secs(86_400);
+/// The longest lifetime that the protocol allows, in milliseconds.
+const LIFETIME_MAX: u64 = TTL_MAX as u64;
 
 fn main() -> ExitCode {
     program::run(&DC_SERVER, run)
@@ -23,21 +26,25 @@ fn run(options: &mut Options) -> Result<(), Stop> {
         sessions: 65_536,
         max_bytes: None,
         clients: 4096,
-        limits: Limits { idle: 0, patience: 10_000 },
-        min_ttl: 0,
-        max_ttl: DAY,
+        limits: Limits::default(),
+        min_lifetime: Duration::ZERO,
+        max_lifetime: DAY,
         progress: 0,
     };
-    let mut max_ttl = None;
+    let mut max_lifetime = None;
     while let Some(name) = options.next()? {
         match name.as_str() {
-            "idle" => config.limits.idle = options.millis(0..=3_600_000)?,
+            "idle" => config.limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
-            "maxtimeout" => max_ttl = Some(options.millis(1..=TTL_MAX.into())? as u32),
+            "maxtimeout" => {
+                max_lifetime = Some(Duration::from_millis(options.millis(1..=LIFETIME_MAX)?));
+            }
             "maxmem" => config.max_bytes = Some(options.bytes(1..=1 << 40)?),
-            "mintimeout" => config.min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
+            "mintimeout" => {
+                config.min_lifetime = Duration::from_millis(options.millis(0..=LIFETIME_MAX)?);
+            }
             "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
-            "reqtimeout" => config.limits.patience = options.millis(0..=3_600_000)?,
+            "reqtimeout" => config.limits.patience = options.limit(0..=3_600_000)?,
             "sessions" => {
                 config.sessions = options.count(1..=Layout::SESSIONS_MAX.into())? as u32;
             }
@@ -45,9 +52,9 @@ fn run(options: &mut Options) -> Result<(), Stop> {
             name => return Err(program::common_option(name, options)),
         }
     }
-    // Lives that an operator made longer than a day stay so.
-    config.max_ttl = max_ttl.unwrap_or(DAY.max(config.min_ttl));
-    if config.max_ttl < config.min_ttl {
+    // A shortest lifetime over a day raises the longest.
+    config.max_lifetime = max_lifetime.unwrap_or(DAY.max(config.min_lifetime));
+    if config.max_lifetime < config.min_lifetime {
         return Err(Stop::failed("-mintimeout is longer than -maxtimeout"));
     }
     let running = service.start().map_err(Stop::failed)?;

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use distcache_core::SetupError;
 use distcache_core::client::RequestError;
-use distcache_core::clients::SetupError;
 use distcache_core::id::Id;
 use distcache_core::table::{AddError, MemoryTooSmall};
 use distcache_core::wire::Malformed;

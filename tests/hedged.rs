@@ -2,17 +2,22 @@
 //! Over virtual time.
 
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, get, have, messages, remove, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
+use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const ENDLESS: Config = Config { server_patience: 0, copies: 2, ..Config::new(NO_LIMITS, 5_000) };
-const CONFIG: Config = Config { server_patience: 250, ..ENDLESS };
+const ENDLESS: Config = Config {
+    server_patience: None,
+    copies: 2,
+    ..Config::new(NO_LIMITS, Duration::from_millis(5_000))
+};
+const CONFIG: Config = Config { server_patience: Some(Duration::from_millis(250)), ..ENDLESS };
 
 /// Creates a proxy and a client, and returns the first and the second server of `b"a"`.
 fn world(memory: &mut Memory, config: Config) -> (World<'_>, End, [u8; 2]) {

@@ -1,19 +1,19 @@
 //! What a proxy does when a server accepts connections and then sends nothing, or wrong answers.
 //! Over virtual time.
 
-use distcache_core::clients::Limits;
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::{Config, GivenUp, Proxy};
+use distcache_core::proxy::{self, Config, Dial, GivenUp};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, add, add_payload, at_level, get, have, message, messages, session, status,
 };
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, Probes, Reach, SERVER, probe, server};
+use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config::new(NO_LIMITS, 5_000);
-const ENDLESS: Config = Config { server_patience: 0, ..CONFIG };
+const CONFIG: Config = Config::new(NO_LIMITS, Duration::from_millis(5_000));
+const ENDLESS: Config = Config { server_patience: None, ..CONFIG };
 
 fn world(memory: &mut Memory, config: Config) -> World<'_> {
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);
@@ -63,7 +63,7 @@ fn a_verb_with_nothing_to_do_does_nothing() {
     let poke = |net: &mut World<'_>| {
         let now = net.now;
         assert!(net.machine.space(peer).is_empty() && net.machine.pending(peer).is_empty());
-        net.machine.filled(now, peer, 9);
+        net.machine.filled(peer, 9);
         net.machine.ended(now, peer);
         net.machine.sent(now, peer, 9);
         assert_eq!(net.machine.advance(now), None);
@@ -71,9 +71,9 @@ fn a_verb_with_nothing_to_do_does_nothing() {
     };
     // During a dial, and after it.
     poke(&mut net);
-    net.machine.closed(net.now, peer);
+    net.machine.closed(peer);
     poke(&mut net);
-    net.machine.closed(net.now, peer);
+    net.machine.closed(peer);
     net.machine.connected(net.now, key);
     poke(&mut net);
     assert!(net.machine.traffic().connects == 0 && !net.machine.is_up(0));
@@ -95,9 +95,9 @@ fn a_late_event_of_a_connection_does_nothing_to_the_next() {
     assert!(net.machine.wants(old).close);
     assert!(net.machine.space(old).is_empty() && net.machine.pending(old).is_empty());
     net.machine.ended(now, old);
-    net.machine.filled(now, old, 14);
+    net.machine.filled(old, 14);
     net.machine.sent(now, old, 14);
-    net.machine.closed(now, old);
+    net.machine.closed(old);
     net.drive();
     assert!(net.is_open(SERVER) && net.machine.is_up(0));
     net.send(SERVER, &status(uid, HAVE, 0));
@@ -191,8 +191,8 @@ fn only_the_answer_to_a_probe_may_come_first() {
 #[test]
 fn a_server_that_answers_nothing_times_out_long_before_a_client() {
     let mut memory = Memory::of(1);
-    let limits = Limits { idle: 0, patience: 10_000 };
-    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let limits = limits(0, 10_000);
+    let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
     let client = net.connect();
     net.pass(60_000);
     assert!(net.is_open(SERVER), "a server without requests may be silent");
@@ -209,8 +209,8 @@ fn a_server_that_answers_nothing_times_out_long_before_a_client() {
 #[test]
 fn a_server_that_answers_others_keeps_its_connection_until_the_client_timeout() {
     let mut memory = Memory::of(2);
-    let limits = Limits { idle: 0, patience: 3_000 };
-    let mut net = world(&mut memory, Config::new(limits, 5_000));
+    let limits = limits(0, 3_000);
+    let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
     let (slow, other) = (net.connect(), net.connect());
     net.send(slow, &have(1, b"a"));
     asked(&mut net, 0);
@@ -406,8 +406,8 @@ fn requests_that_waited_for_a_lost_connection_are_routed_again() {
     net.pass(5_000);
     // All of this happens before the next `advance`.
     let (now, old) = (net.now, net.keys[0].unwrap());
-    net.machine.closed(now, Peer::Server(old));
-    let key = net.machine.dial(now).unwrap();
+    net.machine.closed(Peer::Server(old));
+    let Some(Dial::Connect(key)) = net.machine.dial(now) else { panic!("it is time to dial") };
     net.machine.connected(now, key);
     let peer = Peer::Server(key);
     let len = net.machine.pending(peer).len();
@@ -415,7 +415,7 @@ fn requests_that_waited_for_a_lost_connection_are_routed_again() {
     net.machine.sent(now, peer, len);
     let answer = status(u32::MAX, HAVE, 1);
     net.machine.space(peer)[..answer.len()].copy_from_slice(&answer);
-    net.machine.filled(now, peer, answer.len());
+    net.machine.filled(peer, answer.len());
     while net.machine.advance(now).is_some() {}
     assert!(net.machine.is_up(0));
     assert_eq!(net.machine.pending(peer), b"", "a server of level 0 is asked for a PUT");

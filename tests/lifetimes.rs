@@ -2,11 +2,13 @@
 
 use distcache_core::machine::Machine;
 use distcache_core::message::TTL_MAX;
+use distcache_core::server;
 use distcache_core::server::Operations;
-use distcache_core::table::{Layout, Table};
+use distcache_core::table::{Layout, Line, Table};
 use distcache_testing::bytes::{ADD, add_for, have, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{Net, Pieces};
+use std::time::Duration;
 
 /// Returns memory for a table of 2,000 sessions, and its size.
 fn sessions(bytes: u64) -> (Vec<u8>, Layout) {
@@ -14,8 +16,8 @@ fn sessions(bytes: u64) -> (Vec<u8>, Layout) {
     (vec![0; layout.size()], layout)
 }
 
-fn table(memory: &mut [u8], layout: Layout) -> Table<'_> {
-    Table::new(memory, layout, [5; 16]).expect("enough memory")
+fn table(memory: &mut [u8], layout: Layout) -> Table<&mut [Line]> {
+    Table::in_memory(layout, [5; 16], memory).expect("enough memory")
 }
 
 #[test]
@@ -65,8 +67,9 @@ fn sessions_that_expire_close_together_are_dropped_together() {
 fn lifetimes_above_the_maximum_are_lowered_and_those_above_7_days_are_refused() {
     let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
-    let mut server = memory.server(NO_LIMITS, table(&mut bytes, layout));
-    server.set_max_ttl(5_000);
+    let max_lifetime = Duration::from_secs(5);
+    let config = server::Config { max_lifetime, ..server::Config::new(NO_LIMITS) };
+    let server = memory.server_with(config, table(&mut bytes, layout));
     let mut net = Net::new(server, Pieces::Whole);
     let client = net.connect();
     for (uid, ttl) in [(1, 4_999), (2, 5_000), (3, 5_001), (4, TTL_MAX)] {

@@ -1,18 +1,18 @@
 //! Timeouts of clients, and shortage of memory, over virtual time. Tested on servers; proxies share
 //! the code.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::machine::Machine;
-use distcache_core::server::Server;
+use distcache_core::server;
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, messages, session, status};
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
-type World<'m> = Net<Server<'m, Plain>>;
+type World<'m> = Net<server::Borrowed<'m, Plain>>;
 
-const LIMITS: Limits = Limits { idle: 10_000, patience: 3_000 };
+const LIMITS: Limits = limits(10_000, 3_000);
 
 fn world(memory: &mut Memory, limits: Limits, pieces: Pieces) -> World<'_> {
     Net::new(memory.server(limits, Plain::new(100)), pieces)

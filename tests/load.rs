@@ -14,11 +14,11 @@ fn a_load_of_every_shape_gets_right_answers() {
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
     for address in [server.address(), proxy.address()] {
         for shape in [
-            &["-clients", "5"][..],
+            &["-conns", "5"][..],
             &["-depth", "64", "-keys", "3"],
-            &["-clients", "20", "-depth", "16", "-idlen", "64", "-datalen", "5000"],
-            &["-clients", "9", "-shortlived", "-get", "0"],
-            &["-clients", "2", "-nostore", "-get", "100", "-idlen", "8"],
+            &["-conns", "20", "-depth", "16", "-idlen", "64", "-datalen", "5000"],
+            &["-conns", "9", "-shortlived", "-get", "0"],
+            &["-conns", "2", "-nostore", "-get", "100", "-idlen", "8"],
         ] {
             let arguments = [&["-connect", &address, "-seconds", "0.1", "-keys", "200"], shape];
             let ended = Program::run(DC_TEST, &arguments.concat());
@@ -37,8 +37,8 @@ fn conflicting_options_are_refused() {
     for (arguments, why) in [
         (&["-seconds", "1", "-ops", "5"][..], "-ops cannot be combined with -seconds"),
         (&["-seconds", "1", "-timevar", "5"], "-timevar cannot be combined with -seconds"),
-        (&["-clients", "3", "-ops", "5"], "-ops cannot be combined with -clients"),
-        (&["-clients", "3"], "-seconds is missing"),
+        (&["-conns", "3", "-ops", "5"], "-ops cannot be combined with -conns"),
+        (&["-conns", "3"], "-seconds is missing"),
         (&["-seconds", "0"], "-seconds needs"),
         (&["-seconds", "nan"], "-seconds needs"),
         (&["-seconds", "1", "-depth", "2", "-shortlived"], "do not go together"),

@@ -11,10 +11,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
 use distcache_posix::{program, proxy, server};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
+use distcache_testing::memory::limits;
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::sessiond::{self, DatagramClient};
@@ -64,7 +65,8 @@ const COUNTER: &str = "NO_ALLOC_COUNTER";
 
 const CLIENTS: usize = 8;
 const SESSIONS: u32 = 64;
-const LIMITS: Limits = Limits { idle: 900, patience: 400 };
+const PATIENCE: u64 = 400;
+const LIMITS: Limits = limits(900, PATIENCE);
 
 /// What runs in the processes that other tests start. By itself it does nothing.
 #[test]
@@ -89,8 +91,8 @@ fn a_daemon() {
             max_bytes: Some(1 << 18),
             clients: CLIENTS,
             limits: LIMITS,
-            min_ttl: 0,
-            max_ttl: 86_400_000,
+            min_lifetime: Duration::ZERO,
+            max_lifetime: Duration::from_secs(86_400),
             progress: 50,
         };
         server::run(&config, running).unwrap();
@@ -101,7 +103,7 @@ fn a_daemon() {
             servers,
             clients: CLIENTS,
             limits: LIMITS,
-            server_patience: LIMITS.patience,
+            server_patience: PATIENCE,
             retry: 50,
             min_ttl: 0,
         };

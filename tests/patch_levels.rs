@@ -1,8 +1,8 @@
 //! Patch levels, over virtual time: level-0 clients see no change, and level-0 servers get no
 //! operation of level 1.
 
-use distcache_core::proxy::{Config, Proxy};
-use distcache_core::server::Server;
+use distcache_core::proxy::{self, Config};
+use distcache_core::server;
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, TAKE, add, add_payload, at_level, get, have, message, messages, session,
     status,
@@ -11,13 +11,15 @@ use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::store::Plain;
+use std::time::Duration;
 
-type ProxyNet<'m> = Net<Proxy<'m>>;
+type ProxyNet<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const CONFIG: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const UNSUPPORTED: u8 = 3;
 
-fn server(memory: &mut Memory, pieces: Pieces) -> Net<Server<'_, Plain>> {
+fn server(memory: &mut Memory, pieces: Pieces) -> Net<server::Borrowed<'_, Plain>> {
     Net::new(memory.server(NO_LIMITS, Plain::new(100)), pieces)
 }
 

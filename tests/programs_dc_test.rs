@@ -190,7 +190,7 @@ fn a_server_with_all_its_clients_is_reported_as_refusing() {
         }
         // One of several connections is accepted.
         drop(other);
-        let ended = test(&address, &["-seconds", "10", "-clients", "5"]);
+        let ended = test(&address, &["-seconds", "10", "-conns", "5"]);
         assert!(ended.code == 1 && ended.err.contains(" refused the connection: "), "{ended:?}");
     }
 }

@@ -269,7 +269,7 @@ fn a_server_that_sends_a_stray_answer_is_disconnected_and_dialed_again() {
         (away.clone(), there.clone())
     );
     assert_eq!(answers_through_proxy(|uid| have(uid, b"id")), (away.clone(), there.clone()));
-    assert_eq!(answers_through_proxy(|_| b"220 accept_one\r\n".to_vec()), (away, there));
+    assert_eq!(answers_through_proxy(|_| b"220 welcome\r\n".to_vec()), (away, there));
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn reported_counts_of_each_server_add_up() {
     site.store(10);
     let addresses = site.servers.each_ref().map(Program::address);
     let err = site.proxy.end(Signal::TERM).err;
-    let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 left by";
+    let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 abandoned";
     assert!(err.contains(all), "{err}");
     for address in addresses {
         // A restarted server may lack sessions; this one was not restarted.

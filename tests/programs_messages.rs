@@ -89,7 +89,7 @@ fn a_mistake_is_reported_in_one_line_that_says_what_to_do() {
         (
             DC_SERVER,
             &["-listen", ANY_PORT, "-maxmem", "1"],
-            "dc_server: -maxmem 1: too small: at least 256 bytes for one session".to_owned(),
+            "dc_server: -maxmem 1 is too small: one session needs 256 bytes".to_owned(),
         ),
         (
             DC_TEST,
@@ -111,12 +111,12 @@ fn missing_memory_is_reported_with_the_options_that_reduce_it() {
         refusal("prlimit", &arguments)
     };
     let line = little(DC_CLIENT, &["-server", "IP:127.0.0.1:1", "-maxconn", "10000"]);
-    assert!(line.starts_with("dc_client: no 1392779264 bytes of memory ("), "{line}");
-    assert!(line.ends_with("): ask for less with -maxconn"), "{line}");
+    assert!(line.starts_with("dc_client: cannot allocate 1392779264 bytes ("), "{line}");
+    assert!(line.ends_with("): lower -maxconn"), "{line}");
     let line = little(DC_SERVER, &["-maxconn", "10000"]);
-    assert!(line.ends_with("): ask for less with -maxconn"), "{line}");
+    assert!(line.ends_with("): lower -maxconn"), "{line}");
     let line = little(DC_SERVER, &["-sessions", "1M"]);
-    assert!(line.ends_with("): ask for less with -sessions or -maxmem"), "{line}");
+    assert!(line.ends_with("): lower -sessions or -maxmem"), "{line}");
 }
 
 #[test]

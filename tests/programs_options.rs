@@ -143,7 +143,7 @@ const TEST: ProgramOptions = ProgramOptions {
         ("progress", "7"),
         ("seed", "7"),
         ("seconds", "250ms"),
-        ("clients", "1k"),
+        ("conns", "1k"),
         ("depth", "1"),
         ("keys", "1M"),
         ("idlen", "8"),

@@ -197,7 +197,7 @@ fn an_invalid_packet_is_dropped_and_counted() {
         }
         assert!(udp.is_silent(), "invalid packets get no answer");
         let end_with_counts = site.end_with_counts();
-        assert!(end_with_counts.ends_with("; 12 more dropped"), "{end_with_counts}");
+        assert!(end_with_counts.ends_with("; 12 malformed datagrams dropped"), "{end_with_counts}");
         assert!(
             end_with_counts.contains(": 13 datagrams: 12 of 12 gets found"),
             "{end_with_counts}"
@@ -298,7 +298,8 @@ fn datagrams_take_at_most_half_of_the_places() {
     }
     let end_with_counts = site.end_with_counts();
     assert!(
-        end_with_counts.contains(": 6 datagrams: 0 of 6 gets found, 1 refused"),
+        end_with_counts
+            .contains(": 6 datagrams: 0 of 6 gets found, 1 refused because no place was free"),
         "{end_with_counts}"
     );
 }
@@ -317,7 +318,7 @@ fn when_connections_hold_all_places_a_get_is_a_miss_at_once() {
         drop(clients);
         until("a place", || udp.get(&key));
         let ended = site.program.end(Signal::TERM);
-        assert!(ended.err.contains(": 4 clients, 0 more refused;"), "{}", ended.err);
+        assert!(ended.err.contains(": 4 clients accepted, 0 refused;"), "{}", ended.err);
     }
 }
 

@@ -69,6 +69,22 @@ fn strip_times(line: &str) -> String {
 }
 
 #[test]
+fn a_client_that_closes_in_order_is_not_printed_as_broken() {
+    let dir = Dir::new();
+    let (server, _) = start_between(&dir.address("c"), &dir.address("s"), &[]);
+    for listen in [ANY_PORT, &dir.address("u")] {
+        let snoop = snoop(listen, &server.address(), &[]);
+        let client = RawClient::connect(&snoop.address());
+        client.ask(&have(1, b"id"));
+        drop(client);
+        snoop.out.wait_for("#1 closed");
+        let printed = snoop.end(Signal::TERM).out;
+        let last = printed.lines().last().map(strip_times);
+        assert_eq!(last.as_deref(), Some("#1 closed"), "{printed}");
+    }
+}
+
+#[test]
 fn each_message_is_a_line_without_secrets() {
     let dir = Dir::new();
     let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
@@ -94,7 +110,7 @@ fn each_message_is_a_line_without_secrets() {
     let expected = [
         "#1 opened".to_owned(),
         format!("#1 > HAVE uid 1 {id}"),
-        format!("#1 < HAVE uid 1 {id} not there T"),
+        format!("#1 < HAVE uid 1 {id} not found T"),
         format!("#1 > ADD uid 2 {id} ttl 60000 ms session 4600"),
         format!("#1 < ADD uid 2 {id} ok T"),
         format!("#1 > ADD uid 3 {id} ttl 60000 ms session 4600"),
@@ -106,7 +122,7 @@ fn each_message_is_a_line_without_secrets() {
         format!("#1 > REMOVE uid 6 {id}"),
         format!("#1 < REMOVE uid 6 {id} ok T"),
         "#1 > GET uid 4294967295 id 6964(2)".to_owned(),
-        "#1 < GET uid 4294967295 id 6964(2) not there T".to_owned(),
+        "#1 < GET uid 4294967295 id 6964(2) not found T".to_owned(),
         "#1 closed".to_owned(),
     ];
     assert_eq!(printed_lines, expected);
@@ -269,7 +285,7 @@ fn bytes_of_other_protocols_are_passed_on_and_reported() {
     });
     snoop.out.wait_for("#1 closed");
     let printed = snoop.end(Signal::TERM).out;
-    assert_eq!(printed.matches("#1 is not the protocol: ").count(), 2, "{printed}");
+    assert_eq!(printed.matches("#1 not a distcache message: ").count(), 2, "{printed}");
     assert_eq!(printed.lines().count(), 5, "{printed}");
 }
 
@@ -279,7 +295,7 @@ fn an_answer_without_a_request_is_reported() {
     let (snoop, client, mut server) = start_to_test(&dir, &[]);
     std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
     assert_eq!(client.message(), status(9, GET, 1));
-    snoop.out.wait_for("< GET uid 9 not there that nobody asked for");
+    snoop.out.wait_for("< GET uid 9 not found (unexpected)");
 }
 
 #[test]

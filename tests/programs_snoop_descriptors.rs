@@ -56,9 +56,9 @@ fn without_descriptors_clients_are_refused_and_that_is_reported() {
         };
         let served = clients.iter().filter(is_served).count();
         assert!((5..=11).contains(&served), "{served} are served");
-        snoop.out.wait_for("#40 refused: no descriptor is left; raise ulimit -n");
+        snoop.out.wait_for("#40 refused: no descriptors left; raise ulimit -n");
         let printed = snoop.out.so_far();
-        assert_eq!(printed.matches(" refused: no descriptor is left").count(), 40 - served);
+        assert_eq!(printed.matches(" refused: no descriptors left").count(), 40 - served);
         assert_eq!(
             clients.iter().filter(is_served).count(),
             served,

@@ -1,6 +1,6 @@
 //! What a proxy passes on and to which client, over virtual time. The tests act as the server.
 
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, frame, get, have, message, messages, remove, session, status,
 };
@@ -9,10 +9,12 @@ use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
+use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const CONFIG: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 
 fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(CONFIG), pieces);

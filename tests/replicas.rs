@@ -1,22 +1,28 @@
 //! Which of several servers a proxy asks, and how it combines their answers, over virtual time. The
 //! tests act as the servers.
 
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use std::time::Duration;
+
+use distcache_core::Limits;
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, HAVE, PUT, REMOVE, TAKE, add, add_payload, at_level, get, have, message, messages,
     remove, session, status,
 };
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{self, End, Net, Pieces, Reach, with_every_split};
 use distcache_testing::scripted::Sessions;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const ALONE: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 const COPIED: Config = Config { copies: 2, ..ALONE };
-const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
-const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
+const LIMITS: Limits = limits(0, 3_000);
+const PATIENT: Config = Config {
+    server_patience: Some(Duration::from_millis(3_000)),
+    ..Config::new(LIMITS, Duration::from_millis(5_000))
+};
 
 /// A scripted server: its sessions and its level.
 #[derive(Default)]

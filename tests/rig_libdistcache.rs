@@ -195,7 +195,7 @@ fn parent_and_child_have_connections_of_their_own_even_without_pidcheck() {
         passes(&forked, &[&address, flags]);
         // The parent's outlived the child, and neither needed another one.
         let said = server.end(Signal::TERM).err;
-        assert!(said.contains("dc_server: 2 clients, 0 more refused"), "{said}");
+        assert!(said.contains("dc_server: 2 clients accepted, 0 refused"), "{said}");
     }
 }
 

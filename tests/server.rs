@@ -1,20 +1,20 @@
 //! What a server does with its clients, over virtual time.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::server::Server;
+use distcache_core::server;
 use distcache_testing::bytes::{
     ADD, GET, HAVE, REMOVE, add, add_for, frame, get, have, message, messages, remove, session,
     status,
 };
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
-type World<'m> = Net<Server<'m, Plain>>;
+type World<'m> = Net<server::Borrowed<'m, Plain>>;
 
-const PATIENT: Limits = Limits { idle: 10_000, patience: 3_000 };
+const PATIENT: Limits = limits(10_000, 3_000);
 
 fn world(memory: &mut Memory, limits: Limits, pieces: Pieces) -> World<'_> {
     Net::new(memory.server(limits, Plain::new(100)), pieces)
@@ -262,8 +262,8 @@ fn thousands_of_requests_are_answered_in_order_with_many_answers_to_a_write() {
 #[test]
 fn a_client_with_many_requests_does_not_delay_the_others() {
     let mut memory = Memory::of(2);
-    let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
-    net.machine.set_budget(1);
+    let config = server::Config { budget: 1, ..server::Config::new(NO_LIMITS) };
+    let mut net = Net::new(memory.server_with(config, Plain::new(100)), Pieces::Whole);
     let (greedy, modest) = (net.connect(), net.connect());
     net.send(greedy, &have(1, b"a").repeat(1000));
     net.send(modest, &have(2, b"a"));
@@ -388,13 +388,13 @@ fn a_stale_key_does_nothing() {
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let (now, machine) = (net.now, &mut net.machine);
     let old = Peer::Client(machine.open(now).unwrap());
-    machine.closed(now, old);
+    machine.closed(old);
     let new = Peer::Client(machine.open(now).unwrap());
     assert!(machine.space(old).is_empty() && machine.pending(old).is_empty());
-    machine.filled(now, old, 14);
+    machine.filled(old, 14);
     machine.sent(now, old, 14);
     machine.ended(now, old);
-    machine.closed(now, old);
+    machine.closed(old);
     assert!(machine.wants(old).close && !machine.wants(new).close);
     assert_eq!((machine.advance(now), machine.clients()), (None, 1));
 }

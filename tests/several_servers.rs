@@ -1,13 +1,15 @@
 //! A proxy with several servers that are slow, late or lost, over virtual time.
 
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, add, add_payload, get, message, messages, session, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{End, Net, Pieces, Reach, server};
+use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const ALONE: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
+const ALONE: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 
 /// Creates forty clients with long requests for two servers. The first one reads nothing, so its
 /// requests fill its outbox many times over.
@@ -153,7 +155,7 @@ fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_accept() {
 #[test]
 fn short_lifetimes_are_made_longer_and_no_others() {
     let mut memory = Memory::of(1);
-    let config = Config { min_ttl: 10_000, ..ALONE };
+    let config = Config { min_lifetime: Some(Duration::from_millis(10_000)), ..ALONE };
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);
     net.drive();
     let client = net.connect();

@@ -35,12 +35,45 @@ fn no_document_or_example_has_a_socket_in_tmp() {
         named += text.matches("/run/distcache/scache").count();
         // The default in a program is documented by the program.
         let program = path.extension().is_some_and(|ending| ending == "rs")
-            && !path.components().any(|part| part.as_os_str() == "examples");
+            && !path.starts_with(root.join("posix/examples"));
         for line in text.lines().filter(|line| line.contains("/tmp/scache")) {
-            let shown = !program || line.trim_start().starts_with("//");
+            let line = line.trim_start();
+            let shown = !program || line.starts_with("//") || line.starts_with("example:");
             let default = line.contains("default") || line.contains("| `UNIX:/tmp/scache` |");
             assert!(!shown || default, "{}: {line}", path.display());
         }
     }
     assert!(named > 20, "{named}");
+}
+
+/// The figures that are counted, and those that are told, are the same.
+#[test]
+fn the_table_of_instructions_has_the_counted_figures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("a text");
+    let (counted, told) = (read("tests/instructions.txt"), read("docs/testing.md"));
+    for (case, words) in [
+        ("get", "GET at the server"),
+        ("get_of_16", "GET, one of 16 that arrive together"),
+        ("add_and_evict", "ADD to a full table"),
+        ("proxied_get", "GET through the proxy"),
+    ] {
+        let mut figures = counted.lines().filter_map(|line| line.split_once(' '));
+        let (_, figure) = figures.find(|(name, _)| *name == case).expect("a counted case");
+        let row = told.lines().find_map(|line| line.strip_prefix(&format!("| {words} | ")));
+        let row = row.and_then(|row| row.strip_suffix(" |")).expect("a row of the table");
+        assert_eq!(row.replace(',', ""), figure, "{words}");
+    }
+}
+
+/// As many planted faults are said to be found as the simulator's own list has.
+#[test]
+fn the_found_faults_are_those_that_the_simulator_lists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("a text");
+    let list = read("tests/simulator/lib.rs");
+    let is_row = |line: &&str| line.starts_with("//! | ") && line.contains("` | ");
+    let rows = list.lines().filter(is_row).count();
+    let told = format!("the simulator finds {rows}.");
+    assert!(read("docs/testing.md").contains(&told), "{told}");
 }

@@ -1,19 +1,24 @@
 //! What a proxy does while its server is unreachable, silent, or lost, over virtual time.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::machine::Machine;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, messages, session, status};
 use distcache_testing::chain::Chain;
-use distcache_testing::memory::{Memory, NO_LIMITS};
+use distcache_testing::memory::{Memory, NO_LIMITS, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, with_every_split};
 use distcache_testing::store::Plain;
+use std::time::Duration;
 
-type World<'m> = Net<Proxy<'m>>;
+type World<'m> = Net<proxy::Borrowed<'m>>;
 
-const CONFIG: Config = Config { server_patience: 0, ..Config::new(NO_LIMITS, 5_000) };
-const LIMITS: Limits = Limits { idle: 0, patience: 3_000 };
-const PATIENT: Config = Config { server_patience: 3_000, ..Config::new(LIMITS, 5_000) };
+const CONFIG: Config =
+    Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
+const LIMITS: Limits = limits(0, 3_000);
+const PATIENT: Config = Config {
+    server_patience: Some(Duration::from_millis(3_000)),
+    ..Config::new(LIMITS, Duration::from_millis(5_000))
+};
 
 fn world(memory: &mut Memory, config: Config, reach: Reach, pieces: Pieces) -> World<'_> {
     let mut net = Net::new(memory.proxy(config), pieces);
@@ -306,7 +311,7 @@ fn requests_wait_only_a_moment_for_a_connection_attempt() {
 fn a_server_lost_and_found_behind_a_proxy_never_mixes_up_answers() {
     with_every_split(40, |pieces| {
         let (mut front, mut back) = (Memory::of(3), Memory::of(2));
-        let config = Config::new(NO_LIMITS, 1);
+        let config = Config::new(NO_LIMITS, Duration::from_millis(1));
         let server = back.server(NO_LIMITS, Plain::new(100));
         let mut chain = Chain::new(front.proxy(config), server, pieces);
         chain.drive();

@@ -1,21 +1,22 @@
 //! The reference vectors: a server, and a proxy with a server, answer every line as the original
 //! does, byte for byte, however the bytes arrive.
 
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::proxy::Config;
-use distcache_core::server::Server;
+use distcache_core::server;
 use distcache_testing::chain::Chain;
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{Net, Pieces};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 use distcache_testing::vectors::{Outcome, Responder, lines, replay, replay_merged};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-const LIMITS: Limits = Limits { idle: 60_000, patience: 60_000 };
-const CONFIG: Config = Config::new(LIMITS, 5000);
+const LIMITS: Limits = limits(60_000, 60_000);
+const CONFIG: Config = Config::new(LIMITS, Duration::from_millis(5_000));
 
-struct OfServer<'m>(Net<Server<'m, Plain>>);
+struct OfServer<'m>(Net<server::Borrowed<'m, Plain>>);
 
 impl Responder for OfServer<'_> {
     fn exchange(&mut self, request: &[u8], _expected: &Outcome) -> Outcome {

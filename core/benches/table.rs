@@ -4,7 +4,7 @@
 //! --bench table`; the ratio between the two halves says more than the nanoseconds.
 
 use distcache_core::id::Id;
-use distcache_core::table::{Layout, Table};
+use distcache_core::table::{Layout, Line, Table};
 use distcache_core::time::Instant;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use std::cell::RefCell;
@@ -65,7 +65,7 @@ trait Cache {
     fn remove(&mut self, now: u64, name: &[u8; 32]) -> bool;
 }
 
-impl Cache for Table<'static> {
+impl Cache for Table<Vec<Line>> {
     fn add(&mut self, now: u64, name: &[u8; 32]) {
         let now = Instant::from_millis(now);
         Table::add(self, now, TTL, id(name), &SESSION).expect("a new id");
@@ -81,10 +81,10 @@ impl Cache for Table<'static> {
 }
 
 /// A full table, filled at 20 a millisecond: few are due at the same time.
-fn table(sessions: u32) -> Table<'static> {
+fn table(sessions: u32) -> Table<Vec<Line>> {
     let layout = Layout::new(sessions, u64::from(sessions) * 256).expect("lawful sizes");
-    let memory = vec![0; layout.size()].leak();
-    let mut table = Table::new(memory, layout, *b"16 bytes of key.").expect("enough memory");
+    let table = Table::new(layout, *b"16 bytes of key.", |lines| vec![[0; 64]; lines]);
+    let mut table = table.expect("enough memory");
     (0..u64::from(sessions)).for_each(|n| Cache::add(&mut table, n / 20, &name(n)));
     table
 }

@@ -1,16 +1,16 @@
 //! Session ids.
 
-/// The most bytes that the id of a stored session has.
+/// The most bytes that an id of a stored session has.
 pub const ID_MAX: usize = 64;
 
-/// The id of a session that can be stored: 1 to 64 bytes, chosen by a TLS server or its client.
+/// The id of a session: 1 to 64 bytes, chosen by a TLS server or its client.
 ///
-/// The bytes come from strangers; nothing may be inferred from their distribution.
+/// A client can choose its ids, so their distribution is not to be relied on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Id<'a>(&'a [u8]);
 
 impl<'a> Id<'a> {
-    /// Takes `bytes` as an id; `None` where there are none, or more than [`ID_MAX`].
+    /// Takes `bytes` as an id; `None` if there are none, or more than [`ID_MAX`].
     pub const fn new(bytes: &'a [u8]) -> Option<Self> {
         if bytes.is_empty() || bytes.len() > ID_MAX {
             return None;

@@ -1,46 +1,50 @@
-//! What messages carry: the payloads of requests and of their answers.
+//! Requests, replies and statuses: what the payloads of messages say.
+
+use core::fmt;
 
 use crate::id::Id;
 use crate::wire::{Malformed, Op};
 
-/// The longest life that an ADD or PUT may ask for: 7 days in milliseconds.
+/// The longest lifetime that an ADD or PUT may ask for: 7 days in milliseconds.
 pub const TTL_MAX: u32 = 604_800_000;
-/// The bytes of an ADD or PUT before its id: the timeout and the length of the id.
+/// Bytes of an ADD or PUT before its id: the timeout and the length of the id.
 pub const ADD_FIXED_LEN: usize = 8;
-/// A response to GET or TAKE that is shorter than this is taken for a status: no real session is so short.
+/// Bytes of the shortest session that a GET or TAKE can return: a shorter answer is a status.
 pub const SESSION_MIN: usize = 5;
 
-/// The one byte with which most requests are answered.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// The one byte that answers most requests.
+///
+/// Prints as its name and number, such as `not found (1)`.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Status(pub u8);
 
 impl Status {
-    /// Done; or: the session is there.
+    /// The request succeeded; as an answer to HAVE: the session is stored.
     pub const OK: Self = Self(0);
-    /// No such session.
+    /// No such session; as an answer to ADD and PUT: no room for this one.
     pub const NOT_OK: Self = Self(1);
-    /// A proxy's word: the server is away.
+    /// Sent by a proxy that cannot reach its server.
     pub const DISCONNECTED: Self = Self(2);
-    /// PUT and TAKE: a proxy's word: the server behind it is not known to have them. The old
-    /// operations will do.
+    /// Sent by a proxy, as an answer to PUT and TAKE: its server is not known to support them. Use the
+    /// level 0 operations instead, as [`client::Operation`](crate::client::Operation) does.
     pub const UNSUPPORTED: Self = Self(3);
-    /// ADD: the id's length leaves no room for a session.
+    /// ADD and PUT: the length of the id leaves no byte for a session.
     pub const ADD_CORRUPT: Self = Self(100);
-    /// ADD: a session is stored under this id; it stays.
+    /// ADD: another session is stored under this id, and stays.
     pub const ADD_EXISTS: Self = Self(101);
-    /// ADD: the timeout is over [`TTL_MAX`].
+    /// ADD and PUT: the timeout exceeds [`TTL_MAX`].
     pub const ADD_TIMEOUT: Self = Self(102);
-    /// ADD: the id is empty or longer than 64 bytes.
+    /// ADD and PUT: the id is empty or longer than 64 bytes.
     pub const ADD_ID: Self = Self(103);
-    /// ADD: the session is longer than what the cache can hold.
+    /// ADD and PUT: the session is longer than the cache can hold.
     pub const ADD_DATA: Self = Self(104);
 
-    /// The status in a few words; `None` for a code that the protocol does not name.
+    /// The status in a few words; `None` for a number that the protocol does not define.
     pub const fn name(self) -> Option<&'static str> {
         match self {
             Self::OK => Some("ok"),
-            Self::NOT_OK => Some("not there"),
-            Self::DISCONNECTED => Some("server away"),
+            Self::NOT_OK => Some("not found"),
+            Self::DISCONNECTED => Some("server unreachable"),
             Self::UNSUPPORTED => Some("not supported"),
             Self::ADD_CORRUPT => Some("corrupt"),
             Self::ADD_EXISTS => Some("already there"),
@@ -52,23 +56,41 @@ impl Status {
     }
 }
 
-/// A session to be stored.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (*self, self.name()) {
+            (Self::OK, _) => f.write_str("OK"),
+            (Self(number), Some(name)) => write!(f, "{name} ({number})"),
+            (Self(number), None) => write!(f, "Status({number})"),
+        }
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A session to store: the payload of ADD and PUT.
+///
+/// On the wire: `ttl` (4 bytes), the length of the id (4 bytes), the id, the session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Add<'a> {
-    /// How long it is to live from its arrival: 0 to [`TTL_MAX`] milliseconds.
+    /// Lifetime from its arrival: 0 to [`TTL_MAX`] milliseconds.
     pub ttl: u32,
-    /// Under which id.
+    /// The id to store it under.
     pub id: Id<'a>,
-    /// What is to be stored: 1 byte or more.
+    /// The session itself: 1 byte or more.
     pub session: &'a [u8],
 }
 
 impl<'a> Add<'a> {
-    /// Reads the payload of an ADD or PUT.
+    /// Parses the payload of an ADD or PUT.
     ///
     /// # Errors
-    /// [`Malformed::Payload`] where it is shorter than its fixed fields. The inner error is the
-    /// status that refuses it; the checks run in the protocol's order.
+    /// [`Malformed::Payload`] if it is shorter than [`ADD_FIXED_LEN`]. The inner error is the status
+    /// that refuses the request; the checks run in the protocol's order.
     pub fn parse(payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
         let fixed = payload.split_first_chunk::<4>();
         let fixed = fixed.and_then(|(ttl, rest)| Some((ttl, rest.split_first_chunk::<4>()?)));
@@ -90,25 +112,48 @@ impl<'a> Add<'a> {
     }
 }
 
-/// A request that a client makes.
+/// A request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Request<'a> {
-    /// Store a session.
+    /// Stores a session under a free id.
     Add(Add<'a>),
-    /// Fetch the session of this id.
+    /// Fetches the session of this id.
     Get(Id<'a>),
-    /// Forget the session of this id.
+    /// Removes the session of this id.
     Remove(Id<'a>),
-    /// Ask for this id.
+    /// Asks whether a session of this id is stored.
     Have(Id<'a>),
-    /// Store a session in place of what is there.
+    /// Stores a session, in place of any that is stored under its id.
     Put(Add<'a>),
-    /// Fetch the session of this id and forget it.
+    /// Fetches the session of this id and removes it.
     Take(Id<'a>),
 }
 
 impl<'a> Request<'a> {
-    /// What is asked for.
+    /// Parses the payload of a request for `op`.
+    ///
+    /// The front of a payload will do: for ADD and PUT with the whole id and one byte of the session,
+    /// which is then cut short; for the others with one byte more than [`ID_MAX`](crate::id::ID_MAX).
+    /// The data of a message's first frame is always long enough: see
+    /// [`Message::first_frame`](crate::wire::Message::first_frame).
+    ///
+    /// # Errors
+    /// [`Malformed::Payload`] if an ADD or PUT is shorter than [`ADD_FIXED_LEN`]. The inner error is
+    /// the status that answers the request in place of a store.
+    #[inline]
+    pub fn parse(op: Op, payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        let parsed = match op {
+            Op::Add => Add::parse(payload)?.map(Self::Add),
+            Op::Put => Add::parse(payload)?.map(Self::Put),
+            Op::Get => Id::new(payload).map(Self::Get).ok_or(Status::NOT_OK),
+            Op::Remove => Id::new(payload).map(Self::Remove).ok_or(Status::NOT_OK),
+            Op::Have => Id::new(payload).map(Self::Have).ok_or(Status::NOT_OK),
+            Op::Take => Id::new(payload).map(Self::Take).ok_or(Status::NOT_OK),
+        };
+        Ok(parsed)
+    }
+
+    /// The operation that this requests.
     pub const fn op(&self) -> Op {
         match self {
             Self::Add(_) => Op::Add,
@@ -120,7 +165,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The id that the request is about.
+    /// The id of the session.
     pub const fn id(&self) -> Id<'a> {
         match self {
             Self::Add(add) | Self::Put(add) => add.id,
@@ -128,8 +173,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Writes the payload to the front of `out` and says how long it is; `None` where there is no
-    /// room for it.
+    /// Writes the payload to the front of `out` and returns its length; `None` if it does not fit.
     pub fn write(&self, out: &mut [u8]) -> Option<usize> {
         match self {
             Self::Add(add) | Self::Put(add) => {
@@ -144,8 +188,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Lets the session in the payload of an ADD or a PUT live for `min` milliseconds at least. What asks
-/// for longer, or for too long, stays as it is.
+/// Raises the timeout in the payload of an ADD or PUT to `min` milliseconds, if it is lower.
 pub fn raise_ttl(payload: &mut [u8], min: u32) {
     if let Some(ttl) = payload.first_chunk_mut()
         && u32::from_be_bytes(*ttl) < min
@@ -154,8 +197,8 @@ pub fn raise_ttl(payload: &mut [u8], min: u32) {
     }
 }
 
-/// Lets the session in the payload of an ADD or a PUT live for `max` milliseconds at most. A lifetime
-/// above [`TTL_MAX`] stays as it is: it is refused.
+/// Lowers the timeout in the payload of an ADD or PUT to `max` milliseconds, if it is higher. One above
+/// [`TTL_MAX`] stays as it is, so that the request is refused.
 pub fn lower_ttl(payload: &mut [u8], max: u32) {
     if let Some(ttl) = payload.first_chunk_mut()
         && (max..=TTL_MAX).contains(&u32::from_be_bytes(*ttl))
@@ -174,21 +217,21 @@ fn gather(parts: &[&[u8]], out: &mut [u8]) -> Option<usize> {
     Some(len)
 }
 
-/// What a server said to a request.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reply<'a> {
-    /// The session that a GET or TAKE asked for.
+    /// The session that a GET or TAKE requested: [`SESSION_MIN`] bytes or more.
     Session(&'a [u8]),
-    /// Everything else. An answer without payload, which the C proxy gives while its server is
-    /// away, counts as [`Status::DISCONNECTED`].
+    /// Any other answer. An empty payload, which the C proxy sends while its server is unreachable,
+    /// counts as [`Status::DISCONNECTED`].
     Status(Status),
 }
 
 impl<'a> Reply<'a> {
-    /// Reads the payload of a response to `op`.
+    /// Parses the payload of a response to `op`.
     ///
     /// # Errors
-    /// [`Malformed::Payload`] where an answer that must be a status is longer than one byte.
+    /// [`Malformed::Payload`] if an answer that must be a status is longer than one byte.
     pub const fn parse(op: Op, payload: &'a [u8]) -> Result<Self, Malformed> {
         match (op, payload) {
             (_, []) => Ok(Self::Status(Status::DISCONNECTED)),
@@ -205,6 +248,7 @@ impl<'a> Reply<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::format;
     use std::vec;
     use std::vec::Vec;
 
@@ -213,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checks_of_an_add_run_in_the_protocols_order() {
+    fn the_checks_of_an_add_run_in_the_order_of_the_protocol() {
         let cases = [
             (payload(TTL_MAX + 1, u32::MAX, b""), Status::ADD_TIMEOUT),
             (payload(TTL_MAX, 0, b""), Status::ADD_CORRUPT),
@@ -228,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn an_add_shorter_than_its_fixed_fields_is_none() {
+    fn an_add_shorter_than_its_fixed_fields_is_malformed() {
         for len in 0..ADD_FIXED_LEN {
             assert_eq!(Add::parse(&vec![0xff; len]), Err(Malformed::Payload), "{len} bytes");
         }
     }
 
     #[test]
-    fn a_lifetime_is_bounded_on_both_sides_and_one_out_of_range_stays_so() {
+    fn a_timeout_is_bounded_on_both_sides_and_one_out_of_range_stays_so() {
         let bounded = |ttl: u32| {
             let mut payload = ttl.to_be_bytes();
             raise_ttl(&mut payload, 10);
@@ -245,6 +289,46 @@ mod tests {
         let cases = [0, 10, 15, 20, 21, TTL_MAX, TTL_MAX + 1, u32::MAX];
         assert_eq!(cases.map(bounded), [10, 10, 15, 20, 20, 20, TTL_MAX + 1, u32::MAX]);
         lower_ttl(&mut [], 20);
+    }
+
+    #[test]
+    fn a_status_prints_as_its_name_and_number() {
+        for (status, text) in [
+            (Status::OK, "OK"),
+            (Status::NOT_OK, "not found (1)"),
+            (Status::ADD_EXISTS, "already there (101)"),
+            (Status(77), "Status(77)"),
+        ] {
+            assert_eq!((format!("{status}"), format!("{status:?}")), (text.into(), text.into()));
+        }
+    }
+
+    #[test]
+    fn a_request_is_parsed_from_what_it_writes_and_from_the_front_of_it() {
+        let id = Id::new(&[7; 64]).unwrap();
+        let add = Add { ttl: 7, id, session: b"session" };
+        let requests = [
+            Request::Add(add),
+            Request::Get(id),
+            Request::Remove(id),
+            Request::Have(id),
+            Request::Put(add),
+            Request::Take(id),
+        ];
+        for request in requests {
+            let mut out = [0; 100];
+            let len = request.write(&mut out).unwrap();
+            assert_eq!(Request::parse(request.op(), &out[..len]), Ok(Ok(request)));
+            let stores = request.op().stores();
+            if stores {
+                let front = Request::parse(request.op(), &out[..ADD_FIXED_LEN + 65]);
+                assert_eq!(front.map(|front| front.map(|front| front.id())), Ok(Ok(id)));
+            }
+            let none = if stores { Err(Malformed::Payload) } else { Ok(Err(Status::NOT_OK)) };
+            assert_eq!(Request::parse(request.op(), &[]), none);
+            let long = Request::parse(request.op(), &[1; 65]);
+            assert!(matches!(long, Ok(Err(_))), "{long:?}");
+        }
     }
 
     #[test]

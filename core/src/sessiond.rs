@@ -1,6 +1,6 @@
-//! stunnel's session cache protocol, told in distcache's requests.
+//! stunnel's session cache protocol, translated into distcache's requests.
 //!
-//! One datagram is one request; all integers are big-endian:
+//! One datagram is one request. All integers are big-endian:
 //!
 //! ```text
 //!  0       1       2         4                        36
@@ -10,42 +10,36 @@
 //!     1     below   seconds          32 bytes           0 to 512 bytes
 //! ```
 //!
-//! | type | | what is asked of the cache |
+//! | type | | meaning |
 //! |---|---|---|
-//! | 0x00 | new | to store the value, in place of what is there |
-//! | 0x01 | get | the value; the only one that is answered |
-//! | 0x02 | remove | to forget the value |
-//! | 0x80 | answer to get | nothing is there; without a value |
-//! | 0x81 | answer to get | the value is behind the key |
+//! | 0x00 | new | store the value, in place of any other |
+//! | 0x01 | get | fetch the value; the only request with a reply |
+//! | 0x02 | remove | remove the value |
+//! | 0x80 | reply to get | not found; no value |
+//! | 0x81 | reply to get | found; the value follows the key |
 //!
-//! An answer has the version, timeout and key of its request. All 32 bytes of the key are the session's
-//! id, the zeros behind a shorter one among them: nothing in the datagram says how many there are.
+//! A reply repeats the version, timeout and key of its request. The session's id is the whole key of 32
+//! bytes, with the zeros behind a shorter id: the datagram does not tell how many there are.
 //!
-//! What is asked may take several requests: an ADD finds nothing at the id nearly always, and else
-//! shows what the server can do.
-//!
-//! ```text
-//!  new ──► ADD ──► stored
-//!           └─ 101 ──► PUT, to who answers at level 1
-//!               │       └─ 3: the server behind a proxy can't ─┐
-//!               └──────────────────────────────────► REMOVE ◄──┘ ──► ADD
-//! ```
+//! A new is a PUT with a server of unknown level: see [`Operation`](crate::client::Operation). Its
+//! first request, an ADD, nearly always finds the id free.
 
 use core::fmt;
 
+use crate::client::{Next, Operation};
 use crate::id::Id;
-use crate::message::{Add, Reply, Request, Status};
+use crate::message::{Add, Reply, Request};
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, Message, Op};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
 /// The most bytes of a value.
 pub const VALUE_MAX: usize = 512;
-/// Bytes of a datagram without a value: the least that it has.
+/// Bytes of the shortest datagram: one without a value.
 pub const PACKET_MIN: usize = 4 + KEY_LEN;
-/// The most bytes of a datagram.
+/// Bytes of the longest datagram.
 pub const PACKET_MAX: usize = PACKET_MIN + VALUE_MAX;
-/// Bytes that any of an exchange's requests to a server has at most on the wire.
+/// Bytes on the wire of the longest request to a server.
 pub const REQUEST_MAX: usize = HEADER_LEN + 8 + KEY_LEN + VALUE_MAX;
 
 const VERSION: u8 = 1;
@@ -55,78 +49,63 @@ const REMOVE: u8 = 0x02;
 const ABSENT: u8 = 0x80;
 const FOUND: u8 = 0x81;
 
-/// What a datagram asks for.
+/// The command of a datagram.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Command {
-    /// Store the value in place of what is there.
+    /// Stores the value, in place of any other.
     New,
-    /// Send the value back.
+    /// Fetches the value.
     Get,
-    /// Forget the value.
+    /// Removes the value.
     Remove,
 }
 
-/// One datagram that was received, and what is still to be asked for it.
+/// One received datagram, and the requests to a server that carry it out.
 ///
-/// Write [`Exchange::request`] to a server, hand its answer to [`Exchange::hear`], and so on until that
-/// says [`Heard::Over`]; then, or whenever you give up, send [`Exchange::reply`] back.
+/// Send [`Exchange::request`] to a server and pass its answer to [`Exchange::hear`], until that returns
+/// [`Heard::Over`]: 4 requests at most. Then, or on a failure, send [`Exchange::reply`] back.
 #[derive(Clone)]
 pub struct Exchange {
     command: Command,
-    stage: Stage,
-    /// The datagram as it came or, for a get, as it goes back: `PACKET_MIN <= len <= PACKET_MAX`.
+    operation: Operation,
+    /// The datagram as received or, for a get, as the reply: `PACKET_MIN <= len <= PACKET_MAX`.
     packet: [u8; PACKET_MAX],
     len: usize,
 }
 
-/// Without the packet, which has a session in it.
+/// Leaves out the packet, which holds a session.
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange")
             .field("command", &self.command)
-            .field("stage", &self.stage)
+            .field("operation", &self.operation)
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
 }
 
-/// The request that is being made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
-    Get,
-    Remove,
-    /// The first of a new.
-    Add,
-    /// Something was there, and the server can replace it.
-    Put,
-    /// Something was there, and the server can't replace it.
-    Clear,
-    /// What was there is gone.
-    AddAgain,
-}
-
-/// What came of what a server has said.
+/// The result of what a server has sent so far.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Heard {
-    /// Its answer is not whole yet.
+    /// The answer is incomplete.
     Part,
-    /// There is another request to be made.
+    /// Make the next request.
     Ask,
-    /// There is nothing more to ask.
+    /// The exchange is complete.
     Over,
 }
 
 impl Exchange {
-    /// Takes a datagram; `None` where it is none of this protocol.
+    /// Parses a datagram; `None` if it is not one of this protocol.
     ///
-    /// A get or remove with a value is one: whoever sends packets of one size means nothing by it.
+    /// A get or remove may have a value, which is ignored: some senders use packets of one size.
     pub fn new(datagram: &[u8]) -> Option<Self> {
         let (head, value) = datagram.split_at_checked(PACKET_MIN)?;
-        let (command, stage, code) = match (head, value) {
-            ([VERSION, NEW, ..], [_, ..]) => (Command::New, Stage::Add, NEW),
-            // Until something else is heard, nothing is there.
-            ([VERSION, GET, ..], _) => (Command::Get, Stage::Get, ABSENT),
-            ([VERSION, REMOVE, ..], _) => (Command::Remove, Stage::Remove, REMOVE),
+        let (command, op, code) = match (head, value) {
+            ([VERSION, NEW, ..], [_, ..]) => (Command::New, Op::Put, NEW),
+            // The reply to a get, unless a server answers with a session.
+            ([VERSION, GET, ..], _) => (Command::Get, Op::Get, ABSENT),
+            ([VERSION, REMOVE, ..], _) => (Command::Remove, Op::Remove, REMOVE),
             _ => return None,
         };
         let mut packet = [0; PACKET_MAX];
@@ -134,22 +113,22 @@ impl Exchange {
         let [_, to, ..] = &mut packet;
         *to = code;
         let len = if command == Command::New { datagram.len() } else { PACKET_MIN };
-        Some(Self { command, stage, packet, len })
+        Some(Self { command, operation: Operation::new(op, 0), packet, len })
     }
 
-    /// What the datagram asks for.
+    /// The command of the datagram.
     pub const fn command(&self) -> Command {
         self.command
     }
 
-    /// Whether a value was found for a get.
+    /// Whether a get has found a value.
     pub const fn found(&self) -> bool {
         let [_, code, ..] = self.packet;
         code == FOUND
     }
 
-    /// Writes the request that is to be made now to the front of `out`, and says how long it is;
-    /// `None` where there is no room for it. [`REQUEST_MAX`] bytes are always enough.
+    /// Writes the request to make now to the front of `out`, and returns its length; `None` if it does
+    /// not fit. [`REQUEST_MAX`] bytes are always enough.
     pub fn request(&self, out: &mut [u8]) -> Option<usize> {
         let packet = self.packet.get(..self.len)?;
         let (head, session) = packet.split_at_checked(PACKET_MIN)?;
@@ -159,58 +138,47 @@ impl Exchange {
         let id = Id::new(key)?;
         let ttl = u32::from(u16::from_be_bytes([*t0, *t1])).saturating_mul(1000);
         let add = Add { ttl, id, session };
-        let request = match self.stage {
-            Stage::Get => Request::Get(id),
-            Stage::Remove | Stage::Clear => Request::Remove(id),
-            Stage::Add | Stage::AddAgain => Request::Add(add),
-            Stage::Put => Request::Put(add),
-        };
+        let request = self.operation.request(&match self.command {
+            Command::New => Request::Put(add),
+            Command::Get => Request::Get(id),
+            Command::Remove => Request::Remove(id),
+        });
         let payload_len = request.write(out.get_mut(HEADER_LEN..)?)?;
         wire::frame(out, &Envelope::request(0, request.op()), payload_len)
     }
 
-    /// Takes what a server has said so far to the request.
+    /// Takes all that a server has sent so far in answer to the request.
     pub fn hear(&mut self, said: &[u8]) -> Heard {
         let message = match Message::measure(said, Direction::Response) {
             Ok(Some(message)) => message,
             Ok(None) => return Heard::Part,
             Err(_) => return Heard::Over,
         };
-        let next = self.next(&message, said);
-        match next {
-            Some(stage) => {
-                self.stage = stage;
-                Heard::Ask
-            }
-            None => Heard::Over,
-        }
+        self.answered(&message, said)
     }
 
-    fn next(&mut self, message: &Message, wire: &[u8]) -> Option<Stage> {
-        // What has several frames is longer than any value.
-        let payload = wire.get(HEADER_LEN..)?.get(..message.payload_len)?;
-        let op = message.header.op;
-        let status = match Reply::parse(op, payload) {
-            Ok(Reply::Session(session)) if self.stage == Stage::Get && op == Op::Get => {
-                self.find(session);
-                return None;
-            }
-            Ok(Reply::Status(status)) => status,
-            Ok(Reply::Session(_)) | Err(_) => return None,
+    /// Takes the answer to the current request. An answer that does not fit it ends the exchange.
+    fn answered(&mut self, message: &Message, wire: &[u8]) -> Heard {
+        // A message of several frames is longer than any value.
+        let Some(payload) = wire.get(HEADER_LEN..).and_then(|wire| wire.get(..message.payload_len))
+        else {
+            return Heard::Over;
         };
-        match (self.stage, op, status) {
-            (Stage::Add, Op::Add, Status::ADD_EXISTS) => {
-                let replaces = message.header.patch >= Op::Put.level();
-                Some(if replaces { Stage::Put } else { Stage::Clear })
-            }
-            (Stage::Put, Op::Put, Status::UNSUPPORTED) => Some(Stage::Clear),
-            // Somebody else may have been faster to remove it.
-            (Stage::Clear, Op::Remove, Status::OK | Status::NOT_OK) => Some(Stage::AddAgain),
-            _ => None,
+        let op = message.header.op;
+        let Some(reply) = Reply::parse(op, payload).ok().filter(|_| op == self.operation.op())
+        else {
+            return Heard::Over;
+        };
+        if let Reply::Session(session) = reply {
+            self.find(session);
+        }
+        match self.operation.answered(message.header.patch, reply) {
+            Next::Ask => Heard::Ask,
+            Next::Keep | Next::Done(_) => Heard::Over,
         }
     }
 
-    /// Puts a session into the reply; one that is too long for it is as good as none.
+    /// Puts a session into the reply, unless it is longer than [`VALUE_MAX`].
     fn find(&mut self, session: &[u8]) {
         let end = PACKET_MIN.saturating_add(session.len());
         let Some(room) = self.packet.get_mut(PACKET_MIN..end) else {
@@ -222,8 +190,8 @@ impl Exchange {
         *code = FOUND;
     }
 
-    /// The datagram to send back: for a get that nothing is there, until something was heard; `None`
-    /// for what is not answered.
+    /// The reply: for a get "not found", until a server has answered with a session; `None` for the
+    /// other commands, which have no reply.
     pub fn reply(&self) -> Option<&[u8]> {
         let packet = self.packet.get(..self.len);
         packet.filter(|_| self.command == Command::Get)
@@ -233,6 +201,7 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Status;
     use crate::server::answer;
     use crate::table::{Layout, Table};
     use crate::time::Instant;
@@ -250,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_of_an_exchange_has_no_session_in_it() {
+    fn debug_output_of_an_exchange_shows_no_session() {
         let text = std::format!("{:?}", exchange(NEW, &[123; 40]));
         assert!(text.starts_with("Exchange { ") && !text.contains("123, 123"), "{text}");
     }
 
-    /// The request that an exchange makes: its operation and its payload.
+    /// The operation and payload of the current request.
     fn asked(exchange: &Exchange) -> (Op, Vec<u8>) {
         let mut out = [0; REQUEST_MAX];
         let len = exchange.request(&mut out).expect("room");
@@ -275,7 +244,7 @@ mod tests {
         wire
     }
 
-    /// What becomes of a new that hears these answers: the operations asked for.
+    /// The operations of the requests that a new makes, given these answers.
     fn operations(answers: &[(u16, Status)]) -> Vec<Op> {
         let mut exchange = exchange(NEW, b"session");
         let mut operations = vec![asked(&exchange).0];
@@ -292,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet_is_refused_whatever_its_length() {
+    fn an_invalid_datagram_is_refused_whatever_its_length() {
         let good = packet(NEW, 9, &[5; VALUE_MAX]);
         for len in 0..=good.len() {
             assert_eq!(Exchange::new(&good[..len]).is_some(), len > PACKET_MIN, "{len} bytes");
         }
         assert!(Exchange::new(&packet(NEW, 9, &[5; VALUE_MAX + 1])).is_none());
-        assert!(Exchange::new(&packet(NEW, 9, b"")).is_none(), "nothing is nothing to store");
+        assert!(Exchange::new(&packet(NEW, 9, b"")).is_none(), "a new needs a value");
         for code in 0..=u8::MAX {
             let lawful = [NEW, GET, REMOVE].contains(&code);
             assert_eq!(Exchange::new(&packet(code, 9, b"value")).is_some(), lawful, "type {code}");
@@ -325,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_get_is_answered_with_what_is_there_or_that_nothing_is() {
+    fn a_get_is_answered_with_the_value_or_not_found() {
         let absent = packet(ABSENT, 9, b"");
         let session = vec![3; VALUE_MAX];
         let cases: [(&[u8], Vec<u8>); 7] = [
@@ -339,7 +308,7 @@ mod tests {
         ];
         for (payload, reply) in cases {
             let mut exchange = exchange(GET, b"");
-            assert_eq!(exchange.reply(), Some(&absent[..]), "whoever gives up says so");
+            assert_eq!(exchange.reply(), Some(&absent[..]), "the reply before any answer");
             let wire = answered(Op::Get, 1, payload);
             for len in 0..wire.len() {
                 assert_eq!(exchange.hear(&wire[..len]), Heard::Part);
@@ -354,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn new_replaces_as_the_server_can() {
+    fn a_new_replaces_the_value_on_every_server() {
         use Op::{Add, Put, Remove};
         const EXISTS: Status = Status::ADD_EXISTS;
         const AWAY: Status = Status::DISCONNECTED;
@@ -378,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_something_else_ends_the_exchange() {
+    fn an_answer_to_another_request_ends_the_exchange() {
         for wire in [
             answered(Op::Have, 1, &[0]),
             answered(Op::Take, 1, b"a session"),
@@ -392,10 +361,10 @@ mod tests {
     }
 
     #[test]
-    fn over_a_store_it_does_what_it_says() {
+    fn each_command_does_its_work_on_a_store() {
         let layout = Layout::new(4, 4096).unwrap();
         let mut sessions = vec![0; layout.size()];
-        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
+        let mut table = Table::in_memory(layout, [0; 16], &mut sessions).unwrap();
         let mut tell = |millis, packet: &[u8]| {
             let mut exchange = Exchange::new(packet).expect("a packet");
             loop {

@@ -1,81 +1,86 @@
-//! Passive reading of what goes by, one direction at a time.
+//! Passive decoding of a connection's bytes, one direction at a time.
 //!
-//! A [`Reader`] is shown each piece of one direction's bytes and tells the messages in it; it holds
-//! none of them: of a message it keeps the first frame's header, a few numbers and the beginning of
-//! the payload, where everything lies that is worth a line. [`Pairs`] finds the request that a
-//! response answers.
+//! A [`Reader`] takes each piece of one direction's bytes and reports the messages in it. It stores no
+//! message: it keeps the first frame's header, the lengths, and the front of the payload, up to the
+//! end of the id. [`Pairs`] matches responses with their requests.
 
 use heapless::Deque;
 
-use crate::id::{ID_MAX, Id};
-use crate::message::ADD_FIXED_LEN;
+use crate::id::ID_MAX;
+use crate::message::{ADD_FIXED_LEN, Request};
 use crate::wire::{Direction, FRAMES_MAX, HEADER_LEN, Header, Malformed};
 
-/// How much of a message's payload is kept: an ADD's fixed fields and the longest id.
-pub const PEEK_MAX: usize = ADD_FIXED_LEN + ID_MAX;
-/// How many requests a connection may have open before the oldest is forgotten.
+/// Bytes of a message's payload that are kept: an ADD's fixed fields, the longest id, and one byte of
+/// the session.
+pub const PEEK_MAX: usize = ADD_FIXED_LEN + ID_MAX + 1;
+/// Unanswered requests of a connection that are kept; one more replaces the oldest.
 pub const PAIRS_MAX: usize = 64;
 
-/// A message that went by.
+/// A complete message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Seen {
     /// The header of its first frame.
     pub header: Header,
-    /// How many frames it had: 1 to 16.
+    /// The number of frames: 1 to 16.
     pub frames: u8,
-    /// Bytes of payload, all frames together.
+    /// Bytes of payload, all frames together: 0 to [`PAYLOAD_MAX`](crate::wire::PAYLOAD_MAX).
     pub payload_len: usize,
     peek: heapless::Vec<u8, PEEK_MAX>,
 }
 
 impl Seen {
-    /// The beginning of the payload: up to [`PEEK_MAX`] bytes.
+    /// The front of the payload: up to [`PEEK_MAX`] bytes.
     pub fn peek(&self) -> &[u8] {
         &self.peek
     }
+
+    /// The request, with its session cut short; `None` if no server would accept it.
+    pub fn request(&self) -> Option<Request<'_>> {
+        Request::parse(self.header.op, &self.peek).ok()?.ok()
+    }
 }
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event<'a> {
-    /// Payload of the message that is going by.
+    /// Payload of the current message.
     Payload(&'a [u8]),
-    /// The message is over.
+    /// The current message is complete.
     Message(Seen),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum State {
-    /// Between two frames, or in the middle of a header.
+    /// Between two frames, or inside a header.
     Header(heapless::Vec<u8, HEADER_LEN>),
-    /// So many bytes of the frame's data are still to come.
+    /// Inside a frame's data, of which this many bytes are missing.
     Data(usize),
-    /// What comes is not the protocol.
+    /// The bytes are not the protocol.
     Lost(Malformed),
 }
 
-/// Reads one direction of one connection.
+/// A decoder of one direction of one connection.
 #[derive(Clone, Debug)]
 pub struct Reader {
     direction: Direction,
     state: State,
-    /// The message that is going by; `None` between two.
+    /// The current message; `None` between two.
     message: Option<Seen>,
-    /// Whether the frame that is going by is the last of its message.
+    /// The current frame is the last of its message.
     last: bool,
 }
 
 impl Reader {
-    /// A reader of bytes that go in this direction.
+    /// A reader of bytes in this direction.
     pub const fn new(direction: Direction) -> Self {
         Self { direction, state: State::Header(heapless::Vec::new()), message: None, last: false }
     }
 
-    /// Reads from the front of `bytes` until something is to be told, drops what it has read from
-    /// them, and tells it; `None` where all of them are read.
+    /// Reads from the front of `bytes` up to the next event, removes the bytes it has read from the
+    /// slice, and returns the event; `None` once all of them are read.
     ///
     /// # Errors
-    /// [`Malformed`] once what goes by is not the protocol, and for ever after, with all bytes read.
+    /// [`Malformed`] from the first byte on that is not the protocol. All bytes count as read then.
     pub fn read<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Malformed> {
         loop {
             match &mut self.state {
@@ -107,7 +112,7 @@ impl Reader {
                         return Ok(None);
                     };
                     *bytes = behind;
-                    // A whole header is taken out at once, so there is always room for a byte.
+                    // A complete header is taken out at once, so there is room for a byte.
                     let _ = header.push(*byte);
                     match judge(header, self.direction, self.message.as_ref()) {
                         Ok(None) => (),
@@ -119,7 +124,7 @@ impl Reader {
         }
     }
 
-    /// Whether what went by last is not the protocol.
+    /// Whether the last bytes were not the protocol.
     pub const fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost(_))
     }
@@ -137,10 +142,10 @@ impl Reader {
     }
 }
 
-/// Where in a header it says whether the frame is the last.
+/// The offset of `complete` in a header.
 const COMPLETE: usize = 11;
 
-/// Judges what is there of the next frame's header, `message` being what came before it.
+/// Parses the first bytes of the next frame's header; `message` is the current message before it.
 fn judge(
     bytes: &[u8],
     direction: Direction,
@@ -153,7 +158,7 @@ fn judge(
     let sixteenth = usize::from(message.frames).saturating_add(1) >= FRAMES_MAX;
     match header {
         Some(header) if sixteenth && !header.complete => Err(Malformed::TooManyFrames),
-        // Each byte is judged as it comes.
+        // Each byte is checked on arrival.
         None if sixteenth && bytes.get(COMPLETE) == Some(&0) => Err(Malformed::TooManyFrames),
         header => Ok(header),
     }
@@ -163,24 +168,24 @@ fn room(peek: &heapless::Vec<u8, PEEK_MAX>) -> usize {
     PEEK_MAX.saturating_sub(peek.len())
 }
 
-/// What is remembered of a request until it is answered.
+/// A request that is not answered yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Asked<T> {
     /// The request's header.
     pub header: Header,
-    /// What the caller had remembered with it: the time, say, at the resolution of its clock.
+    /// The caller's own value: its time, for example.
     pub mark: T,
     id: heapless::Vec<u8, ID_MAX>,
 }
 
 impl<T> Asked<T> {
-    /// The id that was asked for, as far as it is lawful; else empty.
+    /// The id; empty if no server would accept the request.
     pub fn id(&self) -> &[u8] {
         &self.id
     }
 }
 
-/// The requests of one connection that are not answered yet, oldest first.
+/// The unanswered requests of one connection, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs<T>(Deque<Asked<T>, PAIRS_MAX>);
 
@@ -190,23 +195,23 @@ impl<T> Pairs<T> {
         Self(Deque::new())
     }
 
-    /// Remembers a request; where there are [`PAIRS_MAX`] already, the oldest is forgotten.
-    pub fn asked(&mut self, mark: T, request: &Seen, id: Option<Id<'_>>) {
+    /// Adds a request. If there are [`PAIRS_MAX`] already, it replaces the oldest.
+    pub fn asked(&mut self, mark: T, request: &Seen) {
         if self.0.is_full() {
             self.0.pop_front();
         }
-        let id = id.map_or(&[][..], Id::bytes);
+        let id = request.request().map_or(&[][..], |request| request.id().bytes());
         let asked = Asked {
             header: request.header,
             mark,
             id: heapless::Vec::from_slice(id).unwrap_or_default(),
         };
-        // There is room: see above.
+        // There is room for one more now.
         let _ = self.0.push_back(asked);
     }
 
-    /// The request that a response answers, which is forgotten with all that were asked before it;
-    /// `None`, and nothing forgotten, where there is none of its uid and operation.
+    /// Removes and returns the request that a response answers, and drops all older ones; `None`, with
+    /// nothing removed, if no request has its uid and operation.
     pub fn answered(&mut self, response: &Header) -> Option<Asked<T>> {
         let key = |header: &Header| (header.uid, header.op);
         let before = self.0.iter();
@@ -234,7 +239,7 @@ mod tests {
         out
     }
 
-    /// What a reader tells of `bytes` shown in pieces of `piece`.
+    /// The messages, the payload and the error that a reader reports, given pieces of `piece` bytes.
     fn read(bytes: &[u8], piece: usize) -> (Vec<Seen>, Vec<u8>, Option<Malformed>) {
         let mut reader = Reader::new(Direction::Request);
         let (mut seen, mut payload) = (Vec::new(), Vec::new());
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sixteenth_frame_that_is_not_the_last_is_lost_at_the_byte_that_says_so() {
+    fn a_sixteenth_frame_that_is_not_the_last_is_malformed_at_the_byte_that_says_so() {
         let header = [0, 0x11, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0];
         let frame = [&header[..], &[7; 2048]].concat();
         let mut stream = frame.repeat(15);
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn each_message_is_told_once_however_its_bytes_arrive() {
+    fn each_message_is_reported_once_however_its_bytes_arrive() {
         let long: Vec<u8> = (0..5000_u32).map(|n| (n % 251) as u8).collect();
         let bytes =
             [message(1, Op::Get, b"id"), message(2, Op::Add, &long), message(3, Op::Have, b"")]
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_not_the_protocol_is_told_and_read_no_further() {
+    fn a_stream_that_is_not_the_protocol_is_reported_and_read_no_further() {
         let bytes = [&message(1, Op::Get, b"id")[..], b"GET / HTTP/1.1\r\n"].concat();
         for piece in [1, 7, 100] {
             let (seen, _, malformed) = read(&bytes, piece);
@@ -294,11 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn a_response_finds_its_request_and_forgets_the_ones_before_it() {
+    fn a_response_finds_its_request_and_drops_the_older_ones() {
         let mut pairs = Pairs::new();
         let (seen, ..) = read(&[1, 2, 3].map(|uid| message(uid, Op::Get, b"id")).concat(), 9);
         for (at, seen) in (0..).zip(&seen) {
-            pairs.asked(at, seen, Id::new(seen.peek()));
+            pairs.asked(at, seen);
         }
         let foreign = Header { uid: 9, ..seen[0].header };
         assert_eq!(pairs.answered(&foreign), None);

@@ -1,61 +1,103 @@
-//! distcache on POSIX: the layer that owns every system call.
+//! distcache on POSIX: sockets, clock, memory and processes for the machines of `distcache-core`.
 //!
-//! The protocol lives in `distcache-core` as machines that take bytes, time and memory as arguments
-//! and know of no socket. This crate has the sockets, the clock and the memory, and moves bytes
-//! between the two:
+//! The default feature gives the blocking client, which is what an application needs: see
+//! [`client`]. The other features build the programs and the store for rustls.
+//!
+//! | feature | adds | for |
+//! |---|---|---|
+//! | `client` (default) | [`client`], [`net::address`] | applications that use a session cache |
+//! | `rustls` | `rustls` | rustls servers that share their sessions |
+//! | `daemon` | everything else | `dc_server`, `dc_client`, `dc_snoop` and `dc_test` |
+//!
+//! What `daemon` adds is the inside of the programs. It follows their needs, without promises of
+//! compatibility.
+//!
+//! # How bytes and time move
+//!
+//! The core's machines know no sockets and no clock: bytes, time and memory are arguments. Each daemon
+//! is one thread that runs an event loop between one machine and its sockets:
 //!
 //! ```text
-//!   descriptors ── recv ──> space()/filled() ┐           ┌ pending()/sent() ── send ──> descriptors
-//!                                            └ advance() ┘
-//!          poller: which descriptor            clock: now, once a turn
+//!   sockets ──► poller ──► event_loop ◄── clock
+//!                           │      ▲
+//!                      recv │      │ send
+//!                           ▼      │
+//!               space / filled     pending / sent
+//!                           │      ▲
+//!                           └ advance
+//!                        machine (core)
 //! ```
 //!
-//! # The parts
+//! A turn waits until a socket is ready or a deadline passes, reads the clock once, and then handles
+//! signals, writes and reads, the machine's own work, and new connections. Writes come before reads
+//! because they free buffers. New connections come last because established clients go first. Polling
+//! is level-triggered, so a turn may stop at its budget and lose nothing.
 //!
-//! - Names and what they lead to: [`net::address`], [`net::resolver`] (asks name servers beside the loop).
-//! - Bytes: [`net::stream`] (one connected stream), `datagram` (no connection), [`net::listener`] (where either
-//!   comes from), [`net::poller`].
-//! - Time: [`clock`], read once a turn and passed down.
-//! - The process: [`options`], [`process`] (detach, pid file, user, signals, limits).
-//! - Room: [`memory`], one mapping that the core's machines divide among themselves.
-//! - `sys`, the one file with `unsafe` in it: what neither `std` nor `rustix` offers as safe.
-//!
-//! # One poll loop
-//!
-//! Each program is one thread around one [`net::poller::Poller`], level-triggered: what is not read now
-//! is reported again, so a turn may stop at its budget without losing anything. A turn has a fixed
-//! order: wait, read the clock, signals, writes, reads, accepts. Writes come before reads because
-//! they make room, accepts last because who is here goes before who is not.
-//!
-//! A machine whose `space()` is empty is not polled for input: that is all the backpressure there is.
+//! Backpressure is an empty `space()`: a connection without room for input is not polled for input.
 //!
 //! # Before the loop
 //!
-//! Whatever can fail happens first, and in this order: read the options, close what was inherited
-//! and no option names, bind and listen with the owner and mode of the socket, detach, write the pid file, change the user, start the resolver.
-//! Memory is taken before the loop and not in it. A program that reached its loop does not fail for
-//! reasons of its own.
+//! Everything that can fail happens before the first turn, in this order: parse the options, close
+//! inherited descriptors that no option names, bind and listen, set owner and mode of UNIX sockets,
+//! detach, write the pid file, change the user, allocate, start the resolvers. The loop itself
+//! allocates nothing.
+//!
+//! # The parts
+//!
+//! With `client`:
+//! - [`client`]: the blocking client, with kept connections, deadlines and fork safety.
+//! - [`net::address`]: addresses as the command lines write them, and what they resolve to.
+//!
+//! With `daemon`:
+//! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers on another
+//!   thread), `spare_fd` (descriptors kept in reserve).
+//! - `event_loop`: sockets, datagrams and the turn, for every machine alike.
+//! - `server`, `proxy`, `snoop`, `check`, `load`: what each program runs. `dc_server` runs `server`,
+//!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
+//! - `process`: start, detach, pid file, user, signals, limits, log lines.
+//! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
+//! - `memory`, `clock`: one mapping that a machine divides among its parts; the time of a turn.
+//!
+//! `sys` holds all `unsafe` code: system calls that neither `std` nor `rustix` offers as safe
+//! functions.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "daemon")]
 pub mod check;
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "daemon")]
 pub mod clock;
+#[cfg(feature = "daemon")]
 mod event_loop;
+#[cfg(feature = "daemon")]
 pub mod load;
+#[cfg(feature = "daemon")]
 pub mod memory;
 pub mod net;
+#[cfg(feature = "daemon")]
 pub mod options;
+#[cfg(feature = "daemon")]
 pub mod process;
+#[cfg(feature = "daemon")]
 pub mod program;
+#[cfg(feature = "daemon")]
 pub mod programs;
+#[cfg(feature = "daemon")]
 pub mod proxy;
+#[cfg(feature = "daemon")]
 mod reason;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+#[cfg(feature = "daemon")]
 pub mod server;
+#[cfg(feature = "daemon")]
 pub mod snoop;
-#[allow(unsafe_code, reason = "it has what neither `std` nor `rustix` offers as safe")]
+#[allow(unsafe_code, reason = "system calls that neither `std` nor `rustix` offers as safe")]
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the daemons use the rest"))]
 mod sys;
 #[cfg(test)]
+#[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the daemons' tests use the rest"))]
 mod testing;
+#[cfg(feature = "daemon")]
 mod trim;

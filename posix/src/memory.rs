@@ -1,33 +1,40 @@
-//! One allocation before the loop, for the core's machines to divide among themselves.
+//! Memory for the core's machines, allocated before the event loop starts.
 
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 
+/// The length of each of a pool's buffers: larger than the largest message, to receive many requests at
+/// once. Not a power of two, so that the starts of buffers do not share the same lines of the cache.
+pub(crate) const BUFFER_LEN: usize = 17 << 12;
+
 #[cfg(target_os = "linux")]
 use crate::sys::Mapping;
 
-/// Zeroed bytes from the system, given back on drop. Derefs to a slice.
+/// Zeroed bytes from the system, freed on drop. Derefs to a slice.
 ///
-/// On Linux one private mapping that is not reserved: a page takes room once it has been written to,
-/// so a large cache costs what it holds. Elsewhere a zeroed `Vec`.
+/// On Linux this is one private mapping without reserved memory: a page takes memory once it has been
+/// written to, so a large cache costs only what it holds. Elsewhere it is a zeroed `Vec`.
 pub struct Memory(Mapping);
 
 impl Memory {
-    /// Takes `len` bytes, which may be 0. Fails where the address space or a limit does not allow it.
+    /// Allocates `len` bytes; 0 is allowed.
+    ///
+    /// # Errors
+    /// The address space or a limit of the process is too small.
     pub fn zeroed(len: usize) -> io::Result<Self> {
         Mapping::zeroed(len).map(Self)
     }
 
-    /// Asks for huge pages, which spare a large table most of its address translation. They also
-    /// take room in steps of megabytes. `false` where the system has none to give.
+    /// Asks for huge pages, which save a large table most of its TLB misses. Memory use then grows in
+    /// steps of megabytes. Returns whether the system supports it.
     pub fn advise_huge(&mut self) -> bool {
         self.0.advise_huge().is_ok()
     }
 }
 
-/// Gives the system back what lies in the whole pages of `bytes`, which may then be any bytes. Where
-/// the system has no such thing, nothing happens.
+/// Returns the whole pages in `bytes` to the system; what they contain afterwards is unspecified. Does
+/// nothing on systems without such a call.
 pub(crate) fn discard(bytes: &mut [u8]) {
     #[cfg(target_os = "linux")]
     crate::sys::discard(bytes);
@@ -35,7 +42,7 @@ pub(crate) fn discard(bytes: &mut [u8]) {
     let _ = bytes;
 }
 
-/// How much it is, never what is in it: that is sessions.
+/// Shows the length only, since the content is secret: sessions.
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Memory({} bytes)", self.len())
@@ -53,6 +60,18 @@ impl Deref for Memory {
 impl DerefMut for Memory {
     fn deref_mut(&mut self) -> &mut [u8] {
         self.0.bytes_mut()
+    }
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Memory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
     }
 }
 
@@ -86,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_zero_and_keeps_what_is_written() {
+    fn memory_is_zeroed_and_keeps_what_is_written() {
         for len in [0, 1, 4096, 1 << 22] {
             let mut memory = Memory::zeroed(len).unwrap();
             memory.advise_huge();
@@ -98,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_can_be_written_again_and_nothing_beside_it_changes() {
+    fn discarded_bytes_can_be_written_again_and_their_neighbours_do_not_change() {
         let mut memory = Memory::zeroed(1 << 20).unwrap();
         memory.fill(7);
         discard(&mut memory[5_000..900_001]);
@@ -115,7 +134,7 @@ mod tests {
 
     #[test]
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-    fn a_terabyte_costs_nothing_until_it_is_used() {
+    fn a_terabyte_can_be_allocated_and_takes_memory_only_where_it_is_used() {
         let mut memory = Memory::zeroed(1 << 40).unwrap();
         let last = memory.len() - 1;
         memory[last] = 1;
@@ -123,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_can_be_is_an_error() {
+    fn more_than_the_address_space_is_an_error() {
         assert!(Memory::zeroed(usize::MAX).is_err());
     }
 }

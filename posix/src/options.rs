@@ -149,6 +149,11 @@ impl Options {
         self.measure(&units::MILLIS, range)
     }
 
+    /// The value as [`Options::millis`] reads it, where 0 stands for no limit.
+    pub fn limit(&mut self, range: RangeInclusive<u64>) -> Result<Option<Duration>, OptionsError> {
+        Ok(Some(self.millis(range)?).filter(|millis| *millis > 0).map(Duration::from_millis))
+    }
+
     /// The value as a time in `range`, both in seconds; s, m, h and d behind it are units.
     pub fn seconds(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
         self.measure(&units::SECONDS, range)

@@ -182,7 +182,7 @@ pub const DC_SNOOP: Command = Command {
         "It ends with SIGTERM and SIGINT, and once nobody reads its output any more; the \
          connections through it end then too.",
     ],
-    example: "dc_snoop -listen UNIX:/tmp/snooped -server UNIX:/tmp/scache",
+    example: "dc_snoop -listen UNIX:snooped -server UNIX:/run/distcache/scache",
 };
 
 /// The test and the load.

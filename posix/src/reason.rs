@@ -1,11 +1,11 @@
-//! Why the other side can't be reached, in the words of people.
+//! Messages about failed connections, in plainer words than the system's.
 
 use std::fmt;
 use std::io;
 
 use crate::net::address::Address;
 
-/// Prints the reason of a failed attempt to connect; the system's words speak of files.
+/// Displays why an attempt to connect has failed. The system's messages talk about files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unreachable(pub(crate) io::ErrorKind);
 
@@ -13,13 +13,13 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             io::ErrorKind::NotFound => f.write_str("no such socket"),
-            io::ErrorKind::WouldBlock => f.write_str("too many connections wait there"),
+            io::ErrorKind::WouldBlock => f.write_str("its backlog is full"),
             kind => kind.fmt(f),
         }
     }
 }
 
-/// Prints that nobody can be connected to at an address, and what may be missing there.
+/// Displays that connecting to an address has failed, and what may be missing there.
 pub(crate) struct NotConnected<'a>(pub(crate) &'a Address, pub(crate) io::ErrorKind);
 
 impl fmt::Display for NotConnected<'_> {
@@ -38,7 +38,7 @@ impl fmt::Display for NotConnected<'_> {
     }
 }
 
-/// Prints that a connection was closed before its first answer.
+/// Displays that a connection was closed before its first answer.
 pub(crate) struct Refused<'a>(pub(crate) &'a Address);
 
 impl fmt::Display for Refused<'_> {
@@ -48,7 +48,7 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-/// Whether the other side closed a connection, in one of the ways in which a close shows.
+/// Whether the error means that the peer has closed the connection.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

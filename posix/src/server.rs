@@ -1,77 +1,70 @@
-//! What `dc_server` does: a [`Server`] on sockets.
+//! What `dc_server` runs: a [`Server`] on sockets.
 
 use std::fmt;
 use std::io;
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Counters, Limits, SetupError};
-use distcache_core::server::{Operations, Server, Store};
-use distcache_core::slots::Slot;
-use distcache_core::table::{Layout, Table};
-use distcache_core::time::Instant;
+use std::time::Duration;
+
+use distcache_core::server::{self, ClientSlot, Operations, Store};
+use distcache_core::table::Line;
+use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
-use crate::memory::Memory;
+use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
 use crate::sys;
 use crate::trim::Trim;
 
-/// Bytes of each buffer: more than the largest message, to receive many requests at a time. Not a
-/// power of two, so that the beginnings of buffers do not compete for the same lines of a cache.
-pub(crate) const BUFFER_LEN: usize = 17 << 12;
-
-/// How a server is to be.
+/// Server configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The most sessions that it holds: 1 to [`Layout::SESSIONS_MAX`].
+    /// The most sessions stored at a time: 1 to [`Layout::SESSIONS_MAX`].
     pub sessions: u32,
-    /// The most bytes that sessions and their ids take; `None` for 2 KiB a session, and 64 MiB at
-    /// least.
+    /// The most bytes of sessions and their ids; `None` for 2 KiB for each of `sessions`, and at least
+    /// 64 MiB.
     pub max_bytes: Option<u64>,
     /// The most clients at a time: 1 or more.
     pub clients: usize,
-    /// What clients may do.
+    /// Limits on each client.
     pub limits: Limits,
-    /// The least milliseconds that sessions live for, whatever is asked for.
-    pub min_ttl: u32,
-    /// The most milliseconds that sessions live for. What asks for more lives for so long; what asks
-    /// for more than 7 days is refused.
-    pub max_ttl: u32,
-    /// After how many operations a line is printed, at the end of the turn that reached them; 0 for no
-    /// lines.
+    /// The shortest lifetime of sessions: see [`server::Config::min_lifetime`].
+    pub min_lifetime: Duration,
+    /// The longest lifetime of sessions: see [`server::Config::max_lifetime`].
+    pub max_lifetime: Duration,
+    /// Print a line of progress every so many operations; 0 for none.
     pub progress: u32,
 }
 
-/// Why a server can't start.
+/// An error that ends a server or a proxy, mostly before it has started.
 #[derive(Debug)]
 pub enum RunError {
-    /// Sessions and bytes give no table that fits this machine's address space.
+    /// A table for so many sessions and bytes exceeds the address space.
     Layout,
-    /// The machine cannot be set up with what it was given.
+    /// The machine rejects its configuration.
     Setup(SetupError),
-    /// There are fewer bytes than one session takes.
+    /// The bytes given are too few for one session.
     Bytes(u64),
-    /// The system does not give so much memory, of which these options ask for less.
+    /// The system refuses so many bytes of memory; the options determine how many are needed.
     Memory(usize, &'static str, io::Error),
-    /// Something else failed.
+    /// A system call of the event loop failed.
     Io(io::Error),
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layout => f.write_str("-sessions and -maxmem ask for more than can be addressed"),
+            Self::Layout => f.write_str("-sessions and -maxmem exceed the address space"),
             Self::Bytes(bytes) => {
                 let least = Layout::BYTES_MIN;
-                write!(f, "-maxmem {bytes}: too small: at least {least} bytes for one session")
+                write!(f, "-maxmem {bytes} is too small: one session needs {least} bytes")
             }
             Self::Setup(error) => error.fmt(f),
             Self::Memory(bytes, options, error) => {
-                write!(f, "no {bytes} bytes of memory ({error}): ask for less with {options}")
+                write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
-            Self::Io(error) => write!(f, "the loop can't run: {error}"),
+            Self::Io(error) => write!(f, "the event loop failed: {error}"),
         }
     }
 }
@@ -91,39 +84,39 @@ impl From<io::Error> for RunError {
     }
 }
 
-/// Serves until a signal ends it, or no client can come any more.
+/// Serves until a signal ends it, or no client is left and none can come any more.
 ///
-/// All memory is taken before the service is said to have started; from then on
-/// nothing is allocated.
+/// All memory is allocated before the start is reported.
 ///
 /// # Errors
-/// [`RunError`]; after the start only where the system's polling itself fails.
+/// [`RunError`]; after the start only if polling itself fails.
 pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
     start(config, &mut started).or_else(|error| started.fail(error))
 }
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
-    let usual = (u64::from(config.sessions) << 11).max(64 << 20);
-    let bytes = config.max_bytes.unwrap_or(usual);
-    if bytes < Layout::BYTES_MIN {
-        return Err(RunError::Bytes(bytes));
-    }
-    let layout = Layout::new(config.sessions, bytes).ok_or(RunError::Layout)?;
-    let mut table_memory = memory(layout.size(), "-sessions or -maxmem")?;
+    let layout = match config.max_bytes {
+        Some(bytes) if bytes < Layout::BYTES_MIN => return Err(RunError::Bytes(bytes)),
+        Some(bytes) => Layout::new(config.sessions, bytes),
+        None => Layout::for_sessions(config.sessions),
+    };
+    let layout = layout.ok_or(RunError::Layout)?;
+    let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let mut pool_memory = memory(config.clients * 2 * BUFFER_LEN, "-maxconn")?;
-    let mut slots = Vec::new();
-    slots.resize_with(config.clients, || Slot::EMPTY);
-    let table = Table::new(&mut table_memory, layout, random_key()?);
-    let table = table.map_err(|_| RunError::Layout)?;
-    let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
-    let server = Server::new(&mut slots, pool, config.limits, table);
-    let mut server = server.map_err(RunError::Setup)?;
-    server.set_min_ttl(config.min_ttl);
-    server.set_max_ttl(config.max_ttl);
+    let sizes =
+        server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
+    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let slots: Vec<ClientSlot> = sizes.slots().collect();
+    let table = new_table(&mut table_memory, layout)?;
+    let server_config = server::Config {
+        min_lifetime: config.min_lifetime,
+        max_lifetime: config.max_lifetime,
+        ..server::Config::new(config.limits)
+    };
+    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
-    let mut event_loop = EventLoop::new(server, config.clients, 0, listeners, signals)?;
+    let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();
@@ -141,7 +134,12 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     }
 }
 
-impl Report for Server<'_, Table<'_>> {
+impl<M, C, B> Report for Server<Table<M>, C, B>
+where
+    M: Array<Line>,
+    C: Array<ClientSlot>,
+    B: Array<u8>,
+{
     fn counters(&self) -> Counters {
         self.counters()
     }
@@ -156,9 +154,14 @@ impl Report for Server<'_, Table<'_>> {
     }
 }
 
-/// Memory that is zero, and taken from the system as it is used; `options` ask for less of it.
-pub(crate) fn memory(len: usize, options: &'static str) -> Result<Memory, RunError> {
+/// Allocates zeroed memory; `options` are those that determine how much.
+pub(crate) fn allocate(len: usize, options: &'static str) -> Result<Memory, RunError> {
     Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error))
+}
+
+/// A table whose places no client can know before: the key that ids are hashed with is its own.
+fn new_table(memory: &mut [u8], layout: Layout) -> Result<Table<&mut [Line]>, RunError> {
+    Table::in_memory(layout, random_key()?, memory).map_err(|_| RunError::Layout)
 }
 
 fn random_key() -> io::Result<[u8; 16]> {
@@ -167,12 +170,13 @@ fn random_key() -> io::Result<[u8; 16]> {
     Ok(key)
 }
 
-/// The lines of `-progress`: one at least every so many operations, and in the foreground one a
-/// second at most whenever the number of operations or of sessions has changed.
+/// The lines of `-progress`: one every so many operations. In the foreground also one whenever the
+/// number of operations or sessions has changed, at most once a second.
 struct Progress {
     every: u64,
     foreground: bool,
     reported_at: Instant,
+    /// The operations and the number of sessions in the last line.
     reported: (Operations, usize),
     changed: bool,
 }
@@ -192,7 +196,12 @@ impl Progress {
         self.changed.then(|| self.reported_at.after(1000))
     }
 
-    fn report<S: Store>(&mut self, now: Instant, server: &Server<'_, S>, started: &Started) {
+    fn report<S: Store, C, B>(
+        &mut self,
+        now: Instant,
+        server: &Server<S, C, B>,
+        started: &Started,
+    ) {
         if self.every == 0 {
             return;
         }
@@ -213,5 +222,36 @@ impl Progress {
             "total operations {total} (+ {new}), total sessions {sessions} ({sign} {change})"
         ));
         (self.reported, self.reported_at, self.changed) = ((operations, sessions), now, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use distcache_core::id::Id;
+
+    /// The memory of a table that has held the same as every other one of these.
+    fn filled() -> Vec<u8> {
+        let layout = Layout::new(1000, 1 << 20).unwrap();
+        let mut memory = vec![0; layout.size()];
+        let mut table = new_table(&mut memory, layout).unwrap();
+        for number in 0..16_u8 {
+            let id = [number; 8];
+            table.add(Instant::ORIGIN, 1000, Id::new(&id).unwrap(), b"session").unwrap();
+        }
+        memory
+    }
+
+    #[test]
+    fn each_table_has_places_of_its_own_for_the_same_ids() {
+        assert_ne!(filled(), filled());
+    }
+
+    #[test]
+    fn each_key_is_another_and_random_from_end_to_end() {
+        let keys: [[u8; 16]; 32] = std::array::from_fn(|_| random_key().unwrap());
+        for at in 0..16 {
+            assert!(keys.iter().any(|key| key[at] != keys[0][at]), "byte {at} is always the same");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 /// Registers `fd` with `poller`, level-triggered.
-#[cfg(any(test, not(target_os = "linux")))]
+#[cfg(any(test, all(feature = "daemon", not(target_os = "linux"))))]
 pub(crate) fn poll_add(
     poller: &polling::Poller,
     fd: BorrowedFd<'_>,
@@ -341,6 +341,14 @@ pub(crate) fn set_uid(uid: u32) -> io::Result<()> {
         target_os = "openbsd"
     )))]
     return check(unsafe { libc::setuid(uid) });
+}
+
+/// Sets the user as whom this thread, and no other, makes files. For tests: that it is another than the
+/// effective user stands for a directory that was swapped.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn set_file_owner(uid: u32) {
+    // SAFETY: takes a number only.
+    unsafe { libc::setfsuid(uid) };
 }
 
 /// Real, effective and saved user, then group; where the system does not tell the saved ones, the effective.

@@ -87,12 +87,15 @@ pub(crate) fn spawn(test: &str, word: &str) -> Output {
 pub(crate) fn spawn_with(test: &str, word: &str, variables: &[(&str, &str)]) -> Output {
     let arguments = ["--exact", test, "--nocapture"];
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
+    let output = command
         .args(arguments)
         .env(CHILD, format!("+{word}"))
         .envs(variables.iter().copied())
         .output()
-        .unwrap()
+        .unwrap();
+    // A name that no test has would make the child succeed without running anything.
+    assert!(text(&output.stdout).contains("running 1 test\n"), "no test is named {test}");
+    output
 }
 
 fn succeeded(output: &Output) {

@@ -8,7 +8,7 @@ use crate::oracle::Oracle;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
 use distcache_core::server::Store;
-use distcache_core::table::{Layout, Table};
+use distcache_core::table::{Layout, Line, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ struct Stored {
 /// A table and its model.
 pub struct CheckedTable<'m> {
     server: usize,
-    table: Table<'m>,
+    table: Table<&'m mut [Line]>,
     layout: Layout,
     /// What is stored. Expired sessions are dropped at every operation.
     model: BTreeMap<Rc<[u8]>, Stored>,
@@ -65,7 +65,7 @@ impl<'m> CheckedTable<'m> {
         oracle: Rc<RefCell<Oracle>>,
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
-        let table = Table::new(memory, layout, key).expect("enough memory");
+        let table = Table::in_memory(layout, key, memory).expect("enough memory");
         Self { server, table, layout, model: BTreeMap::new(), count: 0, oracle }
     }
 

@@ -5,9 +5,11 @@
 //! wait for it ([`one_server_hangs`]).
 
 use crate::plan::{Behaviour, Conditions, Faults, Node, Plan, pick};
-use distcache_core::clients::Limits;
+use distcache_core::Limits;
 use distcache_core::table::Layout;
+use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
+use std::time::Duration;
 
 /// The most servers of a run.
 pub const SERVERS_MAX: usize = 4;
@@ -16,7 +18,7 @@ pub const SERVERS_MAX: usize = 4;
 pub const IMPATIENT: u64 = 20;
 
 /// No timeouts.
-const FOREVER: Limits = Limits { idle: 0, patience: 0 };
+const FOREVER: Limits = limits(0, 0);
 
 /// Connects the proxies of a plan to its servers: to all of them, or to another proxy.
 pub fn connect_proxies(plan: &mut Plan, random: &mut Random) {
@@ -85,7 +87,7 @@ pub fn one_server_fails(plan: &mut Plan, random: &mut Random) {
         faults.pauses = 0;
     }
     for node in &mut plan.nodes[plan.servers..] {
-        node.config.limits.patience = patience;
+        node.config.limits = limits(0, patience);
         node.config.server_patience = if patience > 0 { pick(random, &[0, 250, 3_000]) } else { 0 };
         node.config.retry = pick(random, &[1, 50, 1_000]);
     }
@@ -110,11 +112,12 @@ pub fn one_server_hangs(plan: &mut Plan, random: &mut Random) {
     }
     let impatient = random.below(2) == 0;
     for node in &mut plan.nodes[plan.servers..] {
-        node.config.limits.patience = pick(random, &[300, 3_000]);
+        node.config.limits.patience = Some(Duration::from_millis(pick(random, &[300, 3_000])));
         node.config.server_patience = pick(random, &[0, 250, 3_000]);
         // As many clients as possible leave before the server times out.
         if impatient {
-            (node.config.limits.patience, node.config.server_patience) = (60_000, 0);
+            node.config.limits.patience = Some(Duration::from_secs(60));
+            node.config.server_patience = 0;
             // No more than all clients can have in flight at one time.
             node.in_flight = clients * node.upstream_count;
         }

@@ -14,8 +14,10 @@ use crate::routing::RoutingCheck;
 use crate::subject::Subject;
 use crate::trace::{Actor, record};
 use distcache_core::machine::{Peer, ServerKey, Wants};
+use distcache_core::proxy;
 use distcache_core::time::Instant;
 use distcache_core::wire::MESSAGE_MAX;
+use distcache_testing::memory::millis;
 use distcache_testing::net::probe;
 
 /// More than the requests that fit into all buffers.
@@ -155,7 +157,7 @@ impl<M: Subject> EventLoop<M> {
                 Dial::Waiting => continue,
                 Dial::Refused => {
                     self.degraded = true;
-                    self.machine.closed(now, peer);
+                    self.machine.closed(peer);
                     self.keep_stale_key(peer);
                 }
                 Dial::Connected => {
@@ -174,7 +176,15 @@ impl<M: Subject> EventLoop<M> {
             self.dialing[number] = None;
             moved = true;
         }
-        while let Some(key) = self.machine.dial(now) {
+        while let Some(dial) = self.machine.dial(now) {
+            let key = match dial {
+                proxy::Dial::Connect(key) => key,
+                proxy::Dial::Cancel(key) => {
+                    self.cancel_dial(network, key);
+                    moved = true;
+                    continue;
+                }
+            };
             let number = usize::from(key.number());
             let last = self.dialed[number].replace(now);
             let early = last.is_some_and(|last| now.since(last) < self.plan.config.retry);
@@ -287,7 +297,7 @@ impl<M: Subject> EventLoop<M> {
                     self.routing.views[usize::from(server.number())].answered_probe |=
                         socket.received.messages > 0;
                 }
-                self.machine.filled(network.now, socket.peer, len);
+                self.machine.filled(socket.peer, len);
                 self.refresh_wants(number);
                 len > 0
             }
@@ -323,7 +333,7 @@ impl<M: Subject> EventLoop<M> {
     fn drop_socket(&mut self, network: &mut Network, number: usize) {
         let socket = self.sockets.swap_remove(number);
         self.server_down(socket.peer);
-        self.machine.closed(network.now, socket.peer);
+        self.machine.closed(socket.peer);
         network.close(self.actor(), socket.end);
         self.keep_stale_key(socket.peer);
     }
@@ -354,10 +364,6 @@ impl<M: Subject> EventLoop<M> {
             record(network.now, self.actor(), "thinks", [calls, self.machine.work()]);
             if let Some(number) = self.sockets.iter().position(|socket| socket.peer == peer) {
                 self.refresh_wants(number);
-            } else if let Peer::Server(server) = peer
-                && self.machine.wants(peer).close
-            {
-                self.abandon_dial(network, server.number().into());
             }
             let most = 64 + 8 * self.sockets.len() as u64 + 4 * (self.machine.work() - before);
             assert!(calls <= most.min(STEPS_MAX), "{} does not come to rest", self.actor());
@@ -378,15 +384,20 @@ impl<M: Subject> EventLoop<M> {
         }
     }
 
-    fn abandon_dial(&mut self, network: &mut Network, number: usize) {
-        if let Some((key, end)) = self.dialing[number].take() {
-            let peer = Peer::Server(key);
-            self.server_down(peer);
-            self.machine.closed(network.now, peer);
-            self.keep_stale_key(peer);
-            network.close(self.actor(), end);
-        }
-        self.busy = true;
+    /// Ends an attempt to connect that the machine has cancelled after its timeout.
+    fn cancel_dial(&mut self, network: &mut Network, key: ServerKey) {
+        let number = usize::from(key.number());
+        let (dialed, end) = self.dialing[number].take().expect("an attempt to cancel");
+        assert_eq!(dialed, key, "{} cancels another attempt", self.actor());
+        let (patience, since) = (millis(self.plan.config.limits.patience), self.dialed[number]);
+        let took = since.map_or(0, |since| network.now.since(since));
+        let late = patience > 0 && took >= patience;
+        assert!(late, "{} cancels an attempt after only {took} ms", self.actor());
+        let peer = Peer::Server(key);
+        assert!(self.machine.wants(peer).close, "a cancelled key is not stale");
+        self.server_down(peer);
+        self.keep_stale_key(peer);
+        network.close(self.actor(), end);
     }
 
     fn close_done(&mut self, network: &mut Network) -> bool {

@@ -7,6 +7,7 @@ use crate::request::{Dialect, Generator};
 use crate::trace::{Actor, record};
 use crate::world::World;
 use distcache_core::time::Instant;
+use distcache_testing::memory::millis;
 
 /// More rounds than a run can need.
 const ROUNDS: usize = 1_000_000;
@@ -43,7 +44,7 @@ impl World<'_> {
     /// waits for its timeout and dials again.
     pub(crate) fn longest_wait(&self) -> u64 {
         let wait = |node: &plan::Node| {
-            let patience = node.config.limits.patience.max(node.config.server_patience);
+            let patience = millis(node.config.limits.patience).max(node.config.server_patience);
             let one = 2 * patience + node.config.retry + 200;
             one * node.upstream_count as u64
         };
@@ -56,7 +57,7 @@ impl World<'_> {
         let waits: u64 = self.plan.clients.iter().map(|client| client.window as u64).sum();
         let waits = if self.plan.faulty_server { 1 + waits } else { 1 };
         // If buffers are short, each dead connection may hold one in turn.
-        let dead = |node: &plan::Node| node.config.limits.patience * node.slots as u64;
+        let dead = |node: &plan::Node| millis(node.config.limits.patience) * node.slots as u64;
         let limit = waits * self.longest_wait() + self.plan.nodes.iter().map(dead).sum::<u64>();
         for _ in 0..ROUNDS {
             if !self.clients.iter().any(Client::is_waiting) {
@@ -98,7 +99,7 @@ impl World<'_> {
             for (number, upstream) in (0..).zip(event_loop.plan().upstreams()) {
                 let up = event_loop.machine.is_up(number);
                 links[*upstream] += usize::from(event_loop.is_connected(number));
-                let kicked = limits(*upstream).idle > 0 || faulty_server;
+                let kicked = limits(*upstream).idle.is_some() || faulty_server;
                 assert!(kicked || up, "a proxy does not reconnect to its server");
             }
             let kept = usize::from(faulty_server) * event_loop.machine.in_flight();
@@ -177,7 +178,7 @@ impl World<'_> {
     fn path_is_steady(&self, node: usize) -> bool {
         let node = &self.plan.nodes[node];
         // The node may also close the client's own connection as idle or stalled.
-        let steady = node.config.limits.idle == 0;
+        let steady = node.config.limits.idle.is_none();
         steady && node.upstreams().iter().all(|next| self.path_is_steady(*next))
     }
 

@@ -4,10 +4,11 @@
 
 use crate::cluster::{self, SERVERS_MAX};
 use crate::request::Dialect;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::Config;
 use distcache_core::table::Layout;
+use distcache_core::{Limits, proxy};
+use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
+use std::time::Duration;
 
 /// Network conditions.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,35 @@ pub struct Faults {
     pub jumps: usize,
     /// A node does nothing in its turn.
     pub idle_turns: usize,
+}
+
+/// The configuration of a server or proxy, in milliseconds; 0 for none.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Timeouts of clients.
+    pub limits: Limits,
+    /// How long servers may take.
+    pub server_patience: u64,
+    /// The time between two attempts to connect.
+    pub retry: u64,
+    /// How many servers hold each session.
+    pub copies: u8,
+    /// The shortest lifetime of a session.
+    pub min_ttl: u32,
+}
+
+impl Config {
+    /// Returns the same as a proxy's configuration.
+    pub fn of_proxy(&self) -> proxy::Config {
+        let time = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+        proxy::Config {
+            limits: self.limits,
+            server_patience: time(self.server_patience),
+            retry: Duration::from_millis(self.retry),
+            copies: self.copies,
+            min_lifetime: time(self.min_ttl.into()),
+        }
+    }
 }
 
 /// The size and timeouts of a server or proxy.
@@ -175,7 +205,7 @@ impl Plan {
         let min_ttl = if faulty_server { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
         nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = min_ttl);
         if faulty_server {
-            nodes[0].config.limits = Limits { idle: 0, patience: 0 };
+            nodes[0].config.limits = limits(0, 0);
         }
         let most = if fault_free { 3 } else { 5 };
         let clients =
@@ -281,7 +311,7 @@ impl Plan {
             (client.requests, client.pause, client.per_connection) = (400, 0, 1_000);
         }
         for node in &mut self.nodes {
-            node.config.limits.idle = 0;
+            node.config.limits.idle = None;
         }
     }
 }
@@ -327,13 +357,12 @@ fn node(
     let idle = pick(random, &[0, 0, 40, 5_000, 60_000]);
     let patience = pick(random, &[0, 300, 3_000, 10_000]);
     let patience = if faulty_server { patience.max(300) } else { patience };
-    let limits =
-        if fault_free { Limits { idle: 0, patience: 0 } } else { Limits { idle, patience } };
+    let limits = if fault_free { limits(0, 0) } else { limits(idle, patience) };
     // A proxy behind it always finds a place once the others have left.
     let slots = last + 1 + random.below(6) + if fault_free { 5 } else { 0 };
     let least = if is_server { 2 } else { 4 };
     let upstream = if is_server { 0 } else { random.below(number) };
-    let config = Config::new(limits, pick(random, &[1, 50, 1_000, 5_000]));
+    let retry = pick(random, &[1, 50, 1_000, 5_000]);
     let server_patience = if fault_free { 0 } else { pick(random, &[0, 40, 250, 250, 3_000]) };
     let server_patience = if faulty_server { server_patience.max(250) } else { server_patience };
     // All servers have the same, so it does not matter which one a proxy asks.
@@ -346,7 +375,7 @@ fn node(
         slots,
         in_flight: pick(random, &[1, 2, 3, 6, 3 * slots]),
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
-        config: Config { min_ttl, server_patience, ..config },
+        config: Config { limits, server_patience, retry, copies: 1, min_ttl },
         turn: pick(random, &[0, 0, 1, 5]),
     }
 }

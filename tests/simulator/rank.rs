@@ -9,11 +9,11 @@ pub fn order(id: &[u8], servers: impl Iterator<Item = usize>) -> Vec<usize> {
     order
 }
 
-/// Returns the rank of a node for an id. Equal ranks are too unlikely to occur.
+/// Returns the rank of a node for an id. Equal ranks are too unlikely to occur. Requests that every
+/// server refuses have no id, and all rank nodes alike.
 pub fn rank(id: &[u8], node: usize) -> u64 {
-    // Servers look at no more of an id.
-    let id = &id[..id.len().min(64)];
-    let mixed = sip(id) ^ sip(format!("server {node}").as_bytes());
+    let id = if id.is_empty() { 0 } else { sip(id) };
+    let mixed = id ^ sip(format!("server {node}").as_bytes());
     let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)

@@ -189,12 +189,14 @@ impl RoutingCheck {
     }
 }
 
-/// Returns the id of a request.
+/// Returns the id of a request: empty if every server refuses it.
 fn id_of(op: u8, payload: &[u8]) -> &[u8] {
     if op != Op::Add as u8 && op != Op::Put as u8 {
-        return payload;
+        return if payload.len() > 64 { &[] } else { payload };
     }
     let (fixed, rest) = payload.split_at(8);
-    let len = fixed[4..].iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
-    rest.get(..len).unwrap_or(rest)
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | usize::from(*byte));
+    let (ttl, len) = (word(&fixed[..4]), word(&fixed[4..]));
+    let lawful = ttl <= 604_800_000 && len <= 64 && len < rest.len();
+    if lawful { &rest[..len] } else { &[] }
 }

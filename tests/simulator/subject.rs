@@ -1,8 +1,8 @@
 //! What checks ask of a machine under test.
 
 use crate::cluster::SERVERS_MAX;
-use distcache_core::proxy::{Proxy, Traffic};
-use distcache_core::server::{Server, Store};
+use distcache_core::proxy::{self, Proxy, Traffic};
+use distcache_core::server::{self, Server, Store};
 use distcache_testing::net::TestMachine;
 
 /// A machine under test.
@@ -29,7 +29,7 @@ pub trait Subject: TestMachine {
     }
 }
 
-impl<S: Store> Subject for Server<'_, S> {
+impl<S: Store> Subject for server::Borrowed<'_, S> {
     fn work(&self) -> u64 {
         let counters = self.counters();
         self.operations().total + counters.malformed + counters.idle + counters.stalled
@@ -48,7 +48,7 @@ impl<S: Store> Subject for Server<'_, S> {
     }
 }
 
-impl Subject for Proxy<'_> {
+impl Subject for proxy::Borrowed<'_> {
     fn work(&self) -> u64 {
         let (counters, did) = (self.counters(), self.traffic());
         let clients = counters.malformed + counters.idle + counters.stalled;

@@ -12,16 +12,17 @@ use crate::plan::{Plan, STARTS_MAX, pick};
 use crate::request::{Dialect, Generator};
 use crate::routing::RoutingCheck;
 use crate::trace::{Actor, record};
-use distcache_core::proxy::Proxy;
-use distcache_core::server::Server;
+use distcache_core::proxy;
+use distcache_core::server;
 use distcache_core::time::Instant;
 use distcache_testing::memory::Memory;
 use distcache_testing::random::Random;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A server over a checked table.
-type Cache<'m> = Server<'m, CheckedTable<'m>>;
+type Cache<'m> = server::Borrowed<'m, CheckedTable<'m>>;
 
 /// A time that is never reached.
 const NEVER: Instant = Instant::from_millis(u64::MAX);
@@ -61,7 +62,7 @@ impl Arena {
 /// What runs as one node.
 enum Process<'m> {
     Server(Box<EventLoop<Cache<'m>>>),
-    Proxy(Box<EventLoop<Proxy<'m>>>),
+    Proxy(Box<EventLoop<proxy::Borrowed<'m>>>),
     FaultyServer(FaultyServer),
     /// The process is dead.
     Dead,
@@ -153,13 +154,16 @@ impl<'m> World<'m> {
                 let key = self.network.random.next();
                 let (layout, oracle) = (self.plan.layout, self.oracle.clone());
                 let table = CheckedTable::new(&mut table[aligned..], number, layout, key, oracle);
-                let mut server = memory.server(plan.config.limits, table);
-                server.set_budget(self.plan.budget);
-                server.set_min_ttl(plan.config.min_ttl);
+                let config = server::Config {
+                    budget: self.plan.budget,
+                    min_lifetime: Duration::from_millis(plan.config.min_ttl.into()),
+                    ..server::Config::new(plan.config.limits)
+                };
+                let server = memory.server_with(config, table);
                 Process::Server(Box::new(EventLoop::new(server, number, plan, routing)))
             }
             false => {
-                let proxy = memory.proxy(plan.config);
+                let proxy = memory.proxy(plan.config.of_proxy());
                 Process::Proxy(Box::new(EventLoop::new(proxy, number, plan, routing)))
             }
         };
@@ -317,7 +321,7 @@ impl<'m> World<'m> {
     }
 
     /// Returns the nodes that are proxies.
-    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut EventLoop<Proxy<'m>>> {
+    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut EventLoop<proxy::Borrowed<'m>>> {
         self.hosts.iter_mut().filter_map(|host| match &mut host.process {
             Process::Proxy(event_loop) => Some(&mut **event_loop),
             _ => None,
@@ -354,7 +358,7 @@ impl<'m> World<'m> {
         }
         // A node with a timeout must find out on its own that a connection to another node is dead.
         let patient: Vec<bool> =
-            self.plan.nodes.iter().map(|node| node.config.limits.patience > 0).collect();
+            self.plan.nodes.iter().map(|node| node.config.limits.patience.is_some()).collect();
         self.network.heal(|actor, other| match (actor, other) {
             (Actor::Node(number), Actor::Node(_)) => !patient[number],
             _ => true,

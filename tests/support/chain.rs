@@ -1,23 +1,27 @@
 //! A proxy in front of a server, both real, over virtual connections.
 
 use crate::net::{End, Net, Pieces, Probes, SERVER};
-use distcache_core::proxy::Proxy;
-use distcache_core::server::{Server, Store};
+use distcache_core::proxy;
+use distcache_core::server::{self, Store};
 
 /// A proxy, its clients, and its server.
 #[derive(Debug)]
 pub struct Chain<'m, S> {
     /// The proxy and its clients.
-    pub front: Net<Proxy<'m>>,
+    pub front: Net<proxy::Borrowed<'m>>,
     /// The server, whose client is the proxy.
-    pub back: Net<Server<'m, S>>,
+    pub back: Net<server::Borrowed<'m, S>>,
     /// The server's end, and how often the proxy had dialed when it was made.
     link: Option<(End, usize)>,
 }
 
 impl<'m, S: Store> Chain<'m, S> {
     /// Creates both. The proxy is about to connect to the server.
-    pub fn new(proxy: Proxy<'m>, server: Server<'m, S>, pieces: Pieces) -> Self {
+    pub fn new(
+        proxy: proxy::Borrowed<'m>,
+        server: server::Borrowed<'m, S>,
+        pieces: Pieces,
+    ) -> Self {
         let mut front = Net::new(proxy, pieces.clone());
         front.probes = Probes::Seen;
         let back = Net::new(server, pieces);

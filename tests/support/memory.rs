@@ -1,19 +1,33 @@
 //! The memory of the machines.
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Client, Limits};
-use distcache_core::proxy::{Config, InFlight, Proxy, Upstream};
-use distcache_core::server::{Server, Store};
-use distcache_core::slots::Slot;
+use std::time::Duration;
+
+use distcache_core::Slot;
+use distcache_core::proxy::{self, Config, InFlight, Proxy, Upstream};
+use distcache_core::server::{self, Server, Store};
 use distcache_core::wire::MESSAGE_MAX;
+use distcache_core::{ClientSlot, Limits, Pool};
 
 /// No timeouts.
-pub const NO_LIMITS: Limits = Limits { idle: 0, patience: 0 };
+pub const NO_LIMITS: Limits = Limits::NONE;
+
+/// Returns timeouts of these milliseconds; 0 for none.
+pub const fn limits(idle: u64, patience: u64) -> Limits {
+    const fn limit(millis: u64) -> Option<Duration> {
+        if millis == 0 { None } else { Some(Duration::from_millis(millis)) }
+    }
+    Limits { idle: limit(idle), patience: limit(patience) }
+}
+
+/// Returns a timeout in milliseconds; 0 for none.
+pub fn millis(limit: Option<Duration>) -> u64 {
+    limit.map_or(0, |limit| limit.as_millis() as u64)
+}
 
 /// Memory for one server or one proxy.
 #[derive(Debug)]
 pub struct Memory {
-    clients: Vec<Slot<Client>>,
+    clients: Vec<ClientSlot>,
     in_flight: Vec<Slot<InFlight>>,
     servers: Vec<Upstream>,
     buffers: Vec<u8>,
@@ -65,18 +79,31 @@ impl Memory {
     ///
     /// # Panics
     /// If the memory is too small.
-    pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> Server<'_, S> {
-        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
-        Server::new(&mut self.clients, pool, limits, store).expect("enough memory")
+    pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> server::Borrowed<'_, S> {
+        self.server_with(server::Config::new(limits), store)
+    }
+
+    /// Creates a server of this configuration.
+    ///
+    /// # Panics
+    /// If the memory is too small.
+    pub fn server_with<S: Store>(
+        &mut self,
+        config: server::Config,
+        store: S,
+    ) -> server::Borrowed<'_, S> {
+        let pool = Pool::new(&mut self.buffers[..], MESSAGE_MAX);
+        Server::new(&mut self.clients[..], pool, config, store).expect("enough memory")
     }
 
     /// Creates a proxy.
     ///
     /// # Panics
     /// If the memory is too small.
-    pub fn proxy(&mut self, config: Config) -> Proxy<'_> {
-        let pool = Pool::new(&mut self.buffers, MESSAGE_MAX);
+    pub fn proxy(&mut self, config: Config) -> proxy::Borrowed<'_> {
+        let pool = Pool::new(&mut self.buffers[..], MESSAGE_MAX);
         let Self { clients, in_flight, servers, .. } = self;
-        Proxy::new(clients, in_flight, servers, pool, config).expect("enough memory")
+        Proxy::new(&mut clients[..], &mut in_flight[..], &mut servers[..], pool, config)
+            .expect("enough memory")
     }
 }

@@ -13,8 +13,8 @@
 use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
 use distcache_core::machine::{Machine, Peer, ServerKey, Wants};
-use distcache_core::proxy::{PROBE_ID, Proxy};
-use distcache_core::server::{Server, Store};
+use distcache_core::proxy::{self, Dial, PROBE_ID, Proxy};
+use distcache_core::server::{self, Server, Store};
 use distcache_core::time::Instant;
 
 /// After this many turns, or steps in a turn, a machine counts as running in circles.
@@ -25,8 +25,8 @@ pub const SERVERS: usize = 4;
 
 /// A machine that may have servers to connect to.
 pub trait TestMachine: Machine {
-    /// Returns the server that it wants to dial now.
-    fn dial(&mut self, _now: Instant) -> Option<ServerKey> {
+    /// Returns what to do about the connections to its servers.
+    fn dial(&mut self, _now: Instant) -> Option<Dial> {
         None
     }
 
@@ -40,14 +40,14 @@ pub trait TestMachine: Machine {
     fn check(&self) -> Result<(), &'static str>;
 }
 
-impl<S: Store> TestMachine for Server<'_, S> {
+impl<S: Store> TestMachine for server::Borrowed<'_, S> {
     fn check(&self) -> Result<(), &'static str> {
         Server::check(self)
     }
 }
 
-impl TestMachine for Proxy<'_> {
-    fn dial(&mut self, now: Instant) -> Option<ServerKey> {
+impl TestMachine for proxy::Borrowed<'_> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
         Proxy::dial(self, now)
     }
 
@@ -340,15 +340,18 @@ impl<M: TestMachine> Net<M> {
     }
 
     fn dial(&mut self) -> bool {
-        let Some(key) = self.machine.dial(self.now) else {
-            return false;
+        let key = match self.machine.dial(self.now) {
+            None => return false,
+            Some(Dial::Connect(key)) => key,
+            // Its key is stale: nothing hangs on it.
+            Some(Dial::Cancel(_)) => return true,
         };
         let number = key.number();
         self.keys[usize::from(number)] = Some(key);
         self.dials.push(self.now);
         match self.reach_of[usize::from(number)].unwrap_or(self.reach) {
             Reach::Hangs => (),
-            Reach::Refuses => self.machine.closed(self.now, Peer::Server(key)),
+            Reach::Refuses => self.machine.closed(Peer::Server(key)),
             Reach::Accepts => self.accept_dial_of(number),
         }
         true
@@ -421,7 +424,7 @@ impl<M: TestMachine> Net<M> {
         let room = !space.is_empty();
         space[..len].copy_from_slice(&here[..len]);
         link.read += len;
-        self.machine.filled(self.now, peer, len);
+        self.machine.filled(peer, len);
         link.ended = room && link.hung_up && link.read == link.up.len();
         if link.ended {
             self.machine.ended(self.now, peer);
@@ -441,7 +444,7 @@ impl<M: TestMachine> Net<M> {
             if let Some(number) = number {
                 self.refresh_wants(End(number));
             } else if matches!(peer, Peer::Server(_)) && self.machine.wants(peer).close {
-                self.machine.closed(self.now, peer);
+                self.machine.closed(peer);
             }
         }
         panic!("the machine never rests");
@@ -462,7 +465,7 @@ impl<M: TestMachine> Net<M> {
         let link = &mut self.links[end.0];
         link.open = false;
         if let Some(peer) = link.peer {
-            self.machine.closed(self.now, peer);
+            self.machine.closed(peer);
         }
     }
 }

@@ -46,8 +46,8 @@ impl Counters {
     /// Returns the counters in a line, if it has them.
     pub fn read(line: &str) -> Option<Self> {
         let (_, line) = line.split_once(": ")?;
-        let (clients, line) = line.split_once(" clients, ")?;
-        let (refused, line) = line.split_once(" more refused; closed: ")?;
+        let (clients, line) = line.split_once(" clients accepted, ")?;
+        let (refused, line) = line.split_once(" refused; closed: ")?;
         let (malformed, line) = line.split_once(" malformed, ")?;
         let (idle, line) = line.split_once(" idle, ")?;
         let number = |text: &str| text.parse().ok();

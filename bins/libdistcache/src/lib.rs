@@ -383,3 +383,6 @@ impl Out {
         unsafe { self.used.write_unaligned(len) };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,6 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_is_freed_leaves_nothing_in_the_thread_s_memory() {
+        let (client, usual) = crate::target::client("UNIX:/no/such/socket", 0).ok().unwrap();
+        let number = Number::next();
+        let ctx = crate::DC_CTX { client, usual, number };
+        remember(number, Id::new(b"id").unwrap(), b"session");
+        let place = |number| {
+            enter(false, |recent| recent.iter().position(|last| last.context == Some(number)))
+        };
+        assert_eq!(place(number), Some(0));
+        drop(ctx);
+        assert_eq!((place(number), recalled(number, b"id")), (None, None));
+    }
+
+    #[test]
     fn the_fetch_of_longest_ago_makes_room() {
         let id = Id::new(b"id").unwrap();
         let contexts: Vec<_> = (0..=CONTEXTS_MAX).map(|_| Number::next()).collect();

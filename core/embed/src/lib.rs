@@ -1,43 +1,41 @@
-//! A cache server, a proxy and a client in static memory, for a program that has no heap, no
-//! operating system and no Rust: what it has is bytes, and a clock of milliseconds.
+//! A cache server, a proxy and a client in static memory, for a program without a heap, an operating
+//! system or Rust: it has bytes, and a clock of milliseconds.
 //!
-//! Each function is one verb of the machines; `peer` is what `open` gave, and -1 is a proxy's
-//! server. `check` beside this proves what is said here of the library that comes out.
+//! Each function is one verb of the machines. `peer` is the number that `open` returned; -1 is the
+//! proxy's server. Every call needs `init` first: until then all return -1, or 0 for no work. The
+//! script `check` in this directory proves that the library contains no heap and no std.
 #![no_std]
 
 use core::cell::UnsafeCell;
 use core::slice::{from_raw_parts, from_raw_parts_mut};
+use core::time::Duration;
 use distcache_core::client::{self, Connection};
-use distcache_core::clients::{Client, Limits};
-use distcache_core::id::Id;
-use distcache_core::machine::{Machine, Peer, ServerKey};
-use distcache_core::message::{Add, Reply, Request};
-use distcache_core::buffer::Pool;
-use distcache_core::proxy::{Config, InFlight, Proxy, Upstream};
-use distcache_core::server::Server;
-use distcache_core::slots::{Key, Slot};
-use distcache_core::table::{Layout, Table};
-use distcache_core::time::Instant;
-use distcache_core::wire::MESSAGE_MAX;
+use distcache_core::proxy::{self, Dial, InFlightSlot, Upstream};
+use distcache_core::server::{self, ClientSlot};
+use distcache_core::table::Line;
+use distcache_core::{Add, Id, Instant, Key, Layout, Limits, Machine, Peer, Pool, Proxy, Reply};
+use distcache_core::{Request, Server, ServerKey, Table};
 
 const CLIENTS: usize = 4;
-const BUFFERS: usize = (2 * CLIENTS + 2) * MESSAGE_MAX;
-const LIMITS: Limits = Limits { idle: 60_000, patience: 10_000 };
-const CONFIG: Config = Config::new(LIMITS, 5_000);
+const LIMITS: Limits =
+    Limits { idle: Some(Duration::from_secs(60)), patience: Some(Duration::from_secs(10)) };
+const SERVER_SIZES: server::Sizes = server::Sizes::for_clients(CLIENTS);
+const PROXY_SIZES: proxy::Sizes = proxy::Sizes::new(CLIENTS, 1);
+const PROXY_CONFIG: proxy::Config = proxy::Config::new(LIMITS, Duration::from_secs(5));
 /// 64 sessions in 64 KiB.
-const TABLE: Option<Layout> = Layout::new(64, 64 * 1024);
-const TABLE_LEN: usize = match TABLE {
-    Some(table) => table.size(),
+const LAYOUT: Option<Layout> = Layout::new(64, 64 * 1024);
+const LAYOUT_SIZE: usize = match LAYOUT {
+    Some(layout) => layout.size(),
     None => 0,
 };
 
-/// Memory that is there from the start.
+/// Static memory.
 ///
-/// All functions of this library are to be called by one thread, and not by a signal's or an
-/// interrupt's handler while another of them runs.
+/// One thread must make all calls of this library, and no signal or interrupt handler while another
+/// call runs.
 struct Fixed<T>(UnsafeCell<T>);
 
-// SAFETY: there is one thread, as the caller was told.
+// SAFETY: there is one thread: see above.
 unsafe impl<T> Sync for Fixed<T> {}
 
 impl<T> Fixed<T> {
@@ -47,30 +45,33 @@ impl<T> Fixed<T> {
 
     /// # Safety
     /// No other reference to it may be in use.
-    #[allow(clippy::mut_from_ref, reason = "that there is no other is the caller's word")]
+    #[allow(clippy::mut_from_ref, reason = "the caller makes sure that there is no other")]
     unsafe fn get(&'static self) -> &'static mut T {
         // SAFETY: as the caller says.
         unsafe { &mut *self.0.get() }
     }
 }
 
-type Slots = [Slot<Client>; CLIENTS];
-
-static SERVER_SLOTS: Fixed<Slots> = Fixed::new([const { Slot::EMPTY }; CLIENTS]);
-static SERVER_BUFFERS: Fixed<[u8; BUFFERS]> = Fixed::new([0; BUFFERS]);
-static SESSIONS: Fixed<[u8; TABLE_LEN]> = Fixed::new([0; TABLE_LEN]);
-static PROXY_SLOTS: Fixed<Slots> = Fixed::new([const { Slot::EMPTY }; CLIENTS]);
-static PROXY_BUFFERS: Fixed<[u8; BUFFERS]> = Fixed::new([0; BUFFERS]);
-static UPSTREAM: Fixed<[Upstream; 1]> = Fixed::new([Upstream::ONLY]);
-static FLIGHTS: Fixed<[Slot<InFlight>; 2 * CLIENTS]> =
-    Fixed::new([const { Slot::EMPTY }; 2 * CLIENTS]);
+// What is large is borrowed from statics of zeros, which take no room in the program's image. The slots
+// are small, so the machines have their own.
+static SERVER_BUFFERS: Fixed<[u8; SERVER_SIZES.bytes()]> = Fixed::new([0; SERVER_SIZES.bytes()]);
+static SESSIONS: Fixed<[u8; LAYOUT_SIZE]> = Fixed::new([0; LAYOUT_SIZE]);
+static PROXY_BUFFERS: Fixed<[u8; PROXY_SIZES.bytes()]> = Fixed::new([0; PROXY_SIZES.bytes()]);
 static CLIENT_BUFFERS: Fixed<[u8; client::MEMORY]> = Fixed::new([0; client::MEMORY]);
 
-static SERVER: Fixed<Option<Station<Server<'static, Table<'static>>>>> = Fixed::new(None);
-static PROXY: Fixed<Option<Station<Proxy<'static>>>> = Fixed::new(None);
+type StaticServer = Server<Table<&'static mut [Line]>, [ClientSlot; CLIENTS], &'static mut [u8]>;
+type StaticProxy = Proxy<(
+    [ClientSlot; CLIENTS],
+    [InFlightSlot; PROXY_SIZES.in_flight],
+    [Upstream; 1],
+    &'static mut [u8],
+)>;
+
+static SERVER: Fixed<Option<Station<StaticServer>>> = Fixed::new(None);
+static PROXY: Fixed<Option<Station<StaticProxy>>> = Fixed::new(None);
 static CLIENT: Fixed<Option<Connection<&'static mut [u8; client::MEMORY]>>> = Fixed::new(None);
 
-/// A machine, its clients by small numbers, and the proxy's last connection.
+/// A machine, its clients by number, and the last connection of the proxy to its server.
 struct Station<M> {
     machine: M,
     server: Option<ServerKey>,
@@ -95,12 +96,12 @@ impl<M: Machine> Station<M> {
         i32::try_from(key.index()).ok()
     }
 
-    fn receive(&mut self, now: Instant, peer: i32, bytes: &[u8]) -> Option<usize> {
+    fn receive(&mut self, peer: i32, bytes: &[u8]) -> Option<usize> {
         let peer = self.peer(peer)?;
         let space = self.machine.space(peer);
         let len = space.len().min(bytes.len());
         space.get_mut(..len)?.copy_from_slice(bytes.get(..len)?);
-        self.machine.filled(now, peer, len);
+        self.machine.filled(peer, len);
         Some(len)
     }
 
@@ -119,9 +120,9 @@ impl<M: Machine> Station<M> {
         Some(i32::from(wants.read) | i32::from(wants.write) << 1 | i32::from(wants.close) << 2)
     }
 
-    fn closed(&mut self, now: Instant, peer: i32) -> Option<i32> {
+    fn closed(&mut self, peer: i32) -> Option<i32> {
         let gone = self.peer(peer)?;
-        self.machine.closed(now, gone);
+        self.machine.closed(gone);
         if let Some(key) = usize::try_from(peer).ok().and_then(|peer| self.keys.get_mut(peer)) {
             *key = None;
         }
@@ -135,10 +136,10 @@ impl<M: Machine> Station<M> {
     }
 }
 
-/// The verbs of one machine under names that C can call. All give -1 for a peer that is not there.
+/// The verbs of one machine under names for C. All return -1 for a peer that does not exist.
 macro_rules! verbs {
     ($station:ident, $open:ident, $receive:ident, $send:ident, $wants:ident, $ended:ident, $closed:ident, $advance:ident, $deadline:ident) => {
-        /// Takes a client, and gives its number.
+        /// Accepts a client and returns its number; -1 if all places are taken.
         #[unsafe(no_mangle)]
         pub extern "C" fn $open(now: u64) -> i32 {
             // SAFETY: there is one thread.
@@ -146,23 +147,18 @@ macro_rules! verbs {
             station.and_then(|station| station.open(at(now))).unwrap_or(-1)
         }
 
-        /// Takes bytes from a peer, and gives how many it took.
+        /// Takes bytes from a peer, and returns how many it took.
         ///
         /// # Safety
         /// `bytes` points to `len` bytes.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $receive(
-            now: u64,
-            peer: i32,
-            bytes: *const u8,
-            len: usize,
-        ) -> isize {
+        pub unsafe extern "C" fn $receive(peer: i32, bytes: *const u8, len: usize) -> isize {
             // SAFETY: there is one thread, and the caller has the bytes.
             let (station, bytes) = unsafe { ($station.get().as_mut(), from_raw_parts(bytes, len)) };
-            count(station.and_then(|station| station.receive(at(now), peer, bytes)))
+            count(station.and_then(|station| station.receive(peer, bytes)))
         }
 
-        /// Writes down what is for a peer, and gives how much it wrote.
+        /// Writes the bytes to send to a peer, and returns how many it wrote.
         ///
         /// # Safety
         /// `out` points to `room` bytes.
@@ -174,7 +170,7 @@ macro_rules! verbs {
             count(station.and_then(|station| station.send(at(now), peer, out)))
         }
 
-        /// 1 to read from a peer, 2 to write to it, 4 to close.
+        /// What to do with a peer: the sum of 1 to read from it, 2 to write to it and 4 to close.
         #[unsafe(no_mangle)]
         pub extern "C" fn $wants(peer: i32) -> i32 {
             // SAFETY: there is one thread.
@@ -182,7 +178,7 @@ macro_rules! verbs {
             station.and_then(|station| station.wants(peer)).unwrap_or(-1)
         }
 
-        /// A peer will send no more.
+        /// A peer sends no more.
         #[unsafe(no_mangle)]
         pub extern "C" fn $ended(now: u64, peer: i32) -> i32 {
             // SAFETY: there is one thread.
@@ -190,15 +186,15 @@ macro_rules! verbs {
             station.and_then(|station| station.ended(at(now), peer)).unwrap_or(-1)
         }
 
-        /// A peer is gone.
+        /// The connection of a peer is closed.
         #[unsafe(no_mangle)]
-        pub extern "C" fn $closed(now: u64, peer: i32) -> i32 {
+        pub extern "C" fn $closed(peer: i32) -> i32 {
             // SAFETY: there is one thread.
             let station = unsafe { $station.get() }.as_mut();
-            station.and_then(|station| station.closed(at(now), peer)).unwrap_or(-1)
+            station.and_then(|station| station.closed(peer)).unwrap_or(-1)
         }
 
-        /// Does one piece of work; 0 where there is none. All peers' wants may be others then.
+        /// Does one piece of work; 0 if there is none. The wants of every peer may change.
         #[unsafe(no_mangle)]
         pub extern "C" fn $advance(now: u64) -> i32 {
             // SAFETY: there is one thread.
@@ -207,7 +203,7 @@ macro_rules! verbs {
             i32::from(peer.is_some())
         }
 
-        /// When there is work even if nothing comes; the largest number where never.
+        /// When there is work even if nothing arrives; the largest number for never.
         #[unsafe(no_mangle)]
         pub extern "C" fn $deadline() -> u64 {
             // SAFETY: there is one thread.
@@ -241,7 +237,7 @@ verbs!(
     dc_proxy_deadline
 );
 
-/// Makes the server, once; -1 after that. `key` is 16 random bytes.
+/// Makes the server, once; -1 after the first time. `key` is 16 random bytes.
 ///
 /// # Safety
 /// `key` points to 16 bytes.
@@ -249,21 +245,22 @@ verbs!(
 pub unsafe extern "C" fn dc_server_init(key: *const [u8; 16]) -> i32 {
     // SAFETY: there is one thread, and memory is lent only while there is no server.
     let (server, key) = unsafe { (SERVER.get(), *key) };
-    let Some(layout) = TABLE.filter(|_| server.is_none()) else {
+    let Some(layout) = LAYOUT.filter(|_| server.is_none()) else {
         return -1;
     };
     // SAFETY: as above.
-    let (slots, buffers, sessions) =
-        unsafe { (SERVER_SLOTS.get(), SERVER_BUFFERS.get(), SESSIONS.get()) };
-    let Ok(table) = Table::new(sessions, layout, key) else {
+    let (buffers, sessions) = unsafe { (SERVER_BUFFERS.get(), SESSIONS.get()) };
+    let Ok(table) = Table::in_memory(layout, key, sessions) else {
         return -1;
     };
-    let made = Server::new(slots, Pool::new(buffers, MESSAGE_MAX), LIMITS, table);
+    let pool = Pool::new(&mut buffers[..], SERVER_SIZES.buffer_len);
+    let slots = [const { ClientSlot::EMPTY }; CLIENTS];
+    let made = Server::new(slots, pool, server::Config::new(LIMITS), table);
     *server = made.ok().map(Station::new);
     if server.is_some() { 0 } else { -1 }
 }
 
-/// Makes the proxy, once; -1 after that.
+/// Makes the proxy, once; -1 after the first time.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_init() -> i32 {
     // SAFETY: there is one thread.
@@ -272,25 +269,30 @@ pub extern "C" fn dc_proxy_init() -> i32 {
         return -1;
     }
     // SAFETY: there is one thread, and memory is lent only while there is no proxy.
-    let (slots, in_flight, buffers) =
-        unsafe { (PROXY_SLOTS.get(), FLIGHTS.get(), PROXY_BUFFERS.get()) };
-    // SAFETY: as above.
-    let servers = unsafe { UPSTREAM.get() };
-    let made = Proxy::new(slots, in_flight, servers, Pool::new(buffers, MESSAGE_MAX), CONFIG);
+    let buffers = unsafe { PROXY_BUFFERS.get() };
+    let pool = Pool::new(&mut buffers[..], PROXY_SIZES.buffer_len);
+    let slots = [const { ClientSlot::EMPTY }; CLIENTS];
+    let in_flight = [const { InFlightSlot::EMPTY }; PROXY_SIZES.in_flight];
+    let made = Proxy::new(slots, in_flight, [Upstream::ONLY], pool, PROXY_CONFIG);
     *proxy = made.ok().map(Station::new);
     if proxy.is_some() { 0 } else { -1 }
 }
 
-/// 1 where the proxy's server is to be dialed now.
+/// 1 if the proxy's server must be dialed now, -1 if the attempt must be cancelled.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_proxy_dial(now: u64) -> i32 {
     // SAFETY: there is one thread.
     let Some(proxy) = (unsafe { PROXY.get() }) else {
         return 0;
     };
-    let key = proxy.machine.dial(at(now));
-    proxy.server = key.or(proxy.server);
-    i32::from(key.is_some())
+    match proxy.machine.dial(at(now)) {
+        Some(Dial::Connect(key)) => {
+            proxy.server = Some(key);
+            1
+        }
+        Some(Dial::Cancel(_)) => -1,
+        None => 0,
+    }
 }
 
 /// The proxy's server is connected.
@@ -304,7 +306,7 @@ pub extern "C" fn dc_proxy_connected(now: u64) {
     }
 }
 
-/// Makes the client of a new connection, in place of the last one.
+/// Makes the client of a new connection, which replaces the last one.
 #[unsafe(no_mangle)]
 pub extern "C" fn dc_client_init() -> i32 {
     // SAFETY: there is one thread.
@@ -315,7 +317,7 @@ pub extern "C" fn dc_client_init() -> i32 {
     if client.is_some() { 0 } else { -1 }
 }
 
-/// Asks for a session.
+/// Begins a request for a session.
 ///
 /// # Safety
 /// `id` points to `id_len` bytes.
@@ -325,7 +327,7 @@ pub unsafe extern "C" fn dc_client_get(id: *const u8, id_len: usize) -> i32 {
     ask(Id::new(unsafe { from_raw_parts(id, id_len) }).map(Request::Get))
 }
 
-/// Has a session stored.
+/// Begins a request to store a session for `ttl` milliseconds.
 ///
 /// # Safety
 /// `id` and `session` point to as many bytes as said.
@@ -343,7 +345,7 @@ pub unsafe extern "C" fn dc_client_add(
     ask(Id::new(id).map(|id| Request::Add(Add { ttl, id, session })))
 }
 
-/// Writes down what is for the server, and gives how much it wrote.
+/// Writes the bytes to send to the server, and returns how many it wrote.
 ///
 /// # Safety
 /// `out` points to `room` bytes.
@@ -359,7 +361,7 @@ pub unsafe extern "C" fn dc_client_send(out: *mut u8, room: usize) -> isize {
     }))
 }
 
-/// Takes bytes from the server: 1 where the answer is there, 0 where not yet, -1 where it is none.
+/// Takes bytes from the server: 1 if the answer is complete, 0 if not yet, -1 if they are no answer.
 ///
 /// # Safety
 /// `bytes` points to `len` bytes.
@@ -375,7 +377,7 @@ pub unsafe extern "C" fn dc_client_receive(bytes: *const u8, len: usize) -> i32 
     answered.map_or(-1, i32::from)
 }
 
-/// The answer: 256 and more is the length of a session plus 256, less is a status; -1 is none.
+/// The answer: a status below 256, or 256 plus the length of a session; -1 if there is none.
 ///
 /// # Safety
 /// `out` points to `room` bytes.

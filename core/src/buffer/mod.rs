@@ -1,7 +1,11 @@
-//! Buffers: equal ones lent from a pool, and the window of bytes that each holds.
+//! Buffers: a pool of equal ones, and the queues of bytes that take them.
 
+mod fifo;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod window;
 
-pub use pool::{Fifo, Pool};
+pub use fifo::Fifo;
+pub use pool::Pool;
 pub(crate) use window::Window;

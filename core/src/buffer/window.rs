@@ -1,7 +1,7 @@
-//! Where in a buffer the bytes are that it holds.
+//! The position of the bytes in a buffer.
 
-/// The bytes of a buffer from `start` to `end`, first in first out: `start <= end`, and `end` is at
-/// most the buffer's length. Empty, it begins at the front. All calls take the same buffer.
+/// A queue of bytes in a buffer, from `start` to `end`: `start <= end <= buffer length`. An empty one
+/// begins at the front. Every call must pass the same buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     pub(crate) start: usize,
@@ -33,7 +33,7 @@ impl Window {
         buffer.get_mut(self.start..self.end).unwrap_or_default()
     }
 
-    /// The room behind what is held, with all that is held moved to the front of the buffer first.
+    /// The room behind the bytes held, which first move to the front of the buffer.
     #[inline]
     pub(crate) fn space<'a>(&mut self, buffer: &'a mut [u8]) -> &'a mut [u8] {
         if self.start > 0 && self.end <= buffer.len() && self.start <= self.end {
@@ -44,7 +44,7 @@ impl Window {
         buffer.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Takes in the first `len` bytes that were written to the room in a buffer of `buffer_len`.
+    /// Adds the first `len` bytes of the room in a buffer of `buffer_len` bytes.
     #[inline]
     pub(crate) fn filled(&mut self, len: usize, buffer_len: usize) {
         self.end = self.end.saturating_add(len).min(buffer_len);

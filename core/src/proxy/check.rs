@@ -1,32 +1,30 @@
-//! What holds between any two calls, for tests and simulators to look at.
+//! The invariants between any two calls, for tests, fuzzing and the simulator.
 
-use super::Proxy;
-use super::upstream::Phase;
+use super::{Memory, Proxy};
 use crate::slots::Key;
 
-impl Proxy<'_> {
-    /// Checks all queues and what is counted about them. Takes a time that grows with the memory.
+impl<M: Memory> Proxy<M> {
+    /// Checks the states of all servers, all queues, and the numbers kept about them. Takes time in
+    /// proportion to the memory.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The first invariant that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
         self.clients.check()?;
         self.check_queues()?;
-        let away = self.servers.iter().filter(|server| server.phase != Phase::Up).count();
-        if away != self.away {
+        let not_up = self.servers.iter().filter(|server| !server.is_up()).count();
+        if not_up != self.not_up {
             return Err("servers that are not up are miscounted");
         }
         for (number, server) in (0..=u8::MAX).zip(&*self.servers) {
+            server.check()?;
             let orphans = self.in_flight.keys().filter_map(|key| self.in_flight.get(key));
             let orphans = orphans.filter(|in_flight| in_flight.client.is_none());
             if orphans.filter(|in_flight| in_flight.server == number).count() != server.orphans {
                 return Err("orphans are miscounted");
             }
-            if server.phase == Phase::Away && server.open.len() != server.lost {
-                return Err("a request is on its way on no connection");
-            }
         }
-        self.in_flight.keys().try_for_each(|key| self.check_flight(key))
+        self.in_flight.keys().try_for_each(|key| self.check_in_flight(key))
     }
 
     fn check_queues(&self) -> Result<(), &'static str> {
@@ -35,34 +33,33 @@ impl Proxy<'_> {
         self.in_flight.check(opens.chain(waits).chain([&self.hedgeable]))
     }
 
-    /// Each request in flight is at one server, in one of its queues, and is the one of its client or the twin of
-    /// that.
-    fn check_flight(&self, key: Key) -> Result<(), &'static str> {
+    /// Each request is in one queue of its server, and is that of its client or the twin of it.
+    fn check_in_flight(&self, key: Key) -> Result<(), &'static str> {
         let Some(in_flight) = self.in_flight.get(key) else {
             return Err("a key finds nothing");
         };
         let Some(server) = self.server(in_flight.server) else {
-            return Err("a in_flight has no server");
+            return Err("a request has no server");
         };
         let open = self.in_flight.is_queued(&server.open, key);
         let waiting = self.in_flight.is_queued(&server.waiting, key);
         if open == waiting {
-            return Err("a in_flight is neither sent nor waiting, or both");
+            return Err("a request is neither sent nor waiting, or both");
         }
         if self.in_flight.is_queued(&self.hedgeable, key) && !(open && in_flight.is_hedgeable()) {
-            return Err("a in_flight may be hedged that must not be");
+            return Err("a request waits to be hedged that must not be");
         }
         let Some(client) = in_flight.client else {
             let forgotten = open && in_flight.twin.is_none();
             return if forgotten { Ok(()) } else { Err("an orphan waits for something") };
         };
         let Some(own) = self.clients.in_flight(client) else {
-            return Err("a in_flight's client has none");
+            return Err("the client of a request has none in flight");
         };
         let twin = in_flight.twin.map(|twin| self.in_flight.get(twin).and_then(|twin| twin.twin));
         match twin {
-            None if own != key => Err("a client has another in_flight"),
-            Some(back) if back != Some(key) => Err("a twin is not one"),
+            None if own != key => Err("a client has another request in flight"),
+            Some(back) if back != Some(key) => Err("the twin of a request has another twin"),
             Some(_) if own != key && Some(own) != in_flight.twin => {
                 Err("a client has neither twin")
             }

@@ -1,21 +1,21 @@
-//! One request on its way: which servers it visits, and what their answers come to.
+//! One request in flight: which servers it visits, and what their answers amount to.
 //!
-//! With one copy of each session a request visits one server, and that server's answer is the
-//! answer. With more, requests visit servers in the id's order of rank, one after the other, each
-//! that is up, until as many have answered as there are to be copies:
+//! With one copy of each session a request visits one server, and that server's answer is the answer.
+//! With more, it visits the servers that are up, one after the other in the order of their rank, until
+//! as many have answered as there are copies:
 //!
 //! | | goes on to the next server | the answer |
 //! |---|---|---|
 //! | GET, HAVE | after a miss | the first hit, or the last miss |
 //! | ADD, PUT | after OK; there it replaces what is stored | the first server's |
-//! | REMOVE | always | the first server's; or OK from another, if the first may have forgotten |
-//! | TAKE | after a hit, with a REMOVE; after a miss, if the first may have forgotten | the hit, or the miss |
+//! | REMOVE | always | the first server's; or OK from another, if the first may lack data |
+//! | TAKE | after a hit, with a REMOVE; after a miss, if the first may lack data | the hit, or the miss |
 //!
-//! Of two who take or remove one session at the same time, its first server lets one win. A server
-//! that has been up since the proxy began has not forgotten, and its miss is final; else the next
-//! one's word counts, because no session is to be lost with one server.
+//! If two clients take or remove one session at the same time, its first server decides. A server that
+//! has been up since the proxy started lacks no data, and its miss is final. Otherwise the next server
+//! is asked too, so no session is lost with one server.
 //!
-//! A GET or HAVE whose first server is slow becomes two requests in request in flight, its twin at the next server: see
+//! A GET or HAVE whose first server is slow has a twin at the next server: see
 //! [`hedge`](super::hedge).
 
 use crate::message::Status;
@@ -23,68 +23,68 @@ use crate::slots::Key;
 use crate::time::Instant;
 use crate::wire::{Message, Op};
 
-/// One request on its way.
+/// One request in flight.
 #[derive(Debug)]
 pub struct InFlight {
-    /// Whose request it is; `None` once nobody waits for its answer.
+    /// The client; `None` once it has left.
     pub(super) client: Option<Key>,
-    /// The same request at another server, while neither has an answer that decides it.
+    /// The same request at another server, while neither has a decisive answer.
     pub(super) twin: Option<Key>,
-    /// The client's own request.
+    /// The request as the client sent it.
     pub(super) request: Message,
     /// The request is still at the front of the client's inbox.
     pub(super) is_kept: bool,
-    /// The [`hash`](super::upstream::hash) of the id, where there is more than one server.
+    /// The [`hash`](super::upstream::hash) of the id; 0 with a single server.
     pub(super) id: u64,
-    /// The server that is asked now.
+    /// The server that it is sent to.
     pub(super) server: u8,
-    /// What it is asked for.
+    /// The operation that the server is asked for.
     pub(super) op: Op,
-    /// When it was asked.
+    /// When it was sent.
     pub(super) since: Instant,
-    /// The servers that were tried, a bit each.
+    /// The servers that were visited, one bit each.
     visited: u32,
-    /// How many have answered.
+    /// The number of servers that have answered.
     answered: u8,
     outcome: Outcome,
-    /// What stood in the way of a further copy was removed already.
+    /// The session in the way of a further copy was removed already.
     repaired: bool,
 }
 
-/// What the choice of a request in flight's next server depends on.
+/// What determines the next server of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aim {
     pub(super) id: u64,
     visited: u32,
-    /// A server that is left out lacks something afterwards.
+    /// The request changes data: a server that is skipped lacks the change.
     pub(super) changes: bool,
 }
 
-/// What the answers so far come to.
+/// What the answers so far amount to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
-    /// Nobody has answered.
+    /// No server has answered.
     Nothing,
-    /// This, unless another server has a better word.
+    /// This status, unless another server knows better.
     Open(Status),
-    /// This, whatever others say.
+    /// This status, whatever other servers answer.
     Settled(Status),
-    /// The session that lies in the client's outbox.
+    /// The session in the client's outbox.
     Session,
 }
 
-/// What is to be done with an answer.
+/// What to do with an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Step {
-    /// It is the answer to the client.
+    /// Pass it to the client: the request is complete.
     Pass,
-    /// It is the answer to the client once the next server has been asked.
+    /// Pass it to the client, after the next server has been asked.
     Hold,
-    /// The next server is to be asked, if there is one.
+    /// Ask the next server, if there is one.
     Next,
-    /// The outcome is the answer.
+    /// Answer with the outcome.
     Finish,
-    /// The same server is to be asked for this.
+    /// Ask the same server for this operation.
     Again(Op),
 }
 
@@ -106,21 +106,21 @@ impl InFlight {
         }
     }
 
-    /// What the choice of its next server depends on.
+    /// What determines its next server.
     #[inline]
     pub(super) const fn aim(&self) -> Aim {
         let changes = !matches!(self.request.header.op, Op::Get | Op::Have);
         Aim { id: self.id, visited: self.visited, changes }
     }
 
-    /// Whether it may be sent to a second server before the first has answered: asking twice changes
-    /// nothing, and nobody has answered yet.
+    /// Whether it may be sent to a second server before the first has answered: it changes no data, and
+    /// no server has answered.
     pub(super) const fn is_hedgeable(&self) -> bool {
         let reads = matches!(self.request.header.op, Op::Get | Op::Have);
         reads && self.is_kept && self.answered == 0 && self.twin.is_none()
     }
 
-    /// The same request for another server.
+    /// Its twin, for another server.
     pub(super) const fn split(&self, key: Key) -> Self {
         let mut twin = Self::new(self.since, key, self.request, self.id);
         (twin.client, twin.twin) = (self.client, Some(key));
@@ -128,7 +128,7 @@ impl InFlight {
         twin
     }
 
-    /// Takes over what its twin knows, which is no more.
+    /// Takes over what its twin has learned, which has ended.
     pub(super) const fn absorb(&mut self, twin: &Self) {
         self.twin = None;
         self.visited |= twin.visited;
@@ -138,7 +138,7 @@ impl InFlight {
         }
     }
 
-    /// Marks a server as tried.
+    /// Marks a server as visited.
     pub(super) const fn leave_out(&mut self, server: u8) {
         self.visited |= bit(server);
     }
@@ -147,13 +147,13 @@ impl InFlight {
         self.outcome
     }
 
-    /// Goes to a server that answers at `level`. False where that one does not have what the client
-    /// asks for, and nobody else has answered.
+    /// Chooses the operation for a server that answers at `level`. False if that server does not have
+    /// the operation.
     pub(super) fn visit(&mut self, server: u8, level: u16) -> bool {
         let asked = self.request.header.op;
         self.op = match (asked, self.outcome) {
             (Op::Take, Outcome::Session) => Op::Remove,
-            // A further copy is to be the same as the first, whatever was there before.
+            // A further copy must equal the first, whatever was stored before.
             (Op::Add | Op::Put, Outcome::Settled(_)) if level >= Op::Put.level() => Op::Put,
             (Op::Add | Op::Put, Outcome::Settled(_)) => Op::Add,
             (asked, _) => asked,
@@ -164,8 +164,8 @@ impl InFlight {
         self.op.level() <= level
     }
 
-    /// What is to be done with the answer of the server that was asked: a status, or a session. A
-    /// `may_lack_data` server may not have what it was given.
+    /// Takes the answer of the server: a status, or `None` for a session. A server that `may_lack_data`
+    /// may not have what it was given.
     pub(super) fn on_reply(
         &mut self,
         status: Option<Status>,
@@ -175,7 +175,7 @@ impl InFlight {
         if copies <= 1 {
             return Step::Pass;
         }
-        // A proxy that can't reach its server knows nothing of the session.
+        // A proxy that cannot reach its server does not know about the session.
         if status == Some(Status::DISCONNECTED) {
             return Step::Next;
         }
@@ -205,7 +205,7 @@ impl InFlight {
         }
         match (self.op, status) {
             (Op::Remove, _) => Step::Again(Op::Add),
-            // It is a proxy, and does not know its own server.
+            // It is a proxy that does not know the level of its own server.
             (Op::Put, Status::UNSUPPORTED) => Step::Again(Op::Remove),
             (Op::Add, Status::ADD_EXISTS) if !self.repaired => {
                 self.repaired = true;
@@ -244,7 +244,7 @@ impl InFlight {
         }
     }
 
-    /// One more server has answered: then `last`, or onward.
+    /// Counts one more server that has answered: `last` if it is the last one.
     fn count(&mut self, copies: u8, last: Step) -> Step {
         self.answered = self.answered.saturating_add(1);
         if self.answered >= copies { last } else { Step::Next }

@@ -2,178 +2,144 @@
 //!
 //! ```text
 //!  client ──► inbox ─┐  whole requests,             ┌─► outbox ──► server
-//!  client ──► inbox ─┼─ one of each client in turn ─┤   (uid = request in flight)
+//!  client ──► inbox ─┼─ one of each client in turn ─┤   (uid = ticket of InFlight)
 //!  client ──► inbox ─┘                              │
-//!                                                 requests in request in flight
+//!                                               in flight
 //!  client ◄── outbox ◄─┐                            │
 //!  client ◄── outbox ◄─┴─ back under the client's ──┴── inbox ◄── server
+//!                         uid
 //! ```
 //!
-//! A request on its way is a request in flight, and the request in flight's ticket is the uid that the server sees. A ticket
-//! finds its request in flight once; the request in flight names its client by a key that goes stale with the client. So
-//! an answer that nobody asked for, a second answer, and the answer to a client that has left reach
+//! A request on its way is an [`InFlight`], and its ticket is the uid that the server sees. A ticket
+//! finds its request once, and the request names its client by a key that goes stale with the client.
+//! So an answer without a request, a second answer, and the answer to a client that has left reach
 //! nobody.
 //!
-//! A request in flight starts only when there is room for what follows: a request in flight slot, and a buffer for the
-//! client's answer. A server whose outbox is full has a queue of requests in request in flight that wait for it, so that
-//! it does not keep those for other servers waiting. Each server has its share of the requests in request in flight. Once
-//! that is used up by requests that nobody waits for any more, the server is left out like one that
-//! is away, so that a server that hangs costs the others nothing.
+//! A request starts only with a free `InFlight` slot and a buffer for the client's answer. A server
+//! whose outbox is full has a queue of requests that wait for it, so it does not delay those for other
+//! servers. Each server has an equal share of the slots. A server whose share is used up by requests
+//! whose clients have left is skipped like one that is unreachable, so a server that hangs costs the
+//! others nothing.
 //!
-//! A server is up once it has answered on its connection; `probe` asks it. One that leaves a request
-//! unanswered for too long, or sends what nobody asked for, is given up.
+//! A server is up once it has answered the probe on its connection. One that leaves a request
+//! unanswered for too long, or sends answers without requests, is given up.
 //!
-//! Which server a request goes to follows from its id alone: every id ranks the servers in an order
-//! of its own, and the first of them that is up is asked. With more than one copy of each session, a
-//! request visits more than one of them; the table is in the source of `request in flight`. While no server is
-//! up every request is answered at once; when a connection is lost, so is every request on it, unless
-//! there is another server to ask.
+//! The id alone determines the server: each id ranks the servers in its own order, and the first one
+//! that is up gets the request. With more than one copy of each session, a request visits several
+//! servers; the table is in the source of `in_flight`. While no server is up, every request is answered
+//! at once. When a connection is lost, so are its requests, unless there is another server to ask.
+//!
+//! # Connections to servers
+//!
+//! The caller makes them. [`Proxy::dial`] says when to start or cancel an attempt; the caller reports
+//! the result with [`Proxy::connected`] or [`Machine::closed`].
 
 mod check;
+mod config;
+mod forward;
 mod hedge;
 mod in_flight;
-mod journey;
+mod memory;
 mod probe;
+mod replies;
+mod service;
 mod upstream;
 
 use crate::buffer::Pool;
-use crate::clients::{Client, Clients, Counters, Limits, SetupError, earlier};
+use crate::clients::{ClientSlot, Clients, Counters, SetupError};
 use crate::machine::{Machine, Peer, ServerKey, Wants};
-use crate::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
-use crate::time::Instant;
+use crate::memory::Array;
+use crate::slots::{Key, Lane, Queue, QueueId, Slots};
+use crate::time::{Instant, earlier};
 
+use config::Terms;
+pub use config::{Config, SERVER_PATIENCE, Traffic};
 pub use hedge::HEDGE_AFTER;
-use in_flight::Aim;
 pub use in_flight::InFlight;
+use memory::Servers;
+pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
-use upstream::{DIAL_GRACE, Phase};
+use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
 
-/// The most servers that a proxy has.
+/// The most servers of one proxy.
 pub const SERVERS_MAX: usize = 32;
 
-/// The patience with servers that [`Config::new`] sets, in milliseconds.
-pub const SERVER_PATIENCE: u64 = 250;
-
-/// How much later than it asked for a proxy may be called before it takes a server's silence for its
-/// own absence, in milliseconds.
-const LATE: u64 = 50;
-
-/// The queue of requests in request in flight that may be hedged; the first tags are those of servers.
+/// The queue of requests that may be hedged; the first ids are those of servers.
 const HEDGEABLE: Queue = Queue::new(Lane::Time, QueueId(u8::MAX));
 
-/// How a proxy deals with time, in milliseconds, and with copies.
+/// What to do about the connection to a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Config {
-    /// What clients may do. `patience` also bounds how long a server may leave one request
-    /// unanswered while it answers others, and how long an attempt to connect to it may take.
-    pub limits: Limits,
-    /// How long a server may answer nothing at all while a request waits for it; 0 is for ever.
-    pub server_patience: u64,
-    /// The time between two attempts to connect.
-    pub retry: u64,
-    /// How many servers hold each session; 0 is taken for 1.
-    pub copies: u8,
-    /// Sessions that are to live for less are stored for so long; 0 leaves all as they are.
-    pub min_ttl: u32,
+pub enum Dial {
+    /// Start an attempt to connect. Report its result with [`Proxy::connected`] or [`Machine::closed`].
+    Connect(ServerKey),
+    /// Cancel the attempt: it has taken longer than the patience of
+    /// [`Config::limits`]. The key is stale already, so there is nothing to report.
+    Cancel(ServerKey),
 }
 
-impl Config {
-    /// One copy of each session, to live as long as is asked for, and [`SERVER_PATIENCE`].
-    pub const fn new(limits: Limits, retry: u64) -> Self {
-        Self { limits, server_patience: SERVER_PATIENCE, retry, copies: 1, min_ttl: 0 }
-    }
-}
-
-/// What became of requests, counted from the start. Each request of a client counts once, whatever
-/// servers it visits: `requests` is the sum of `answered`, `disconnected`, `orphaned` and those that
-/// are on their way. The rest are sums over all servers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Traffic {
-    /// Requests that clients made.
-    pub requests: u64,
-    /// Requests answered with what servers said, or that none is known to have the operation.
-    pub answered: u64,
-    /// Requests answered with [`Status::DISCONNECTED`](crate::message::Status::DISCONNECTED), for
-    /// lack of a server.
-    pub disconnected: u64,
-    /// Requests whose client left before the answer.
-    pub orphaned: u64,
-    /// Answers that nobody had asked for.
-    pub strays: u64,
-    /// Connections to servers that were made.
-    pub connects: u64,
-    /// Connections to servers that are gone.
-    pub losses: u64,
-    /// Connections to servers that were given up.
-    pub given_up: u64,
-}
-
-/// Which server a request goes to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Next {
-    /// This one.
-    Server(u8),
-    /// This one, whose share is used up by requests that clients wait for.
-    Busy(u8),
-    /// None.
-    Nobody,
-}
-
-/// Whether the first client's request waits for something.
+/// Why the first client's request does not start.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Blocked {
-    /// It does not.
+    /// It may start.
     No,
-    /// For a connection, until then.
+    /// It waits for a connection, until then.
     ForConnection(Instant),
-    /// For a request in flight.
-    ForFlight,
+    /// It waits for the end of another request.
+    ForInFlight,
 }
 
-/// A proxy without its sockets.
+/// A proxy without sockets.
 #[derive(Debug)]
-pub struct Proxy<'m> {
-    clients: Clients<'m>,
-    config: Config,
-    servers: &'m mut [Upstream],
-    /// The server that is looked after first.
+pub struct Proxy<M: Memory> {
+    clients: Clients<M::Clients, M::Buffers>,
+    terms: Terms,
+    servers: Servers<M::Servers>,
+    /// The server whose turn is next.
     turn: u8,
-    /// How many servers are not up.
-    away: usize,
+    /// The number of servers that are not up.
+    not_up: usize,
     /// The time at which no server had left anything unanswered for too long.
     judged_at: Instant,
-    in_flight: Slots<'m, InFlight>,
-    /// How many requests in request in flight each server may have.
+    in_flight: Slots<InFlight, M::InFlight>,
+    /// The most requests in flight of each server.
     share: usize,
-    /// Flights that may be sent to a second server, in the order in which they were sent.
+    /// Requests that may be sent to a second server, in the order in which they were sent.
     hedgeable: Queue,
-    /// The first client's request can't start before something happens.
     blocked: Blocked,
-    /// When it last was called much later than it had asked for.
+    /// When the proxy was last called much later than its deadline.
     woken: Instant,
     traffic: Traffic,
 }
 
-impl<'m> Proxy<'m> {
-    /// A proxy for as many clients as there are `slots`, with as many requests on their way as there
-    /// are `requests in request in flight`. Each client has one at each server at most, but one whose client has left stays
-    /// until it is answered: as many as clients for each server, and as many again, are plenty. Each
-    /// server has an equal share of the requests in request in flight. Two buffers a client and two a server are enough for
-    /// every case; with fewer (two a server and two more at least, of
-    /// [`MESSAGE_MAX`](crate::wire::MESSAGE_MAX) bytes or more) clients may have to wait for each
-    /// other.
+impl<C, F, U, B> Proxy<(C, F, U, B)>
+where
+    C: Array<ClientSlot>,
+    F: Array<InFlightSlot>,
+    U: Array<Upstream>,
+    B: Array<u8>,
+{
+    /// A proxy for as many clients as there are `slots`, and as many requests at a time as there are
+    /// slots `in_flight`.
+    ///
+    /// A client has at most one request in flight at each server, but a request whose client has left
+    /// stays until it is answered. One slot for each client at each server, and as many again, are
+    /// plenty; each server gets an equal share. Two buffers for each client and each server are enough
+    /// for every case. With fewer (at least two for each server and two more, of
+    /// [`MESSAGE_MAX`](crate::wire::MESSAGE_MAX) bytes or more) clients may have to wait for each other.
     ///
     /// # Errors
-    /// [`SetupError`] says which memory will not do.
+    /// [`SetupError`] if there is too little memory, or too few or too many servers.
     pub fn new(
-        slots: &'m mut [Slot<Client>],
-        in_flight: &'m mut [Slot<InFlight>],
-        servers: &'m mut [Upstream],
-        pool: Pool<'m>,
+        slots: C,
+        in_flight: F,
+        servers: U,
+        pool: Pool<B>,
         config: Config,
     ) -> Result<Self, SetupError> {
-        if in_flight.is_empty() {
+        let mut servers = Servers(servers);
+        let in_flight = Slots::new(in_flight);
+        if in_flight.capacity() == 0 {
             return Err(SetupError::Slots);
         }
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX);
@@ -192,79 +158,83 @@ impl<'m> Proxy<'m> {
         }
         Ok(Self {
             clients,
-            config,
+            terms: config.terms(),
             turn: 0,
-            away: servers.len(),
+            not_up: servers.len(),
             judged_at: Instant::ORIGIN,
-            share: in_flight.len().checked_div(servers.len()).unwrap_or(1).max(1),
+            share: in_flight.capacity().checked_div(servers.len()).unwrap_or(1).max(1),
             servers,
-            in_flight: Slots::new(in_flight),
+            in_flight,
             hedgeable: HEDGEABLE,
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
             traffic: Traffic::default(),
         })
     }
+}
 
-    /// The server that an attempt to connect to is to begin now. Says so once:
-    /// [`Proxy::connected`] or [`Machine::closed`] must follow. There may be more than one: ask until
-    /// it says `None`.
-    pub fn dial(&mut self, now: Instant) -> Option<ServerKey> {
-        let retry = self.config.retry;
-        let due = |server: &Upstream| {
-            server.phase == Phase::Away && server.dial_at(retry).is_none_or(|at| at <= now)
-        };
-        let server = self.servers.iter_mut().find(|server| due(server))?;
-        server.phase = Phase::Dialing;
-        server.dialed = Some(now);
-        self.blocked = Blocked::No;
-        Some(server.key())
+impl<M: Memory> Proxy<M> {
+    /// Returns an attempt to connect that must be started or cancelled now. Each is returned once: call
+    /// this until it returns `None`, after [`Machine::advance`] and whenever the deadline is reached.
+    pub fn dial(&mut self, now: Instant) -> Option<Dial> {
+        self.cancel_dial(now).or_else(|| self.start_dial(now))
     }
 
-    /// The connection to a server is made. The server is up once it has answered on it.
+    fn cancel_dial(&mut self, now: Instant) -> Option<Dial> {
+        let dialing = |server: &&Upstream| server.link == Link::Dialing;
+        let over = self.servers.iter().filter(dialing).find_map(|server| {
+            let (end, _) = self.patience_ends(server)?;
+            (end <= now).then_some((server.key(), end))
+        });
+        let (key, end) = over?;
+        if self.is_late(now, end) {
+            return None;
+        }
+        self.server_closed(key);
+        Some(Dial::Cancel(key))
+    }
+
+    fn start_dial(&mut self, now: Instant) -> Option<Dial> {
+        let retry = self.terms.retry;
+        let due = |server: &&mut Upstream| server.dial_at(retry).is_some_and(|at| at <= now);
+        let server = self.servers.iter_mut().find(due)?;
+        server.link = Link::Dialing;
+        server.dialed = Some(now);
+        self.blocked = Blocked::No;
+        Some(Dial::Connect(server.key()))
+    }
+
+    /// Reports that the connection to a server is made. The server is up once it has answered the
+    /// probe.
     pub fn connected(&mut self, now: Instant, key: ServerKey) {
         let server = self.servers.get_mut(usize::from(key.number()));
-        let server = server.filter(|server| server.is(key) && server.phase == Phase::Dialing);
-        if let Some(server) = server.filter(|server| !server.aborted) {
+        let server = server.filter(|server| server.is(key) && server.link == Link::Dialing);
+        if let Some(server) = server {
             server.level = 0;
             count(&mut server.traffic.connects);
             server.probe(now, &mut self.clients.pool);
         }
     }
 
-    /// The server has answered the probe.
-    fn rise(&mut self, now: Instant, number: u8) {
-        let Some(server) = self.servers.get_mut(usize::from(number)) else {
-            return;
-        };
-        // Requests went elsewhere meanwhile, so it lacks what they stored.
-        server.may_lack_data |= server.dialed.is_none_or(|at| at.after(DIAL_GRACE) <= now);
-        // Requests that waited for room on the last connection wait for nothing now.
-        server.can_send = true;
-        self.away = self.away.saturating_sub(1);
-        self.blocked = Blocked::No;
-    }
-
-    /// Whether server `number` has answered on the connection that it has now.
+    /// Whether server `number` has answered on its present connection.
     pub fn is_up(&self, number: u8) -> bool {
-        self.server(number).is_some_and(|server| server.phase == Phase::Up)
+        self.server(number).is_some_and(Upstream::is_up)
     }
 
-    /// Whether server `number` has more requests on their way than it may have, so that no more are
-    /// passed to it.
+    /// Whether server `number` has its share of requests in flight, so that it gets no more.
     pub fn is_full(&self, number: u8) -> bool {
         self.server(number).is_some_and(|server| server.load() >= self.share)
     }
 
-    /// Why a connection of server `number` was last given up.
+    /// Why the last connection of server `number` was given up.
     pub fn given_up(&self, number: u8) -> Option<GivenUp> {
         self.server(number)?.given_up
     }
 
-    /// What became of requests so far.
+    /// Counters of requests.
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
-        for server in &*self.servers {
+        for server in self.servers.iter() {
             let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
@@ -274,38 +244,38 @@ impl<'m> Proxy<'m> {
         sum
     }
 
-    /// What happened at server `number` so far.
+    /// Counters of server `number`.
     pub fn server_traffic(&self, number: u8) -> ServerTraffic {
         self.server(number).map_or_else(ServerTraffic::default, |server| server.traffic)
     }
 
-    /// What happened to clients so far.
+    /// Counters of clients.
     pub const fn counters(&self) -> Counters {
         self.clients.counters
     }
 
-    /// How many clients are connected.
+    /// The number of connected clients.
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
-    /// How many buffers that were in use are ready to be used again.
+    /// The number of free buffers that were in use before.
     pub const fn buffers_touched(&self) -> u32 {
         self.clients.pool.touched()
     }
 
-    /// Sets aside buffers that nobody needs any more: see [`Pool::trim`].
+    /// Sets aside buffers that are no longer needed; see [`Pool::trim`].
     pub fn trim(&mut self, keep: u32, most: u32, discard: impl FnMut(&mut [u8])) -> u32 {
         self.clients.pool.trim(keep, most, discard)
     }
 
-    /// How many requests are on their way, those of clients that have left among them.
+    /// The number of requests in flight, including those whose clients have left.
     pub const fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// How many buffers nobody holds: all but two for each server where no client has bytes waiting
-    /// or a request on its way.
+    /// The number of free buffers: all but two for each server while no client has bytes waiting or a
+    /// request in flight.
     pub const fn buffers_free(&self) -> u32 {
         self.clients.pool.free()
     }
@@ -314,146 +284,39 @@ impl<'m> Proxy<'m> {
         self.servers.get(usize::from(number))
     }
 
-    /// The server of this key, where that is not stale.
+    /// The server of this key, unless the key is stale.
     #[inline]
     fn keyed(&self, key: ServerKey) -> Option<&Upstream> {
         self.server(key.number()).filter(|server| server.is(key))
     }
 
-    /// The server of this key and the pool, where the key is not stale and bytes go to and fro.
+    /// The server of this key and the pool, if it has a connection in use.
     #[inline]
-    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<'m>)> {
+    fn talking(&mut self, key: ServerKey) -> Option<(&mut Upstream, &mut Pool<M::Buffers>)> {
         let server = self.servers.get_mut(usize::from(key.number()))?;
         (server.is(key) && server.is_talking()).then_some((server, &mut self.clients.pool))
     }
 
-    /// The key of server `number`, as `advance` names it.
-    fn peer(&self, number: u8) -> Option<Peer> {
-        self.server(number).map(|server| Peer::Server(server.key()))
-    }
-
-    /// Until when requests wait for connections that are being made.
-    #[inline]
-    fn grace(&self) -> Option<Instant> {
-        if self.away == 0 {
-            return None;
-        }
-        let any_up = self.servers.iter().any(Upstream::is_up);
-        self.servers.iter().filter_map(|server| server.grace(any_up)).max()
-    }
-
-    /// When the server's connection is given up if nothing more is heard of it, and after how many
-    /// milliseconds that is.
-    fn patience_ends(&self, server: &Upstream) -> Option<(Instant, u64)> {
-        let patience = self.config.limits.patience;
-        let limit =
-            |since: Instant, millis: u64| (millis > 0).then(|| (since.after(millis), millis));
-        match server.phase {
-            _ if server.aborted => None,
-            Phase::Away => None,
-            Phase::Dialing => limit(server.dialed?.max(self.woken), patience),
-            Phase::Probing => limit(server.heard.max(self.woken), self.server_patience()),
-            Phase::Up => {
-                let oldest = self.in_flight.get(self.in_flight.front(&server.open)?)?;
-                let since = oldest.since.max(self.woken);
-                let silent = limit(since.max(server.heard), self.config.server_patience);
-                let one = limit(since, patience);
-                silent.into_iter().chain(one).min()
-            }
-        }
-    }
-
-    /// How long a server may take for the probe.
-    const fn server_patience(&self) -> u64 {
-        match self.config.server_patience {
-            0 => self.config.limits.patience,
-            millis => millis,
-        }
-    }
-
-    /// The server's fault, or its silence: its connection is to be closed.
-    fn abort(&mut self, number: u8, why: Option<GivenUp>) -> Option<Peer> {
-        self.blocked = Blocked::No;
-        let server = self.servers.get_mut(usize::from(number))?;
-        server.aborted = true;
-        if why.is_some() && server.is_connected() {
-            server.given_up = why;
-            count(&mut server.traffic.given_up);
-        }
-        Some(Peer::Server(server.key()))
-    }
-
-    /// Does a piece of work for one of the servers.
-    fn service(&mut self, now: Instant) -> Option<Peer> {
-        // One that has nothing more to do after all is not busy when it is looked at again.
-        for _ in 0..self.servers.len() {
-            let Some(number) = self.next_busy() else {
-                break;
-            };
-            if let Some(peer) = self.tend_busy(now, number) {
-                return Some(peer);
-            }
-        }
-        self.service_silent(now)
-    }
-
-    /// The next server in turn that has work.
-    fn next_busy(&mut self) -> Option<u8> {
-        let (before, after) = self.servers.split_at_checked(self.turn.into())?;
-        let busy = Upstream::has_work;
-        let at = after.iter().position(busy).map(|at| before.len().saturating_add(at));
-        let at = at.or_else(|| before.iter().position(busy))?;
-        let number = u8::try_from(at).ok()?;
-        let next = at.saturating_add(1);
-        self.turn = if next < self.servers.len() { number.saturating_add(1) } else { 0 };
-        Some(number)
-    }
-
-    fn tend_busy(&mut self, now: Instant, number: u8) -> Option<Peer> {
-        let server = self.server(number)?;
-        let (lost, unread) = (server.lost > 0, server.unread);
-        if lost {
-            return self.give_up(now, number);
-        }
-        if unread && let Some(peer) = self.receive(now, number) {
-            return Some(peer);
-        }
-        self.resume(now, number)
-    }
-
-    /// Gives up a server that has left something unanswered for too long.
-    fn service_silent(&mut self, now: Instant) -> Option<Peer> {
-        if now == self.judged_at {
-            return None;
-        }
-        let silent = |server: &Upstream| {
-            let (end, millis) = self.patience_ends(server).filter(|(end, _)| *end <= now)?;
-            Some((server.number(), end, millis))
+    /// The connection to a server, or the attempt to connect, has ended.
+    fn server_closed(&mut self, key: ServerKey) {
+        let server = self.servers.get_mut(usize::from(key.number()));
+        let Some(server) = server.filter(|server| server.is(key)) else {
+            return;
         };
-        match self.servers.iter().find_map(silent) {
-            // It was not called when it had asked for it. What servers have said meanwhile may be
-            // there and not have been looked at, so all of them have their time once more.
-            Some((_, end, _)) if end.after(LATE) < now && self.woken < now => {
-                self.woken = now;
-                None
-            }
-            Some((number, _, millis)) => self.abort(number, Some(GivenUp::Silent(millis))),
-            None => {
-                self.judged_at = now;
-                None
-            }
+        if server.is_connected() {
+            count(&mut server.traffic.losses);
         }
-    }
-
-    /// A server whose wants have changed.
-    fn wants_changed(&mut self) -> Option<Peer> {
-        let server = self.servers.iter_mut().find(|server| server.wants_changed)?;
-        server.wants_changed = false;
-        Some(Peer::Server(server.key()))
+        if server.is_up() {
+            self.not_up = self.not_up.saturating_add(1);
+        }
+        server.leave();
+        server.inbox.clear(&mut self.clients.pool);
+        server.outbox.clear(&mut self.clients.pool);
+        self.blocked = Blocked::No;
     }
 }
 
-impl Machine for Proxy<'_> {
+impl<M: Memory> Machine for Proxy<M> {
     fn open(&mut self, now: Instant) -> Option<Key> {
         self.clients.open(now)
     }
@@ -462,19 +325,21 @@ impl Machine for Proxy<'_> {
         match peer {
             Peer::Client(key) => self.clients.space(key),
             Peer::Server(key) => match self.talking(key) {
-                Some((server, pool)) if !server.unread => server.inbox.space(pool),
+                Some((server, pool)) if server.input == Input::Quiet => server.inbox.space(pool),
                 _ => Default::default(),
             },
         }
     }
 
-    fn filled(&mut self, _now: Instant, peer: Peer, len: usize) {
+    fn filled(&mut self, peer: Peer, len: usize) {
         match peer {
             Peer::Client(key) => self.clients.filled(key, len),
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key) {
                     server.inbox.filled(pool, len);
-                    server.unread |= len > 0;
+                    if len > 0 && server.input == Input::Quiet {
+                        server.input = Input::Unread;
+                    }
                 }
             }
         }
@@ -485,12 +350,14 @@ impl Machine for Proxy<'_> {
             Peer::Client(key) => self.clients.ended(now, key),
             Peer::Server(key) => {
                 if let Some((server, _)) = self.talking(key) {
-                    (server.input_over, server.unread) = (true, true);
+                    server.input = Input::Ended;
                 }
             }
         }
     }
 
+    /// The work of each step is due exactly when [`Proxy::deadline`] says so: both ask the same
+    /// functions.
     fn advance(&mut self, now: Instant) -> Option<Peer> {
         if let Some(key) = self.clients.expire_next(now, self.blocked != Blocked::No) {
             return Some(Peer::Client(key));
@@ -516,7 +383,7 @@ impl Machine for Proxy<'_> {
             Peer::Server(key) => {
                 if let Some((server, pool)) = self.talking(key).filter(|_| len > 0) {
                     server.outbox.consume(pool, len);
-                    server.can_send = true;
+                    server.set_can_send(true);
                 }
             }
         }
@@ -529,57 +396,39 @@ impl Machine for Proxy<'_> {
         };
         match self.keyed(key) {
             None => Wants::CLOSE,
-            Some(server) if server.aborted => Wants::CLOSE,
-            Some(server) if server.is_connected() => {
-                let (read, write) = (!server.unread, !server.outbox.is_empty());
+            Some(server) if server.is_talking() => {
+                let (read, write) = (server.input == Input::Quiet, !server.outbox.is_empty());
                 Wants { read, write, close: false }
             }
+            Some(server) if server.is_connected() => Wants::CLOSE,
             Some(_) => Wants::default(),
         }
     }
 
-    fn closed(&mut self, _now: Instant, peer: Peer) {
+    fn closed(&mut self, peer: Peer) {
         match peer {
             Peer::Client(key) => {
                 if let Some(in_flight) = self.clients.closed(key).and_then(|conn| conn.in_flight) {
                     self.desert(in_flight);
                 }
+                self.blocked = Blocked::No;
             }
-            Peer::Server(key) => {
-                let server = self.servers.get_mut(usize::from(key.number()));
-                let Some(server) = server.filter(|server| server.is(key)) else {
-                    return;
-                };
-                if server.is_connected() {
-                    count(&mut server.traffic.losses);
-                }
-                if server.phase == Phase::Up {
-                    self.away = self.away.saturating_add(1);
-                }
-                server.leave();
-                server.inbox.clear(&mut self.clients.pool);
-                server.outbox.clear(&mut self.clients.pool);
-            }
+            Peer::Server(key) => self.server_closed(key),
         }
-        self.blocked = Blocked::No;
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let ready = self.clients.first().is_some() && self.blocked == Blocked::No;
-        if ready || self.servers.iter().any(|server| server.wants_changed || server.has_work()) {
+        let admit = self.admit_at();
+        let busy = |server: &Upstream| server.wants_changed || server.has_work();
+        if admit == Some(Instant::ORIGIN) || self.servers.iter().any(busy) {
             return Some(Instant::ORIGIN);
         }
         let of_server = |server: &Upstream| {
-            let dial = (server.phase == Phase::Away)
-                .then(|| server.dial_at(self.config.retry).unwrap_or(Instant::ORIGIN));
-            earlier(dial, self.patience_ends(server).map(|(end, _)| end))
+            let silent = self.patience_ends(server).map(|(end, _)| end);
+            earlier(server.dial_at(self.terms.retry), silent)
         };
         let servers = self.servers.iter().filter_map(of_server).min();
-        let grace = match self.blocked {
-            Blocked::ForConnection(end) => Some(end),
-            Blocked::No | Blocked::ForFlight => None,
-        };
-        let ours = earlier(servers, earlier(grace, self.hedge_at()));
+        let ours = earlier(servers, earlier(admit, self.hedge_at()));
         earlier(self.clients.deadline(), ours)
     }
 }
@@ -591,13 +440,16 @@ fn count(counter: &mut u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::Limits;
+    use crate::slots::Slot;
     use crate::wire::MESSAGE_MAX;
+    use core::time::Duration;
     use std::vec;
 
-    const CONFIG: Config = Config::new(Limits { idle: 0, patience: 0 }, 100);
+    const CONFIG: Config = Config::new(Limits::NONE, Duration::from_millis(100));
 
     #[test]
-    fn memory_that_will_not_do_is_refused() {
+    fn insufficient_memory_is_refused() {
         let cases = [
             (1, 1, 1, 3, Some(SetupError::Buffers(4))),
             (1, 1, 3, 7, Some(SetupError::Buffers(8))),
@@ -609,18 +461,18 @@ mod tests {
             (1, 1, 1, 4, None),
         ];
         for (slots, in_flight, count, buffers, too_small) in cases {
-            let mut slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
-            let mut in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
+            let slots: vec::Vec<_> = (0..slots).map(|_| Slot::EMPTY).collect();
+            let in_flight: vec::Vec<_> = (0..in_flight).map(|_| Slot::EMPTY).collect();
             let mut servers = [const { Upstream::ONLY }; 33];
             let mut memory = vec![0; buffers * MESSAGE_MAX];
             let pool = Pool::new(&mut memory, MESSAGE_MAX);
-            let made = Proxy::new(&mut slots, &mut in_flight, &mut servers[..count], pool, CONFIG);
+            let made = Proxy::new(slots, in_flight, &mut servers[..count], pool, CONFIG);
             assert_eq!(made.err(), too_small);
         }
     }
 
     #[test]
-    fn an_attempt_to_connect_is_asked_for_once() {
+    fn an_attempt_to_connect_is_started_once() {
         let (mut slots, mut in_flight) = ([const { Slot::EMPTY }; 1], [const { Slot::EMPTY }; 1]);
         let mut memory = vec![0; 4 * MESSAGE_MAX];
         let pool = Pool::new(&mut memory, MESSAGE_MAX);
@@ -629,12 +481,36 @@ mod tests {
         let at = Instant::from_millis;
         assert_eq!(proxy.deadline(), Some(Instant::ORIGIN));
         let dials = [7, 7, 1000].map(|time| proxy.dial(at(time)));
-        let [Some(key), None, None] = dials else { panic!("{dials:?}") };
-        proxy.closed(at(50), Peer::Server(key));
+        let [Some(Dial::Connect(key)), None, None] = dials else { panic!("{dials:?}") };
+        proxy.closed(Peer::Server(key));
         assert_eq!(proxy.deadline(), Some(at(107)));
         assert_eq!(proxy.dial(at(106)), None);
-        let key = proxy.dial(at(107)).unwrap();
+        let Some(Dial::Connect(key)) = proxy.dial(at(107)) else { panic!("it is time") };
         proxy.connected(at(108), key);
         assert!(!proxy.is_up(0) && proxy.dial(at(5000)).is_none());
+    }
+
+    #[test]
+    fn an_attempt_that_takes_too_long_is_cancelled_once() {
+        let (mut slots, mut in_flight) = ([const { Slot::EMPTY }; 1], [const { Slot::EMPTY }; 1]);
+        let mut memory = vec![0; 4 * MESSAGE_MAX];
+        let pool = Pool::new(&mut memory, MESSAGE_MAX);
+        let mut servers = [Upstream::ONLY];
+        let limits = Limits { idle: None, patience: Some(Duration::from_millis(300)) };
+        let config = Config { limits, ..CONFIG };
+        let mut proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, config).unwrap();
+        let at = Instant::from_millis;
+        let Some(Dial::Connect(first)) = proxy.dial(at(7)) else { panic!("it is time") };
+        assert_eq!((proxy.deadline(), proxy.dial(at(306))), (Some(at(307)), None));
+        assert_eq!(proxy.dial(at(307)), Some(Dial::Cancel(first)));
+        assert!(proxy.wants(Peer::Server(first)).close, "its key is stale");
+        let Some(Dial::Connect(second)) = proxy.dial(at(307)) else { panic!("retry is over") };
+        assert_ne!(first, second);
+        proxy.connected(at(308), first);
+        assert_eq!(proxy.traffic().connects, 0, "the first attempt counts no more");
+        // Called much later than it asked for: the result may be there and not reported yet.
+        assert_eq!(proxy.dial(at(2000)), None);
+        assert_eq!((proxy.deadline(), proxy.dial(at(2299))), (Some(at(2300)), None));
+        assert_eq!(proxy.dial(at(2300)), Some(Dial::Cancel(second)));
     }
 }

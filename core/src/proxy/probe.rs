@@ -1,35 +1,25 @@
 //! The probe: the first request on every connection to a server.
 //!
-//! The kernel accepts connections for a process that hangs, so a connection alone shows nothing. A
-//! server counts as up once it has answered a HAVE on the connection. The answer also tells what the
-//! server can do, before the first client asks.
+//! The kernel accepts connections for a process that hangs, so a connection alone proves nothing. A
+//! server is up once it has answered a HAVE on the connection. The answer also tells the patch level of
+//! the server before the first client needs it.
 
-use super::upstream::{Phase, Upstream};
+use super::upstream::{Link, Upstream};
 use crate::buffer::Pool;
+use crate::memory::Array;
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Header, Malformed, Op};
 
-/// The uid of the probe. Nothing else is asked before it is answered, so it need not differ from the
-/// uids of requests in request in flight.
+/// The uid of the probe. No other request is sent before its answer, so it need not differ from theirs.
 const PROBE_UID: u32 = u32::MAX;
 
 /// The id that the probe asks for.
 pub const PROBE_ID: &[u8] = b"distcache probe";
 
-/// What a probe made of an answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Probe {
-    /// It is the answer to the probe.
-    Answered,
-    /// Nobody asked for it.
-    Stray,
-}
-
 impl Upstream {
-    /// A connection has been made: the server is asked for the probe's id on it.
-    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<'_>) {
-        self.phase = Phase::Probing;
-        self.heard = now;
+    /// Writes the probe to a new connection.
+    pub(super) fn probe(&mut self, now: Instant, pool: &mut Pool<impl Array<u8>>) {
+        self.link = Link::Probing { since: now };
         let room = self.outbox.space(pool);
         let id = room.get_mut(HEADER_LEN..).and_then(|room| room.get_mut(..PROBE_ID.len()));
         if let Some(id) = id {
@@ -40,21 +30,15 @@ impl Upstream {
         self.wants_changed = true;
     }
 
-    /// Looks at an answer that came while the probe was open.
-    pub(super) const fn probed(
-        &mut self,
-        now: Instant,
-        header: &Header,
-    ) -> Result<Probe, Malformed> {
+    /// Whether this is the answer to the probe; false if it has no request.
+    pub(super) const fn answers_probe(&mut self, header: &Header) -> Result<bool, Malformed> {
         if header.uid != PROBE_UID {
-            return Ok(Probe::Stray);
+            return Ok(false);
         }
         if !matches!(header.op, Op::Have) {
             return Err(Malformed::Payload);
         }
-        self.phase = Phase::Up;
         self.level = header.patch;
-        self.heard = now;
-        Ok(Probe::Answered)
+        Ok(true)
     }
 }

@@ -1,27 +1,26 @@
-//! One request and its answer, whoever asks.
+//! The answer to one request.
 
 use super::Store;
-use crate::id::{ID_MAX, Id};
-use crate::message::{Add, Status};
+use crate::message::{Add, Request, Status};
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
 
-/// One request's answer.
+/// The answer to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answered {
-    /// Bytes of the answer on the wire.
+    /// The bytes of the answer on the wire.
     pub len: usize,
-    /// [`Status::OK`] where what was asked for was there or was done, else why not.
+    /// [`Status::OK`] if the session was found or the operation done, else the reason why not.
     pub status: Status,
 }
 
-/// Answers one whole request to the front of `out`; `None`, with nothing changed, where `out` has no
-/// room for the answer. [`wire::MESSAGE_MAX`] bytes are always enough.
+/// Writes the answer to one whole request to the front of `out`. `None`, with nothing changed, if `out`
+/// has no room for it; [`wire::MESSAGE_MAX`] bytes are always enough.
 ///
-/// `wire` is the request as it was measured; its bytes are of no use afterwards.
+/// `wire` is the request as it was measured. Its bytes are overwritten.
 ///
 /// # Errors
-/// [`Malformed`] where the payload is none for this operation.
+/// [`Malformed`] if the payload is too short for the operation.
 pub fn answer(
     now: Instant,
     store: &mut impl Store,
@@ -33,19 +32,9 @@ pub fn answer(
     let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
         return Ok(None);
     };
-    // Such a long id is not there, whatever it says.
-    let id = match message.payload_len {
-        ..=ID_MAX if !op.stores() => Id::new(message.payload(wire)),
-        _ => None,
-    };
-    let status = match (op, id) {
-        (Op::Add | Op::Put, _) => match Add::parse(message.payload(wire))? {
-            Ok(Add { ttl, id, session }) if op == Op::Add => store.add(now, ttl, id, session).err(),
-            Ok(Add { ttl, id, session }) => store.put(now, ttl, id, session).err(),
-            Err(status) => Some(status),
-        }
-        .unwrap_or(Status::OK),
-        (Op::Get | Op::Take, Some(id)) => match store.get(now, id, room) {
+    let status = match Request::parse(op, message.payload(wire))? {
+        Err(status) => status,
+        Ok(Request::Get(id) | Request::Take(id)) => match store.get(now, id, room) {
             Some(len @ 0..=PAYLOAD_MAX) => {
                 let answered = reply(message, out, len, Status::OK);
                 if op == Op::Take && answered.is_some() {
@@ -55,14 +44,20 @@ pub fn answer(
             }
             _ => Status::NOT_OK,
         },
-        (Op::Remove, Some(id)) if store.remove(now, id) => Status::OK,
-        (Op::Have, Some(id)) if store.have(now, id) => Status::OK,
-        (Op::Get | Op::Remove | Op::Have | Op::Take, _) => Status::NOT_OK,
+        Ok(Request::Add(Add { ttl, id, session })) => status(store.add(now, ttl, id, session)),
+        Ok(Request::Put(Add { ttl, id, session })) => status(store.put(now, ttl, id, session)),
+        Ok(Request::Remove(id)) if store.remove(now, id) => Status::OK,
+        Ok(Request::Have(id)) if store.have(now, id) => Status::OK,
+        Ok(Request::Remove(_) | Request::Have(_)) => Status::NOT_OK,
     };
     if let Some(first) = room.first_mut() {
         *first = status.0;
     }
     Ok(reply(message, out, 1, status))
+}
+
+fn status(stored: Result<(), Status>) -> Status {
+    stored.err().unwrap_or(Status::OK)
 }
 
 #[inline]
@@ -80,6 +75,7 @@ fn reply(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Id;
     use crate::table::{Layout, Table};
     use crate::wire::Direction;
     use std::vec;
@@ -88,7 +84,7 @@ mod tests {
     fn an_answer_without_room_changes_nothing() {
         let layout = Layout::new(4, 4096).unwrap();
         let mut sessions = vec![0; layout.size()];
-        let mut table = Table::new(&mut sessions, layout, [0; 16]).unwrap();
+        let mut table = Table::in_memory(layout, [0; 16], &mut sessions).unwrap();
         let id = Id::new(b"id").unwrap();
         let mut ask = |op, payload: &[u8], room| {
             let mut wire = [0; 64];

@@ -1,42 +1,60 @@
-//! The requests of one client that are answered in one go.
+//! The requests of one client that are answered together.
+
+use core::time::Duration;
 
 use super::answer::answer;
 use super::{Operations, Store};
 use crate::id::Id;
-use crate::message::{lower_ttl, raise_ttl};
-use crate::time::Instant;
+use crate::message::{Request, TTL_MAX, lower_ttl, raise_ttl};
+use crate::time::{Instant, millis};
 use crate::wire::{Direction, HEADER_LEN, Message};
 
-/// How many requests of a batch have their sessions fetched into the processor's cache at a time.
+/// The number of requests whose sessions are loaded into the processor's cache together.
 const LOOKAHEAD: u32 = 16;
 const AHEAD: usize = LOOKAHEAD as usize;
 
-/// The requests of one client that are answered in one go.
+/// The bounds of lifetimes, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lifetimes {
+    min: u32,
+    max: u32,
+}
+
+impl Lifetimes {
+    pub(super) const fn new(min: Duration, max: Duration) -> Self {
+        const fn ttl(lifetime: Duration) -> u32 {
+            let millis = millis(lifetime);
+            if millis < TTL_MAX as u64 { millis as u32 } else { TTL_MAX }
+        }
+        Self { min: ttl(min), max: ttl(max) }
+    }
+}
+
+/// The requests of one client that are answered together.
 pub(super) struct Batch<'a, S> {
     pub(super) now: Instant,
     pub(super) store: &'a mut S,
     pub(super) operations: &'a mut Operations,
-    pub(super) min_ttl: u32,
-    pub(super) max_ttl: u32,
+    pub(super) lifetimes: Lifetimes,
     /// Bytes of requests answered.
     pub(super) used: usize,
     /// Bytes of answers.
     pub(super) written: usize,
 }
 
-/// Requests that were measured and are to be answered.
+/// Requests that were measured and will be answered next.
 type Ahead = heapless::Vec<Message, AHEAD>;
 
 /// Why a batch ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum End {
-    /// More requests may be there, but it is somebody else's turn.
+    /// There may be more requests, but it is another client's turn.
     Budget,
-    /// The bytes behind the last request can't become one.
+    /// The bytes behind the last request cannot become one.
     Malformed,
-    /// What is left is the beginning of a request, or nothing.
+    /// The rest is the beginning of a request, or nothing.
     NeedsMore,
-    /// The next answer has no room before some of the others are sent.
+    /// The next answer has no room before others are sent.
     NoRoom,
 }
 
@@ -56,19 +74,19 @@ impl<S: Store> Batch<'_, S> {
                 let room = output.get_mut(self.written..).unwrap_or_default();
                 if message.header.op.stores() {
                     let payload = wire.get_mut(HEADER_LEN..).unwrap_or_default();
-                    raise_ttl(payload, self.min_ttl);
-                    lower_ttl(payload, self.max_ttl);
+                    raise_ttl(payload, self.lifetimes.min);
+                    lower_ttl(payload, self.lifetimes.max);
                 }
                 match answer(self.now, self.store, message, wire, room) {
                     Ok(Some(answered)) => {
-                        self.used = self.used.saturating_add(message.wire_len);
-                        self.written = self.written.saturating_add(answered.len);
+                        self.used = self.used.wrapping_add(message.wire_len);
+                        self.written = self.written.wrapping_add(answered.len);
                         self.operations.count(message.header.op, answered.status);
                     }
                     Ok(None) => return End::NoRoom,
                     Err(_) => return End::Malformed,
                 }
-                left = left.saturating_sub(1);
+                left = left.wrapping_sub(1);
             }
             if let Some(end) = end {
                 return end;
@@ -79,7 +97,7 @@ impl<S: Store> Batch<'_, S> {
         }
     }
 
-    /// Sends for the sessions that the requests at the front of `requests` ask for.
+    /// Loads the sessions that the requests at the front of `requests` ask for into the cache.
     fn prefetch(&self, requests: &[u8], ahead: &Ahead) {
         let mut rest = requests;
         let mut ids = heapless::Vec::<Id<'_>, AHEAD>::new();
@@ -87,10 +105,11 @@ impl<S: Store> Batch<'_, S> {
             let Some((wire, behind)) = rest.split_at_checked(message.wire_len) else {
                 break;
             };
-            let id = wire.get(HEADER_LEN..).and_then(Id::new);
-            if let (Some(id), false) = (id, message.header.op.stores()) {
+            let op = message.header.op;
+            let request = Request::parse(op, message.first_frame(wire));
+            if let (Ok(Ok(request)), false) = (request, op.stores()) {
                 // There is room for as many as there are messages.
-                let _ = ids.push(id);
+                let _ = ids.push(request.id());
             }
             rest = behind;
         }
@@ -98,8 +117,8 @@ impl<S: Store> Batch<'_, S> {
     }
 }
 
-/// Measures up to `most` requests at the front of `requests`, and says why there are no more, if not
-/// for `most`.
+/// Measures up to `most` requests at the front of `requests`. Returns why there are no more; `None` if
+/// `most` is the reason.
 fn look_ahead(requests: &[u8], most: u32, ahead: &mut Ahead) -> Option<End> {
     let mut rest = requests;
     for _ in 0..most {

@@ -1,69 +1,71 @@
-//! The seam between the protocol and what keeps sessions.
+//! The interface between the protocol and the store of sessions.
 
 use crate::id::Id;
+use crate::memory::Array;
 use crate::message::Status;
-use crate::table::{AddError, Table};
+use crate::table::{AddError, Line, Table};
 use crate::time::Instant;
 
-/// Where sessions are kept: the seam for a store other than [`crate::table::Table`].
+/// A store of sessions: a [`Table`], or another implementation.
+///
+/// An expired session must not be found, whether it was dropped or not.
 pub trait Store {
-    /// Stores a session for `ttl` milliseconds (0 to [`crate::message::TTL_MAX`]) from `now`. One
-    /// that lives for 0 need not be stored.
+    /// Stores a session for `ttl` milliseconds (0 to [`TTL_MAX`](crate::message::TTL_MAX)) from `now`.
+    /// With a `ttl` of 0 it need not be stored.
     ///
     /// # Errors
-    /// The status that refuses it; then nothing has changed.
+    /// The status of the answer that refuses it, with nothing changed.
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status>;
 
-    /// Stores a session as [`Store::add`] does, in place of what is there.
+    /// Stores a session like [`Store::add`], and replaces a session with this id.
     ///
     /// # Errors
-    /// The status that refuses it; then what is there stays.
+    /// The status of the answer that refuses it, with nothing replaced.
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status>;
 
-    /// Copies as much of the session as fits to the front of `out`, and says how long it is; `None`
-    /// where there is none.
+    /// Copies as much of the session as fits to the front of `out`, and returns the length of the whole
+    /// session; `None` if there is none.
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize>;
 
-    /// Whether there is a session of this id.
+    /// Whether there is a session with this id.
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool;
 
-    /// Forgets the session of this id; false where there is none.
+    /// Removes the session with this id; `false` if there is none.
     fn remove(&mut self, now: Instant, id: Id<'_>) -> bool;
 
-    /// Drops up to `budget` sessions that have expired, and says how many it dropped.
+    /// Drops up to `budget` expired sessions, and returns how many it dropped.
     fn expire(&mut self, now: Instant, budget: usize) -> usize;
 
-    /// When the session expires that expires soonest, dropped or not; `None` where nothing is stored.
-    /// The server wakes for it, and calls [`Store::expire`]. A store that has nothing to drop, or
-    /// cannot tell, may always say `None`: it is asked to drop what has expired now and then anyway.
+    /// The time at which the next session expires, which may be in the past; `None` if there is no
+    /// session. The server then calls [`Store::expire`]. A store that has nothing to drop may always
+    /// return `None`; the server also calls [`Store::expire`] about once a second while it has work.
     fn deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// How many sessions are stored, expired ones that were not dropped yet among them.
+    /// The number of sessions stored, expired ones that were not dropped yet included.
     fn len(&self) -> usize;
 
-    /// Whether nothing is stored.
+    /// Whether no session is stored.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Says that these ids are about to be asked for, so that a store whose memory is far away can
-    /// send for all of them at once.
+    /// Announces requests for these ids, so that a store can load the memory for all of them at once.
     fn prefetch(&self, _ids: &[Id<'_>]) {}
 }
 
-impl Store for Table<'_> {
+impl<M: Array<Line>> Store for Table<M> {
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        Table::add(self, now, ttl, id, session).map_err(refusal)
+        Self::add(self, now, ttl, id, session).map_err(refusal)
     }
 
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
-        Table::put(self, now, ttl, id, session).map_err(refusal)
+        Self::put(self, now, ttl, id, session).map_err(refusal)
     }
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
-        Table::get(self, now, id, out)
+        Self::get(self, now, id, out)
     }
 
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
@@ -71,23 +73,23 @@ impl Store for Table<'_> {
     }
 
     fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
-        Table::remove(self, now, id)
+        Self::remove(self, now, id)
     }
 
     fn expire(&mut self, now: Instant, budget: usize) -> usize {
-        Table::expire(self, now, budget)
+        Self::expire(self, now, budget)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        Table::deadline(self)
+        Self::deadline(self)
     }
 
     fn len(&self) -> usize {
-        Table::len(self) as usize
+        Self::len(self) as usize
     }
 
     fn prefetch(&self, ids: &[Id<'_>]) {
-        core::hint::black_box(Table::prefetch(self, ids));
+        core::hint::black_box(Self::prefetch(self, ids));
     }
 }
 

@@ -1,27 +1,30 @@
-//! Which session leaves a full table: the oldest one of a class of lives.
+//! Eviction: a full table evicts the session of a class of lifetimes that was stored first.
 //!
 //! ```text
 //! class     0: up to 5 minutes    1: up to an hour    2: up to 6 hours    3: longer
 //! each      oldest ── newer ──► head block ── newer ──► .. ──► newest
 //! ```
 //!
-//! Within a class the session that was stored first leaves first. So equal lives leave in the
-//! order in which they expire, and a longer life buys nothing. Each class loses sessions in
-//! proportion to how many it has, and so blocks in proportion to how many those take. A class that
-//! is filled quickly pays mostly for itself: the others shrink by their share, and are never emptied.
+//! Within a class the session that was stored first is evicted first. So sessions of equal lifetime
+//! leave in the order in which they expire, and a longer lifetime gives no advantage. Each class loses
+//! sessions in proportion to how many it has, and therefore blocks in proportion to how many those
+//! take. A class that fills quickly mostly evicts its own sessions: the others shrink by their share,
+//! and never become empty.
 
+use super::Line;
 use super::arena::{Arena, NIL};
+use crate::memory::Array;
 
-/// The longest life of each class but the last, in milliseconds.
+/// The longest lifetime of each class but the last, in milliseconds.
 const BOUNDS: [u32; 3] = [300_000, 3_600_000, 21_600_000];
 
-/// How many classes there are.
+/// The number of classes.
 pub(super) const CLASSES: usize = BOUNDS.len() + 1;
 
-/// The golden ratio as a fraction of 2^32: its multiples fall evenly, wherever they are cut off.
+/// The golden ratio as a fraction of 2^32: any first few of its multiples are spread evenly.
 const STEP: u32 = 0x9E37_79B9;
 
-/// The class of a session that was stored for `ttl` milliseconds.
+/// The class of a session stored for `ttl` milliseconds.
 pub(super) fn class(ttl: u32) -> u8 {
     BOUNDS.iter().filter(|bound| ttl > **bound).count() as u8
 }
@@ -29,13 +32,13 @@ pub(super) fn class(ttl: u32) -> u8 {
 /// All stored sessions by class, each class in the order in which they were stored.
 pub(super) struct Ages {
     lists: [List; CLASSES],
-    /// Where the next turn falls, as a fraction of 2^32.
+    /// The position of the next eviction among all sessions, as a fraction of 2^32.
     turn: u32,
 }
 
 #[derive(Clone, Copy)]
 struct List {
-    /// The head blocks at both ends; `NIL` where the list is empty.
+    /// The head blocks at both ends; `NIL` if the list is empty.
     oldest: u32,
     newest: u32,
     sessions: u32,
@@ -48,8 +51,8 @@ impl Ages {
         Self { lists: [empty; CLASSES], turn: 0 }
     }
 
-    /// Takes in the session at `head`, the newest of its class.
-    pub(super) fn push(&mut self, arena: &mut Arena<'_>, head: u32) {
+    /// Adds the session at `head`, the newest of its class.
+    pub(super) fn push(&mut self, arena: &mut Arena<impl Array<Line>>, head: u32) {
         let Some(stored) = arena.stored(head) else { return };
         let Some(list) = self.lists.get_mut(usize::from(stored.class)) else { return };
         arena.set_older(head, list.newest);
@@ -61,8 +64,8 @@ impl Ages {
         list.sessions = list.sessions.saturating_add(1);
     }
 
-    /// Takes out the session at `head`.
-    pub(super) fn remove(&mut self, arena: &mut Arena<'_>, head: u32) {
+    /// Removes the session at `head`.
+    pub(super) fn remove(&mut self, arena: &mut Arena<impl Array<Line>>, head: u32) {
         let Some(stored) = arena.stored(head) else { return };
         let Some(list) = self.lists.get_mut(usize::from(stored.class)) else { return };
         match stored.older {
@@ -76,7 +79,7 @@ impl Ages {
         list.sessions = list.sessions.saturating_sub(1);
     }
 
-    /// The session whose turn it is to leave, by its head block; `None` where there is none.
+    /// The head block of the session to evict next; `None` if there is no session.
     pub(super) fn next(&mut self) -> Option<u32> {
         let sessions = self.lists.iter().map(|list| u64::from(list.sessions));
         let all = sessions.fold(0, u64::saturating_add);
@@ -96,7 +99,7 @@ impl Ages {
 #[cfg(test)]
 impl Ages {
     /// The heads of each class, oldest first; every one is linked both ways and of that class.
-    pub(super) fn check(&self, arena: &Arena<'_>) -> [std::vec::Vec<u32>; CLASSES] {
+    pub(super) fn check(&self, arena: &Arena<impl Array<Line>>) -> [std::vec::Vec<u32>; CLASSES] {
         core::array::from_fn(|class| {
             let list = self.lists[class];
             let (mut heads, mut older, mut head) = (std::vec![], NIL, list.oldest);

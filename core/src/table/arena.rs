@@ -1,17 +1,20 @@
-//! Blocks: where ids and sessions lie.
+//! The arena: ids and sessions in blocks.
 //!
 //! ```text
 //! head block   next u32 | session bytes u16 | id bytes u8 | class u8 | older u32 | newer u32 | id .. session ..
 //! other block  session ..
 //! ```
 //!
-//! A session is named by the number of its head block. Every block has a link, kept in an array of
-//! its own: of a head block it is the session's place in the expiry heap, of another block of a
-//! session the next one or `NIL`, of a free block the next free one. Blocks never used lie at and
-//! above `fresh`; they are on no list and nothing has touched them.
+//! The number of its head block names a session. Every block has a link, in an array of its own. The
+//! link of a head block is the session's place in the expiry heap; that of another block of a session
+//! is the next block or `NIL`; that of a free block is the next free one. Blocks that were never used
+//! begin at `fresh`: they are on no list, and nothing has touched them.
 //!
-//! The class, and the heads of the sessions of that class stored before and after this one, are
-//! kept here for [`Ages`](super::ages::Ages).
+//! The head block also has what [`Ages`](super::ages::Ages) needs: the class of the session, and the
+//! sessions of that class that were stored before and after it.
+
+use super::Line;
+use crate::memory::Array;
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 256;
@@ -29,31 +32,35 @@ const ROOM: usize = BLOCK - HEADER;
 const _: () =
     assert!(BLOCK >= 128 && BLOCK.is_multiple_of(super::LINE) && ROOM >= crate::id::ID_MAX);
 
-/// How many blocks an id and a session take, given their bytes.
+/// The number of blocks for an id and a session of these lengths.
 pub(super) const fn blocks_for(id: usize, session: usize) -> u32 {
     let beyond = id.saturating_add(session).saturating_sub(ROOM);
     (beyond.div_ceil(BLOCK) as u32).saturating_add(1)
 }
 
-/// The links of all blocks. Out of range, reading gives `NIL` and writing does nothing.
-pub(super) struct Links<'m>(&'m mut [[u8; 4]]);
+/// The links of all blocks. Out of range, `get` returns `NIL` and `set` does nothing.
+pub(super) struct Links<M>(M);
 
-impl Links<'_> {
+impl<M: Array<Line>> Links<M> {
     pub(super) fn get(&self, block: u32) -> u32 {
-        self.0.get(block as usize).map_or(NIL, |link| u32::from_le_bytes(*link))
+        let links = self.0.as_ref().as_flattened().as_chunks().0;
+        links.get(block as usize).map_or(NIL, |link| u32::from_le_bytes(*link))
     }
 
     pub(super) fn set(&mut self, block: u32, value: u32) {
-        if let Some(link) = self.0.get_mut(block as usize) {
+        let links = self.0.as_mut().as_flattened_mut().as_chunks_mut().0;
+        if let Some(link) = links.get_mut(block as usize) {
             *link = value.to_le_bytes();
         }
     }
 }
 
 /// All blocks, and which of them are free.
-pub(super) struct Arena<'m> {
-    pub(super) links: Links<'m>,
-    blocks: &'m mut [[u8; BLOCK]],
+pub(super) struct Arena<M> {
+    pub(super) links: Links<M>,
+    blocks: M,
+    /// The number of blocks.
+    count: u32,
     /// The first block of the free list; meaningless while `listed` is 0.
     free_head: u32,
     /// Blocks on the free list.
@@ -62,19 +69,28 @@ pub(super) struct Arena<'m> {
     fresh: u32,
 }
 
-impl<'m> Arena<'m> {
-    /// An arena with every block free; `links` and `blocks` are equally many, fewer than `NIL`.
-    pub(super) const fn new(links: &'m mut [[u8; 4]], blocks: &'m mut [[u8; BLOCK]]) -> Self {
-        Self { links: Links(links), blocks, free_head: NIL, listed: 0, fresh: 0 }
+impl<M: Array<Line>> Arena<M> {
+    /// An arena with `count` free blocks, fewer than `NIL`; `links` and `blocks` have lines for them.
+    pub(super) const fn new(links: M, blocks: M, count: u32) -> Self {
+        Self { links: Links(links), blocks, count, free_head: NIL, listed: 0, fresh: 0 }
     }
 
-    /// Free blocks.
-    pub(super) fn free(&self) -> u32 {
-        let unused = (self.blocks.len() as u32).saturating_sub(self.fresh);
-        self.listed.saturating_add(unused)
+    /// The number of free blocks.
+    pub(super) const fn free(&self) -> u32 {
+        self.listed.saturating_add(self.count.saturating_sub(self.fresh))
     }
 
-    /// Writes a session down and gives its head block; [`blocks_for`] blocks must be free.
+    #[inline]
+    fn block(&self, block: u32) -> Option<&[u8; BLOCK]> {
+        self.blocks.as_ref().as_flattened().as_chunks().0.get(block as usize)
+    }
+
+    #[inline]
+    fn block_mut(&mut self, block: u32) -> Option<&mut [u8; BLOCK]> {
+        self.blocks.as_mut().as_flattened_mut().as_chunks_mut().0.get_mut(block as usize)
+    }
+
+    /// Stores a session and returns its head block; [`blocks_for`] blocks must be free.
     pub(super) fn store(&mut self, class: u8, id: &[u8], session: &[u8]) -> u32 {
         let head = self.take();
         let (start, rest) =
@@ -82,7 +98,7 @@ impl<'m> Arena<'m> {
         let (mut second, mut last) = (NIL, NIL);
         for part in rest.chunks(BLOCK) {
             let block = self.take();
-            if let Some(to) = self.blocks.get_mut(block as usize) {
+            if let Some(to) = self.block_mut(block) {
                 put(to, part);
             }
             if last == NIL {
@@ -93,10 +109,8 @@ impl<'m> Arena<'m> {
             last = block;
         }
         self.links.set(last, NIL);
-        if let Some((header, room)) = self
-            .blocks
-            .get_mut(head as usize)
-            .and_then(|block| block.split_first_chunk_mut::<HEADER>())
+        if let Some((header, room)) =
+            self.block_mut(head).and_then(|block| block.split_first_chunk_mut::<HEADER>())
         {
             let lengths = (session.len() as u64) | (id.len() as u64) << 16;
             let words = u64::from(second) | lengths << 32 | u64::from(class) << 56;
@@ -107,14 +121,14 @@ impl<'m> Arena<'m> {
         head
     }
 
-    /// The id of the session at `head`; empty where there is no such block.
+    /// The id of the session at `head`; empty if there is no such block.
     pub(super) fn id(&self, head: u32) -> &[u8] {
         self.head(head).map_or(&[], |head| head.id)
     }
 
-    /// What is noted of the session at `head`.
+    /// The session at `head` as one of its class.
     pub(super) fn stored(&self, head: u32) -> Option<Stored> {
-        let (header, _) = self.blocks.get(head as usize)?.split_first_chunk::<HEADER>()?;
+        let (header, _) = self.block(head)?.split_first_chunk::<HEADER>()?;
         let header = u128::from_le_bytes(*header);
         Some(Stored {
             class: (header >> 56) as u8,
@@ -123,31 +137,31 @@ impl<'m> Arena<'m> {
         })
     }
 
-    /// Notes which session of its class was stored before the one at `head`.
+    /// Sets the session of its class that was stored before the one at `head`.
     pub(super) fn set_older(&mut self, head: u32, older: u32) {
         self.set_word(head, OLDER, older);
     }
 
-    /// Notes which session of its class was stored after the one at `head`.
+    /// Sets the session of its class that was stored after the one at `head`.
     pub(super) fn set_newer(&mut self, head: u32, newer: u32) {
         self.set_word(head, NEWER, newer);
     }
 
     fn set_word(&mut self, head: u32, word: usize, value: u32) {
-        let block = self.blocks.get_mut(head as usize);
+        let block = self.block_mut(head);
         if let Some(word) = block.and_then(|block| block.as_chunks_mut().0.get_mut(word)) {
             *word = value.to_le_bytes();
         }
     }
 
-    /// Copies as much of the session at `head` as fits to the front of `out`; gives its bytes.
+    /// Copies as much of the session at `head` as fits to the front of `out`; returns its length.
     pub(super) fn copy(&self, head: u32, out: &mut [u8]) -> Option<usize> {
         let head = self.head(head)?;
         let mut room = put(out, head.start);
         let mut left = head.session.saturating_sub(head.start.len());
         let mut block = head.next;
         while left > 0 && !room.is_empty() {
-            let part = self.blocks.get(block as usize)?;
+            let part = self.block(block)?;
             let part = part.get(..left).unwrap_or(part);
             room = put(room, part);
             left = left.saturating_sub(part.len());
@@ -174,13 +188,13 @@ impl<'m> Arena<'m> {
 
     /// Reads a byte of every cache line of the block `head`.
     pub(super) fn prefetch(&self, head: u32) -> u8 {
-        self.blocks.get(head as usize).map_or(0, |block| {
+        self.block(head).map_or(0, |block| {
             let lines = block.as_chunks::<{ super::LINE }>().0;
             lines.iter().fold(0, |sum, [byte, ..]| sum ^ byte)
         })
     }
 
-    /// Takes a block off the free list; from the never used ones where the list is empty.
+    /// Takes a block off the free list, or else one that was never used.
     fn take(&mut self) -> u32 {
         if self.listed == 0 {
             let block = self.fresh;
@@ -194,7 +208,7 @@ impl<'m> Arena<'m> {
     }
 
     fn head(&self, head: u32) -> Option<Head<'_>> {
-        let (header, room) = self.blocks.get(head as usize)?.split_first_chunk::<HEADER>()?;
+        let (header, room) = self.block(head)?.split_first_chunk::<HEADER>()?;
         let header = u128::from_le_bytes(*header) as u64;
         let session = usize::from((header >> 32) as u16);
         let (id, room) = room.split_at_checked(usize::from((header >> 48) as u8))?;
@@ -202,7 +216,7 @@ impl<'m> Arena<'m> {
     }
 }
 
-/// What a head block says about the session as one of its class.
+/// A session as one of its class, from its head block.
 pub(super) struct Stored {
     pub(super) class: u8,
     /// The head blocks of the sessions of its class stored before and after it, or `NIL`.
@@ -210,7 +224,7 @@ pub(super) struct Stored {
     pub(super) newer: u32,
 }
 
-/// What a head block says.
+/// The contents of a head block.
 struct Head<'a> {
     /// The second block, or `NIL`.
     next: u32,
@@ -221,7 +235,7 @@ struct Head<'a> {
     start: &'a [u8],
 }
 
-/// Copies as much of `from` as fits to the front of `to`; gives what is left of `to`.
+/// Copies as much of `from` as fits to the front of `to`; returns the rest of `to`.
 fn put<'a>(to: &'a mut [u8], from: &[u8]) -> &'a mut [u8] {
     let len = to.len().min(from.len());
     let Some((front, rest)) = to.split_at_mut_checked(len) else {
@@ -234,7 +248,7 @@ fn put<'a>(to: &'a mut [u8], from: &[u8]) -> &'a mut [u8] {
 }
 
 #[cfg(test)]
-impl Arena<'_> {
+impl<M: Array<Line>> Arena<M> {
     /// Marks every block of the session at `head` in `seen`; they were unmarked, and linked right.
     pub(super) fn check(&self, head: u32, seen: &mut [bool]) {
         let Head { next, id, session, .. } = self.head(head).unwrap();
@@ -251,7 +265,7 @@ impl Arena<'_> {
 
     /// Marks every free block in `seen`; all are marked then, none twice.
     pub(super) fn check_free(&self, seen: &mut [bool]) {
-        assert_eq!(self.blocks.len(), seen.len());
+        assert_eq!(self.count as usize, seen.len());
         let mut block = self.free_head;
         for _ in 0..self.listed {
             assert!(block < self.fresh);
@@ -271,8 +285,7 @@ mod tests {
 
     #[test]
     fn a_session_comes_back_whole_at_every_length_around_a_block_edge() {
-        let (mut links, mut blocks) = (vec![[0; 4]; 160], vec![[0; BLOCK]; 160]);
-        let mut arena = Arena::new(&mut links, &mut blocks);
+        let mut arena = Arena::new(vec![[0; 64]; 10], vec![[0; 64]; 640], 160);
         let bytes: Vec<u8> = (0..super::super::SESSION_MAX).map(|i| (i % 251) as u8).collect();
         let id = [9; 40];
         let edges = [ROOM - id.len(), ROOM - id.len() + BLOCK, ROOM - id.len() + 2 * BLOCK];

@@ -20,8 +20,8 @@ impl Full {
         Self { memory: vec![0; layout.size()], layout }
     }
 
-    fn table(&mut self) -> Table<'_> {
-        Table::new(&mut self.memory, self.layout, *b"a key for tests.").unwrap()
+    fn table(&mut self) -> Table<&mut [Line]> {
+        Table::in_memory(self.layout, *b"a key for tests.", &mut self.memory).unwrap()
     }
 }
 
@@ -35,12 +35,17 @@ fn name(service: u8, n: u32) -> [u8; 8] {
     [service, 1, 2, 3, a, b, c, d]
 }
 
-fn add(table: &mut Table<'_>, now: u64, ttl: u32, service: u8, n: u32) {
+fn add(table: &mut Table<&mut [Line]>, now: u64, ttl: u32, service: u8, n: u32) {
     table.add(at(now), ttl, Id::new(&name(service, n)).unwrap(), b"session").unwrap();
 }
 
 /// How many of these sessions of a service are there.
-fn there(table: &Table<'_>, now: u64, service: u8, numbers: core::ops::Range<u32>) -> usize {
+fn there(
+    table: &Table<&mut [Line]>,
+    now: u64,
+    service: u8,
+    numbers: core::ops::Range<u32>,
+) -> usize {
     numbers.filter(|n| table.has(at(now), Id::new(&name(service, *n)).unwrap())).count()
 }
 
@@ -144,8 +149,9 @@ fn equal_lives_leave_in_the_order_in_which_they_expire() {
 
 #[test]
 fn where_bytes_are_short_each_class_loses_its_share_of_them() {
-    let small = |table: &mut Table<'_>| (0..10_000).for_each(|n| add(table, 1, BRIEF, 0, n));
-    let large = |table: &mut Table<'_>, many| {
+    let small =
+        |table: &mut Table<&mut [Line]>| (0..10_000).for_each(|n| add(table, 1, BRIEF, 0, n));
+    let large = |table: &mut Table<&mut [Line]>, many| {
         for n in 0..many {
             table.add(at(1), DAY, Id::new(&name(1, n)).unwrap(), &[7; SESSION_MAX]).unwrap();
         }

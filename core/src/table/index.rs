@@ -1,16 +1,17 @@
-//! From ids to head blocks: two-choice buckets of 12 slots, one cache line each.
+//! The index, from ids to head blocks: two-choice buckets of 12 slots, one cache line each.
 //!
 //! ```text
 //! bucket   twelve fingerprints u8 | 0 u32 | twelve heads u32
 //! ```
 //!
-//! An id's hash names its home bucket and its fingerprint, 1 to 255; a slot with fingerprint 0 is free. Home and
-//! fingerprint name the other bucket, and the other bucket and the fingerprint name home again: a slot can move
-//! between its two buckets without anything else being read. Where both buckets are full, slots
-//! move to make room, and what finds none goes to a stash of eight.
+//! The hash of an id gives its home bucket and its fingerprint, 1 to 255. A slot with fingerprint 0 is
+//! free. Home and fingerprint give the other bucket; the other bucket and the fingerprint give home
+//! again, so a slot can move between its two buckets without reading anything else. If both buckets
+//! are full, slots move to free one, and an entry that finds none goes to a stash of eight.
 
-use super::LINE;
 use super::arena::NIL;
+use super::{LINE, Line};
+use crate::memory::Array;
 
 /// Slots of a bucket.
 const SLOTS: usize = 12;
@@ -22,13 +23,13 @@ const STASH: usize = 8;
 /// Words of a bucket before its heads.
 const HEADS: usize = 4;
 
-/// How many buckets an index of `sessions` has: 0.85 full when all slots that can be are in use.
+/// The number of buckets for `sessions` sessions, with which the index is at most 0.85 full.
 pub(super) const fn buckets_for(sessions: u32) -> u32 {
     let buckets = (sessions as u64).saturating_mul(100).div_ceil(12 * 85) as u32;
     if buckets < 8 { 8 } else { buckets }
 }
 
-/// Where an id belongs.
+/// The place of an id: its home bucket and its fingerprint.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Probe {
     home: u32,
@@ -36,14 +37,14 @@ pub(super) struct Probe {
 }
 
 /// All buckets and the stash.
-pub(super) struct Index<'m> {
-    buckets: &'m mut [[u8; LINE]],
+pub(super) struct Index<M> {
+    buckets: M,
     stash: [Stashed; STASH],
     /// How many of `stash`, from its front, are in use.
     stashed: usize,
 }
 
-/// A slot that has found no room in its buckets.
+/// An entry that found no room in its buckets.
 #[derive(Clone, Copy)]
 struct Stashed {
     probe: Probe,
@@ -55,31 +56,31 @@ enum Place {
     Stash(usize),
 }
 
-impl<'m> Index<'m> {
+impl<M: Array<Line>> Index<M> {
     /// An empty index over `buckets`, all zero.
-    pub(super) const fn new(buckets: &'m mut [[u8; LINE]]) -> Self {
+    pub(super) const fn new(buckets: M) -> Self {
         let probe = Probe { home: 0, fingerprint: 0 };
         Self { buckets, stash: [Stashed { probe, head: 0 }; STASH], stashed: 0 }
     }
 
-    /// Where an id with this `hash` belongs.
+    /// The place of an id with this `hash`.
     pub(super) fn probe(&self, hash: u64) -> Probe {
         Probe { home: self.scaled((hash >> 32) as u32), fingerprint: (hash as u8).max(1) }
     }
 
-    /// The head in the slots that belong to `probe` for which `same` holds.
+    /// The head under `probe` for which `same` returns `true`.
     pub(super) fn find(&self, probe: Probe, same: impl Fn(u32) -> bool) -> Option<u32> {
         Some(self.locate(probe, same)?.1)
     }
 
-    /// Whether [`Index::insert`] has room for certain.
+    /// Whether [`Index::insert`] is sure to have room.
     pub(super) fn has_room(&self, probe: Probe) -> bool {
         self.stashed < STASH
             || self.used(probe.home) < SLOTS as u32
             || self.used(self.other(probe)) < SLOTS as u32
     }
 
-    /// Takes in `head` under `probe`, for which there is room; gives how many slots moved.
+    /// Inserts `head` under `probe`, for which there is room; returns how many slots moved.
     pub(super) fn insert(&mut self, probe: Probe, head: u32) -> usize {
         let other = self.other(probe);
         let (here, there) = (self.used(probe.home), self.used(other));
@@ -90,7 +91,7 @@ impl<'m> Index<'m> {
         self.relocate(Stashed { probe, head })
     }
 
-    /// Takes out `head`, which is under `probe`.
+    /// Removes `head`, which is under `probe`.
     pub(super) fn remove(&mut self, probe: Probe, head: u32) {
         match self.locate(probe, |found| found == head) {
             Some((Place::Slot { bucket, slot }, _)) => {
@@ -108,13 +109,16 @@ impl<'m> Index<'m> {
     pub(super) fn prefetch(&self, probe: Probe) -> u8 {
         [probe.home, self.other(probe)]
             .map(|bucket| {
-                self.buckets.get(bucket as usize).map_or(0, |[fingerprint, ..]| *fingerprint)
+                self.buckets
+                    .as_ref()
+                    .get(bucket as usize)
+                    .map_or(0, |[fingerprint, ..]| *fingerprint)
             })
             .iter()
             .fold(0, |sum, byte| sum ^ byte)
     }
 
-    /// The head that [`Index::find`] would look at first; `NIL` where there is none.
+    /// The head that [`Index::find`] would look at first; `NIL` if there is none.
     pub(super) fn guess(&self, probe: Probe) -> u32 {
         let (cells, mut found) = self.pair(probe);
         found.next().map_or(NIL, |(at, slot)| head_of(cells, at, slot))
@@ -143,13 +147,13 @@ impl<'m> Index<'m> {
     /// Both at once: a branch on which of them it is would be guessed wrong too often.
     fn pair(&self, probe: Probe) -> ([&[u8; LINE]; 2], Matches) {
         let cells = [self.other(probe), probe.home]
-            .map(|bucket| self.buckets.get(bucket as usize).unwrap_or(&[0; LINE]));
+            .map(|bucket| self.buckets.as_ref().get(bucket as usize).unwrap_or(&[0; LINE]));
         let [other, home] = cells.map(|cells| matches(cells, probe.fingerprint).0);
         (cells, Matches(home | other >> 1))
     }
 
-    /// Finds room for `carried`, whose buckets are both full, by moving others; the last one
-    /// without room is stashed. Every step leaves all entries but the carried one in place.
+    /// Finds room for `carried`, whose buckets are both full, by moving others. The last entry without
+    /// room is stashed. After every step all entries but the carried one are in place.
     #[cold]
     fn relocate(&mut self, mut carried: Stashed) -> usize {
         let mut moved = 0;
@@ -206,7 +210,8 @@ impl<'m> Index<'m> {
 
     /// Puts an entry in a free slot of `bucket`, if there is one.
     fn put(&mut self, bucket: u32, fingerprint: u8, head: u32) -> bool {
-        let free = self.buckets.get(bucket as usize).and_then(|cells| matches(cells, 0).next());
+        let free =
+            self.buckets.as_ref().get(bucket as usize).and_then(|cells| matches(cells, 0).next());
         if let Some((_, slot)) = free {
             self.set(bucket, slot, fingerprint, head);
         }
@@ -214,7 +219,7 @@ impl<'m> Index<'m> {
     }
 
     fn set(&mut self, bucket: u32, slot: usize, fingerprint: u8, head: u32) {
-        let Some(cells) = self.buckets.get_mut(bucket as usize) else {
+        let Some(cells) = self.buckets.as_mut().get_mut(bucket as usize) else {
             return;
         };
         if let Some(cell) = cells.get_mut(slot) {
@@ -225,35 +230,35 @@ impl<'m> Index<'m> {
         }
     }
 
-    /// What is at `slot` of `bucket`, and its other bucket.
+    /// The entry at `slot` of `bucket`, and its other bucket.
     fn resident(&self, bucket: u32, slot: usize) -> (Stashed, u32) {
-        let (fingerprint, head) = self
-            .buckets
-            .get(bucket as usize)
-            .map_or((0, 0), |cells| (cells.get(slot).copied().unwrap_or(0), head_at(cells, slot)));
+        let (fingerprint, head) =
+            self.buckets.as_ref().get(bucket as usize).map_or((0, 0), |cells| {
+                (cells.get(slot).copied().unwrap_or(0), head_at(cells, slot))
+            });
         let probe = Probe { home: bucket, fingerprint };
         (Stashed { probe, head }, self.other(probe))
     }
 
-    /// Slots in use in `bucket`.
+    /// The number of slots in use in `bucket`.
     fn used(&self, bucket: u32) -> u32 {
         let full = SLOTS as u32;
-        let Some(cells) = self.buckets.get(bucket as usize) else {
+        let Some(cells) = self.buckets.as_ref().get(bucket as usize) else {
             return full;
         };
         full.saturating_sub(matches(cells, 0).0.count_ones())
     }
 
-    /// The second bucket of what has its first at `probe.home`; the other way round as well.
+    /// The other bucket of `probe`. The other bucket of that one is `probe.home` again.
     fn other(&self, probe: Probe) -> u32 {
         let sum = self.scaled(u32::from(probe.fingerprint).wrapping_mul(0x9E37_79B9));
-        let turn = if sum < probe.home { self.buckets.len() as u32 } else { 0 };
+        let turn = if sum < probe.home { self.buckets.as_ref().len() as u32 } else { 0 };
         sum.wrapping_add(turn).wrapping_sub(probe.home)
     }
 
-    /// A bucket for 32 bits that may be anything.
+    /// A bucket for any 32 bits.
     fn scaled(&self, bits: u32) -> u32 {
-        (u64::from(bits).wrapping_mul(self.buckets.len() as u64) >> 32) as u32
+        (u64::from(bits).wrapping_mul(self.buckets.as_ref().len() as u64) >> 32) as u32
     }
 }
 
@@ -263,7 +268,7 @@ struct Matches(u128);
 impl Iterator for Matches {
     type Item = (usize, usize);
 
-    /// The next one: 1 for bit 7 or 0 for bit 6, and the slot.
+    /// The next slot, after a 1 for bit 7 or a 0 for bit 6.
     fn next(&mut self) -> Option<(usize, usize)> {
         if self.0 == 0 {
             return None;
@@ -277,13 +282,13 @@ impl Iterator for Matches {
 /// The slots with this fingerprint; with fingerprint 0, the free ones.
 fn matches(cells: &[u8; LINE], fingerprint: u8) -> Matches {
     const LOW: u128 = u128::from_ne_bytes([0x7F; 16]);
-    const TAGS: u128 = (1 << (8 * SLOTS)) - 1;
+    const FINGERPRINTS: u128 = (1 << (8 * SLOTS)) - 1;
     let fingerprints =
         cells.first_chunk().map_or(0, |fingerprints| u128::from_le_bytes(*fingerprints));
     let differ = fingerprints ^ u128::from_ne_bytes([fingerprint; 16]);
     // Bit 7 of every byte that is not 0; no sum carries into the next byte.
     let nonzero = (differ & LOW).wrapping_add(LOW) | differ;
-    Matches(!(nonzero | LOW) & TAGS)
+    Matches(!(nonzero | LOW) & FINGERPRINTS)
 }
 
 fn head_of(cells: [&[u8; LINE]; 2], at: usize, slot: usize) -> u32 {
@@ -292,7 +297,7 @@ fn head_of(cells: [&[u8; LINE]; 2], at: usize, slot: usize) -> u32 {
 
 fn head_at(cells: &[u8; LINE], slot: usize) -> u32 {
     let (words, _) = cells.as_chunks();
-    let head = words.get(slot.saturating_add(HEADS));
+    let head = words.get(slot.wrapping_add(HEADS));
     head.map_or(NIL, |head| u32::from_le_bytes(*head))
 }
 
@@ -301,7 +306,7 @@ fn heads_mut(cells: &mut [u8; LINE]) -> &mut [[u8; 4]] {
 }
 
 #[cfg(test)]
-impl Index<'_> {
+impl<M: Array<Line>> Index<M> {
     /// How many entries the stash holds.
     pub(super) fn stashed(&self) -> usize {
         self.stashed
@@ -309,7 +314,7 @@ impl Index<'_> {
 
     /// Every entry in use with the probes under which it may be found.
     pub(super) fn check(&self) -> std::vec::Vec<(u32, Probe)> {
-        let buckets = 0..self.buckets.len() as u32;
+        let buckets = 0..self.buckets.as_ref().len() as u32;
         let slots = buckets.flat_map(|bucket| (0..SLOTS).map(move |slot| (bucket, slot)));
         slots
             .map(|(bucket, slot)| self.resident(bucket, slot).0)
@@ -347,8 +352,7 @@ mod tests {
     #[test]
     fn the_other_bucket_of_the_other_bucket_is_home() {
         for count in [8, 9, 100, 4096, 65_537] {
-            let mut memory = vec![[0; LINE]; count];
-            let index = Index::new(&mut memory);
+            let index = Index::new(vec![[0; LINE]; count]);
             for n in 0..2_000 {
                 let probe = index.probe(hash(n));
                 let home = index.other(probe);
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_in_exactly_the_slots_that_have_it() {
+    fn a_fingerprint_is_found_in_exactly_the_slots_that_have_it() {
         for n in 0..2_000 {
             let mut cells = [0xFF; LINE];
             for (slot, fingerprint) in cells.iter_mut().take(SLOTS).enumerate() {
@@ -375,8 +379,7 @@ mod tests {
     #[test]
     fn at_a_load_of_90_percent_nothing_is_stashed_and_few_slots_move() {
         for buckets in [8_usize, 64, 1_024] {
-            let mut memory = vec![[0; LINE]; buckets];
-            let mut index = Index::new(&mut memory);
+            let mut index = Index::new(vec![[0; LINE]; buckets]);
             let load = buckets * SLOTS * 9 / 10;
             let mut longest = 0;
             for n in 0..300_000 {

@@ -1,4 +1,5 @@
 use super::*;
+use arena::BLOCK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::{vec, vec::Vec};
 
@@ -19,11 +20,11 @@ fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Layout) {
     (vec![0; layout.size()], layout)
 }
 
-impl Table<'_> {
+impl<M: Array<Line>> Table<M> {
     /// What holds between any two calls.
     pub(super) fn check(&self) {
         let heads = self.expiry.check(&self.arena.links);
-        assert!(heads.len() as u32 <= self.layout.sessions);
+        assert!(heads.len() as u32 <= self.layout.sessions());
         let entries = self.index.check();
         assert_eq!(entries.len(), heads.len());
         let probes: BTreeMap<u32, Probe> = entries.into_iter().collect();
@@ -34,7 +35,7 @@ impl Table<'_> {
         let mut sorted = heads.clone();
         sorted.sort_unstable();
         assert_eq!(in_classes, sorted);
-        let mut seen = vec![false; self.layout.blocks as usize];
+        let mut seen = vec![false; self.layout.blocks() as usize];
         for head in heads {
             let expected = self.probe(self.arena.id(head));
             assert!(self.index.same(probes[&head], expected));
@@ -93,7 +94,7 @@ impl Model {
     /// Drops what the table has dropped: `count` sessions. Expired ones leave first, soonest due
     /// first; then those of each class that were stored first. Gives the blocks of each that may
     /// have been the last to leave.
-    fn follow(&mut self, table: &Table<'_>, count: usize) -> Vec<u32> {
+    fn follow(&mut self, table: &Table<&mut [Line]>, count: usize) -> Vec<u32> {
         let gone = |name: &[u8]| table.find(table.probe(name), id(name)).is_none();
         let victims: Vec<_> = self.sessions.keys().filter(|name| gone(name)).cloned().collect();
         assert_eq!(victims.len(), count);
@@ -143,7 +144,7 @@ fn drive(data: &[u8]) -> usize {
     let blocks =
         [1, 2, sessions / 2 + 1, sessions, 129, 4 * sessions + 129][usize::from(steps.byte()) % 6];
     let (mut bytes, layout) = memory(sessions, blocks);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     let mut model = Model::default();
     let mut out = vec![0; SESSION_MAX];
     let mut now = at(u64::from(steps.word()));
@@ -182,7 +183,7 @@ fn drive(data: &[u8]) -> usize {
         }
         assert_eq!(table.len() as usize, model.sessions.len());
         assert_eq!(table.deadline(), model.order.first().map(|(due, _)| *due));
-        assert_eq!(table.arena.free(), table.layout.blocks - model.blocks);
+        assert_eq!(table.arena.free(), table.layout.blocks() - model.blocks);
         if operations % 512 == 0 {
             table.check();
         }
@@ -191,7 +192,13 @@ fn drive(data: &[u8]) -> usize {
     operations
 }
 
-fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], steps: &mut Steps<'_>) {
+fn add(
+    table: &mut Table<&mut [Line]>,
+    model: &mut Model,
+    now: Instant,
+    name: &[u8],
+    steps: &mut Steps<'_>,
+) {
     let ttl = match steps.byte() {
         0..16 => 0,
         16..32 => TTL_MAX,
@@ -209,13 +216,13 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     let session: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_add(seed)).collect();
     let before = table.counters();
     let result = table.add(now, ttl, id(name), &session);
-    let left = |table: &Table<'_>| {
+    let left = |table: &Table<&mut [Line]>| {
         let TableCounters { evicted, expired, .. } = table.counters();
         (evicted + expired - before.evicted - before.expired) as usize
     };
     model.now = model.now.max(now);
     let need = arena::blocks_for(name.len(), len);
-    if len == 0 || len > SESSION_MAX || need > table.layout.blocks {
+    if len == 0 || len > SESSION_MAX || need > table.layout.blocks() {
         assert_eq!(result, Err(AddError::TooLarge));
         assert_eq!(left(table), 0);
         return;
@@ -234,15 +241,22 @@ fn add(table: &mut Table<'_>, model: &mut Model, now: Instant, name: &[u8], step
     }
     assert!(count <= BLOCKS_MAX as usize);
     let last = model.follow(table, count);
-    let (held, free) = (model.sessions.len() as u32, table.layout.blocks - model.blocks);
+    let (held, free) = (model.sessions.len() as u32, table.layout.blocks() - model.blocks);
     let short =
-        |more: u32, blocks: u32| held + more >= table.layout.sessions || free - blocks < need;
+        |more: u32, blocks: u32| held + more >= table.layout.sessions() || free - blocks < need;
     assert!(!short(0, 0));
     assert!(count == 0 || last.iter().any(|blocks| short(1, *blocks)), "one left for nothing");
     model.insert(ttl, name, &session);
 }
 
-fn get(table: &Table<'_>, model: &Model, now: Instant, name: &[u8], out: &mut [u8], room: u8) {
+fn get(
+    table: &Table<&mut [Line]>,
+    model: &Model,
+    now: Instant,
+    name: &[u8],
+    out: &mut [u8],
+    room: u8,
+) {
     let room = if room < 128 { out.len() } else { usize::from(room) };
     let expected = model.live(now, name);
     assert_eq!(table.get(now, id(name), &mut out[..room]), expected.map(<[u8]>::len));
@@ -281,7 +295,7 @@ fn a_table_does_what_the_plain_model_does() {
 #[test]
 fn from_its_due_time_on_a_session_is_not_there() {
     let (mut bytes, layout) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(100), 50, id(b"a"), b"data").unwrap();
     assert!(table.has(at(149), id(b"a")));
     assert!(!table.has(at(150), id(b"a")));
@@ -297,7 +311,7 @@ fn from_its_due_time_on_a_session_is_not_there() {
 #[test]
 fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
     let (mut bytes, layout) = memory(2, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(0), 1_000, id(b"a"), b"data").unwrap();
     table.add(at(0), 1_000, id(b"b"), b"data").unwrap();
     assert_eq!(table.add(at(1), 0, id(b"a"), b"data"), Err(AddError::Exists));
@@ -315,7 +329,7 @@ fn a_session_with_no_time_to_live_is_not_stored_and_evicts_nothing() {
 #[test]
 fn a_time_to_live_above_7_days_counts_as_7_days() {
     let (mut bytes, layout) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(1), u32::MAX, id(b"a"), b"data").unwrap();
     assert_eq!(table.deadline(), Some(at(1 + 7 * DAY)));
 }
@@ -323,7 +337,7 @@ fn a_time_to_live_above_7_days_counts_as_7_days() {
 #[test]
 fn a_clock_set_back_prolongs_no_life() {
     let (mut bytes, layout) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(1_000), 10, id(b"a"), b"data").unwrap();
     table.expire(at(1_010), 0);
     assert!(!table.has(at(5), id(b"a")));
@@ -334,7 +348,7 @@ fn a_clock_set_back_prolongs_no_life() {
 #[test]
 fn no_silence_brings_a_session_back() {
     let (mut bytes, layout) = memory(4, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(0), 1, id(b"a"), b"data").unwrap();
     for days in (1..200).chain([100_000, u64::MAX / DAY]) {
         assert!(!table.has(at(days * DAY), id(b"a")));
@@ -346,7 +360,7 @@ fn no_silence_brings_a_session_back() {
 #[test]
 fn at_the_end_of_time_nothing_lives_and_nothing_breaks() {
     let (mut bytes, layout) = memory(2, 4);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     for name in [b"a", b"b", b"c"] {
         table.add(at(u64::MAX), 1_000, id(name), b"data").unwrap();
         assert!(!table.has(at(u64::MAX), id(name)));
@@ -358,11 +372,12 @@ fn at_the_end_of_time_nothing_lives_and_nothing_breaks() {
 #[test]
 fn a_refused_add_evicts_nothing() {
     let (mut bytes, layout) = memory(2, 100);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     table.add(at(0), 1_000, id(b"a"), &[1; 9_000]).unwrap();
     table.add(at(0), 2_000, id(b"b"), &[2; 9_000]).unwrap();
     let largest = vec![3; SESSION_MAX + 1];
-    let add = |table: &mut Table<'_>, name, len| table.add(at(1), 1, id(name), &largest[..len]);
+    let add =
+        |table: &mut Table<&mut [Line]>, name, len| table.add(at(1), 1, id(name), &largest[..len]);
     assert_eq!(add(&mut table, b"a", 20_000), Err(AddError::Exists));
     for len in [0, 25_600, SESSION_MAX, SESSION_MAX + 1] {
         assert_eq!(add(&mut table, b"c", len), Err(AddError::TooLarge));
@@ -375,7 +390,7 @@ fn a_refused_add_evicts_nothing() {
 #[test]
 fn the_largest_session_evicts_at_most_129_others() {
     let (mut bytes, layout) = memory(1_000, 1_000);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     for n in 0..1_000_u32 {
         table.add(at(0), 1_000 + n, id(&n.to_le_bytes()), &[1; 200]).unwrap();
     }
@@ -390,7 +405,7 @@ fn the_largest_session_evicts_at_most_129_others() {
 #[test]
 fn ids_that_all_collide_go_to_the_stash_and_then_are_refused() {
     let (mut bytes, layout) = memory(81, 81);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     let pair = (2, 5);
     let mut mined = (0_u32..).map(u32::to_le_bytes).filter(|name| {
         let (index, hash) = (&table.index, table.hasher.hash(name));
@@ -424,7 +439,7 @@ fn ids_that_all_collide_go_to_the_stash_and_then_are_refused() {
 #[test]
 fn an_expired_session_in_a_full_index_is_replaced() {
     let (mut bytes, layout) = memory(81, 81);
-    let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+    let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
     let mined = (0_u32..).map(u32::to_le_bytes).filter(|name| {
         let (index, hash) = (&table.index, table.hasher.hash(name));
         index.both(index.probe(hash)) == (2, 5)
@@ -445,7 +460,7 @@ fn memory_that_is_not_zero_breaks_nothing_but_the_answers() {
         let (mut bytes, layout) = memory(20, 60);
         let noise = random(seed, bytes.len());
         bytes.copy_from_slice(&noise);
-        let mut table = Table::new(&mut bytes, layout, KEY).unwrap();
+        let mut table = Table::in_memory(layout, KEY, &mut bytes).unwrap();
         let mut out = vec![0; SESSION_MAX];
         for n in 0..2_000_u32 {
             let name = (n % 50).to_le_bytes();
@@ -459,7 +474,7 @@ fn memory_that_is_not_zero_breaks_nothing_but_the_answers() {
 }
 
 #[test]
-fn a_geometry_is_refused_or_fits_its_own_size() {
+fn a_layout_is_refused_or_fits_its_own_size() {
     assert_eq!(Layout::new(0, 1 << 20), None);
     assert_eq!(Layout::new(Layout::SESSIONS_MAX + 1, 1 << 20), None);
     assert_eq!(Layout::new(1, 255), None);
@@ -468,9 +483,9 @@ fn a_geometry_is_refused_or_fits_its_own_size() {
             let (mut bytes, layout) = memory(sessions, blocks);
             assert_eq!(layout.blocks(), blocks.min(129 * sessions));
             let needed = layout.size();
-            let short = Table::new(&mut bytes[1..], layout, KEY);
+            let short = Table::in_memory(layout, KEY, &mut bytes[1..]);
             assert_eq!(short.err(), Some(MemoryTooSmall { needed }));
-            assert!(Table::new(&mut bytes, layout, KEY).is_ok());
+            assert!(Table::in_memory(layout, KEY, &mut bytes).is_ok());
         }
     }
 }

@@ -1,28 +1,28 @@
-//! Messages and their frames: measured, joined, cut and relabeled in place.
+//! Messages and their frames: measured, joined, split and relabeled in place.
 
 use super::{
     COMPLETE_AT, Direction, Envelope, FRAME_DATA_MAX, FRAME_MAX, FRAMES_MAX, HEADER_LEN, Header,
     Malformed, PAYLOAD_MAX,
 };
 
-/// One whole message at the front of a run of bytes: where it ends and what it carries.
+/// The measure of one whole message: its header and its lengths. The bytes stay where they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Message {
     /// The header of the first frame.
     pub header: Header,
-    /// Bytes that the message takes on the wire: 14 to [`MESSAGE_MAX`](super::MESSAGE_MAX).
+    /// Bytes on the wire: 14 to [`MESSAGE_MAX`](super::MESSAGE_MAX).
     pub wire_len: usize,
     /// Bytes of payload, all frames together: 0 to [`PAYLOAD_MAX`].
     pub payload_len: usize,
 }
 
 impl Message {
-    /// Measures the message that `bytes` begin with; `None` where it is lawful so far, but not whole.
+    /// Measures the message at the front of `bytes`; `None` if it is incomplete, but valid so far.
     ///
-    /// Looks at no more than 16 headers, however often it is called for a message that grows.
+    /// Each call reads 16 headers at most.
     ///
     /// # Errors
-    /// [`Malformed`] as soon as one byte that is there is unlawful.
+    /// [`Malformed`] as soon as one received byte is invalid.
     #[inline(always)] // As Header::parse.
     pub fn measure(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
         let Some(header) = Header::parse(bytes, direction)? else {
@@ -61,10 +61,10 @@ impl Message {
         Err(Malformed::TooManyFrames)
     }
 
-    /// The payload as one run of bytes, where `wire` is the whole message as it was measured.
+    /// Returns the payload as one slice; `wire` begins with the message as it was measured.
     ///
-    /// Closes the gaps that the inner headers make by moving data over them: `wire` is not a
-    /// message any more afterwards, unless it was a single frame.
+    /// Moves the data of later frames over their headers, so `wire` no longer holds a message
+    /// afterwards, unless it was a single frame.
     #[inline]
     pub fn payload<'a>(&self, wire: &'a mut [u8]) -> &'a mut [u8] {
         if !self.header.complete {
@@ -81,8 +81,16 @@ impl Message {
         wire.get_mut(HEADER_LEN..end).unwrap_or_default()
     }
 
-    /// Copies the whole message `wire` to the front of `out` in another envelope, and says how long it
-    /// is; `None` where `out` has no room for it.
+    /// Returns the data of the first frame: the front of the payload, 0 to 2048 bytes. `wire` begins
+    /// with the message as it was measured.
+    #[inline]
+    pub fn first_frame<'a>(&self, wire: &'a [u8]) -> &'a [u8] {
+        let (_, data) = wire.split_at_checked(HEADER_LEN).unwrap_or_default();
+        data.get(..usize::from(self.header.len)).unwrap_or(data)
+    }
+
+    /// Copies the message at the front of `wire` to the front of `out` in another envelope, and returns
+    /// its length; `None` if it does not fit.
     pub fn relabel(&self, wire: &[u8], envelope: &Envelope, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
@@ -98,15 +106,15 @@ impl Message {
     }
 }
 
-/// Bytes on the wire of a message with `payload_len` bytes of payload.
+/// The length on the wire of a message with `payload_len` bytes of payload.
 pub const fn wire_len(payload_len: usize) -> usize {
     let frames = payload_len.div_ceil(FRAME_DATA_MAX);
     let frames = if frames == 0 { 1 } else { frames };
     payload_len.saturating_add(frames.saturating_mul(HEADER_LEN))
 }
 
-/// Makes a message of the payload that lies at `out[14..14 + payload_len]`, in place, and says how
-/// long it is; `None`, and nothing changed, where `out` is too short or the payload too long.
+/// Turns the payload at `out[14..14 + payload_len]` into a message, in place, and returns its length;
+/// `None`, with nothing changed, if `out` is too short or the payload exceeds [`PAYLOAD_MAX`].
 #[inline]
 pub fn frame(out: &mut [u8], envelope: &Envelope, payload_len: usize) -> Option<usize> {
     let total = wire_len(payload_len);
@@ -117,7 +125,7 @@ pub fn frame(out: &mut [u8], envelope: &Envelope, payload_len: usize) -> Option<
         *header = envelope.header(u16::try_from(payload_len).ok()?).encode();
         return Some(total);
     }
-    // From the last frame to the first, so that no data is overwritten before it has moved.
+    // From the last frame to the first: no data is overwritten before it has moved.
     let frames = payload_len.div_ceil(FRAME_DATA_MAX);
     for number in (0..frames).rev() {
         let at = number.saturating_mul(FRAME_DATA_MAX);
@@ -134,7 +142,7 @@ pub fn frame(out: &mut [u8], envelope: &Envelope, payload_len: usize) -> Option<
     Some(total)
 }
 
-/// Moves `len` bytes within `bytes`; does nothing where either end lies outside.
+/// Moves `len` bytes within `bytes`; does nothing if either range is out of bounds.
 fn shift(bytes: &mut [u8], from: usize, to: usize, len: usize) {
     let end = from.max(to).saturating_add(len);
     if from != to && end <= bytes.len() {

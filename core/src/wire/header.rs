@@ -1,27 +1,27 @@
-//! The header of a frame: its 14 bytes, and what they say.
+//! The header of a frame: parsed from 14 bytes and encoded to them.
 
 use super::{Direction, FRAME_DATA_MAX, HEADER_LEN, LEVEL, Malformed, Op, VERSION};
 
-/// What all frames of one message agree in.
+/// The header fields that all frames of one message share.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Envelope {
     /// The sender's patch level.
     pub level: u16,
-    /// Which way the message goes.
+    /// The direction of the message.
     pub direction: Direction,
-    /// The requester's mark.
+    /// The number by which the requester recognizes the response.
     pub uid: u32,
-    /// What is asked for.
+    /// The requested operation.
     pub op: Op,
 }
 
 impl Envelope {
-    /// That of a request of ours.
+    /// The envelope of a request of our own, at [`LEVEL`].
     pub const fn request(uid: u32, op: Op) -> Self {
         Self { level: LEVEL, direction: Direction::Request, uid, op }
     }
 
-    /// That of the answer to a request, from who is at patch level `level`.
+    /// The envelope of the response to `request`, from a sender at patch level `level`.
     #[inline]
     pub const fn answer(request: &Header, level: u16) -> Self {
         let level = if level < request.patch { level } else { request.patch };
@@ -39,13 +39,13 @@ impl Envelope {
 /// The header of one frame, checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Header {
-    /// The sender's patch level; any value is lawful.
+    /// The sender's patch level; any value is valid.
     pub patch: u16,
-    /// Which way the frame goes.
+    /// The direction of the frame.
     pub direction: Direction,
-    /// The requester's mark, echoed in the response.
+    /// The requester's number, repeated in the response.
     pub uid: u32,
-    /// What is asked for.
+    /// The requested operation.
     pub op: Op,
     /// Whether this is the last frame of its message.
     pub complete: bool,
@@ -54,13 +54,12 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header that `bytes` begin with, from a peer that may only send `direction`.
-    ///
-    /// `None` where fewer than 14 bytes are there and those are lawful.
+    /// Parses the header at the front of `bytes`, from a peer that may only send `direction`; `None`
+    /// if fewer than 14 bytes are there, and all of those are valid.
     ///
     /// # Errors
-    /// [`Malformed`] as soon as one byte that is there is unlawful.
-    #[inline(always)] // Else its fields go through memory, byte by byte, and are waited for there.
+    /// [`Malformed`] as soon as one received byte is invalid.
+    #[inline(always)] // Otherwise its fields are passed through memory byte by byte.
     pub fn parse(bytes: &[u8], direction: Direction) -> Result<Option<Self>, Malformed> {
         match bytes.first_chunk() {
             Some(whole) => Self::judge(whole, direction).map(Some),
@@ -68,20 +67,20 @@ impl Header {
         }
     }
 
-    /// Judges what is there of a header.
+    /// Checks the first bytes of an incomplete header.
     #[cold]
     fn judge_part(bytes: &[u8], direction: Direction) -> Result<(), Malformed> {
-        // Any uid, and ADD as the operation: lawful whatever the other bytes say.
+        // The missing bytes are filled in with values that are valid whatever the others are.
         let lenient = Envelope { direction, ..Envelope::request(0, Op::Add) }.header(0).encode();
         Self::judge(&completed(bytes, lenient), direction).map(drop)
     }
 
-    /// Reads the header of a message's second or later frame, of which `self` is the first.
+    /// Parses the header of a later frame of the message that begins with `self`.
     pub(crate) fn parse_next(&self, bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let (whole, all) = match bytes.first_chunk() {
             Some(whole) => (*whole, true),
             None => {
-                // Any level that is not there yet may still be one that has the operation.
+                // The missing bytes of the level may still make one that has the operation.
                 let lenient = Self { patch: u16::MAX, len: 0, complete: true, ..*self }.encode();
                 (completed(bytes, lenient), false)
             }
@@ -118,7 +117,7 @@ impl Header {
         Ok(Self { patch, direction, uid: u32::from_be_bytes([u0, u1, u2, u3]), op, complete, len })
     }
 
-    /// The header as its 14 bytes.
+    /// Encodes the header.
     #[inline]
     pub const fn encode(&self) -> [u8; HEADER_LEN] {
         let [v0, v1] = VERSION.to_be_bytes();
@@ -130,13 +129,13 @@ impl Header {
     }
 }
 
-/// The header that `bytes` are the beginning of, if all that is still missing turns out lawful.
+/// Completes `bytes`, the beginning of a header, with the bytes of `lenient`.
 fn completed(bytes: &[u8], lenient: [u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
     let mut whole = lenient;
     for (to, from) in whole.iter_mut().zip(bytes) {
         *to = *from;
     }
-    // A frame that is not the last must be full: 2048, of which the low byte is 0 either way.
+    // A frame that is not the last must be full: 2048 is 0x0800.
     if let ([.., 0, high, _], ..=12) = (&mut whole, bytes.len()) {
         *high = 8;
     }

@@ -12,12 +12,11 @@
 //!   0x0011   any   0/1       any        0  0-5 0/1 0-2048   (2048 if end=0)
 //! ```
 //!
-//! The patch level is what its sender can do. A server answers at the lower of its own and the
-//! request's, so that who asks at level 0 gets what it always got. Operations 4 and 5 exist from
-//! level 1 on.
+//! The patch level says what its sender supports. A server answers at the lower of its own level and
+//! the request's, so level-0 clients see no change. Operations 4 and 5 exist from level 1 on.
 //!
-//! Each byte of a header is judged as soon as it is there: what can no longer become a lawful
-//! message is [`Malformed`] at once, and what still can is waited for.
+//! Each byte of a header is checked on arrival: bytes that can no longer become a valid message are
+//! [`Malformed`] at once.
 
 mod frames;
 mod header;
@@ -27,24 +26,24 @@ pub use header::{Envelope, Header};
 
 /// The protocol version: the high half of a header's first field.
 pub const VERSION: u16 = 0x0011;
-/// Our patch level: the low half of the first field of all that we send of ourselves.
+/// Our patch level: the low half of the first field of every message that we originate.
 pub const LEVEL: u16 = 1;
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 14;
-/// The most data that one frame carries, and exactly what every frame but a message's last carries.
+/// The most data in one frame. Every frame but a message's last carries exactly this much.
 pub const FRAME_DATA_MAX: usize = 2048;
-/// The most frames that one message has.
+/// The most frames in one message.
 pub const FRAMES_MAX: usize = 16;
-/// The most payload that one message carries.
+/// The most payload in one message.
 pub const PAYLOAD_MAX: usize = FRAMES_MAX * FRAME_DATA_MAX;
-/// The most bytes that one message takes on the wire.
+/// The most bytes of one message on the wire.
 pub const MESSAGE_MAX: usize = FRAMES_MAX * FRAME_MAX;
 
-/// Where a header says whether its frame is the last one.
+/// The offset of `complete` in a header.
 const COMPLETE_AT: usize = 11;
 const FRAME_MAX: usize = HEADER_LEN + FRAME_DATA_MAX;
 
-/// Which way a message goes.
+/// The direction of a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Direction {
@@ -54,21 +53,21 @@ pub enum Direction {
     Response = 1,
 }
 
-/// What a request asks for.
+/// An operation.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum Op {
-    /// Store a session under an id that is not taken.
+    /// Stores a session under a free id.
     Add = 0,
-    /// Fetch a session.
+    /// Fetches a session.
     Get = 1,
-    /// Forget a session.
+    /// Removes a session.
     Remove = 2,
-    /// Ask whether a session is there.
+    /// Asks whether a session is stored.
     Have = 3,
-    /// Store a session in place of what is there. From patch level 1 on.
+    /// Stores a session, in place of any that is stored under its id. From patch level 1 on.
     Put = 4,
-    /// Fetch a session and forget it. From patch level 1 on.
+    /// Fetches a session and removes it. From patch level 1 on.
     Take = 5,
 }
 
@@ -77,7 +76,7 @@ impl Op {
     pub const ALL: [Self; 6] =
         [Self::Add, Self::Get, Self::Remove, Self::Have, Self::Put, Self::Take];
 
-    /// The operation of this code, where there is one at this patch level.
+    /// The operation of this code, if it exists at this patch level.
     const fn from_code(code: u8, level: u16) -> Option<Self> {
         match (code, level) {
             (0, _) => Some(Self::Add),
@@ -90,7 +89,7 @@ impl Op {
         }
     }
 
-    /// The least patch level at which there is this operation.
+    /// The lowest patch level that has this operation.
     pub const fn level(self) -> u16 {
         match self {
             Self::Add | Self::Get | Self::Remove | Self::Have => 0,
@@ -98,12 +97,12 @@ impl Op {
         }
     }
 
-    /// Whether a request carries a session: [`crate::message::Add`] is its payload.
+    /// Whether a request carries a session: its payload is an [`Add`](crate::message::Add).
     pub const fn stores(self) -> bool {
         matches!(self, Self::Add | Self::Put)
     }
 
-    /// The operation's name in capitals, as the protocol's documents write it.
+    /// The name in capitals, as the protocol's documentation writes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Add => "ADD",
@@ -116,42 +115,42 @@ impl Op {
     }
 }
 
-/// What the peer sent is not, and cannot become, a lawful message: its connection is to be closed.
+/// The peer sent bytes that are not, and cannot become, a valid message. Close its connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Malformed {
     /// The frames of one message disagree in uid or operation.
     MixedFrames,
     /// The message has more than [`FRAMES_MAX`] frames.
     TooManyFrames,
-    /// `op_class` is not 0.
+    /// `class` is not 0.
     Class,
     /// `complete` is neither 0 nor 1.
     Complete,
-    /// `is_response` is not what this direction carries.
+    /// The frame goes in the other direction.
     Direction,
-    /// `data_len` is over 2048, or not 2048 in a frame that is not the last.
+    /// `len` is over 2048, or not 2048 in a frame that is not the last.
     Length,
-    /// `operation` is none that there is at the frame's patch level.
+    /// `operation` does not exist at the frame's patch level.
     Operation,
-    /// An ADD or PUT is too short for its fixed fields, or a response answers another operation than asked.
+    /// An ADD or PUT is too short for its fixed fields, or a response does not fit its request.
     Payload,
-    /// The protocol version is not ours.
+    /// Another protocol version.
     Version,
 }
 
 impl Malformed {
-    /// Why, in a few words for a log line.
+    /// The reason in a few words, for a log line.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::MixedFrames => "frames of one message disagree",
-            Self::TooManyFrames => "a message of more than 16 frames",
+            Self::TooManyFrames => "a message has more than 16 frames",
             Self::Class => "unknown operation class",
-            Self::Complete => "unlawful completion flag",
+            Self::Complete => "invalid completion flag",
             Self::Direction => "wrong direction",
-            Self::Length => "unlawful data length",
+            Self::Length => "invalid data length",
             Self::Operation => "unknown operation",
             Self::Payload => "payload does not fit the operation",
-            Self::Version => "foreign protocol version",
+            Self::Version => "unknown protocol version",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::vec::Vec;
 const GET: [u8; 16] = [0, 0x11, 0, 5, 0, 0xde, 0xad, 0xbe, 0xef, 0, 1, 1, 0, 2, b'i', b'd'];
 
 #[test]
-fn a_header_is_the_bytes_that_the_protocol_says() {
+fn a_header_has_the_bytes_that_the_protocol_defines() {
     let header = Header::parse(&GET, Direction::Request).unwrap().unwrap();
     let read = Header {
         patch: 5,
@@ -19,7 +19,7 @@ fn a_header_is_the_bytes_that_the_protocol_says() {
 }
 
 #[test]
-fn each_unlawful_byte_is_named() {
+fn each_invalid_byte_is_named() {
     let cases = [
         (0, 1, Malformed::Version),
         (1, 0x12, Malformed::Version),
@@ -38,7 +38,7 @@ fn each_unlawful_byte_is_named() {
 }
 
 #[test]
-fn the_new_operations_are_there_from_level_1_on() {
+fn put_and_take_exist_from_level_1_on() {
     for op in [Op::Put, Op::Take] {
         let mut bytes = Envelope::request(1, op).header(0).encode();
         let judged = Header::parse(&bytes, Direction::Request).unwrap().unwrap();
@@ -58,7 +58,7 @@ fn an_answer_is_at_the_lower_of_both_levels() {
 }
 
 #[test]
-fn every_beginning_of_a_lawful_header_waits() {
+fn every_prefix_of_a_valid_header_is_incomplete() {
     for len in 0..GET.len() {
         assert_eq!(Message::measure(&GET[..len], Direction::Request), Ok(None), "{len} bytes");
     }
@@ -91,7 +91,7 @@ fn a_payload_of_any_length_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn what_does_not_fit_is_not_framed() {
+fn a_message_that_does_not_fit_is_not_framed() {
     let mut wire = [7; MESSAGE_MAX + 20];
     let mut framed =
         |room: usize, len| frame(&mut wire[..room], &Envelope::request(1, Op::Get), len);
@@ -113,7 +113,7 @@ fn a_17th_frame_is_one_too_many_and_a_16th_must_be_the_last() {
 }
 
 #[test]
-fn half_a_level_of_a_later_frame_is_waited_for() {
+fn half_a_level_of_a_later_frame_is_incomplete() {
     let mut wire = [5; MESSAGE_MAX];
     let envelope = Envelope { level: 0x0100, ..Envelope::request(9, Op::Put) };
     let len = frame(&mut wire, &envelope, 3000).unwrap();

@@ -2,13 +2,13 @@
 //! answers to its own requests only, each once and in order, or DISCONNECTED.
 
 use crate::input::Input;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{message, whole_messages};
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{End, Net, Pieces, Reach, SERVER};
 use distcache_testing::random::Random;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const PLACES: usize = 4;
 
@@ -20,7 +20,7 @@ struct Client {
 }
 
 struct Harness<'m> {
-    net: Net<Proxy<'m>>,
+    net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
     requested: u32,
     /// What the server has read of the current connection.
@@ -41,8 +41,8 @@ pub fn body(data: &[u8]) {
         seed => Pieces::Any(Random::new(seed)),
     };
     let mut memory = Memory::with_buffers(PLACES, buffers).with_in_flight(1 + buffers % 5);
-    let limits = Limits { idle: 0, patience: 50 };
-    let net = Net::new(memory.proxy(Config::new(limits, 30)), pieces);
+    let limits = limits(0, 50);
+    let net = Net::new(memory.proxy(Config::new(limits, Duration::from_millis(30))), pieces);
     let mut harness = Harness {
         net,
         clients: Vec::new(),

@@ -4,16 +4,16 @@
 //! known to have, and nothing is kept at the end.
 
 use crate::input::Input;
-use distcache_core::clients::Limits;
-use distcache_core::proxy::{Config, Proxy};
+use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
     ADD, GET, PUT, TAKE, add_payload, at_level, message, whole_messages,
 };
-use distcache_testing::memory::Memory;
+use distcache_testing::memory::{Memory, limits};
 use distcache_testing::net::{self, End, Net, Pieces, Reach};
 use distcache_testing::random::Random;
 use distcache_testing::scripted::{MALFORMED, Sessions};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 const PLACES: usize = 4;
 /// Timeouts of servers: shorter than the time before a GET is hedged, or longer.
@@ -53,7 +53,7 @@ impl ScriptedServer {
 }
 
 struct Harness<'m> {
-    net: Net<Proxy<'m>>,
+    net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
     servers: Vec<ScriptedServer>,
 }
@@ -73,8 +73,10 @@ pub fn body(data: &[u8]) {
     let mut memory =
         Memory::with_buffers(PLACES, buffers).with_servers(count).with_in_flight(in_flight);
     let (patience, server_patience) = TIMEOUTS[usize::from(shape >> 7)];
-    let limits = Limits { idle: 0, patience };
-    let config = Config { copies, server_patience, ..Config::new(limits, 30) };
+    let limits = limits(0, patience);
+    let server_patience = (server_patience > 0).then(|| Duration::from_millis(server_patience));
+    let config =
+        Config { copies, server_patience, ..Config::new(limits, Duration::from_millis(30)) };
     let net = Net::new(memory.proxy(config), pieces);
     let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);
     let server = |number| ScriptedServer { level: level(number), ..ScriptedServer::default() };

@@ -1,6 +1,7 @@
 //! Slots and the queues through them do what maps and plain queues do.
 
 use crate::input::Input;
+use distcache_core::Array;
 use distcache_core::slots::{Key, Lane, Queue, QueueId, Slot, Slots};
 use std::collections::VecDeque;
 
@@ -79,7 +80,7 @@ impl Model {
         }
     }
 
-    fn check(&self, slots: &mut Slots<'_, u32>, queues: &[Queue; 3]) {
+    fn check(&self, slots: &mut Slots<u32, impl Array<Slot<u32>>>, queues: &[Queue; 3]) {
         assert_eq!(slots.len(), self.live.len());
         for (key, item) in &self.live {
             assert_eq!(

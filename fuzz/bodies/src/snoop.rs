@@ -41,7 +41,7 @@ fn read(stream: &[u8], direction: Direction, piece: usize) -> (Vec<(u32, usize)>
                 Ok(Some(Event::Payload(payload))) => payloads.extend_from_slice(payload),
                 Ok(Some(Event::Message(seen))) => {
                     assert_eq!(seen.peek().len(), seen.payload_len.min(PEEK_MAX));
-                    pairs.asked(parsed.len(), &seen, None);
+                    pairs.asked(parsed.len(), &seen);
                     let asked = pairs.answered(&seen.header).map(|asked| asked.mark);
                     assert_eq!(asked, Some(parsed.len()), "each answer finds its request");
                     parsed.push((seen.header.uid, seen.payload_len));

@@ -3,7 +3,7 @@
 
 use crate::input::Input;
 use distcache_core::id::Id;
-use distcache_core::table::{AddError, Layout, SESSION_MAX, Table};
+use distcache_core::table::{AddError, Layout, Line, SESSION_MAX, Table};
 use distcache_core::time::Instant;
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ struct Stored {
 
 /// A table and its model.
 struct Harness<'m> {
-    table: Table<'m>,
+    table: Table<&'m mut [Line]>,
     model: [Option<Stored>; IDS as usize],
     /// What was stored in each class, oldest first, including what has been removed since.
     classes: [VecDeque<(u8, u64)>; CLASSES.len() + 1],
@@ -46,7 +46,7 @@ pub fn body(data: &[u8]) {
     let blocks = blocks.min(700);
     let layout = Layout::new(sessions, u64::from(blocks) * 256).expect("valid sizes");
     let mut memory = vec![0; layout.size()];
-    let table = Table::new(&mut memory, layout, [7; 16]).expect("enough memory");
+    let table = Table::in_memory(layout, [7; 16], &mut memory).expect("enough memory");
     let mut harness = Harness {
         table,
         model: [const { None }; IDS as usize],

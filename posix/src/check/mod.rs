@@ -95,7 +95,7 @@ impl Config {
         let wrong = if self.sessions == 0 {
             "-sessions must be 1 or more"
         } else if self.datamin < SESSION_MIN {
-            "-datamin must be 5 or more: a shorter session cannot be reported from a status"
+            "-datamin must be 5 or more: a shorter session cannot be told from a status"
         } else if self.datamin > self.datamax {
             "-datamin must not be above -datamax"
         } else if self.datamax > most {

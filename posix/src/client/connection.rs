@@ -19,6 +19,22 @@ use crate::net::stream::{Received, Stream};
 /// How long to wait before a full backlog of a UNIX socket is tried again: the first time, and at most.
 const BACKLOG_WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
 
+/// The waits for room in a full backlog, each longer than the last.
+pub(super) struct BacklogWaits(Duration);
+
+impl BacklogWaits {
+    pub(super) fn new() -> Self {
+        Self(BACKLOG_WAITS[0])
+    }
+
+    /// The next wait, no longer than the time that is `left`; `None` where none is.
+    pub(super) fn next(&mut self, left: Duration) -> Option<Duration> {
+        let wait = self.0.min(left);
+        self.0 = (self.0 * 2).min(BACKLOG_WAITS[1]);
+        (!wait.is_zero()).then_some(wait)
+    }
+}
+
 /// What a connection's machine works in: [`MEMORY`] bytes.
 pub(super) type Memory = Box<[u8]>;
 
@@ -35,12 +51,12 @@ impl Deadline {
         Self(Instant::now() + timeout)
     }
 
-    fn left(self) -> Duration {
+    pub(super) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
     /// The time by which the first of `count` attempts is to end, so that each gets its share.
-    fn share(self, count: usize) -> Self {
+    pub(super) fn share(self, count: usize) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         Self(self.0.min(Instant::now() + self.left() / count))
     }
@@ -155,7 +171,7 @@ fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Resul
 }
 
 fn connect(target: &Target, deadline: Deadline) -> Result<Stream, FailureKind> {
-    let [mut pause, longest] = BACKLOG_WAITS;
+    let mut waits = BacklogWaits::new();
     loop {
         match Stream::connect(target) {
             Ok((stream, false)) => return Ok(stream),
@@ -166,12 +182,7 @@ fn connect(target: &Target, deadline: Deadline) -> Result<Stream, FailureKind> {
             }
             // The backlog of a UNIX socket is full, and nothing tells when it is not any more.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let left = deadline.left();
-                if left.is_zero() {
-                    return Err(FailureKind::TimedOut);
-                }
-                thread::sleep(pause.min(left));
-                pause = (pause * 2).min(longest);
+                thread::sleep(waits.next(deadline.left()).ok_or(FailureKind::TimedOut)?);
             }
             Err(error) => return Err(FailureKind::NotConnected(error)),
         }

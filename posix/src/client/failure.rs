@@ -52,11 +52,6 @@ impl Failure {
         matches!(self.kind, FailureKind::Unavailable)
     }
 
-    /// Whether a proxy was reached whose server is not known to have this operation.
-    pub(super) const fn is_unsupported(&self) -> bool {
-        matches!(self.kind, FailureKind::Unexpected(Status::UNSUPPORTED))
-    }
-
     /// Whether the server did not answer in time: this operation, or one shortly before it, after which
     /// the server is left alone.
     pub const fn is_timeout(&self) -> bool {
@@ -106,7 +101,7 @@ impl fmt::Display for FailureKind {
             Self::Closed => f.write_str("the server closed the connection without an answer"),
             Self::Malformed(malformed) => write!(f, "not an answer: {}", malformed.reason()),
             Self::Unavailable => f.write_str("the proxy says that the server is away"),
-            Self::Unexpected(status) => write!(f, "unexpected answer: {}", Named(*status)),
+            Self::Unexpected(status) => write!(f, "unexpected answer: {}", status),
         }
     }
 }
@@ -121,7 +116,7 @@ impl fmt::Display for Failure {
 impl fmt::Display for AddError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(status) => write!(f, "the session was refused: {}", Named(*status)),
+            Self::Refused(status) => write!(f, "the session was refused: {}", status),
             Self::TooLarge => f.write_str("the session is too long for a message"),
             Self::Failed(failure) => failure.fmt(f),
         }
@@ -136,15 +131,6 @@ impl fmt::Display for NewError {
             Self::Connect(failure) => failure.fmt(f),
             Self::NoMemory => f.write_str("no memory"),
         }
-    }
-}
-
-struct Named(Status);
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status(code) = self.0;
-        write!(f, "{} (status {code})", self.0.name().unwrap_or("a status without a name"))
     }
 }
 

@@ -18,6 +18,7 @@
 
 mod connection;
 mod failure;
+mod operation;
 mod pause;
 mod pool;
 mod process;
@@ -31,8 +32,9 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use distcache_core::id::Id;
-use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Request, Status};
-use distcache_core::wire::{Op, PAYLOAD_MAX};
+pub use distcache_core::message::Status;
+use distcache_core::message::{Add, Request};
+use distcache_core::wire::Op;
 
 use crate::net::address::{Address, Target, Targets};
 use connection::{Connection, Deadline, Memory};
@@ -189,8 +191,7 @@ impl Client {
     /// [`AddError::Refused`] with the server's status, [`Status::ADD_EXISTS`] above all: what is
     /// stored under the id stays. [`AddError::TooLarge`] before anything is sent.
     pub fn add(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
-        let deadline = self.begin(Op::Add).map_err(AddError::Failed)?;
-        self.store(&Request::Add(Add { ttl, id, session }), deadline)
+        self.store(&Request::Add(Add { ttl, id, session }))
     }
 
     /// Stores a session for `ttl` milliseconds, in place of what is there.
@@ -200,21 +201,7 @@ impl Client {
     /// # Errors
     /// As [`add`](Self::add), but an id that is taken is no reason.
     pub fn put(&self, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), AddError> {
-        let deadline = self.begin(Op::Put).map_err(AddError::Failed)?;
-        let add = Add { ttl, id, session };
-        if let Some(done) = self.put_at_once(add, deadline) {
-            return done;
-        }
-        match self.store(&Request::Add(add), deadline) {
-            Err(AddError::Refused(Status::ADD_EXISTS)) => {}
-            done => return done,
-        }
-        // The answer has told whether there is a better way.
-        if let Some(done) = self.put_at_once(add, deadline) {
-            return done;
-        }
-        self.whether(&Request::Remove(id), deadline).map_err(AddError::Failed)?;
-        self.store(&Request::Add(add), deadline)
+        self.store(&Request::Put(Add { ttl, id, session }))
     }
 
     /// Fetches a session; `None` where there is none. A stored session under 5 bytes counts as none,
@@ -244,8 +231,7 @@ impl Client {
         id: Id<'_>,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Failure> {
-        let deadline = self.begin(Op::Get)?;
-        self.fetch(&Request::Get(id), deadline, read)
+        self.fetch(&Request::Get(id), read)
     }
 
     /// Forgets a session; false where there is none. Of several who remove one session, one gets true.
@@ -253,8 +239,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn remove(&self, id: Id<'_>) -> Result<bool, Failure> {
-        let deadline = self.begin(Op::Remove)?;
-        self.whether(&Request::Remove(id), deadline)
+        self.whether(&Request::Remove(id))
     }
 
     /// Fetches a session and forgets it; `None` where there is none. Of several who take one session,
@@ -285,28 +270,7 @@ impl Client {
         id: Id<'_>,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, Failure> {
-        let deadline = self.begin(Op::Take)?;
-        let (mut read, mut lost) = (Some(read), None);
-        if let Some(taken) = self.take_at_once(id, deadline, &mut read, &mut lost) {
-            return taken;
-        }
-        let Some(copy) = self.fetch(&Request::Get(id), deadline, try_copy)? else {
-            return lost.map_or(Ok(None), Err);
-        };
-        // The answer has told whether there is a better way.
-        if let Some(taken) = self.take_at_once(id, deadline, &mut read, &mut lost) {
-            return taken;
-        }
-        // What could not be kept stays where it is.
-        let session = copy.ok_or_else(|| self.failure(Some(Op::Take), FailureKind::NoMemory))?;
-        let (removed, resent) = self.answer(&Request::Remove(id), deadline)?;
-        match (removed, lost.or(resent)) {
-            // Removing it is owning it.
-            (true, _) => Ok(read.take().map(|read| read(&session))),
-            // An earlier request may have removed it, and its answer is lost.
-            (false, Some(lost)) => Err(lost),
-            (false, None) => Ok(None),
-        }
+        self.fetch(&Request::Take(id), read)
     }
 
     /// Whether there is a session of this id.
@@ -314,103 +278,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] where nobody could tell.
     pub fn has(&self, id: Id<'_>) -> Result<bool, Failure> {
-        let deadline = self.begin(Op::Have)?;
-        self.whether(&Request::Have(id), deadline)
-    }
-
-    /// Makes an ADD or a PUT.
-    fn store(&self, request: &Request<'_>, deadline: Deadline) -> Result<(), AddError> {
-        if let Request::Add(add) | Request::Put(add) = request
-            && ADD_FIXED_LEN + add.id.bytes().len() + add.session.len() > PAYLOAD_MAX
-        {
-            return Err(AddError::TooLarge);
-        }
-        match self.ask(request, deadline, |reply, _| status(reply)).map_err(AddError::Failed)? {
-            Status::OK => Ok(()),
-            Status::DISCONNECTED => Err(AddError::Failed(self.unavailable(request.op()))),
-            refused => Err(AddError::Refused(refused)),
-        }
-    }
-
-    /// Makes a PUT, where the server is known to have it; `None` where it turns out otherwise.
-    fn put_at_once(&self, add: Add<'_>, deadline: Deadline) -> Option<Result<(), AddError>> {
-        if self.level() < Op::Put.level() {
-            return None;
-        }
-        match self.store(&Request::Put(add), deadline) {
-            Err(AddError::Refused(Status::UNSUPPORTED)) => None,
-            // What a server of old does that has taken the place of a new one.
-            Err(AddError::Failed(failure)) if failure.kind().is_network() => None,
-            done => Some(done),
-        }
-    }
-
-    /// Makes a TAKE, where the server is known to have it; `None` where it turns out otherwise, or the
-    /// connection broke: then `lost` says so, and a session that is found nowhere may have been on it.
-    fn take_at_once<T>(
-        &self,
-        id: Id<'_>,
-        deadline: Deadline,
-        read: &mut Option<impl FnOnce(&[u8]) -> T>,
-        lost: &mut Option<Failure>,
-    ) -> Option<Result<Option<T>, Failure>> {
-        if self.level() < Op::Take.level() {
-            return None;
-        }
-        let read = |session: &[u8]| read.take().map(|read| read(session));
-        match self.fetch(&Request::Take(id), deadline, read) {
-            Err(failure) if failure.is_unsupported() => None,
-            Err(failure) if failure.kind().is_network() => {
-                *lost = Some(failure);
-                None
-            }
-            Ok(None) => Some(lost.take().map_or(Ok(None), Err)),
-            taken => Some(taken.map(Option::flatten)),
-        }
-    }
-
-    /// Makes a GET or a TAKE.
-    fn fetch<T>(
-        &self,
-        request: &Request<'_>,
-        deadline: Deadline,
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<Option<T>, Failure> {
-        let found = self.ask(request, deadline, |reply, resent| match (reply, resent) {
-            (Reply::Session(session), _) => Ok(Some(read(session))),
-            (Reply::Status(Status::DISCONNECTED), _) => Err(self.unavailable(request.op())),
-            (Reply::Status(status @ Status::UNSUPPORTED), _) => {
-                Err(self.failure(Some(request.op()), FailureKind::Unexpected(status)))
-            }
-            // The first attempt may have taken it.
-            (Reply::Status(_), Some(kind)) if request.op() == Op::Take => {
-                Err(self.failure(Some(Op::Take), kind))
-            }
-            (Reply::Status(_), _) => Ok(None),
-        });
-        found?
-    }
-
-    /// Makes a REMOVE or a HAVE.
-    fn whether(&self, request: &Request<'_>, deadline: Deadline) -> Result<bool, Failure> {
-        self.answer(request, deadline).map(|(answer, _)| answer)
-    }
-
-    /// The same; and why it was sent a second time, if it was.
-    fn answer(
-        &self,
-        request: &Request<'_>,
-        deadline: Deadline,
-    ) -> Result<(bool, Option<Failure>), Failure> {
-        let failure = |kind| self.failure(Some(request.op()), kind);
-        let read =
-            |reply: Reply<'_>, resent: Option<FailureKind>| (status(reply), resent.map(failure));
-        match self.ask(request, deadline, read)? {
-            (Status::OK, resent) => Ok((true, resent)),
-            (Status::NOT_OK, resent) => Ok((false, resent)),
-            (Status::DISCONNECTED, _) => Err(self.unavailable(request.op())),
-            (other, _) => Err(failure(FailureKind::Unexpected(other))),
-        }
+        self.whether(&Request::Have(id))
     }
 
     /// The deadline of an operation that begins, unless the server is left alone.
@@ -421,22 +289,19 @@ impl Client {
         Ok(Deadline::after(self.timeout()))
     }
 
-    /// Makes a request, and lets `read` take from the answer what it needs; it is told why the request
-    /// was sent a second time, if it was.
-    fn ask<T>(
+    /// Makes a request. Returns the connection with the answer, for [`put_back`](Self::put_back), and
+    /// why the request was sent a second time, if it was.
+    fn ask(
         &self,
         request: &Request<'_>,
         deadline: Deadline,
-        read: impl FnOnce(Reply<'_>, Option<FailureKind>) -> T,
-    ) -> Result<T, Failure> {
+    ) -> Result<(Connection, Option<FailureKind>), Failure> {
         let answered = self.answered(request, deadline);
         self.pause.ended(matches!(answered, Err(FailureKind::TimedOut)));
         let (connection, resent) =
             answered.map_err(|kind| self.failure(Some(request.op()), kind))?;
         self.level.store(connection.level(), Ordering::Relaxed);
-        let result = connection.reply().map(|reply| read(reply, resent));
-        self.put_back(connection);
-        result.ok_or_else(|| self.failure(Some(request.op()), FailureKind::Closed))
+        Ok((connection, resent))
     }
 
     /// The connection on which the request was answered, and what became of an earlier one on which it
@@ -508,10 +373,6 @@ impl Client {
         self.level.load(Ordering::Relaxed)
     }
 
-    fn unavailable(&self, op: Op) -> Failure {
-        self.failure(Some(op), FailureKind::Unavailable)
-    }
-
     fn failure(&self, op: Option<Op>, kind: FailureKind) -> Failure {
         Failure { op, address: Arc::clone(&self.address), kind }
     }
@@ -529,24 +390,8 @@ impl fmt::Debug for Client {
     }
 }
 
-/// What an answer other than a session says. A session never answers what has a status for answer.
-fn status(reply: Reply<'_>) -> Status {
-    match reply {
-        Reply::Status(status) => status,
-        Reply::Session(_) => Status::NOT_OK,
-    }
-}
-
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// A copy of a session, where there is memory for it.
-fn try_copy(session: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(session.len()).ok()?;
-    copy.extend_from_slice(session);
-    Some(copy)
 }
 
 fn copy(session: &[u8], out: &mut [u8]) -> usize {

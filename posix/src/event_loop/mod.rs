@@ -1,47 +1,53 @@
-//! The sockets of a machine, and one turn of the loop.
+//! The event loop: a machine's sockets, and one turn of work on them.
 //!
-//! A [`Machine`] has the connections' state, the event loop their sockets, at the same index. What a turn
-//! does, in this order: look at the clock once, heed signals, write and read where that is possible,
-//! let time do its work, accept, and last send to servers what all of that put together for them.
-//! Each socket gets one receive a turn, and a turn ends once it would be somebody's next helping, so
-//! nobody who never stops talking keeps anybody else waiting.
+//! A [`Machine`] holds the state of connections, the event loop their sockets, at the same index. A
+//! turn works in this order: read the clock, handle signals, write and read where the poller says so,
+//! let the machine continue earlier work, accept connections, and send to servers what all of that
+//! has produced for them.
+//!
+//! Each socket gets one receive a turn, and the machine's own work ends as soon as a peer would get a
+//! second share. So a peer that never stops sending delays nobody else.
 
 mod datagrams;
 pub(crate) mod report;
 mod sockets;
+pub(crate) mod upstream;
 
 use std::io;
 use std::time::Duration;
 
-use distcache_core::machine::{Machine, Peer, ServerKey};
+use distcache_core::machine::{Machine, Peer};
 use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
 use self::datagrams::Datagrams;
 use self::sockets::Socket;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::net::listener::Listener;
-use crate::net::poller::{Event, Events, Interest, Poller};
-use crate::net::spare_fd::{HeldFd, SpareFd};
+use crate::net::poller::{Event, Events, Interest, Poller, Watched};
+use crate::net::spare_fd::SpareFd;
 use crate::net::stream::Stream;
 use crate::process::signals::{Signal, Signals};
 
-/// The most connections that one listener is asked for in a turn.
-const ACCEPTS: usize = 64;
-/// How many pieces of work a turn does for nobody in particular.
-const CHORES: usize = 1024;
-/// How long an orderly end may take, in milliseconds.
-const DRAIN_PATIENCE: u64 = 5000;
-/// How long a listener that failed is left alone, in milliseconds.
+/// The most connections accepted from one listener in a turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// The most pieces of earlier work that the machine continues in a turn.
+const ADVANCES_PER_TURN: usize = 1024;
+/// How long clients may take to receive their last answers at the end, in milliseconds.
+const DRAIN_TIMEOUT: u64 = 5000;
+/// How long no connections are accepted after accepting has failed, in milliseconds.
 const ACCEPT_PAUSE: u64 = 100;
+/// Bytes read and discarded from a connection that is being closed.
+const DISCARD_LEN: usize = 1 << 14;
 
+// Keys of the poller: signals, then listeners, then servers, then clients.
 const SIGNALS_KEY: usize = 0;
-const SERVERS_KEY: usize = 1;
+const LISTENERS_KEY: usize = 1;
 
 /// A machine with its sockets.
 pub(crate) struct EventLoop<M> {
     pub(crate) machine: M,
-    pub(crate) poller: Poller,
+    poller: Poller,
     clock: Clock,
     signals: Signals,
     listeners: Vec<Source>,
@@ -49,24 +55,14 @@ pub(crate) struct EventLoop<M> {
     clients: Vec<Option<Client>>,
     connected: usize,
     datagrams: Datagrams,
-    /// By their numbers.
-    servers: Vec<Server>,
-    reserve: SpareFd,
-    /// When listeners that failed are asked again.
+    /// By the number of the server.
+    upstreams: Vec<upstream::Connection>,
+    spare_fd: SpareFd,
+    /// When to accept again after accepting has failed.
     accept_at: Option<Instant>,
-    /// By when the end that a signal asked for must come.
-    end_by: Option<Instant>,
-    /// Where what still comes from a connection that is closed goes.
+    /// When to stop waiting for clients; set by the signal to end.
+    drain_deadline: Option<Instant>,
     discard_buf: Box<[u8]>,
-}
-
-/// A server that the machine is a client of.
-#[derive(Default)]
-struct Server {
-    /// The connection that is there, and its key.
-    line: Option<(ServerKey, Socket)>,
-    /// Kept for it while it is away.
-    place: HeldFd,
 }
 
 struct Source {
@@ -80,18 +76,17 @@ struct Client {
 }
 
 impl<M: Machine> EventLoop<M> {
-    /// A event loop for a machine with as many places as `clients`, and as many `servers`.
+    /// An event loop for a machine of up to `clients` clients.
     pub(crate) fn new(
         machine: M,
         clients: usize,
-        servers: usize,
         listeners: Vec<Listener>,
         signals: Signals,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add_fd(signals.fd(), SIGNALS_KEY, Interest::READ)?;
         for (number, listener) in listeners.iter().enumerate() {
-            poller.add_listener(listener, SERVERS_KEY + servers + number)?;
+            poller.add_listener(listener, LISTENERS_KEY + number)?;
         }
         let datagrams = Datagrams::new(clients, &listeners);
         let source = |listener| Source { listener, watched: true };
@@ -104,11 +99,11 @@ impl<M: Machine> EventLoop<M> {
             clients: std::iter::repeat_with(|| None).take(clients).collect(),
             connected: 0,
             datagrams,
-            servers: std::iter::repeat_with(Server::default).take(servers).collect(),
-            reserve: SpareFd::new()?,
+            upstreams: Vec::new(),
+            spare_fd: SpareFd::new()?,
             accept_at: None,
-            end_by: None,
-            discard_buf: vec![0; 1 << 14].into(),
+            drain_deadline: None,
+            discard_buf: vec![0; DISCARD_LEN].into(),
         })
     }
 
@@ -117,130 +112,96 @@ impl<M: Machine> EventLoop<M> {
         self.clock.now()
     }
 
-    /// Waits for something to happen, no longer than until `deadline`, and says what time it is then.
+    /// Waits for events until `deadline` at most, and returns the time at the end.
     pub(crate) fn wait(
         &mut self,
         events: &mut Events,
         deadline: Option<Instant>,
     ) -> io::Result<Instant> {
-        let ours = [self.machine.deadline(), self.accept_at, self.end_by, deadline];
-        let ready = self.listeners.iter().any(|source| source.listener.ready());
-        let timeout = match ours.into_iter().flatten().min() {
-            _ if ready => Some(Duration::ZERO),
+        let own = [self.machine.deadline(), self.accept_at, self.drain_deadline, deadline];
+        let timeout = match own.into_iter().flatten().min() {
+            _ if self.has_ready_listener() => Some(Duration::ZERO),
             Some(Instant::ORIGIN) => Some(Duration::ZERO),
-            deadline => Clock::until(self.clock.now(), deadline),
+            deadline => clock::timeout(self.clock.now(), deadline),
         };
         self.poller.wait(events, timeout)?;
         Ok(self.clock.now())
     }
 
-    /// Does what the last [`EventLoop::wait`] found to be possible. Events of connections to servers that
-    /// are still being made are not for the event loop: [`EventLoop::dialing`] tells them.
+    /// Does what the last [`wait`](Self::wait) has found to be possible.
     pub(crate) fn turn(&mut self, now: Instant, events: &Events) {
-        let mut accept = self.listeners.iter().any(|source| source.listener.ready());
+        let mut accept = self.has_ready_listener();
         if events.iter().any(|event| event.key == SIGNALS_KEY) {
             self.handle_signals(now);
         }
-        let (listeners, base) = (self.listeners_key(), self.clients_key());
+        let (servers, clients) = (self.servers_key(), self.clients_key());
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
-                key if key < listeners => {
-                    let number = key - SERVERS_KEY;
-                    if let Some((key, socket)) = &mut self.servers[number].line {
-                        socket.full &= !(event.writable || event.hangup);
-                        let peer = Peer::Server(*key);
-                        self.handle_event(now, peer, event);
-                    }
+                key if key < servers => {
+                    accept |= !self.receive_datagrams(now, key - LISTENERS_KEY);
                 }
-                key if key < base => accept |= self.is_for_connections(now, key - listeners),
+                key if key < clients => {
+                    let key = self.upstreams[key - servers].handle_event(event);
+                    self.handle_peer_event(now, key.map(Peer::Server), event);
+                }
                 key => {
-                    let client = self.clients.get(key - base).and_then(Option::as_ref);
-                    if let Some(peer) = client.map(|client| Peer::Client(client.key)) {
-                        self.handle_event(now, peer, event);
-                    }
+                    let client = self.clients.get(key - clients).and_then(Option::as_ref);
+                    let peer = client.map(|client| Peer::Client(client.key));
+                    self.handle_peer_event(now, peer, event);
                 }
             }
         }
-        self.chores(now);
+        self.advance(now);
         if accept || self.accept_at.is_some_and(|at| at <= now) {
             self.accept(now);
         }
         self.flush_servers(now);
     }
 
-    /// Whether there is a connection to a server.
-    pub(crate) fn is_connected(&self, number: u8) -> bool {
-        self.servers[usize::from(number)].line.is_some()
-    }
-
-    /// The server whose connection is still being made, if the event is about such a one.
-    pub(crate) fn dialing(&self, event: Event) -> Option<u8> {
-        let number = event.key.checked_sub(SERVERS_KEY)?;
-        let server = self.servers.get(number).filter(|server| server.line.is_none());
-        server.map(|_| number as u8)
-    }
-
-    /// Has the poller report what can be done with a server's connection that is not the event loop's yet.
-    pub(crate) fn watch_dial(&self, number: u8, stream: &Stream) -> io::Result<()> {
-        self.poller.add(stream, SERVERS_KEY + usize::from(number), Interest::WRITE)
-    }
-
-    /// The end of [`EventLoop::watch_dial`].
-    pub(crate) fn forget_dial(&self, stream: &Stream) {
-        let _ = self.poller.remove(stream);
-    }
-
-    /// The descriptor that is kept for a server's connection while there is none.
-    pub(crate) fn place(&mut self, number: u8) -> &mut HeldFd {
-        &mut self.servers[usize::from(number)].place
-    }
-
-    /// Whether the program is to end: it was asked to and has answered what it had, or no client can
-    /// come any more.
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
-        let deserted = self.connected == 0 && self.datagrams.open() == 0;
-        match self.end_by {
-            Some(end) => end <= now || deserted,
-            None => deserted && self.listeners.iter().all(|source| source.listener.finished()),
+    /// Whether the program can end: it was asked to and has answered its clients or waited long
+    /// enough, or there is no client and none can come any more.
+    pub(crate) fn is_done(&self, now: Instant) -> bool {
+        let no_clients = self.connected == 0 && self.datagrams.open() == 0;
+        match self.drain_deadline {
+            Some(deadline) => deadline <= now || no_clients,
+            None => no_clients && self.listeners.iter().all(|source| source.listener.finished()),
         }
     }
 
-    /// How many connections were refused for want of descriptors.
+    /// The number of connections that were refused because no descriptor was left.
     pub(crate) fn refused(&self) -> u64 {
-        self.reserve.refused()
+        self.spare_fd.refused()
     }
 
-    /// Takes the connection to a server that was just made.
-    ///
-    /// # Errors
-    /// The poller does not take it.
-    pub(crate) fn take_server(&mut self, key: ServerKey, stream: Stream) -> io::Result<()> {
-        let number = usize::from(key.number());
-        self.poller.add(&stream, SERVERS_KEY + number, Interest::READ)?;
-        let watched = Some(Interest::READ);
-        let socket = Socket { stream, watched, ended: false, full: false };
-        self.servers[number].line = Some((key, socket));
-        Ok(())
+    /// The connections to servers, in the order of their numbers.
+    pub(crate) fn upstreams(&mut self) -> &mut [upstream::Connection] {
+        &mut self.upstreams
     }
 
-    fn listeners_key(&self) -> usize {
-        SERVERS_KEY + self.servers.len()
+    fn servers_key(&self) -> usize {
+        LISTENERS_KEY + self.listeners.len()
     }
 
     fn clients_key(&self) -> usize {
-        self.listeners_key() + self.listeners.len()
+        self.servers_key() + self.upstreams.len()
     }
 
+    /// Whether a listener has a stream that no event announces.
+    fn has_ready_listener(&self) -> bool {
+        self.listeners.iter().any(|source| source.listener.ready())
+    }
+
+    /// The first signal to end starts the drain, a second one ends it.
     fn handle_signals(&mut self, now: Instant) {
         while let Some(signal) = self.signals.take() {
-            if signal == Signal::End || self.end_by.is_some() {
-                self.end_by = Some(Instant::ORIGIN);
+            if signal == Signal::End || self.drain_deadline.is_some() {
+                self.drain_deadline = Some(Instant::ORIGIN);
                 continue;
             }
-            self.end_by = Some(now.after(DRAIN_PATIENCE));
-            self.take_last_datagrams(now);
-            // Their keys stay taken: what the poller still reports of them finds nobody.
+            self.drain_deadline = Some(now.after(DRAIN_TIMEOUT));
+            self.receive_last_datagrams(now);
+            // Events that the poller has reported already are ignored from here on.
             for source in &self.listeners {
                 let _ = self.poller.remove_listener(&source.listener);
             }
@@ -248,7 +209,8 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// Lets every client have the answers to what it has sent; it ends where nothing more is there.
+    /// Reads what clients have sent, so that it is answered. A client that has sent nothing more is
+    /// closed after its last answer.
     fn drain(&mut self, now: Instant) {
         for index in 0..self.clients.len() {
             if let Some(key) = self.clients[index].as_ref().map(|client| client.key) {
@@ -257,12 +219,12 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// Goes on with what has come before, until somebody has had two pieces of work: others may have
-    /// sent something since this turn began, and what one has sent could fill it for long.
-    fn chores(&mut self, now: Instant) {
+    /// Lets the machine continue earlier work, until the first peer gets its second share: others may
+    /// have sent something since this turn began, and one peer alone could fill it for long.
+    fn advance(&mut self, now: Instant) {
         let Some(first) = self.machine.advance(now) else { return };
         self.flush(now, first);
-        for _ in 1..CHORES {
+        for _ in 1..ADVANCES_PER_TURN {
             let Some(peer) = self.machine.advance(now) else { return };
             self.flush(now, peer);
             if peer == first {
@@ -272,45 +234,57 @@ impl<M: Machine> EventLoop<M> {
     }
 
     fn accept(&mut self, now: Instant) {
-        if self.end_by.is_some() {
+        if self.drain_deadline.is_some() {
             return;
         }
         self.accept_at = None;
         for number in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS {
-                match self.listeners[number].listener.accept() {
-                    Ok(Some(stream)) => self.accept_one(now, stream),
-                    Ok(None) => break,
-                    Err(error) if self.reserve.covers(&error) => {
-                        self.reserve.refuse_one(&self.listeners[number].listener);
-                    }
-                    Err(_) => {
-                        self.accept_at = Some(now.after(ACCEPT_PAUSE));
-                        break;
-                    }
-                }
-            }
+            self.accept_from(now, number);
         }
-        let base = self.listeners_key();
-        for (number, source) in self.listeners.iter_mut().enumerate() {
-            let rests = self.accept_at.is_some() && !source.listener.is_datagrams();
-            let wanted = !rests && !source.listener.finished();
-            if wanted != source.watched {
-                let key = base + number;
-                let changed = self.poller.modify_listener(&source.listener, key, wanted);
-                source.watched = wanted && changed.is_ok();
+        self.watch_listeners();
+    }
+
+    fn accept_from(&mut self, now: Instant, number: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let listener = &self.listeners[number].listener;
+            match listener.accept() {
+                Ok(Some(stream)) => self.accept_one(now, stream),
+                Ok(None) => return,
+                Err(error) if self.spare_fd.applies_to(&error) => {
+                    self.spare_fd.refuse_one(listener);
+                }
+                Err(_) => {
+                    self.accept_at = Some(now.after(ACCEPT_PAUSE));
+                    return;
+                }
             }
         }
     }
 
     fn accept_one(&mut self, now: Instant, stream: Stream) {
-        // Without a place for it: dropping it is the refusal.
+        // Dropping the stream is the refusal.
         let Some(key) = self.machine.open(now) else { return };
-        let socket = Socket { stream, watched: None, ended: false, full: false };
-        self.clients[key.index()] = Some(Client { key, socket });
+        let stream = Watched::new(stream, self.clients_key() + key.index());
+        self.clients[key.index()] = Some(Client { key, socket: Socket::new(stream) });
         self.connected += 1;
-        // Who connects for one request has mostly sent it by now.
+        // Most clients have sent their first request by now.
         self.receive(now, Peer::Client(key));
-        self.watch(now, Peer::Client(key));
+        self.watch(Peer::Client(key));
+    }
+
+    /// Stops watching listeners while accepting pauses, and those that have nothing more to accept.
+    fn watch_listeners(&mut self) {
+        for (number, source) in self.listeners.iter_mut().enumerate() {
+            let pauses = self.accept_at.is_some() && !source.listener.is_datagrams();
+            let wanted = !pauses && !source.listener.finished();
+            if wanted != source.watched {
+                let key = LISTENERS_KEY + number;
+                let changed = self.poller.modify_listener(&source.listener, key, wanted);
+                source.watched = wanted && changed.is_ok();
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,37 +1,38 @@
-//! What a daemon tells of what it has done: at its end, and while it runs when something became of
-//! clients.
+//! The counters that a daemon prints: at its end, and while it runs after clients were refused or
+//! closed.
 
-use distcache_core::clients::Counters;
+use distcache_core::Counters;
 use distcache_core::machine::Machine;
 use distcache_core::time::Instant;
 
 use crate::event_loop::EventLoop;
 use crate::process::start::Started;
 
-/// How long at least between two times, in milliseconds: strangers decide how much there is to tell.
+/// The least time between two reports, in milliseconds: clients decide how often there is a reason.
 const PAUSE: u64 = 10_000;
 
-/// Says when it is time to tell: some clients were refused or closed, and it is a while since the
-/// last time.
+/// Decides when to report: some clients were refused or closed, and the last report is a while ago.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
+    /// The number of incidents in the last report, and its time.
     reported: u64,
     reported_at: Option<Instant>,
+    /// There have been incidents since.
     changed: bool,
 }
 
-/// A machine that has something to tell.
+/// A machine with counters.
 pub(crate) trait Report: Machine {
-    /// What became of its clients so far.
+    /// What happened to its clients so far.
     fn counters(&self) -> Counters;
 
-    /// Prints what it has done so far.
+    /// Prints its other counters.
     fn report(&self, started: &Started);
 }
 
 impl Reporter {
-    /// Ends a turn: tells what has happened so far where it is time to, and at the end of the program,
-    /// which it says whether it has come.
+    /// Ends a turn: reports if that is due, and at the end of the program. Returns whether the program
+    /// is at its end.
     pub(crate) fn end_turn<M: Report>(
         &mut self,
         now: Instant,
@@ -41,7 +42,7 @@ impl Reporter {
         self.end_turn_with(now, event_loop, started, || ())
     }
 
-    /// The same for a program that has more to tell: `more` is called behind what all programs print.
+    /// The same for a program with more counters: `more` prints them, after those of all programs.
     pub(crate) fn end_turn_with<M: Report>(
         &mut self,
         now: Instant,
@@ -49,25 +50,25 @@ impl Reporter {
         started: &Started,
         more: impl Fn(),
     ) -> bool {
-        let unheard = event_loop.refused() + event_loop.datagrams_in_vain();
-        let over = event_loop.is_over(now);
-        let due = self.due(now, &event_loop.machine.counters(), unheard);
-        for _ in 0..u8::from(due) + u8::from(over) {
+        let others = event_loop.refused() + event_loop.failed_datagrams();
+        let done = event_loop.is_done(now);
+        let due = self.due(now, &event_loop.machine.counters(), others);
+        if due || done {
             report(event_loop, started);
             more();
         }
-        over
+        done
     }
 
-    /// When there is something to tell even if nothing happens.
+    /// When a report is due even if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.reported_at.filter(|_| self.changed).map(|at| at.after(PAUSE))
     }
 
-    /// Whether to tell now, of which `unheard` clients were refused for want of descriptors.
-    fn due(&mut self, now: Instant, counters: &Counters, unheard: u64) -> bool {
+    /// Whether to report now. `others` are incidents that the machine's counters do not include.
+    fn due(&mut self, now: Instant, counters: &Counters, others: u64) -> bool {
         let Counters { accepted: _, refused, malformed, idle, stalled } = counters;
-        let all = refused + unheard + malformed + idle + stalled;
+        let all = refused + others + malformed + idle + stalled;
         self.changed = all != self.reported;
         if !self.changed || self.deadline().is_some_and(|deadline| now < deadline) {
             return false;
@@ -79,10 +80,13 @@ impl Reporter {
 
 fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
     event_loop.machine.report(started);
-    started.report_clients(
-        &event_loop.connections(event_loop.machine.counters()),
-        event_loop.refused(),
-    );
+    let counters = event_loop.connections(event_loop.machine.counters());
+    let Counters { accepted, refused, malformed, idle, stalled } = counters;
+    let refused = refused + event_loop.refused();
+    started.info(format_args!(
+        "{accepted} clients accepted, {refused} refused; closed: {malformed} malformed, {idle} idle, \
+         {stalled} stalled"
+    ));
     event_loop.report_datagrams(started);
 }
 
@@ -95,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_incident_is_told_at_once_and_the_others_together() {
+    fn the_first_incident_is_reported_at_once_and_the_next_ones_together() {
         let at = Instant::from_millis;
         let mut reporter = Reporter::default();
-        let come = Counters { accepted: 1, ..Counters::default() };
-        assert!(!reporter.due(at(5), &come, 0), "that somebody comes is none");
+        let accepted = Counters { accepted: 1, ..Counters::default() };
+        assert!(!reporter.due(at(5), &accepted, 0), "a new client is no incident");
         assert_eq!(reporter.deadline(), None);
         assert!(reporter.due(at(10), &refused(1), 0));
         assert!(!reporter.due(at(10), &refused(1), 0));
@@ -109,5 +113,21 @@ mod tests {
         assert!(reporter.due(at(10 + PAUSE), &refused(9), 3));
         assert_eq!(reporter.deadline(), None);
         assert!(reporter.due(at(10 + 2 * PAUSE), &refused(9), 4));
+    }
+
+    #[test]
+    fn whatever_becomes_of_clients_is_an_incident() {
+        let none = Counters::default();
+        let kinds = [
+            (Counters { malformed: 1, ..none }, 0),
+            (Counters { idle: 1, ..none }, 0),
+            (Counters { stalled: 1, ..none }, 0),
+            (Counters { refused: 1, ..none }, 0),
+            (none, 1),
+        ];
+        for (counters, unheard) in kinds {
+            let mut reporter = Reporter::default();
+            assert!(reporter.due(Instant::from_millis(1), &counters, unheard), "{counters:?}");
+        }
     }
 }

@@ -1,28 +1,34 @@
-//! What is done with one socket: receive, send, watch, close.
+//! Work on one socket: receive, send, watch, close.
 
 use distcache_core::machine::{Machine, Peer, Wants};
 use distcache_core::time::Instant;
 
-use super::{Client, EventLoop, SERVERS_KEY, Server};
-use crate::net::poller::{Event, Interest};
-use crate::net::stream::{Received, Stream};
+use super::{Client, Event, EventLoop, Interest, Watched, upstream};
+use crate::net::stream::Received;
 
+/// The socket of an established connection.
 pub(super) struct Socket {
-    pub(super) stream: Stream,
-    /// What it is watched for; `None` while it is not watched at all.
-    pub(super) watched: Option<Interest>,
-    /// Whether the peer is known to send no more.
+    pub(super) stream: Watched,
+    /// The peer has closed its sending side.
     pub(super) ended: bool,
-    /// It took less than there was to send, and has not had room since.
+    /// The last send was short, and the socket has not been writable since.
     pub(super) full: bool,
 }
 
+impl Socket {
+    pub(super) fn new(stream: Watched) -> Self {
+        Self { stream, ended: false, full: false }
+    }
+}
+
 impl<M: Machine> EventLoop<M> {
-    pub(super) fn handle_event(&mut self, now: Instant, peer: Peer, event: Event) {
+    /// Handles an event of a connection, unless that is gone.
+    pub(super) fn handle_peer_event(&mut self, now: Instant, peer: Option<Peer>, event: Event) {
+        let Some(peer) = peer else { return };
         let wants = self.machine.wants(peer);
         if event.hangup && !wants.read && !wants.write {
-            // It would be reported for ever.
-            return self.close(now, peer);
+            // The poller would report it for ever.
+            return self.close(peer);
         }
         if event.writable && wants.write {
             self.flush(now, peer);
@@ -32,7 +38,7 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// One receive, and a piece of work: mostly what came of it.
+    /// Receives once, and lets the machine work once, mostly on what has just come.
     pub(super) fn receive(&mut self, now: Instant, peer: Peer) {
         self.receive_once(now, peer);
         if let Some(next) = self.machine.advance(now) {
@@ -40,9 +46,8 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// One receive.
     fn receive_once(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
+        let Some(socket) = socket(&mut self.clients, &mut self.upstreams, peer) else { return };
         let space = self.machine.space(peer);
         if space.is_empty() {
             return self.flush(now, peer);
@@ -55,44 +60,45 @@ impl<M: Machine> EventLoop<M> {
                 socket.ended = true;
                 0
             }
-            Err(_) => return self.close(now, peer),
+            Err(_) => return self.close(peer),
         };
-        let last = len < room && self.end_by.is_some() && matches!(peer, Peer::Client(_));
-        let ended = socket.ended || last;
-        self.machine.filled(now, peer, len);
+        let draining = self.drain_deadline.is_some() && matches!(peer, Peer::Client(_));
+        let ended = socket.ended || (draining && len < room);
+        self.machine.filled(peer, len);
         if ended {
             self.machine.ended(now, peer);
         }
     }
 
-    /// One send, if there is something to send; then closes the connection or watches it for what it
-    /// now waits for. What is for servers is sent once, at the end of the turn.
+    /// Sends once what is pending, then watches or closes the connection. What is pending for servers
+    /// waits for the end of the turn.
     pub(super) fn flush(&mut self, now: Instant, peer: Peer) {
         if matches!(peer, Peer::Server(_)) || self.flush_datagram(now, peer) {
             return;
         }
         self.send(now, peer);
-        self.watch(now, peer);
-        if self.end_by.is_some() && self.machine.wants(peer).read {
-            // No event comes where nothing more was sent.
+        self.watch(peer);
+        if self.drain_deadline.is_some() && self.machine.wants(peer).read {
+            // A client that has sent nothing more causes no event.
             self.receive_once(now, peer);
         }
     }
 
+    /// Sends to servers what this turn has produced for them.
     pub(super) fn flush_servers(&mut self, now: Instant) {
-        for number in 0..self.servers.len() {
-            if let Some((key, socket)) = &self.servers[number].line {
-                let (peer, full) = (Peer::Server(*key), socket.full);
+        for number in 0..self.upstreams.len() {
+            if let Some((key, socket)) = self.upstreams[number].connected() {
+                let (peer, full) = (Peer::Server(key), socket.full);
                 if !full {
                     self.send(now, peer);
                 }
-                self.watch(now, peer);
+                self.watch(peer);
             }
         }
     }
 
     fn send(&mut self, now: Instant, peer: Peer) {
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
+        let Some(socket) = socket(&mut self.clients, &mut self.upstreams, peer) else { return };
         let pending = self.machine.pending(peer);
         if pending.is_empty() {
             return;
@@ -102,39 +108,25 @@ impl<M: Machine> EventLoop<M> {
                 socket.full = len < pending.len();
                 self.machine.sent(now, peer, len);
             }
-            Err(_) => self.close(now, peer),
+            Err(_) => self.close(peer),
         }
     }
 
-    pub(super) fn watch(&mut self, now: Instant, peer: Peer) {
-        let base = self.clients_key();
-        let Some(socket) = socket(&mut self.clients, &mut self.servers, peer) else { return };
+    /// Watches the connection for what the machine now wants, or closes it.
+    pub(super) fn watch(&mut self, peer: Peer) {
+        let Some(socket) = socket(&mut self.clients, &mut self.upstreams, peer) else { return };
         let Wants { read, write, close } = self.machine.wants(peer);
-        let interest = Interest { read, write };
-        if close {
-            return self.close(now, peer);
-        }
-        let key = match peer {
-            Peer::Server(key) => SERVERS_KEY + usize::from(key.number()),
-            Peer::Client(key) => base + key.index(),
-        };
-        let changed = match socket.watched.replace(interest) {
-            Some(before) if before == interest => Ok(()),
-            Some(_) => self.poller.modify(&socket.stream, key, interest),
-            None => self.poller.add(&socket.stream, key, interest),
-        };
-        if changed.is_err() {
-            self.close(now, peer);
+        if close || socket.stream.watch(&self.poller, Interest { read, write }).is_err() {
+            self.close(peer);
         }
     }
 
-    /// Closes the connection, whoever wants that.
-    fn close(&mut self, now: Instant, peer: Peer) {
+    /// Closes the connection and tells the machine.
+    fn close(&mut self, peer: Peer) {
         let socket = match peer {
             Peer::Server(key) => {
-                let server = self.servers.get_mut(usize::from(key.number()));
-                let line = server.and_then(|server| server.line.take_if(|line| line.0 == key));
-                line.map(|(_, socket)| socket)
+                let upstream = self.upstreams.get_mut(usize::from(key.number()));
+                upstream.and_then(|upstream| upstream.take_connected(key))
             }
             Peer::Client(key) => {
                 let client = self.clients[key.index()].take_if(|client| client.key == key);
@@ -142,32 +134,30 @@ impl<M: Machine> EventLoop<M> {
                 client.map(|client| client.socket)
             }
         };
-        self.machine.closed(now, peer);
-        let Some(mut socket) = socket else { return };
-        if socket.stream.is_shared() {
-            let _ = self.poller.remove(&socket.stream);
+        self.machine.closed(peer);
+        let Some(Socket { mut stream, ended, .. }) = socket else { return };
+        stream.unwatch(&self.poller);
+        if !ended && matches!(peer, Peer::Client(_)) {
+            // Closing a socket with unread bytes resets it, and the peer would lose our last answer.
+            let _ = stream.shutdown_write();
+            let _ = stream.recv(&mut self.discard_buf);
         }
-        if !socket.ended && matches!(peer, Peer::Client(_)) {
-            // Closing on bytes that were never read takes our last answer from the peer's hands.
-            let _ = socket.stream.shutdown_write();
-            let _ = socket.stream.recv(&mut self.discard_buf);
-        }
-        drop(socket);
+        drop(stream);
         if let Peer::Server(key) = peer {
-            self.place(key.number()).keep();
+            self.upstreams[usize::from(key.number())].hold_fd();
         }
     }
 }
 
 fn socket<'a>(
     clients: &'a mut [Option<Client>],
-    servers: &'a mut [Server],
+    upstreams: &'a mut [upstream::Connection],
     peer: Peer,
 ) -> Option<&'a mut Socket> {
     match peer {
         Peer::Server(key) => {
-            let (current, socket) = servers.get_mut(usize::from(key.number()))?.line.as_mut()?;
-            (*current == key).then_some(socket)
+            let (current, socket) = upstreams.get_mut(usize::from(key.number()))?.connected()?;
+            (current == key).then_some(socket)
         }
         Peer::Client(key) => {
             let client = clients.get_mut(key.index())?.as_mut()?;

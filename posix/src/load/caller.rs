@@ -1,23 +1,22 @@
 //! One connection of a load, and the requests open on it.
 
+use std::io;
 use std::time::Instant;
 
 use distcache_core::buffer::Fifo;
 use distcache_core::wire::Op;
 
 use super::protocol::Asked;
-use crate::net::poller::Interest;
-use crate::net::stream::Stream;
+use crate::net::poller::{Interest, Poller, Watched};
 
 /// A connection, or the place of one.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub(super) stream: Option<Stream>,
+    pub(super) stream: Option<Watched>,
     /// Whether the outcome of connecting is still open.
     pub(super) connecting: bool,
     /// Whether anything was answered on this connection.
     pub(super) answered: bool,
-    pub(super) watched: Interest,
     pub(super) inbox: Fifo,
     pub(super) outbox: Fifo,
     /// The session that it has removed, and is to store again.
@@ -42,7 +41,6 @@ impl Caller {
             stream: None,
             connecting: false,
             answered: false,
-            watched: Interest::NONE,
             inbox: Fifo::new(),
             outbox: Fifo::new(),
             removed: None,
@@ -82,8 +80,10 @@ impl Caller {
         *len -= 1;
     }
 
-    /// What its connection is to be watched for.
-    pub(super) fn wanted(&self) -> Interest {
-        Interest { read: !self.connecting, write: self.connecting || !self.outbox.is_empty() }
+    /// Watches its connection for what can happen on it next.
+    pub(super) fn watch(&mut self, poller: &Poller) -> io::Result<()> {
+        let write = self.connecting || !self.outbox.is_empty();
+        let interest = Interest { read: !self.connecting, write };
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.watch(poller, interest))
     }
 }

@@ -59,7 +59,7 @@ impl Config {
     /// A value that is missing or unfit.
     pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
         match name {
-            "clients" => self.clients = options.count(1..=100_000)? as usize,
+            "conns" => self.clients = options.count(1..=100_000)? as usize,
             "datalen" => {
                 self.data_len = options.bytes(SESSION_MIN as u64..=DATA_MAX)? as usize;
             }
@@ -95,7 +95,7 @@ pub const OPTIONS: Group = Group {
     title: "Measure",
     options: &[
         Entry::valued(&["seconds"], "s", "measure for that long"),
-        Entry::valued(&["clients"], "n", "how many connections").default("1"),
+        Entry::valued(&["conns"], "n", "how many connections").default("1"),
         Entry::valued(&["depth"], "n", "how many requests are open on each").default("1"),
         Entry::valued(&["keys"], "n", "how many sessions, stored before the clock runs")
             .default("10000"),

@@ -25,7 +25,7 @@ use fastrand::Rng;
 use crate::check::Histogram;
 use crate::memory::Memory;
 use crate::net::address::{Address, Target};
-use crate::net::poller::{Event, Events, Interest, Poller};
+use crate::net::poller::{Event, Events, Poller, Watched};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
 use crate::reason::is_closed;
@@ -64,7 +64,7 @@ pub fn run(
         address,
         target,
         poller: Poller::new().map_err(Failure::Io)?,
-        pool: Pool::new(&mut memory, room),
+        pool: Pool::new(&mut memory[..], room),
         callers: callers.collect(),
         random: Rng::with_seed(config.keys.into()),
         stored: if config.store_first { 0 } else { config.keys },
@@ -94,7 +94,7 @@ struct Load<'c, 'm, P> {
     address: &'c Address,
     target: Target,
     poller: Poller,
-    pool: Pool<'m>,
+    pool: Pool<&'m mut [u8]>,
     callers: Vec<Caller>,
     random: Rng,
     /// Sessions that were stored, or sent to be, before the clock runs.
@@ -162,10 +162,8 @@ impl<P: Protocol> Load<'_, '_, P> {
             Ok((stream, open)) => {
                 caller.connecting = open;
                 caller.answered = false;
-                caller.watched = caller.wanted();
-                self.poller.add(&stream, number, caller.watched).map_err(Failure::Io)?;
-                caller.stream = Some(stream);
-                Ok(())
+                caller.stream = Some(Watched::new(stream, number));
+                caller.watch(&self.poller).map_err(Failure::Io)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.crowded += 1;
@@ -307,11 +305,6 @@ impl<P: Protocol> Load<'_, '_, P> {
             Err(error) => return Err(self.broken(number, error)),
         };
         caller.outbox.consume(&mut self.pool, sent);
-        let wanted: Interest = caller.wanted();
-        if wanted != caller.watched {
-            caller.watched = wanted;
-            self.poller.modify(stream, number, wanted).map_err(Failure::Io)?;
-        }
-        Ok(())
+        caller.watch(&self.poller).map_err(Failure::Io)
     }
 }

@@ -157,6 +157,6 @@ mod tests {
         assert_eq!(answer(Op::Get, &data, 8), Err("it is for another request"));
         assert_eq!(answer(Op::Get, &data[1..], 9), Err("it is another session"));
         assert_eq!(answer(Op::Add, &[104], 9), Err("session out of range"));
-        assert_eq!(answer(Op::Get, &[2], 9), Err("server away"));
+        assert_eq!(answer(Op::Get, &[2], 9), Err("server unreachable"));
     }
 }

@@ -42,16 +42,15 @@ fn a_load_counts_what_it_asked() {
     for short_lived in [false, true] {
         let dir = Dir::new();
         let address = server(&dir, Status::NOT_OK);
-        let config = Config {
-            clients: 3,
-            get: 100,
-            short_lived,
-            store_first: false,
-            time: Duration::from_millis(50),
-            ..Config::default()
+        let load = |millis| {
+            let time = Duration::from_millis(millis);
+            let config = Config { clients: 3, get: 100, short_lived, time, ..Config::default() };
+            run(&Config { store_first: false, ..config }, &Distcache, &address).unwrap()
         };
-        let report = run(&config, &Distcache, &address).unwrap();
-        assert!(report.gets > 3 && report.gets == report.latencies.count());
+        // Where the machine has much else to do, the first time may be too short.
+        let mut reports = [50, 500, 5000].into_iter().map(load);
+        let report = reports.find(|report| report.gets > 3).expect("some answers");
+        assert_eq!(report.gets, report.latencies.count());
         assert_eq!((report.hits, report.adds), (0, 0));
         let line = report.to_string();
         assert!(line.starts_with("ops/s=") && line.contains(" hit=0.0000 p50="), "{line}");

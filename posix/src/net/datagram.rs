@@ -1,4 +1,4 @@
-//! Datagrams, one at a time, that never block.
+//! UDP sockets: one datagram at a time, never blocking.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,47 +12,47 @@ use crate::net::stream;
 #[cfg(target_os = "linux")]
 use crate::sys;
 
-/// Bytes of datagrams that may wait, where the system allows it: the burst of a restart's handshakes.
-const BACKLOG: usize = 1 << 20;
+/// The receive buffer asked for, in bytes: enough for the handshakes after a restart.
+const RECEIVE_BUFFER: usize = 1 << 20;
 
-/// Who has sent a datagram, and what a reply to it has to come from.
+/// Where a datagram came from, and where a reply goes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Sender {
-    /// Where a reply goes to.
+    /// The sender's address.
     pub(crate) address: SocketAddr,
-    /// The address of this host that the datagram was sent to, where the socket is bound to all of
-    /// them. The sender knows a reply by that; the system would choose one by the route.
-    asked: Option<IpAddr>,
+    /// The address of this host that the datagram was sent to, if the socket is bound to all of them.
+    /// A reply must come from it; left to itself, the system chooses an address by the route.
+    local: Option<IpAddr>,
 }
 
-/// A UDP socket on `ip`, alone on its port.
+/// Binds a UDP socket to `ip`, without sharing the port.
 pub(crate) fn bind(ip: SocketAddr) -> io::Result<OwnedFd> {
     let family = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = stream::new_socket_of(family, SocketType::DGRAM)?;
-    // The system cuts it down to its own limit; some refuse, and then it stays as it is.
-    let _ = sockopt::set_socket_recv_buffer_size(&fd, BACKLOG);
+    // Most systems cut the value down to their limit; where one refuses, the default stays.
+    let _ = sockopt::set_socket_recv_buffer_size(&fd, RECEIVE_BUFFER);
     if ip.ip().is_unspecified() {
-        tell_destination(&fd)?;
+        report_destination(&fd)?;
     }
     net::bind(&fd, &ip)?;
     Ok(fd)
 }
 
-/// Prepares a bound UDP socket that somebody else has opened.
+/// Prepares a bound UDP socket that was inherited.
 pub(crate) fn adopt(fd: OwnedFd) -> io::Result<OwnedFd> {
     stream::prepare(&fd)?;
     let bound = SocketAddr::try_from(net::getsockname(&fd)?)?;
     if bound.ip().is_unspecified() {
-        tell_destination(&fd)?;
+        report_destination(&fd)?;
     }
     Ok(fd)
 }
 
-/// Has the socket tell with each datagram which address it was sent to. Elsewhere than on Linux a
-/// reply comes from the address that the system chooses.
-fn tell_destination(fd: &OwnedFd) -> io::Result<()> {
+/// Lets the socket report the address that each datagram was sent to. Linux only: elsewhere replies
+/// come from the address that the system chooses.
+fn report_destination(fd: &OwnedFd) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    sys::datagram::tell_destination(
+    sys::datagram::report_destination(
         fd.as_fd(),
         net::getsockname(fd)?.address_family() == AddressFamily::INET6,
     )?;
@@ -60,12 +60,12 @@ fn tell_destination(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The next datagram's length and sender, with as much of it as fits in the front of `buffer`; `None`
-/// where none is there. An empty one is one.
+/// Receives the next datagram into `buffer`, truncated to its length. Returns the number of bytes,
+/// which may be 0, and the sender; `None` if no datagram waits.
 pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
     loop {
         return match receive_one(fd, buffer) {
-            Ok((len, address, asked)) => Ok(Some((len, Sender { address, asked }))),
+            Ok((len, address, local)) => Ok(Some((len, Sender { address, local }))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error),
@@ -75,9 +75,9 @@ pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usi
 
 #[cfg(target_os = "linux")]
 fn receive_one(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Option<IpAddr>)> {
-    let (len, from, asked) = sys::datagram::receive(fd.as_fd(), buffer)?;
-    // What was sent to a group of hosts can't be answered from that address.
-    Ok((len, from, asked.filter(|asked| !asked.is_multicast())))
+    let (len, from, local) = sys::datagram::receive(fd.as_fd(), buffer)?;
+    // A multicast address cannot be a source address.
+    Ok((len, from, local.filter(|local| !local.is_multicast())))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -88,10 +88,11 @@ fn receive_one(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr
     }
 }
 
-/// Sends one datagram; false where the system has no room for it now, or does not take it at all.
+/// Sends one datagram. Returns whether the system took it: its buffer may be full, or the datagram may
+/// be refused.
 pub(crate) fn send(fd: &OwnedFd, datagram: &[u8], to: Sender) -> bool {
     #[cfg(target_os = "linux")]
-    if let Some(from) = to.asked {
+    if let Some(from) = to.local {
         return sys::datagram::send(fd.as_fd(), datagram, to.address, from).is_ok();
     }
     net::sendto(fd, datagram, SendFlags::empty(), &to.address).is_ok()
@@ -108,11 +109,11 @@ mod tests {
     }
 
     fn to(address: SocketAddr) -> Sender {
-        Sender { address, asked: None }
+        Sender { address, local: None }
     }
 
     #[test]
-    fn datagrams_come_one_by_one_with_their_senders() {
+    fn each_datagram_is_received_with_its_sender() {
         let ((a, a_at), (b, b_at)) = (bound(), bound());
         let mut buffer = [0; 4];
         assert_eq!(receive(&b, &mut buffer).unwrap(), None);
@@ -120,14 +121,14 @@ mod tests {
             send(&a, b"one", to(b_at)) && send(&a, b"", to(b_at)) && send(&a, b"three", to(b_at))
         );
         for len in [3, 0, 4] {
-            // On the loopback what was sent is there.
+            // On the loopback interface a datagram arrives at once.
             assert_eq!(receive(&b, &mut buffer).unwrap(), Some((len, to(a_at))));
         }
         assert_eq!((receive(&b, &mut buffer).unwrap(), &buffer), (None, b"thre"));
     }
 
     #[test]
-    fn what_cannot_be_sent_is_no_error_that_stays() {
+    fn a_datagram_that_cannot_be_sent_does_not_affect_the_next() {
         let ((a, _), (b, b_at)) = (bound(), bound());
         assert!(!send(&a, &[0; 1 << 17], to(b_at)), "longer than any datagram");
         assert!(!send(&a, b"x", to(([127, 0, 0, 1], 0).into())), "no port");
@@ -136,19 +137,29 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_is_not_shared() {
+    #[cfg(target_os = "linux")]
+    fn a_burst_finds_as_much_room_as_the_system_allows() {
+        let room = |fd: &OwnedFd| sockopt::socket_recv_buffer_size(fd).unwrap();
+        let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let (fd, _) = bound();
+        // The system doubles it for its own part.
+        assert_eq!(room(&fd), 2 * RECEIVE_BUFFER.min(limit.trim().parse().unwrap()));
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_shared() {
         let (_a, taken) = bound();
         assert_eq!(bind(taken).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// Which address a reply comes from where a datagram was sent to `asked`.
+    /// The source address of a reply to a datagram that was sent to `asked`.
     #[cfg(target_os = "linux")]
     fn replies_from(wildcard: &str, asked: &str) -> IpAddr {
         let fd = bind(wildcard.parse().unwrap()).unwrap();
         let port = SocketAddr::try_from(net::getsockname(&fd).unwrap()).unwrap().port();
         let asked: IpAddr = asked.parse().unwrap();
         let any = if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
-        let (a, _) = (bind(any.parse().unwrap()).unwrap(), ());
+        let a = bind(any.parse().unwrap()).unwrap();
         let asked = SocketAddr::new(asked, port);
         assert!(send(&a, b"ask", to(asked)));
         let (len, sender) = receive(&fd, &mut [0; 9]).unwrap().unwrap();
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_reply_comes_from_the_address_that_was_asked() {
+    fn a_reply_comes_from_the_address_that_the_request_was_sent_to() {
         for asked in ["127.0.0.1", "127.0.0.2", "127.1.2.3"] {
             assert_eq!(replies_from("0.0.0.0:0", asked).to_string(), asked);
         }

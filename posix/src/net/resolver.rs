@@ -150,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_nobody_took_does_not_answer_the_next_request() {
+        let shared = Arc::new(Shared::default());
+        let mut resolver = Resolver(Kind::Asked(Arc::clone(&shared)));
+        resolver.request();
+        shared.lock().answer = Some(Ok(Targets::new()));
+        resolver.request();
+        assert!(resolver.take().is_none(), "the host may be elsewhere by now");
+    }
+
+    #[test]
     fn the_thread_ends_with_its_resolver() {
         let address: Address = "IPv4:localhost:9001".parse().unwrap();
         let (sender, gone) = mpsc::channel::<()>();

@@ -1,8 +1,7 @@
-//! A descriptor kept back, to refuse connections with when there is no other left.
+//! Descriptors held in reserve for when the process has no other left.
 //!
-//! A connection that cannot be accepted would wait in the backlog, be reported again and again, and
-//! keep its client waiting in vain. With one descriptor given up for the moment it can be accepted
-//! and closed.
+//! A connection that cannot be accepted stays in the backlog: the poller reports it again and again,
+//! and its client waits. With a spare descriptor, released for a moment, it can be accepted and closed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +12,7 @@ use rustix::net::AddressFamily;
 use crate::net::listener::Listener;
 use crate::net::stream;
 
-/// One descriptor, open for nothing.
+/// One spare descriptor, to refuse connections with.
 #[derive(Debug)]
 pub struct SpareFd {
     spare: Option<OwnedFd>,
@@ -21,45 +20,51 @@ pub struct SpareFd {
 }
 
 impl SpareFd {
-    /// Takes a descriptor.
+    /// Opens the spare descriptor.
     pub fn new() -> io::Result<Self> {
         Ok(Self { spare: Some(spare()?), refused: 0 })
     }
 
-    /// How many connections were refused.
+    /// The number of connections refused so far.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Whether `error` means that descriptors have run out, and one is kept back for that.
-    pub fn covers(&self, error: &io::Error) -> bool {
+    /// Whether `error` means that no descriptor is left, and the spare one can help.
+    pub fn applies_to(&self, error: &io::Error) -> bool {
         self.spare.is_some() && out_of_descriptors(error)
     }
 
-    /// Accepts the next connection with the descriptor kept back, and closes it.
+    /// Accepts the next connection in place of the spare descriptor, and closes it.
     pub fn refuse_one(&mut self, listener: &Listener) {
         self.spare = None;
         if let Ok(Some(stream)) = listener.accept() {
             drop(stream);
             self.refused += 1;
         }
-        // Should another thread be faster, listeners pause until descriptors come back.
+        // If another thread takes the descriptor meanwhile, listeners pause until one is free.
         self.spare = spare().ok();
     }
 }
 
-/// A descriptor kept for a connection that is to come back, while clients take all others.
+/// A descriptor held for one connection, so that clients cannot take it.
 #[derive(Debug, Default)]
 pub struct HeldFd(Option<OwnedFd>);
 
 impl HeldFd {
-    /// Takes a descriptor, if there is one: best at once when another was closed.
-    pub fn keep(&mut self) {
+    /// Holds a descriptor, if there is one: best called right after another was closed.
+    pub fn hold(&mut self) {
         self.0 = self.0.take().or_else(|| spare().ok());
     }
 
-    /// Gives it up for what it was kept for.
-    pub fn give_up(&mut self) {
+    /// Whether a descriptor is held.
+    #[cfg(test)]
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Releases the descriptor for the connection to take.
+    pub fn release(&mut self) {
         self.0 = None;
     }
 }
@@ -69,7 +74,7 @@ pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// A socket of which nothing is made: unlike a file it is there in an empty chroot, too.
+/// An unused socket: unlike a file, it can be opened in an empty chroot.
 fn spare() -> io::Result<OwnedFd> {
     stream::new_socket(AddressFamily::UNIX)
 }

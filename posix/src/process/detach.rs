@@ -160,7 +160,7 @@ mod tests {
         }
         let dir = Dir::new();
         let listener = UnixListener::bind(dir.join("s")).unwrap();
-        let name = "process::tests::the_starter_sees_success_once_the_daemon_is_ready";
+        let name = "process::detach::tests::the_starter_sees_success_once_the_daemon_is_ready";
         let output = spawn(name, dir.path().to_str().unwrap());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let printed = text(&output.stdout);
@@ -177,7 +177,7 @@ mod tests {
         if is_child() {
             alone(|| detach().unwrap().fail("cannot do it: no luck"));
         }
-        let output = spawn("process::tests::the_starter_sees_failure_with_its_reason", "");
+        let output = spawn("process::detach::tests::the_starter_sees_failure_with_its_reason", "");
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("cannot do it: no luck\n"));
     }
@@ -188,7 +188,7 @@ mod tests {
             alone(|| drop(detach().unwrap()));
         }
         let output =
-            spawn("process::tests::the_starter_sees_a_daemon_that_ends_without_a_word", "");
+            spawn("process::detach::tests::the_starter_sees_a_daemon_that_ends_without_a_word", "");
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("ended before it was ready"));
     }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_process_with_threads_is_not_forked() {
-        let name = "process::tests::a_process_with_threads_is_not_forked";
+        let name = "process::detach::tests::a_process_with_threads_is_not_forked";
         crate::testing::in_child(name, || {
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || ended.recv());

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn term_and_int_ask_to_drain_and_wake_the_poller() {
-        in_child("signals::tests::term_and_int_ask_to_drain_and_wake_the_poller", || {
+        in_child("process::signals::tests::term_and_int_ask_to_drain_and_wake_the_poller", || {
             let signals = Signals::install(false, false).unwrap();
             assert_eq!(signals.take(), None);
             assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_user_signals_end_only_who_is_killable() {
-        in_child("signals::tests::the_user_signals_end_only_who_is_killable", || {
+        in_child("process::signals::tests::the_user_signals_end_only_who_is_killable", || {
             let stubborn = Signals::install(false, false).unwrap();
             send(Number::USR1);
             send(Number::USR2);
@@ -114,11 +114,14 @@ mod tests {
 
     #[test]
     fn a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe() {
-        in_child("signals::tests::a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe", || {
-            let signals = Signals::install(true, true).unwrap();
-            send(Number::HUP);
-            send(Number::PIPE);
-            assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
-        });
+        in_child(
+            "process::signals::tests::a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe",
+            || {
+                let signals = Signals::install(true, true).unwrap();
+                send(Number::HUP);
+                send(Number::PIPE);
+                assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
+            },
+        );
     }
 }

@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use distcache_core::clients::Counters;
 use rustix::fs::Mode;
 
 use crate::net::address::Address;
@@ -226,16 +225,6 @@ impl Started {
     /// Prints a line on stdout as it is.
     pub(crate) fn print(&self, line: fmt::Arguments<'_>) {
         log::line(io::stdout(), line);
-    }
-
-    /// Prints what became of clients, of which `unheard` were refused for want of descriptors.
-    pub(crate) fn report_clients(&self, counters: &Counters, unheard: u64) {
-        let Counters { accepted, refused, malformed, idle, stalled } = counters;
-        let refused = refused + unheard;
-        self.info(format_args!(
-            "{accepted} clients, {refused} more refused; closed: {malformed} malformed, {idle} idle, \
-             {stalled} stalled"
-        ));
     }
 
     /// Has the system allow as many descriptors as this many clients and servers need, or says for how

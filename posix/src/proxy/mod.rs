@@ -1,78 +1,94 @@
-//! What `dc_client` does: a proxy on sockets.
+//! What `dc_client` runs: a [`Proxy`] on sockets.
 
-mod dialer;
-mod own;
+mod availability;
+mod reaches;
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Counters, Limits};
-use distcache_core::proxy::{self, Proxy, ServerTraffic, Traffic, Upstream};
-use distcache_core::slots::Slot;
+use std::time::Duration;
+
+use distcache_core::proxy::{self, InFlightSlot, ServerTraffic, Traffic, Upstream};
+use distcache_core::server::ClientSlot;
+use distcache_core::{Counters, Limits, Pool, Proxy};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
+use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::address::Address;
 use crate::net::poller::Events;
 use crate::process::start::Started;
-use crate::server::{BUFFER_LEN, RunError, memory};
+use crate::server::{RunError, allocate};
 use crate::trim::Trim;
-use dialer::Dialer;
-pub use own::reaches;
+use availability::Availability;
+pub use reaches::reaches;
 
-/// How a proxy is to be.
+/// A proxy with its memory.
+type OwnedProxy = Proxy<(Vec<ClientSlot>, Vec<InFlightSlot>, Vec<Upstream>, Memory)>;
+
+/// Proxy configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the servers are: 1 to [`proxy::SERVERS_MAX`].
+    /// The servers' addresses: 1 to [`proxy::SERVERS_MAX`].
     pub servers: Vec<Address>,
-    /// How many of them hold each session: 1 or more.
+    /// On how many of them each session is stored: 1 or more.
     pub copies: u8,
     /// The most clients at a time: 1 or more.
     pub clients: usize,
-    /// What clients may do.
+    /// Limits on each client.
     pub limits: Limits,
-    /// Milliseconds that a server may answer nothing for while a request waits for it; 0 is for ever.
+    /// How long a server may send no answer while a request waits for one, in milliseconds; 0 for no
+    /// limit.
     pub server_patience: u64,
-    /// Milliseconds between two attempts to connect.
+    /// The time between two attempts to connect to a server, in milliseconds.
     pub retry: u64,
-    /// The least milliseconds that sessions live for, whatever is asked for.
+    /// The shortest lifetime of sessions in milliseconds; shorter ones are raised to it.
     pub min_ttl: u32,
 }
 
-/// Passes requests on until a signal ends it, or no client can come any more.
+/// Forwards requests until a signal ends it, or no client is left and none can come any more.
 ///
-/// All memory is taken before the service is said to have started; from then on
-/// only the resolvers' threads allocate, where a server's address is a name.
+/// All memory is allocated before the start is reported. From then on only the resolvers' threads
+/// allocate, for servers whose addresses are names.
 ///
 /// # Errors
-/// [`RunError`]; after the start only where the system's polling itself fails.
+/// [`RunError`]; after the start only if polling itself fails.
 pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
     start(config, &mut started).or_else(|error| started.fail(error))
 }
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let count = config.servers.len();
-    let mut pool_memory = memory((config.clients + count) * 2 * BUFFER_LEN, "-maxconn")?;
-    let mut slots = Vec::new();
-    slots.resize_with(config.clients, || Slot::EMPTY);
-    let mut in_flight = Vec::new();
-    // A server that hangs can't use up what others need: each has more than there are clients.
-    in_flight.resize_with(config.clients * (count + 1), || Slot::EMPTY);
+    let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(config.clients, count) };
+    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
-    let mut servers: Vec<_> = config.servers.iter().map(name).collect();
-    let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
+    let servers = config.servers.iter().map(name).collect();
     let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
-    let proxy_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
-    let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, proxy_config);
+    let millis = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+    let proxy_config = proxy::Config {
+        limits,
+        server_patience: millis(server_patience),
+        retry: Duration::from_millis(retry),
+        copies,
+        min_lifetime: millis(min_ttl.into()),
+    };
+    let proxy = OwnedProxy::new(slots, in_flight, servers, pool, proxy_config);
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);
     let (listeners, signals) = started.take();
-    let mut event_loop = EventLoop::new(proxy, config.clients, count, listeners, signals)?;
-    let dialer = |(number, address)| Dialer::new(number, address, retry, &event_loop);
-    let dialers: Result<Vec<_>, _> = (0..=u8::MAX).zip(&config.servers).map(dialer).collect();
-    let mut dialers = dialers?;
-    dialer::dial(event_loop.now(), &mut dialers, &mut event_loop);
+    let mut event_loop = EventLoop::new(proxy, config.clients, listeners, signals)?;
+    event_loop.set_servers(&config.servers)?;
+    run_loop(config, event_loop, started)
+}
+
+fn run_loop(
+    config: &Config,
+    mut event_loop: EventLoop<OwnedProxy>,
+    started: &mut Started,
+) -> Result<(), RunError> {
+    let mut availability: Vec<_> = config.servers.iter().map(|_| Availability::default()).collect();
+    event_loop.connect_servers(event_loop.now());
     started.ready();
-    // A socket of this machine may be connected already: then nothing comes that would have it told.
-    dialer::report(&mut dialers, &event_loop, started);
+    // A UNIX socket connects at once, and then no event makes the first turn report it.
+    availability::report(&mut availability, &mut event_loop, config, started);
     let mut reporter = Reporter::default();
     let mut trim = Trim::default();
     let mut events = Events::new();
@@ -81,22 +97,17 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
-        for event in events.iter() {
-            if let Some(number) = event_loop.dialing(event) {
-                dialers[usize::from(number)].handle_event(now, event, &mut event_loop);
-            }
-        }
-        dialer::dial(now, &mut dialers, &mut event_loop);
-        dialer::report(&mut dialers, &event_loop, started);
-        let servers = || tell_servers(&event_loop.machine, &config.servers, started);
+        event_loop.connect_servers(now);
+        availability::report(&mut availability, &mut event_loop, config, started);
+        let servers = || report_servers(&event_loop.machine, &config.servers, started);
         if reporter.end_turn_with(now, &event_loop, started, servers) {
             return Ok(());
         }
     }
 }
 
-/// Prints what happened at each server.
-fn tell_servers(proxy: &Proxy<'_>, servers: &[Address], started: &Started) {
+/// Prints the counters of each server.
+fn report_servers(proxy: &OwnedProxy, servers: &[Address], started: &Started) {
     for (number, server) in (0..=u8::MAX).zip(servers) {
         let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up } =
             proxy.server_traffic(number);
@@ -107,7 +118,7 @@ fn tell_servers(proxy: &Proxy<'_>, servers: &[Address], started: &Started) {
     }
 }
 
-impl Report for Proxy<'_> {
+impl Report for OwnedProxy {
     fn counters(&self) -> Counters {
         self.counters()
     }
@@ -116,7 +127,7 @@ impl Report for Proxy<'_> {
         let Traffic { requests, answered, disconnected, orphaned, .. } = self.traffic();
         started.info(format_args!(
             "{requests} requests: {answered} answered, {disconnected} refused because no server was \
-             reachable, {orphaned} left by their clients"
+             reachable, {orphaned} abandoned by their clients"
         ));
     }
 }

@@ -1,44 +1,42 @@
-//! What `dc_snoop` does: pass bytes both ways unchanged, and print what goes by.
+//! What `dc_snoop` runs: it forwards bytes unchanged in both directions, and prints the messages.
 //!
 //! ```text
-//!  client ── recv ──► Fifo ── send ──► server        each client has a connection of its own
+//!  client ── recv ──► Fifo ── send ──► server        each client has its own connection
 //!            └──► Reader ──► line                    to the server
 //! ```
 //!
-//! A side that ends is ended on the other side once all its bytes have gone there; the other
-//! direction goes on. Once nobody reads what is printed, there is no reason to go on: `run` returns.
+//! When one side closes its sending direction, the other side's is closed after the last byte; the
+//! opposite direction continues. [`run`] returns when the reader of the lines has gone.
 
 mod print;
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
-use std::time::{self, Duration, Instant};
+use std::time::{Duration, Instant};
 
 use distcache_core::buffer::{Fifo, Pool};
 use distcache_core::snoop::Pairs;
 use distcache_core::wire::Direction;
 
-use crate::memory::Memory;
+use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::address::{Address, Targets};
 use crate::net::listener::Listener;
-use crate::net::poller::{Event, Events, Interest, Poller};
+use crate::net::poller::{Event, Events, Interest, Poller, Watched};
 use crate::net::spare_fd::{self, SpareFd};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
 use crate::process::signals::Signals;
 use crate::reason::Unreachable;
-use crate::server::BUFFER_LEN;
 
-use print::{Printer, Watch};
+use print::{Decoder, Printer};
 
 /// The most connections at a time; more are refused.
 pub const CONNECTIONS_MAX: usize = 1024;
 
-/// Descriptors beside those of connections: standard streams, listener, signals, poller, the one in
-/// reserve.
+/// Descriptors other than connections: standard streams, listener, signals, poller, and the spare one.
 const DESCRIPTORS: usize = 9;
-/// How long a listener that failed is left alone.
+/// How long no connections are accepted after accepting has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const SIGNALS_KEY: usize = 0;
@@ -49,18 +47,19 @@ const ENDS_KEY: usize = 3;
 /// Snoop configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients come from.
+    /// The address to listen on.
     pub listen: Address,
-    /// Where they go.
+    /// The server to forward to.
     pub server: Address,
-    /// Whether to print payloads too, which are secrets.
+    /// Whether to print payloads too. They contain secrets.
     pub full: bool,
 }
 
-/// Passes bytes on until a signal ends it, no client can come any more, or nobody reads `out` any more.
+/// Forwards until a signal ends it, until no client is left and none can come any more, or until the
+/// reader of `out` has gone.
 ///
 /// # Errors
-/// A line that says what can't be opened, or that polling failed.
+/// A line that says what could not be opened, or that polling failed.
 pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let line = |error: &dyn std::fmt::Display| error.to_string();
     let targets = config.server.resolve().map_err(|error| line(&error))?;
@@ -69,7 +68,7 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let signals = Signals::install(false, false).map_err(|error| line(&error))?;
     provide_descriptors();
     let poller = Poller::new().map_err(|error| line(&error))?;
-    // A file can't be watched, and has nobody who might stop to read it.
+    // Fails for a file, which has no reader that could go.
     let _ = poller.add_fd(out.as_fd(), OUT_KEY, Interest::NONE);
     let mut out = BufWriter::new(out);
     let _ = writeln!(out, "dc_snoop: listening on {}", listener.address());
@@ -78,20 +77,19 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let mut memory = memory.map_err(|error| line(&error))?;
     let mut snoop = Snoop {
         poller,
-        pool: Pool::new(&mut memory, BUFFER_LEN),
+        pool: Pool::new(&mut memory[..], BUFFER_LEN),
         printer: Printer::new(&mut out, config.full),
-        reserve: SpareFd::new().map_err(|error| line(&error))?,
+        spare_fd: SpareFd::new().map_err(|error| line(&error))?,
         accept_at: None,
         pipes: std::iter::repeat_with(|| None).take(CONNECTIONS_MAX).collect(),
         open: 0,
-        came: 0,
+        count: 0,
         targets,
     };
     snoop.run(&listener, &signals).map_err(|error| line(&error))
 }
 
-/// Has the system allow as many descriptors as the connections need, or says for how many there are
-/// enough.
+/// Raises the limit of descriptors to what the connections need, or warns how many it allows.
 fn provide_descriptors() {
     let wanted = (2 * CONNECTIONS_MAX + DESCRIPTORS) as u64;
     let allowed = limits::raise_descriptors(wanted);
@@ -107,37 +105,36 @@ fn provide_descriptors() {
 
 struct Snoop<'m, 'o> {
     poller: Poller,
-    pool: Pool<'m>,
+    pool: Pool<&'m mut [u8]>,
     printer: Printer<'o>,
-    reserve: SpareFd,
-    /// When a listener that failed is asked again.
+    spare_fd: SpareFd,
+    /// When to accept again after accepting has failed.
     accept_at: Option<Instant>,
     pipes: Vec<Option<Pipe>>,
     open: usize,
-    /// How many connections there have been, those that were refused too, which numbers them.
-    came: u64,
+    /// The number of connections so far, including those refused: each is printed with its number.
+    count: u64,
     targets: Targets,
 }
 
-/// One client's connection, and the one to the server that belongs to it.
+/// A client's connection, and the connection to the server made for it.
 struct Pipe {
     number: u64,
     /// The client's end and the server's.
     ends: [End; 2],
-    pairs: Pairs<time::Instant>,
-    /// The places that have not been tried while the server's end is still being connected.
-    dialing: Option<Targets>,
+    pairs: Pairs<Instant>,
+    /// While the server's end is connecting: the targets that have not been tried.
+    connecting: Option<Targets>,
 }
 
 struct End {
-    stream: Stream,
-    interest: Interest,
-    /// What came from here and is on its way to the other end.
+    stream: Watched,
+    /// Bytes received from this end that the other end has not taken.
     bytes: Fifo,
-    watch: Watch,
-    /// Nothing more comes from here.
+    decoder: Decoder,
+    /// The peer has closed its sending side.
     ended: bool,
-    /// Nothing more can be sent to here.
+    /// Our sending side is closed.
     shut: bool,
 }
 
@@ -145,10 +142,9 @@ const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
 impl End {
-    fn new(stream: Stream, direction: Direction) -> Self {
-        let watch = Watch::new(direction);
-        let interest = Interest::NONE;
-        Self { stream, interest, bytes: Fifo::new(), watch, ended: false, shut: false }
+    fn new(stream: Watched, direction: Direction) -> Self {
+        let decoder = Decoder::new(direction);
+        Self { stream, bytes: Fifo::new(), decoder, ended: false, shut: false }
     }
 }
 
@@ -173,7 +169,7 @@ impl Snoop<'_, '_> {
                 match event.key {
                     SIGNALS_KEY => {}
                     LISTENER_KEY => self.accept(listener),
-                    OUT_KEY => self.printer.end(),
+                    OUT_KEY => self.printer.reader_has_gone(),
                     key => self.handle_event(key - ENDS_KEY, event),
                 }
             }
@@ -182,7 +178,7 @@ impl Snoop<'_, '_> {
                 self.poller.modify_listener(listener, LISTENER_KEY, true)?;
             }
             self.printer.flush();
-            if self.printer.ended() {
+            if self.printer.is_done() {
                 return Ok(());
             }
         }
@@ -192,15 +188,15 @@ impl Snoop<'_, '_> {
         match listener.accept() {
             Ok(Some(client)) => self.accept_one(client),
             Ok(None) => {}
-            Err(error) if self.reserve.covers(&error) => {
-                let before = self.reserve.refused();
-                self.reserve.refuse_one(listener);
-                if self.reserve.refused() > before {
-                    self.came += 1;
-                    self.printer.note(self.came, &format!("refused: {}", FailureKind(&error)));
+            Err(error) if self.spare_fd.applies_to(&error) => {
+                let before = self.spare_fd.refused();
+                self.spare_fd.refuse_one(listener);
+                if self.spare_fd.refused() > before {
+                    self.count += 1;
+                    self.printer.event(self.count, &format!("refused: {}", RefusalReason(&error)));
                 }
             }
-            // What can't be accepted now waits in the backlog, and would be reported all the time.
+            // The connection stays in the backlog, and the poller would report it all the time.
             Err(_) => {
                 self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
                 let _ = self.poller.modify_listener(listener, LISTENER_KEY, false);
@@ -210,53 +206,52 @@ impl Snoop<'_, '_> {
 
     /// Connects a client to the server, or closes its connection.
     fn accept_one(&mut self, client: Stream) {
-        self.came += 1;
+        self.count += 1;
         let Some(place) = self.pipes.iter().position(Option::is_none) else {
             let line = format!("refused: there are {CONNECTIONS_MAX} connections already");
-            return self.printer.note(self.came, &line);
+            return self.printer.event(self.count, &line);
         };
         let mut left = self.targets.clone();
-        let (server, dialing) = match connect(&mut left) {
-            Ok(connecting) => connecting,
+        let (server, connecting) = match connect(&mut left) {
+            Ok(server) => server,
             Err(error) => {
-                return self.printer.note(self.came, &format!("refused: {}", FailureKind(&error)));
+                return self
+                    .printer
+                    .event(self.count, &format!("refused: {}", RefusalReason(&error)));
             }
         };
         self.open += 1;
-        self.printer.note(self.came, "opened");
+        self.printer.event(self.count, "opened");
+        let client = Watched::new(client, end_key(place, CLIENT));
+        let server = Watched::new(server, end_key(place, SERVER));
         self.pipes[place] = Some(Pipe {
-            number: self.came,
+            number: self.count,
             ends: [End::new(client, Direction::Request), End::new(server, Direction::Response)],
             pairs: Pairs::new(),
-            dialing: dialing.then_some(left),
+            connecting: connecting.then_some(left),
         });
-        for side in [CLIENT, SERVER] {
-            if self.register(place, side).is_err() {
-                return self.close(place, "closed: it can't be polled");
-            }
-        }
         self.watch(place);
-    }
-
-    fn register(&mut self, place: usize, side: usize) -> io::Result<()> {
-        let Some(pipe) = &mut self.pipes[place] else { return Ok(()) };
-        pipe.ends[side].interest = Interest::NONE;
-        self.poller.add(&pipe.ends[side].stream, ENDS_KEY + 2 * place + side, Interest::NONE)
     }
 
     fn handle_event(&mut self, end: usize, event: Event) {
         let (place, side) = (end / 2, end % 2);
         let Some(pipe) = self.pipes.get_mut(place).and_then(Option::as_mut) else { return };
-        if pipe.dialing.is_some() {
+        if pipe.connecting.is_some() {
             if side == SERVER {
                 self.connected(place);
             } else if event.hangup {
-                self.close(place, "closed: the client left before the server was there");
+                self.close(place, "closed: the client left before the server was connected");
             }
             return;
         }
-        let End { interest, .. } = pipe.ends[side];
-        let moved = if event.hangup && interest == Interest::NONE {
+        let End { stream, ended, .. } = &pipe.ends[side];
+        let (ended, interest) = (*ended, stream.interest());
+        let gone = event.hangup && interest == Interest::NONE;
+        if gone && ended && pipe.ends[1 - side].bytes.is_empty() {
+            // It has sent its last byte and was owed none: an orderly end.
+            return self.close(place, "closed");
+        }
+        let moved = if gone {
             Err(io::ErrorKind::BrokenPipe.into())
         } else {
             let read = event.readable || event.hangup;
@@ -270,29 +265,25 @@ impl Snoop<'_, '_> {
         }
     }
 
-    /// Looks how the attempt to connect has ended, and goes on to the next place if it failed.
+    /// Handles the end of an attempt to connect; tries the next target if it has failed.
     fn connected(&mut self, place: usize) {
         let Some(pipe) = &mut self.pipes[place] else { return };
-        let Some(mut left) = pipe.dialing.take() else { return };
+        let Some(mut left) = pipe.connecting.take() else { return };
         if let Err(error) = pipe.ends[SERVER].stream.connected() {
-            let _ = self.poller.remove(&pipe.ends[SERVER].stream);
             let next = if left.is_empty() { Err(error) } else { connect(&mut left) };
-            let (server, dialing) = match next {
-                Ok(connecting) => connecting,
+            let (server, connecting) = match next {
+                Ok(server) => server,
                 Err(error) => {
-                    return self.close(place, &format!("closed: {}", FailureKind(&error)));
+                    return self.close(place, &format!("closed: {}", RefusalReason(&error)));
                 }
             };
-            pipe.ends[SERVER].stream = server;
-            pipe.dialing = dialing.then_some(left);
-            if self.register(place, SERVER).is_err() {
-                return self.close(place, "closed: it can't be polled");
-            }
+            pipe.ends[SERVER].stream = Watched::new(server, end_key(place, SERVER));
+            pipe.connecting = connecting.then_some(left);
         }
         self.watch(place);
     }
 
-    /// One receive from an end, and the lines about it.
+    /// Receives once from an end, and prints what that completes.
     fn receive(&mut self, place: usize, side: usize, readable: bool) -> io::Result<()> {
         let Some(pipe) = &mut self.pipes[place] else { return Ok(()) };
         let end = &mut pipe.ends[side];
@@ -307,15 +298,15 @@ impl Snoop<'_, '_> {
                 end.ended = true;
             }
             Received::Bytes(len) => {
-                let came = space.get(..len).unwrap_or_default();
-                self.printer.show(pipe.number, &mut end.watch, &mut pipe.pairs, came);
+                let received = space.get(..len).unwrap_or_default();
+                self.printer.print(pipe.number, &mut end.decoder, &mut pipe.pairs, received);
                 end.bytes.filled(&mut self.pool, len);
             }
         }
         Ok(())
     }
 
-    /// One send to an end of what came from the other; passes the other's end on after the last byte.
+    /// Sends once to an end what the other has sent, and closes its sending side after the last byte.
     fn send(&mut self, place: usize, side: usize) -> io::Result<()> {
         let Some(pipe) = &mut self.pipes[place] else { return Ok(()) };
         let [client, server] = &mut pipe.ends;
@@ -331,47 +322,45 @@ impl Snoop<'_, '_> {
         Ok(())
     }
 
-    /// Watches both ends for what they now wait for, or closes what is over.
+    /// Watches both ends for what can happen next, or closes a pipe that is done.
     fn watch(&mut self, place: usize) {
         let Some(pipe) = &mut self.pipes[place] else { return };
         let [client, server] = &pipe.ends;
         if client.shut && server.shut {
             return self.close(place, "closed");
         }
-        let dialing = pipe.dialing.is_some();
+        let connecting = pipe.connecting.is_some();
         let wanted = |from: &End, to: &End| Interest {
-            read: !dialing && !from.ended && from.bytes.is_empty(),
+            read: !connecting && !from.ended && from.bytes.is_empty(),
             write: !to.bytes.is_empty(),
         };
         let mut wants = [wanted(client, server), wanted(server, client)];
-        wants[SERVER].write |= dialing;
-        let mut watched = Ok(());
-        for (side, (end, wants)) in pipe.ends.iter_mut().zip(wants).enumerate() {
-            if end.interest != wants {
-                end.interest = wants;
-                let key = ENDS_KEY + 2 * place + side;
-                watched = watched.and(self.poller.modify(&end.stream, key, wants));
-            }
-        }
-        if watched.is_err() {
-            self.close(place, "closed: it can't be polled");
+        wants[SERVER].write |= connecting;
+        let mut watched = pipe.ends.iter_mut().zip(wants);
+        if !watched.all(|(end, wants)| end.stream.watch(&self.poller, wants).is_ok()) {
+            self.close(place, "closed: polling failed");
         }
     }
 
     fn close(&mut self, place: usize, why: &str) {
-        let Some(mut pipe) = self.pipes[place].take() else { return };
+        let Some(Pipe { number, ends, .. }) = self.pipes[place].take() else { return };
         self.open -= 1;
-        for end in &mut pipe.ends {
+        for mut end in ends {
             end.bytes.clear(&mut self.pool);
-            let _ = self.poller.remove(&end.stream);
-            self.printer.unfinished(pipe.number, &mut end.watch);
+            end.stream.close(&self.poller);
+            self.printer.print_unfinished(number, &mut end.decoder);
         }
-        self.printer.note(pipe.number, why);
+        self.printer.event(number, why);
     }
 }
 
-/// Begins to connect to the first place that takes it, and drops those that were tried; the flag says
-/// that the outcome is still open. The error is the last one's.
+/// The poller's key for one end of a pipe.
+fn end_key(place: usize, side: usize) -> usize {
+    ENDS_KEY + 2 * place + side
+}
+
+/// Connects to the first target that accepts, and removes those tried from `left`. The flag says that
+/// the outcome is still open. The error is that of the last target.
 fn connect(left: &mut Targets) -> io::Result<(Stream, bool)> {
     let mut failed = io::ErrorKind::NotFound.into();
     while !left.is_empty() {
@@ -384,13 +373,13 @@ fn connect(left: &mut Targets) -> io::Result<(Stream, bool)> {
     Err(failed)
 }
 
-/// Prints why a client is not served.
-struct FailureKind<'a>(&'a io::Error);
+/// Displays why a client is refused.
+struct RefusalReason<'a>(&'a io::Error);
 
-impl fmt::Display for FailureKind<'_> {
+impl fmt::Display for RefusalReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if spare_fd::out_of_descriptors(self.0) {
-            return f.write_str("no descriptor is left; raise ulimit -n");
+            return f.write_str("no descriptors left; raise ulimit -n");
         }
         write!(f, "the server is unreachable ({})", Unreachable(self.0.kind()))
     }

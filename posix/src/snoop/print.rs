@@ -5,42 +5,43 @@
 //! 2026-01-31T12:00:00.124Z #1 < ADD uid 1 id 8f3c0a…(32) ok 0.112 ms
 //! ```
 //!
-//! With payloads the ids are whole, and each line is followed by its message's payload.
+//! With payloads, ids are printed whole, and each line is followed by the payload of its message.
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::mem;
-use std::time;
+use std::time::Instant;
 
-use distcache_core::id::{ID_MAX, Id};
-use distcache_core::message::{ADD_FIXED_LEN, Add, Reply, Status};
+use distcache_core::id::ID_MAX;
+use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
 use distcache_core::snoop::{Event, Pairs, Reader, Seen};
 use distcache_core::wire::{Direction, Op};
 
-use crate::clock::Clock;
+use crate::clock::Timestamp;
 
-/// How many bytes of an id are printed without payloads.
+/// Bytes of an id that are printed without payloads.
 const ID_SHOWN: usize = 6;
-/// How many bytes of a payload are printed in a line.
+/// Bytes of a payload that are printed in a line.
 const DUMP_WIDTH: usize = 16;
 
-/// Prints what goes by.
+/// Prints the messages of all connections.
 pub(super) struct Printer<'o> {
     out: &'o mut dyn Write,
+    /// Whether to print payloads too.
     full: bool,
-    ended: bool,
+    /// The reader of the lines has gone.
+    done: bool,
 }
 
-/// What is known of one direction of a connection.
-pub(super) struct Watch {
+/// The messages of one direction of a connection.
+pub(super) struct Decoder {
     reader: Reader,
     direction: Direction,
-    /// The payload of the message that is going by, where payloads are printed: at most that of a whole
-    /// message.
+    /// If payloads are printed: that of the current message, as far as received.
     payload: Vec<u8>,
 }
 
-impl Watch {
+impl Decoder {
     pub(super) fn new(direction: Direction) -> Self {
         Self { reader: Reader::new(direction), direction, payload: Vec::new() }
     }
@@ -48,29 +49,29 @@ impl Watch {
 
 impl<'o> Printer<'o> {
     pub(super) fn new(out: &'o mut dyn Write, full: bool) -> Self {
-        Self { out, full, ended: false }
+        Self { out, full, done: false }
     }
 
-    /// What happened to a connection.
-    pub(super) fn note(&mut self, connection: u64, what: &str) {
-        self.line(format_args!("{} #{connection} {what}", Clock::wall()));
+    /// Prints what happened to a connection.
+    pub(super) fn event(&mut self, connection: u64, what: &str) {
+        self.line(format_args!("{} #{connection} {what}", Timestamp::now()));
     }
 
-    /// The messages of one direction's next bytes, a line each.
-    pub(super) fn show(
+    /// Prints the messages that the next bytes of one direction complete, a line each.
+    pub(super) fn print(
         &mut self,
         connection: u64,
-        watch: &mut Watch,
-        pairs: &mut Pairs<time::Instant>,
+        decoder: &mut Decoder,
+        pairs: &mut Pairs<Instant>,
         mut bytes: &[u8],
     ) {
-        let was_lost = watch.reader.is_lost();
+        let was_lost = decoder.reader.is_lost();
         loop {
-            match watch.reader.read(&mut bytes) {
+            match decoder.reader.read(&mut bytes) {
                 Ok(None) => return,
                 Ok(Some(Event::Payload(payload))) => {
                     if self.full {
-                        watch.payload.extend_from_slice(payload);
+                        decoder.payload.extend_from_slice(payload);
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
@@ -78,62 +79,62 @@ impl<'o> Printer<'o> {
                         Direction::Request => self.request(connection, pairs, &message),
                         Direction::Response => self.response(connection, pairs, &message),
                     }
-                    self.dump(connection, &mem::take(&mut watch.payload));
+                    self.dump(connection, &mem::take(&mut decoder.payload));
                 }
                 Err(_) if was_lost => return,
                 Err(malformed) => {
                     let why = malformed.reason();
-                    self.note(connection, &format!("is not the protocol: {why}"));
-                    return self.unfinished(connection, watch);
+                    self.event(connection, &format!("not a distcache message: {why}"));
+                    return self.print_unfinished(connection, decoder);
                 }
             }
         }
     }
 
-    /// The payload of a message whose end does not come.
-    pub(super) fn unfinished(&mut self, connection: u64, watch: &mut Watch) {
-        let payload = mem::take(&mut watch.payload);
+    /// Prints the payload received of a message that stays incomplete.
+    pub(super) fn print_unfinished(&mut self, connection: u64, decoder: &mut Decoder) {
+        let payload = mem::take(&mut decoder.payload);
         if !payload.is_empty() {
-            let to = if watch.direction == Direction::Request { '>' } else { '<' };
-            self.note(connection, &format!("{to} unfinished, payload {} so far", payload.len()));
+            let to = if decoder.direction == Direction::Request { '>' } else { '<' };
+            self.event(connection, &format!("{to} unfinished, payload {} so far", payload.len()));
             self.dump(connection, &payload);
         }
     }
 
-    /// Whether nobody reads the lines any more.
-    pub(super) fn ended(&self) -> bool {
-        self.ended
+    /// Whether the reader of the lines has gone.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
     }
 
-    /// Nobody reads the lines any more.
-    pub(super) fn end(&mut self) {
-        self.ended = true;
+    /// Records that the reader of the lines has gone.
+    pub(super) fn reader_has_gone(&mut self) {
+        self.done = true;
     }
 
-    /// Makes the lines so far be seen.
+    /// Writes out the lines so far.
     pub(super) fn flush(&mut self) {
         let flushed = self.out.flush();
-        self.heed(flushed);
+        self.check(flushed);
     }
 
-    fn request(&mut self, connection: u64, pairs: &mut Pairs<time::Instant>, message: &Seen) {
+    fn request(&mut self, connection: u64, pairs: &mut Pairs<Instant>, message: &Seen) {
         let asked = Asked::of(message, self.id_shown());
-        pairs.asked(time::Instant::now(), message, asked.id.and_then(Id::new));
+        pairs.asked(Instant::now(), message);
         let (op, uid) = (message.header.op.name(), message.header.uid);
-        self.line(format_args!("{} #{connection} > {op} uid {uid} {asked}", Clock::wall()));
+        self.line(format_args!("{} #{connection} > {op} uid {uid} {asked}", Timestamp::now()));
     }
 
-    fn response(&mut self, connection: u64, pairs: &mut Pairs<time::Instant>, message: &Seen) {
+    fn response(&mut self, connection: u64, pairs: &mut Pairs<Instant>, message: &Seen) {
         let (op, uid) = (message.header.op.name(), message.header.uid);
         let answer = Answer(message);
-        let head = format_args!("{} #{connection} < {op} uid {uid}", Clock::wall());
+        let head = format_args!("{} #{connection} < {op} uid {uid}", Timestamp::now());
         match pairs.answered(&message.header) {
             Some(asked) => {
                 let millis = asked.mark.elapsed().as_secs_f64() * 1000.0;
                 let id = Hex { id: asked.id(), most: self.id_shown(), len: asked.id().len() };
                 self.line(format_args!("{head} id {id} {answer} {millis:.3} ms"));
             }
-            None => self.line(format_args!("{head} {answer} that nobody asked for")),
+            None => self.line(format_args!("{head} {answer} (unexpected)")),
         }
     }
 
@@ -153,46 +154,36 @@ impl<'o> Printer<'o> {
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
         let written = writeln!(self.out, "{line}");
-        self.heed(written);
+        self.check(written);
     }
 
-    /// A full disk is no reason to stop passing bytes on; a pipe whose reader has gone is.
-    fn heed(&mut self, written: std::io::Result<()>) {
-        self.ended |= written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
+    /// A broken pipe means that the reader has gone. Other errors, such as a full disk, do not stop
+    /// forwarding.
+    fn check(&mut self, written: std::io::Result<()>) {
+        self.done |= written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
     }
 
-    /// How many bytes of an id are printed.
+    /// The most bytes of an id that are printed.
     fn id_shown(&self) -> usize {
         if self.full { ID_MAX } else { ID_SHOWN }
     }
 }
 
-/// What a request says beyond its header.
+/// Displays a request without its header.
 struct Asked<'a> {
     id: Option<&'a [u8]>,
     message: &'a Seen,
-    /// How many bytes of the id are printed.
+    /// The most bytes of the id that are printed.
     most: usize,
 }
 
 impl<'a> Asked<'a> {
     fn of(message: &'a Seen, most: usize) -> Self {
-        let peek = message.peek();
-        let id = match message.header.op {
-            Op::Add | Op::Put => {
-                Add::parse(peek).ok().and_then(Result::ok).map(|add| add.id.bytes())
-            }
-            Op::Get | Op::Have | Op::Remove | Op::Take => Some(peek),
-        };
-        // The longest id with no byte of its session in what was kept.
-        let id = id.or_else(|| peek.get(ADD_FIXED_LEN..).filter(|_| longest_id(peek)));
+        // The longest id of a GET is kept whole; a longer one is printed as far as it is kept.
+        let kept = || Some(message.peek()).filter(|_| !message.header.op.stores());
+        let id = message.request().map(|request| request.id().bytes()).or_else(kept);
         Self { id, message, most }
     }
-}
-
-fn longest_id(peek: &[u8]) -> bool {
-    let len = peek.get(4..ADD_FIXED_LEN).and_then(|len| len.first_chunk());
-    len.is_some_and(|len| u32::from_be_bytes(*len) == 64)
 }
 
 impl fmt::Display for Asked<'_> {
@@ -213,13 +204,13 @@ impl fmt::Display for Asked<'_> {
     }
 }
 
-/// What a response says.
+/// Displays a response without its header.
 struct Answer<'a>(&'a Seen);
 
 impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Seen { header, payload_len, .. } = self.0;
-        // Only its length counts here, and whether it is a status.
+        // The beginning is enough to tell a status from a session.
         let payload = self.0.peek();
         match Reply::parse(header.op, payload) {
             Ok(Reply::Session(_)) => write!(f, "session {payload_len}"),
@@ -232,11 +223,11 @@ impl fmt::Display for Answer<'_> {
     }
 }
 
-/// An id in hexadecimal, shortened where it has more than `most` bytes.
+/// Displays an id in hexadecimal: at most `most` bytes of it, and its length.
 struct Hex<'a> {
     id: &'a [u8],
     most: usize,
-    /// How many bytes the whole id has.
+    /// The length of the whole id.
     len: usize,
 }
 
@@ -269,16 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_is_an_end_and_a_full_disk_is_none() {
-        for (kind, ended) in [(ErrorKind::BrokenPipe, true), (ErrorKind::StorageFull, false)] {
+    fn a_broken_pipe_ends_the_printing_and_a_full_disk_does_not() {
+        for (kind, done) in [(ErrorKind::BrokenPipe, true), (ErrorKind::StorageFull, false)] {
             let mut broken = Broken(kind);
             let mut printer = Printer::new(&mut broken, false);
-            assert!(!printer.ended());
-            printer.note(1, "opened");
-            assert_eq!(printer.ended(), ended, "{kind}");
+            assert!(!printer.is_done());
+            printer.event(1, "opened");
+            assert_eq!(printer.is_done(), done, "{kind}");
             let mut printer = Printer::new(&mut broken, false);
             printer.flush();
-            assert_eq!(printer.ended(), ended, "{kind}");
+            assert_eq!(printer.is_done(), done, "{kind}");
         }
     }
 }

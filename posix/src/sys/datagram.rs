@@ -13,8 +13,8 @@ use super::check;
 /// Room for one control message with either structure, aligned as such messages have to be.
 type Control = [u64; 8];
 
-/// Has the socket tell with every datagram which address it was sent to.
-pub(crate) fn tell_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+/// Lets the socket report the address that each datagram was sent to.
+pub(crate) fn report_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     let (level, option) = match v6 {
         true => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         false => (libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -28,7 +28,7 @@ pub(crate) fn tell_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 }
 
 /// Receives a datagram into the front of `buffer`: its length, its sender, and the address that it was
-/// sent to, where the socket [tells](tell_destination).
+/// sent to, where the socket [reports](report_destination).
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     buffer: &mut [u8],

@@ -6,6 +6,7 @@ use crate::subject::Subject;
 use crate::trace::Actor;
 use distcache_core::machine::{Peer, Wants};
 use distcache_core::time::Instant;
+use distcache_testing::memory::millis;
 
 impl<M: Subject> EventLoop<M> {
     /// Checks what the machine has put into the outboxes of its servers. `rests` if it has no more
@@ -72,15 +73,16 @@ impl<M: Subject> EventLoop<M> {
                 let probed = network.now.since(socket.connected_at);
                 let silent =
                     patience > 0 && waited.max(if answered_probe { 0 } else { probed }) >= patience;
-                silent
-                    || over(limits.patience)
-                    || (!answered_probe && probed >= limits.patience.max(1))
+                let patience = millis(limits.patience);
+                silent || over(patience) || (!answered_probe && probed >= patience.max(1))
             }
             // A client without an unread answer that waits for space is not late.
             (Peer::Client(_), _) if socket.no_space && answered && !socket.sent.in_message => {
                 socket.ended
             }
-            (Peer::Client(_), _) => socket.ended || over(limits.idle) || over(limits.patience),
+            (Peer::Client(_), _) => {
+                socket.ended || over(millis(limits.idle)) || over(millis(limits.patience))
+            }
         };
         assert!(
             right,
@@ -89,7 +91,7 @@ impl<M: Subject> EventLoop<M> {
             socket.end.link
         );
         // A client that has ended its sending side is answered first.
-        let timely = !over(limits.idle) && !over(limits.patience);
+        let timely = !over(millis(limits.idle)) && !over(millis(limits.patience));
         let valid = !matches!(network.dialer(socket.end), Actor::HostileClient(_)) && !is_server;
         // After a while it is closed to admit other clients.
         let timely = timely && !(socket.ended && waited >= 1_000);
@@ -139,10 +141,10 @@ impl<M: Subject> EventLoop<M> {
         assert_eq!(self.machine.wants(peer), Wants::CLOSE);
         assert!(self.machine.pending(peer).is_empty() && self.machine.space(peer).is_empty());
         match network.random.below(4) {
-            0 => self.machine.filled(now, peer, 5),
+            0 => self.machine.filled(peer, 5),
             1 => self.machine.sent(now, peer, 5),
             2 => self.machine.ended(now, peer),
-            _ => self.machine.closed(now, peer),
+            _ => self.machine.closed(peer),
         }
         assert_eq!(self.machine.clients(), clients, "a stale key changed the number of clients");
         assert_eq!(self.machine.buffers_free(), free, "a stale key changed the number of buffers");
@@ -157,8 +159,12 @@ impl<M: Subject> EventLoop<M> {
             self.drop_socket(network, 0);
         }
         for number in 0..self.dialing.len() {
-            if self.dialing[number].is_some() {
-                self.abandon_dial(network, number);
+            if let Some((key, end)) = self.dialing[number].take() {
+                let peer = Peer::Server(key);
+                self.server_down(peer);
+                self.machine.closed(peer);
+                self.keep_stale_key(peer);
+                network.close(self.actor(), end);
             }
         }
         for _ in 0..10_000 {

@@ -1,5 +1,6 @@
 //! The client against scripted servers.
 
+mod bounds;
 mod faults;
 mod flags;
 mod levels;

@@ -78,6 +78,19 @@ fn when_the_pause_is_over_the_server_is_asked_again_and_then_by_everybody() {
 }
 
 #[test]
+fn what_is_never_sent_is_not_what_asks_again() {
+    let pause = Duration::from_millis(1);
+    let (_server, well, client) = paused(pause);
+    well.store(true, Ordering::SeqCst);
+    client.set_timeout(LONG);
+    thread::sleep(2 * pause);
+    let long = [0; distcache_core::wire::PAYLOAD_MAX];
+    assert!(matches!(client.add(1, id(b"a"), &long), Err(AddError::TooLarge)));
+    assert!(matches!(client.put(1, id(b"a"), &long), Err(AddError::TooLarge)));
+    assert!(client.has(id(b"a")).unwrap(), "the first that is sent asks again");
+}
+
+#[test]
 fn without_a_pause_every_operation_waits_for_itself() {
     let (server, _well, client) = paused(Duration::ZERO);
     let failure = client.has(id(b"a")).unwrap_err();

@@ -140,7 +140,7 @@ impl Address {
     /// Finds the places it leads to: 1 to [`TARGETS_MAX`], those of a name in the resolver's order.
     ///
     /// Waits for a name server where [`is_numeric`](Self::is_numeric) says that one is needed: not
-    /// for use in a loop, which has [`Resolver`](crate::net::resolver::Resolver).
+    /// for use in a loop, which has `net::resolver::Resolver`.
     pub fn resolve(&self) -> Result<Targets, ResolveError> {
         let mut targets = Targets::new();
         match self {

@@ -236,3 +236,6 @@ fn rename_new(dir: &OwnedFd, name: &str, path: &Path) -> Result<(), Errno> {
 fn file_of(stat: &fs::Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,7 +154,7 @@ fn a_server_with_a_full_backlog_is_alive_and_refuses_at_once() {
 
 #[test]
 fn a_stale_socket_is_replaced() {
-    in_child("listener::tests::a_stale_socket_is_replaced", || {
+    in_child("net::listener::tests::a_stale_socket_is_replaced", || {
         let dir = Dir::new();
         let path = dir.join("s");
         drop(UnixListener::bind(&path).unwrap());
@@ -182,26 +182,29 @@ fn what_is_no_socket_is_left_alone() {
 
 #[test]
 fn of_many_that_start_at_once_over_a_stale_socket_one_serves() {
-    in_child("listener::tests::of_many_that_start_at_once_over_a_stale_socket_one_serves", || {
-        for _ in 0..20 {
-            let dir = Dir::new();
-            let path = dir.join("s");
-            drop(UnixListener::bind(&path).unwrap());
-            let (address, start) = (unix(&path), Barrier::new(4));
-            let opened: Vec<_> = std::thread::scope(|scope| {
-                let start_one = || {
-                    start.wait();
-                    open(&address)
-                };
-                let threads: Vec<_> = (0..4).map(|_| scope.spawn(start_one)).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-            });
-            let serving: Vec<_> = opened.into_iter().filter_map(Result::ok).collect();
-            assert_eq!(serving.len(), 1);
-            talk(&connect(&serving[0].address()), &accept_last(&serving[0]));
-            assert_eq!(dir.names(), ["s"]);
-        }
-    });
+    in_child(
+        "net::listener::tests::of_many_that_start_at_once_over_a_stale_socket_one_serves",
+        || {
+            for _ in 0..20 {
+                let dir = Dir::new();
+                let path = dir.join("s");
+                drop(UnixListener::bind(&path).unwrap());
+                let (address, start) = (unix(&path), Barrier::new(4));
+                let opened: Vec<_> = std::thread::scope(|scope| {
+                    let start_one = || {
+                        start.wait();
+                        open(&address)
+                    };
+                    let threads: Vec<_> = (0..4).map(|_| scope.spawn(start_one)).collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                });
+                let serving: Vec<_> = opened.into_iter().filter_map(Result::ok).collect();
+                assert_eq!(serving.len(), 1);
+                talk(&connect(&serving[0].address()), &accept_last(&serving[0]));
+                assert_eq!(dir.names(), ["s"]);
+            }
+        },
+    );
 }
 
 #[test]
@@ -259,7 +262,7 @@ fn whoever_can_first_connect_finds_owner_group_and_mode_in_place() {
 
 #[test]
 fn without_a_mode_the_umask_decides() {
-    in_child("listener::tests::without_a_mode_the_umask_decides", || {
+    in_child("net::listener::tests::without_a_mode_the_umask_decides", || {
         let dir = Dir::new();
         for (mask, mode) in [(0o022, 0o755), (0o077, 0o700), (0, 0o777)] {
             rustix::process::umask(fs::Mode::from_raw_mode(mask));
@@ -304,7 +307,7 @@ fn who_may_not_chown_does_not_listen() {
         let own = accounts::owner("nobody").unwrap().to_string();
         drop(to_root(Some(&own), None).expect("that is who it is"));
     };
-    in_child_dir("listener::tests::who_may_not_chown_does_not_listen", body, |dir| {
+    in_child_dir("net::listener::tests::who_may_not_chown_does_not_listen", body, |dir| {
         assert!(dir.names().is_empty());
     });
 }
@@ -372,7 +375,7 @@ fn a_descriptor_that_was_not_inherited_is_refused() {
 
 #[test]
 fn running_out_of_descriptors_is_passed_on_and_passes() {
-    in_child("listener::tests::running_out_of_descriptors_is_passed_on_and_passes", || {
+    in_child("net::listener::tests::running_out_of_descriptors_is_passed_on_and_passes", || {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let listener = open(&"IP:127.0.0.1:0".parse().unwrap()).unwrap();
         let client = connect(&listener.address());
@@ -386,5 +389,20 @@ fn running_out_of_descriptors_is_passed_on_and_passes() {
         assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
         setrlimit(Resource::Nofile, before).unwrap();
         talk(&client, &accept(&listener));
+    });
+}
+
+#[test]
+fn a_port_can_be_listened_on_again_while_the_system_remembers_its_connections() {
+    let name = "net::listener::tests::\
+                a_port_can_be_listened_on_again_while_the_system_remembers_its_connections";
+    in_child(name, || {
+        let listener = open(&"IP:127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        let client = connect(&address);
+        // The side that closes first remembers.
+        drop(accept(&listener));
+        drop((client, listener));
+        assert_eq!(open(&address.parse().unwrap()).unwrap().address(), address);
     });
 }

@@ -1,4 +1,4 @@
-//! epoll.
+//! The poller on Linux: epoll.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use super::{EVENTS_MAX, Event, Interest, WAKE_KEY};
 #[derive(Debug)]
 pub(super) struct System {
     epoll: OwnedFd,
-    /// Readable once somebody has woken the wait.
+    /// An eventfd, readable once the waker was called.
     woken: Arc<OwnedFd>,
 }
 
@@ -48,12 +48,12 @@ impl System {
     pub(super) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.list.clear();
         events.woken = false;
-        // Longer than this system counts is as good as for ever.
+        // A timeout that overflows the system's type is as good as none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         epoll::wait(&self.epoll, spare_capacity(&mut events.list), timeout.as_ref())?;
         events.woken = events.list.iter().any(|event| event.data.u64() == WAKE_KEY as u64);
         if events.woken {
-            // It only fails where another wait has read it first.
+            // Fails only if another wait has read it first.
             let _ = rustix::io::read(&*self.woken, &mut [0; 8]);
         }
         Ok(())
@@ -62,13 +62,13 @@ impl System {
     pub(super) fn waker(&self) -> impl Fn() + Clone + Send + Sync + use<> {
         let woken = Arc::clone(&self.woken);
         move || {
-            // It only fails where it has been woken 2^64 - 2 times already.
+            // Fails only at 2^64 - 2 calls without a wait.
             let _ = rustix::io::write(&*woken, &1_u64.to_ne_bytes());
         }
     }
 }
 
-/// Ends of input are asked for with input: a peer that only half-closed is not a hang-up.
+/// RDHUP is reported as readable, with interest in reading only: a half-closed peer is no hang-up.
 fn flags(interest: Interest) -> EventFlags {
     let mut flags = EventFlags::empty();
     flags.set(EventFlags::IN | EventFlags::RDHUP, interest.read);
@@ -78,7 +78,7 @@ fn flags(interest: Interest) -> EventFlags {
 
 pub(super) struct Events {
     list: Vec<epoll::Event>,
-    /// Whether one of them is the waker's, which is nobody else's business.
+    /// Whether one of the events is the waker's, which callers do not see.
     woken: bool,
 }
 

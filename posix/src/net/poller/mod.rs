@@ -1,12 +1,13 @@
-//! Waiting until something can be read or written.
+//! Waits until descriptors can be read or written.
 //!
-//! Level-triggered: what is ready and was not attended to is reported again. On Linux this is epoll
-//! itself, one system call a wait; elsewhere the `polling` crate, which makes four more.
+//! Polling is level-triggered: a descriptor that stays ready is reported again. On Linux this is epoll
+//! itself, one system call for each wait; elsewhere the `polling` crate, which makes four more.
 
 #[cfg(target_os = "linux")]
 mod epoll;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
+mod watched;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,61 +20,62 @@ use portable as system;
 
 use crate::net::listener::Listener;
 use crate::net::stream::Stream;
+pub use watched::Watched;
 
-/// The most events that one [`Poller::wait`] reports; the others come with the next.
+/// The most events that one [`Poller::wait`] reports; the next one reports the others.
 pub const EVENTS_MAX: usize = 1024;
 
-/// The key that callers cannot use: what wakes the wait has it.
+/// The waker's key, which callers cannot use.
 const WAKE_KEY: usize = usize::MAX;
 
-/// Watches descriptors, each under a key of the caller's choice below `usize::MAX`.
+/// Watches descriptors, each under a key that the caller chooses, below `usize::MAX`.
 ///
-/// What another process may have open too must be taken out with [`remove`](Self::remove) before it
-/// is dropped; of anything else, closing it takes it out.
+/// Closing a descriptor removes it from the poller, unless another process has the same file open:
+/// [`remove`](Self::remove) such a descriptor before closing it. [`Watched`] does that.
 #[derive(Debug)]
 pub struct Poller(system::System);
 
-/// What a descriptor is watched for. Hang-ups and errors are reported even for neither.
+/// What a descriptor is watched for. Hang-ups and errors are always reported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Interest {
-    /// Bytes to read, or a connection to accept.
+    /// Bytes can be read, or a connection accepted.
     pub read: bool,
-    /// Room to write.
+    /// Bytes can be written.
     pub write: bool,
 }
 
 impl Interest {
-    /// Nothing but hang-ups and errors.
+    /// Only hang-ups and errors.
     pub const NONE: Self = Self { read: false, write: false };
-    /// What can be read.
+    /// Reading.
     pub const READ: Self = Self { read: true, write: false };
-    /// Room to write.
+    /// Writing.
     pub const WRITE: Self = Self { read: false, write: true };
     /// Both.
     pub const BOTH: Self = Self { read: true, write: true };
 }
 
-/// Something became ready.
+/// A descriptor that is ready.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Event {
-    /// The key given with the descriptor.
+    /// The key of the descriptor.
     pub key: usize,
-    /// Reading will not wait: bytes, an end or an error are there.
+    /// A read returns at once: with bytes, the end of the stream, or an error.
     pub readable: bool,
-    /// Writing will not wait: there is room, or an error.
+    /// A write returns at once: with bytes written, or an error.
     pub writable: bool,
-    /// Both directions are over, or the descriptor has failed. Reading still gives what came before.
-    /// It is reported until the descriptor is removed, so whoever does not read then must close.
+    /// Both directions are closed, or the descriptor has failed. Bytes received before can still be
+    /// read. It is reported until the descriptor is removed: read on, or close it.
     pub hangup: bool,
 }
 
 impl Poller {
-    /// A poller that watches nothing yet.
+    /// Creates a poller that watches nothing.
     pub fn new() -> io::Result<Self> {
         system::System::new().map(Self)
     }
 
-    /// Watches `stream`; both descriptors of an `FD:r:w` stream have the one key.
+    /// Watches `stream`; both descriptors of an `FD:r:w` stream share the key.
     pub fn add(&self, stream: &Stream, key: usize, interest: Interest) -> io::Result<()> {
         if stream.is_split() {
             return self.modify(stream, key, interest);
@@ -81,8 +83,8 @@ impl Poller {
         stream.read_fd().map_or(Ok(()), |fd| self.add_fd(fd, key, interest))
     }
 
-    /// Watches `listener` for connections to accept. One that is
-    /// [`ready`](Listener::ready) without waiting has nothing to watch.
+    /// Watches `listener` for connections or datagrams. Does nothing for a listener without a
+    /// descriptor: see [`Listener::ready`].
     pub fn add_listener(&self, listener: &Listener, key: usize) -> io::Result<()> {
         listener.fd().map_or(Ok(()), |fd| self.add_fd(fd, key, Interest::READ))
     }
@@ -100,11 +102,11 @@ impl Poller {
         if !stream.is_split() {
             return stream.read_fd().map_or(Ok(()), |fd| self.modify_fd(fd, key, interest));
         }
-        self.watch(stream.read_fd(), key, Interest { write: false, ..interest })?;
-        self.watch(stream.write_fd(), key, Interest { read: false, ..interest })
+        self.watch_one(stream.read_fd(), key, Interest { write: false, ..interest })?;
+        self.watch_one(stream.write_fd(), key, Interest { read: false, ..interest })
     }
 
-    /// Watches `listener` again, or no longer: not accepting leaves connections in its backlog.
+    /// Watches `listener` again, or pauses; connections then wait in its backlog.
     pub fn modify_listener(&self, listener: &Listener, key: usize, accept: bool) -> io::Result<()> {
         let interest = Interest { read: accept, write: false };
         listener.fd().map_or(Ok(()), |fd| self.modify_fd(fd, key, interest))
@@ -115,27 +117,28 @@ impl Poller {
         self.0.modify(fd, key, interest)
     }
 
-    /// Forgets `stream`. Events already reported may still have its key.
+    /// Stops watching `stream`. Events reported before may still have its key.
     pub fn remove(&self, stream: &Stream) -> io::Result<()> {
         if !stream.is_split() {
             return stream.read_fd().map_or(Ok(()), |fd| self.remove_fd(fd));
         }
-        self.watch(stream.read_fd(), 0, Interest::NONE)?;
-        self.watch(stream.write_fd(), 0, Interest::NONE)
+        self.watch_one(stream.read_fd(), 0, Interest::NONE)?;
+        self.watch_one(stream.write_fd(), 0, Interest::NONE)
     }
 
-    /// Forgets `listener`.
+    /// Stops watching `listener`.
     pub fn remove_listener(&self, listener: &Listener) -> io::Result<()> {
         listener.fd().map_or(Ok(()), |fd| self.remove_fd(fd))
     }
 
-    /// Forgets any other descriptor.
+    /// Stops watching any other descriptor.
     pub fn remove_fd(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.0.remove(fd)
     }
 
-    /// Waits until something is ready, `timeout` has passed (`None`: for ever) or somebody wakes it,
-    /// and replaces what `events` holds. No events is an ordinary outcome. Allocates nothing.
+    /// Waits until a descriptor is ready, `timeout` has passed (`None` for no timeout), the waker is
+    /// called or a signal arrives, and replaces the content of `events`, possibly with no events.
+    /// Allocates nothing.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         match self.0.wait(&mut events.0, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
@@ -143,45 +146,50 @@ impl Poller {
         }
     }
 
-    /// Something that wakes the current or next [`wait`](Self::wait), from any thread.
+    /// Returns a function that wakes the current or next [`wait`](Self::wait) from any thread.
     pub fn waker(&self) -> impl Fn() + Clone + Send + Sync + use<> {
         self.0.waker()
     }
 
-    /// Watches one end of a split stream only while there is interest: an end of a pipe reports for
-    /// ever that the other is gone, and says nothing about this stream's other end.
-    fn watch(&self, fd: Option<BorrowedFd<'_>>, key: usize, interest: Interest) -> io::Result<()> {
+    /// Watches one descriptor of a split stream, only while there is interest: a pipe whose other end is
+    /// closed is reported for ever, and does not end the other direction of the stream.
+    fn watch_one(
+        &self,
+        fd: Option<BorrowedFd<'_>>,
+        key: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
         let Some(fd) = fd else { return Ok(()) };
         let result = if interest == Interest::NONE {
             self.remove_fd(fd)
         } else {
             match self.modify_fd(fd, key, interest) {
-                Err(error) if absent(&error) => self.add_fd(fd, key, interest),
+                Err(error) if is_not_watched(&error) => self.add_fd(fd, key, interest),
                 result => result,
             }
         };
         match result {
-            Err(error) if absent(&error) => Ok(()),
+            Err(error) if is_not_watched(&error) => Ok(()),
             result => result,
         }
     }
 }
 
-fn absent(error: &io::Error) -> bool {
+fn is_not_watched(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-/// Room for what one [`Poller::wait`] reports: [`EVENTS_MAX`].
+/// A buffer for the events of one [`Poller::wait`], up to [`EVENTS_MAX`].
 #[derive(Debug)]
 pub struct Events(system::Events);
 
 impl Events {
-    /// Takes the room, once for all waits.
+    /// Allocates the buffer; it serves any number of waits.
     pub fn new() -> Self {
         Self(system::Events::new())
     }
 
-    /// What the last wait reported, in no particular order.
+    /// The events of the last wait, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
         self.0.iter()
     }
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_is_reported_again() {
+    fn unread_bytes_are_reported_again() {
         let (a, b) = Stream::pair().unwrap();
         let poller = Poller::new().unwrap();
         poller.add(&a, 7, Interest::READ).unwrap();
@@ -221,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_of_interest_is_reported() {
+    fn only_events_of_interest_are_reported() {
         let (a, b) = Stream::pair().unwrap();
         let poller = Poller::new().unwrap();
         poller.add(&a, 1, Interest::NONE).unwrap();
@@ -236,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hangup_is_told_apart_from_an_end_and_even_without_interest() {
+    fn a_hangup_differs_from_a_half_close_and_is_reported_without_interest() {
         let (a, mut b) = Stream::pair().unwrap();
         let poller = Poller::new().unwrap();
         poller.add(&a, 1, Interest::READ).unwrap();
@@ -258,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_key_is_not_for_callers() {
+    fn the_last_key_is_refused() {
         let (a, _b) = Stream::pair().unwrap();
         assert!(Poller::new().unwrap().add(&a, usize::MAX, Interest::READ).is_err());
     }

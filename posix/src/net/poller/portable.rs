@@ -1,4 +1,4 @@
-//! Whatever the `polling` crate finds on this system.
+//! The poller on other systems: the `polling` crate.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -44,7 +44,7 @@ impl System {
     pub(super) fn waker(&self) -> impl Fn() + Clone + Send + Sync + use<> {
         let poller = Arc::clone(&self.0);
         move || {
-            // It fails only where the poller itself is broken, which its own thread will notice.
+            // Fails only if the poller itself is broken, which the next wait reports.
             let _ = poller.notify();
         }
     }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reports_as_the_other_does() {
+    fn it_reports_the_same_events_as_epoll() {
         let (a, b) = Stream::pair().unwrap();
         let system = System::new().unwrap();
         let fd = a.read_fd().unwrap();

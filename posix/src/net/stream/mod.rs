@@ -326,5 +326,5 @@ fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "daemon"))]
 mod tests;

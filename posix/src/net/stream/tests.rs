@@ -58,7 +58,7 @@ fn sending_stops_where_there_is_no_room_and_goes_on_when_there_is() {
 
 #[test]
 fn sending_to_who_is_gone_is_an_error_and_no_signal() {
-    in_child("stream::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
+    in_child("net::stream::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
         let (a, b) = Stream::pair().unwrap();
         drop(b);
         assert_eq!(a.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -76,6 +76,11 @@ fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
     stream.keepalive(Duration::from_secs(30), Duration::from_secs(5), 3).unwrap();
     assert!(sockopt::socket_keepalive(fd).unwrap());
     assert_eq!(sockopt::tcp_keepidle(fd).unwrap(), Duration::from_secs(30));
+    assert_eq!(sockopt::tcp_keepintvl(fd).unwrap(), Duration::from_secs(5));
+    assert_eq!(sockopt::tcp_keepcnt(fd).unwrap(), 3);
+    // Probes are not sent while data waits to be acknowledged: another limit is for that.
+    #[cfg(target_os = "linux")]
+    assert_eq!(sockopt::tcp_user_timeout(fd).unwrap(), 45_000);
     let (peer, _) = listener.accept().unwrap();
     assert_eq!(stream.send(b"hello").unwrap(), 5);
     drop(peer);
@@ -83,7 +88,7 @@ fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
 
 #[test]
 fn connecting_to_a_port_that_nobody_listens_on_is_refused() {
-    in_child("stream::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
+    in_child("net::stream::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Ip(listener.local_addr().unwrap());
         drop(listener);
@@ -130,7 +135,7 @@ fn an_inherited_descriptor_can_be_taken_once() {
 
 #[test]
 fn two_pipes_make_a_stream_under_one_key() {
-    in_child("stream::tests::two_pipes_make_a_stream_under_one_key", || {
+    in_child("net::stream::tests::two_pipes_make_a_stream_under_one_key", || {
         let (their_read, our_write) = io::pipe().unwrap();
         let (our_read, their_write) = io::pipe().unwrap();
         let (read, write) = (inherit(our_read), inherit(our_write));
@@ -169,7 +174,7 @@ fn a_stream_of_one_direction_has_only_that() {
 
 #[test]
 fn standard_descriptors_leave_dev_null_behind() {
-    let name = "stream::tests::standard_descriptors_leave_dev_null_behind";
+    let name = "net::stream::tests::standard_descriptors_leave_dev_null_behind";
     in_child(name, || {
         let (a, b) = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| Ok((TcpStream::connect(l.local_addr()?)?, l.accept()?.0)))
@@ -186,4 +191,41 @@ fn standard_descriptors_leave_dev_null_behind() {
         assert_eq!(peer.recv(&mut [0]).unwrap(), Received::Ended, "no copy keeps it open");
         assert_eq!(io::Read::read(&mut io::stdin(), &mut [0]).unwrap(), 0);
     });
+}
+
+#[test]
+fn an_inherited_connection_over_tcp_is_made_as_one_of_our_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let number = inherit(theirs);
+    let stream = Stream::inherited(Some(number), Some(number)).unwrap();
+    let fd = stream.read_fd().unwrap();
+    assert!(sockopt::tcp_nodelay(fd).unwrap());
+    assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
+}
+
+#[test]
+fn the_end_of_what_is_written_reaches_a_peer_whose_socket_others_have_too() {
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let shared = ours.try_clone().unwrap();
+    let (read, write) = (inherit(ours.try_clone().unwrap()), inherit(ours));
+    let mut stream = Stream::inherited(Some(read), Some(write)).unwrap();
+    stream.send(b"bye").unwrap();
+    stream.shutdown_write().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut heard = Vec::new();
+    std::io::Read::read_to_end(&mut theirs, &mut heard).unwrap();
+    assert_eq!(heard, b"bye");
+    drop(shared);
+}
+
+#[test]
+fn whatever_is_adopted_does_not_block_and_is_closed_on_exec() {
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    rustix::io::fcntl_setfd(&ours, FdFlags::empty()).unwrap();
+    let stream = Stream::adopt(ours.into()).unwrap();
+    let fd = stream.read_fd().unwrap();
+    assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(rustix::fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK));
 }

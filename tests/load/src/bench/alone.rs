@@ -41,7 +41,7 @@ impl Alone {
 }
 
 fn arguments(clients: u32, depth: u32, keys: u32, seconds: f64, store: bool) -> Vec<String> {
-    let line = format!("-clients {clients} -depth {depth} -keys {keys} -seconds {seconds}");
+    let line = format!("-conns {clients} -depth {depth} -keys {keys} -seconds {seconds}");
     let store = (!store).then_some("-nostore");
     line.split(' ').chain(store).map(str::to_owned).collect()
 }

@@ -99,7 +99,7 @@ impl Shape {
     fn arguments(&self, contender: Contender, seconds: f64, store: bool) -> Vec<String> {
         let mut arguments = vec!["-proto".to_owned(), contender.protocol().to_owned()];
         for (name, value) in
-            [("-clients", self.clients), ("-depth", self.depth), ("-keys", self.keys)]
+            [("-conns", self.clients), ("-depth", self.depth), ("-keys", self.keys)]
         {
             arguments.extend([name.to_owned(), value.to_string()]);
         }

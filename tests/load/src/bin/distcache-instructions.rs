@@ -1,22 +1,21 @@
 //! Does one operation n times, for `tests/instructions` to count: `distcache-instructions case n`.
 //! It uses no sockets, clock or randomness, so every run is the same.
 
-use distcache_core::buffer::Pool;
-use distcache_core::clients::{Client, Limits};
-use distcache_core::machine::{Machine, Peer};
-use distcache_core::proxy::{self, InFlight, Proxy, Upstream};
-use distcache_core::server::Server;
-use distcache_core::slots::{Key, Slot};
-use distcache_core::table::{Layout, Table};
-use distcache_core::time::Instant;
+use std::time::Duration;
+
+use distcache_core::proxy::{self, Dial, Upstream};
+use distcache_core::table::Line;
 use distcache_core::wire::Op;
+use distcache_core::{
+    Instant, Key, Layout, Limits, Machine, Peer, Pool, Proxy, Server, Table, server,
+};
 use distcache_posix::load::protocol::{Asked, Distcache, Protocol};
 use distcache_posix::load::session::Session;
 
 const SESSIONS: u32 = 4096;
 const CLIENTS: usize = 64;
 const BUFFER_LEN: usize = 17 << 12;
-const LIMITS: Limits = Limits { idle: 0, patience: 10_000 };
+const LIMITS: Limits = Limits { idle: None, patience: Some(Duration::from_secs(10)) };
 const NOW: Instant = Instant::from_millis(1);
 const BATCH: u32 = 16;
 
@@ -59,7 +58,7 @@ impl<M: Machine> Serving<M> {
     fn receive(&mut self, peer: Peer, bytes: &[u8]) {
         assert!(self.machine.wants(peer).read);
         self.machine.space(peer)[..bytes.len()].copy_from_slice(bytes);
-        self.machine.filled(NOW, peer, bytes.len());
+        self.machine.filled(peer, bytes.len());
     }
 
     /// Sends everything pending for `peer`. Returns how much.
@@ -97,14 +96,16 @@ impl<M: Machine> Serving<M> {
     }
 }
 
-fn serve(n: u32, work: impl Fn(&mut Serving<Server<'_, Table<'_>>>, u32)) {
+fn serve(n: u32, work: impl Fn(&mut Serving<server::Borrowed<'_, Table<&mut [Line]>>>, u32)) {
     let layout = Layout::new(SESSIONS, u64::from(SESSIONS) * 256).expect("valid sizes");
     let mut sessions = vec![0; layout.size()];
-    let table = Table::new(&mut sessions, layout, *b"16 bytes of key.").expect("enough memory");
-    let mut slots: Vec<Slot<Client>> = (0..CLIENTS).map(|_| Slot::EMPTY).collect();
-    let mut buffers = vec![0; 2 * CLIENTS * BUFFER_LEN];
-    let pool = Pool::new(&mut buffers, BUFFER_LEN);
-    let server = Server::new(&mut slots, pool, LIMITS, table).expect("enough memory");
+    let table = Table::in_memory(layout, *b"16 bytes of key.", &mut sessions);
+    let sizes = server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(CLIENTS) };
+    let mut slots: Vec<server::ClientSlot> = sizes.slots().collect();
+    let mut buffers = vec![0; sizes.bytes()];
+    let pool = Pool::new(&mut buffers[..], BUFFER_LEN);
+    let (config, table) = (server::Config::new(LIMITS), table.expect("enough memory"));
+    let server = Server::new(&mut slots[..], pool, config, table).expect("enough memory");
     let mut serving = Serving::new(server);
     for number in 0..SESSIONS {
         serving.ask(Op::Add, number, 15);
@@ -115,15 +116,15 @@ fn serve(n: u32, work: impl Fn(&mut Serving<Server<'_, Table<'_>>>, u32)) {
 }
 
 fn relay(n: u32, short_lived: bool) {
-    let mut slots: Vec<Slot<Client>> = (0..CLIENTS).map(|_| Slot::EMPTY).collect();
-    let mut in_flight: Vec<Slot<InFlight>> = (0..2 * CLIENTS).map(|_| Slot::EMPTY).collect();
-    let mut buffers = vec![0; (2 * CLIENTS + 2) * BUFFER_LEN];
-    let pool = Pool::new(&mut buffers, BUFFER_LEN);
-    let config = proxy::Config::new(LIMITS, 1000);
-    let mut servers = [Upstream::new(b"server")];
-    let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, config);
+    let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(CLIENTS, 1) };
+    let slots: Vec<server::ClientSlot> = sizes.client_slots().collect();
+    let in_flight: Vec<proxy::InFlightSlot> = sizes.in_flight_slots().collect();
+    let pool = Pool::new(vec![0; sizes.bytes()], BUFFER_LEN);
+    let config = proxy::Config::new(LIMITS, Duration::from_secs(1));
+    let servers = [Upstream::new(b"server")];
+    let proxy = Proxy::new(slots, in_flight, servers, pool, config);
     let mut proxy = proxy.expect("enough memory");
-    let key = proxy.dial(NOW).expect("a server to dial");
+    let Some(Dial::Connect(key)) = proxy.dial(NOW) else { panic!("a server to dial") };
     proxy.connected(NOW, key);
     let mut serving = Serving::new(proxy);
     let server = Peer::Server(key);
@@ -155,7 +156,7 @@ fn relay(n: u32, short_lived: bool) {
             serving.machine.ended(NOW, client);
             assert_eq!(serving.machine.advance(NOW), Some(client));
             assert!(serving.machine.wants(client).close);
-            serving.machine.closed(NOW, client);
+            serving.machine.closed(client);
             serving.client = serving.machine.open(NOW).expect("a place");
         }
     }

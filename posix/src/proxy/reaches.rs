@@ -1,16 +1,16 @@
-//! Whether a proxy would be its own server.
+//! Detects a proxy that is configured as its own server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use crate::net::address::{Address, Family};
 
-/// Whether a connection to `server` reaches what listens on `listen`, as far as that can be told
-/// without asking a name server.
+/// Whether a connection to `server` reaches the listener on `listen`, as far as that is known without
+/// asking a name server.
 pub fn reaches(server: &Address, listen: &Address) -> bool {
     match (server, listen) {
         (Address::Unix(server), Address::Unix(listen)) => {
-            let same = |server, listen| place(server) == place(listen);
+            let same = |server, listen| canonical(server) == canonical(listen);
             server == listen || server.path().zip(listen.path()).is_some_and(|(a, b)| same(a, b))
         }
         (
@@ -21,8 +21,8 @@ pub fn reaches(server: &Address, listen: &Address) -> bool {
     }
 }
 
-/// The same path for the same socket, whichever way its directory is written.
-fn place(path: &Path) -> Option<(PathBuf, &std::ffi::OsStr)> {
+/// The directory in canonical form, and the file name: equal for all paths to the same socket.
+fn canonical(path: &Path) -> Option<(PathBuf, &std::ffi::OsStr)> {
     Some((path.parent()?.canonicalize().ok()?, path.file_name()?))
 }
 
@@ -32,7 +32,7 @@ fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
         Family::V4 => ip.is_ipv4(),
         Family::V6 => ip.is_ipv6(),
     };
-    let mut ips = numeric(server).into_iter().filter(|ip| listens_on(*ip));
+    let mut ips = numeric(server).into_iter().map(reached).filter(|ip| listens_on(*ip));
     let Some(listen) = listen else {
         return ips.any(is_ours);
     };
@@ -46,7 +46,16 @@ fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
         })
 }
 
-/// What a host is for certain: nothing, where it is a name that only a name server knows.
+/// The address that a connection to `ip` goes to.
+fn reached(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+/// The addresses of a host that need no name server; none for other names.
 fn numeric(host: &str) -> Vec<IpAddr> {
     if host.eq_ignore_ascii_case("localhost") {
         return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
@@ -54,20 +63,19 @@ fn numeric(host: &str) -> Vec<IpAddr> {
     host.parse().into_iter().collect()
 }
 
-/// Whether it is an address of this machine: nothing else can be bound to.
+/// Whether `ip` is an address of this machine: no other can be bound to.
 fn is_ours(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
-
     fn reaches(server: &str, listen: &str) -> bool {
         super::reaches(&server.parse().unwrap(), &listen.parse().unwrap())
     }
 
     #[test]
-    fn an_address_of_its_own_is_known_however_it_is_written() {
+    fn the_same_address_is_recognized_in_every_spelling() {
         for (server, listen) in [
             ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
             ("UNIX:/tmp/../tmp/scache", "UNIX:/tmp/scache"),
@@ -78,6 +86,8 @@ mod tests {
             ("IP:localhost:9001", "IP:9001"),
             ("IP:localhost:9001", "IP:127.0.0.1:9001"),
             ("IP:127.0.0.1:9001", "IP:0.0.0.0:9001"),
+            ("IP:0.0.0.0:9001", "IP:127.0.0.1:9001"),
+            ("IP:[::]:9001", "IP:[::1]:9001"),
             ("IP:[::1]:9001", "IPv6:9001"),
             ("IP:cachehost:9001", "IP:cachehost:9001"),
         ] {
@@ -86,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn another_address_is_another() {
+    fn different_addresses_are_told_apart() {
         for (server, listen) in [
             ("UNIX:/tmp/scache", "UNIX:/run/scache"),
             ("UNIX:@tmp", "UNIX:/tmp"),

@@ -1,9 +1,4 @@
-//! The client: one request at a time to a server or a proxy.
-//!
-//! [`Connection::request`] puts a request into the outbox; send `pending`, receive into `space`, and
-//! call [`Connection::advance`] until it says that the answer is there. A client whose connection broke,
-//! or whose patience ended, is to be made anew with the new connection: then no late answer can be
-//! taken for another one's.
+//! One connection to a server or proxy: one request at a time.
 
 use core::fmt;
 
@@ -11,50 +6,55 @@ use crate::buffer::Window;
 use crate::message::{Reply, Request};
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
 
-/// Bytes of memory that a client needs.
+/// Bytes of memory for one connection.
 pub const MEMORY: usize = 2 * MESSAGE_MAX;
 
-/// Why a request could not be made; nothing has changed.
+/// Why a request was refused, with nothing changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestError {
-    /// The last request is not answered yet.
+    /// The previous request has no answer yet.
     Busy,
-    /// The session is too long for one message.
+    /// Id and session exceed one message: 32760 bytes together.
     TooLarge,
-    /// The peer is not known to have this operation: it has answered at too low a level, or not at
-    /// all yet.
+    /// The peer is not known to have this operation: its last answer had too low a patch level, or it
+    /// has not answered yet. An [`Operation`](super::Operation) chooses requests that the peer has.
     Unsupported,
 }
 
 impl core::fmt::Display for RequestError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
-            Self::Busy => "the last request is not answered yet",
-            Self::TooLarge => "the session is too long for one message",
-            Self::Unsupported => "the server is not known to have this operation",
+            Self::Busy => "the previous request has no answer yet",
+            Self::TooLarge => "id and session are too long for one message",
+            Self::Unsupported => "the server is not known to support this operation",
         })
     }
 }
 
 impl core::error::Error for RequestError {}
 
-/// One end of a connection to a server, with the memory that it works in: borrowed, or its own.
+/// The client's end of one connection, with its memory: borrowed or owned.
+///
+/// [`request`](Self::request) fills the outbox. Send [`pending`](Self::pending), receive into
+/// [`space`](Self::space), and call [`advance`](Self::advance) until it returns true; then
+/// [`reply`](Self::reply) is the answer. After a failure or a timeout, drop the value together with the
+/// connection: a late answer must not be taken for that of another request.
 pub struct Connection<M> {
-    /// [`MESSAGE_MAX`] bytes of `inbox`, then as many of `outbox`.
+    /// [`MESSAGE_MAX`] bytes for `inbox`, then as many for `outbox`.
     memory: M,
     inbox: Window,
     outbox: Window,
     uid: u32,
     /// The patch level of the peer's last answer; 0 before the first.
     level: u16,
-    /// The operation that is to be answered.
+    /// The operation of the last request.
     open: Option<Op>,
     /// The answer at the front of the inbox.
     answer: Option<Message>,
 }
 
 impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
-    /// A client of a new connection; `None` where there are fewer than [`MEMORY`] bytes.
+    /// A new connection; `None` if `memory` has fewer than [`MEMORY`] bytes.
     pub fn new(memory: M) -> Option<Self> {
         (memory.as_ref().len() >= MEMORY).then_some(Self {
             memory,
@@ -67,23 +67,23 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         })
     }
 
-    /// The memory, for another client.
+    /// Returns the memory, for another connection.
     pub fn into_memory(self) -> M {
         self.memory
     }
 
-    /// The patch level at which the peer has answered last; 0 before that. Operations that need a
-    /// higher one are not sent.
+    /// The patch level of the peer's last answer; 0 before the first. Operations of higher levels are
+    /// refused.
     pub const fn level(&self) -> u16 {
         self.level
     }
 
-    /// On an earlier connection the same peer has answered at this patch level.
+    /// Sets the patch level to that of the same peer's answer on an earlier connection.
     pub const fn set_level(&mut self, level: u16) {
         self.level = level;
     }
 
-    /// Begins a request. The answer to the last one is dropped.
+    /// Starts a request. Drops the previous answer.
     ///
     /// # Errors
     /// [`RequestError`], with nothing changed.
@@ -114,12 +114,12 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         self.outbox.bytes(outbox(&self.memory))
     }
 
-    /// The first `len` bytes of `pending` are on their way.
+    /// Removes the first `len` bytes of `pending`: they are sent.
     pub fn sent(&mut self, len: usize) {
         self.outbox.consume(len);
     }
 
-    /// Where received bytes go; empty while an answer is there.
+    /// The buffer for received bytes; empty while there is an answer.
     pub fn space(&mut self) -> &mut [u8] {
         match self.answer {
             Some(_) => Default::default(),
@@ -127,15 +127,15 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         }
     }
 
-    /// The next `len` received bytes are in the front of `space`.
+    /// Takes the `len` bytes that were received into the front of `space`.
     pub fn filled(&mut self, len: usize) {
         self.inbox.filled(len, MESSAGE_MAX);
     }
 
-    /// Looks whether the answer is there; then [`Connection::reply`] gives it.
+    /// Checks whether the answer is complete: then [`Connection::reply`] returns it.
     ///
     /// # Errors
-    /// [`Malformed`] where what came is no answer to the request: the connection is to be closed.
+    /// [`Malformed`] if the bytes are not an answer to the request. Close the connection.
     pub fn advance(&mut self) -> Result<bool, Malformed> {
         if self.answer.is_some() {
             return Ok(true);
@@ -155,7 +155,7 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         Ok(true)
     }
 
-    /// The answer to the last request; `None` before it is there.
+    /// The answer to the last request; `None` until it is complete.
     pub fn reply(&self) -> Option<Reply<'_>> {
         let message = self.answer?;
         let bytes = self.inbox.bytes(inbox(&self.memory));
@@ -164,7 +164,7 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
     }
 }
 
-/// Without the memory, which has sessions in it.
+/// Leaves out the memory, which holds sessions.
 impl<M> fmt::Debug for Connection<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
@@ -214,13 +214,13 @@ mod tests {
         wire
     }
 
-    fn hear<M: AsRef<[u8]> + AsMut<[u8]>>(client: &mut Connection<M>, bytes: &[u8]) {
+    fn receive<M: AsRef<[u8]> + AsMut<[u8]>>(client: &mut Connection<M>, bytes: &[u8]) {
         client.space()[..bytes.len()].copy_from_slice(bytes);
         client.filled(bytes.len());
     }
 
     #[test]
-    fn an_answer_is_there_when_its_last_byte_is() {
+    fn an_answer_is_complete_with_its_last_byte() {
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
         assert_eq!(client.request(&Request::Get(ID)), Ok(()));
@@ -229,7 +229,7 @@ mod tests {
         let session = [7; 5000];
         for byte in reply(1, Op::Get, &session) {
             assert_eq!((client.advance(), client.reply()), (Ok(false), None));
-            hear(&mut client, &[byte]);
+            receive(&mut client, &[byte]);
         }
         assert_eq!(client.advance(), Ok(true));
         assert_eq!(client.reply(), Some(Reply::Session(&session)));
@@ -237,13 +237,13 @@ mod tests {
         assert_eq!(client.request(&Request::Have(ID)), Ok(()));
         assert_eq!(client.reply(), None);
         assert_eq!(client.advance(), Ok(false));
-        hear(&mut client, &reply(2, Op::Have, &[1]));
+        receive(&mut client, &reply(2, Op::Have, &[1]));
         assert_eq!(client.advance(), Ok(true));
         assert_eq!(client.reply(), Some(Reply::Status(Status::NOT_OK)));
     }
 
     #[test]
-    fn what_is_printed_of_a_client_has_no_session_in_it() {
+    fn debug_output_of_a_connection_shows_no_session() {
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
         let add = Add { ttl: 1, id: ID, session: &[123; 40] };
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_is_no_answer() {
+    fn an_answer_to_another_request_is_malformed() {
         let strays = [
             reply(2, Op::Get, b"session"),
             reply(1, Op::Have, &[0]),
@@ -263,22 +263,22 @@ mod tests {
             let mut memory = vec![0; MEMORY];
             let mut client = Connection::new(&mut memory).unwrap();
             assert_eq!(client.request(&Request::Get(ID)), Ok(()));
-            hear(&mut client, &stray);
+            receive(&mut client, &stray);
             assert!(client.advance().is_err());
             assert_eq!(client.reply(), None);
         }
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
-        hear(&mut client, &reply(0, Op::Get, b"early"));
+        receive(&mut client, &reply(0, Op::Get, b"early"));
         assert!(client.advance().is_err());
     }
 
     #[test]
-    fn an_answer_said_twice_answers_one_request() {
+    fn an_answer_sent_twice_answers_one_request() {
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
         assert_eq!(client.request(&Request::Get(ID)), Ok(()));
-        hear(&mut client, &reply(1, Op::Get, b"session").repeat(2));
+        receive(&mut client, &reply(1, Op::Get, b"session").repeat(2));
         assert_eq!(client.advance(), Ok(true));
         assert_eq!(client.request(&Request::Get(ID)), Ok(()));
         assert!(client.advance().is_err());

@@ -1,0 +1,111 @@
+//! A queue of bytes in a pooled buffer.
+
+use super::pool::{Buffer, Pool};
+use super::window::Window;
+use crate::memory::Array;
+
+/// A queue of bytes that has a pooled buffer only while it needs one.
+///
+/// Every call must pass the same pool. Dropping a `Fifo` does not give its buffer back: call
+/// [`Fifo::clear`] first, or [`Pool::reclaim`] later.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    pub(super) buffer: Option<Buffer>,
+    kept: bool,
+    /// Empty without a buffer.
+    pub(super) window: Window,
+}
+
+impl Fifo {
+    /// An empty queue without a buffer.
+    pub const fn new() -> Self {
+        Self { buffer: None, kept: false, window: Window::new() }
+    }
+
+    /// Whether it holds no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// The number of bytes held.
+    pub const fn len(&self) -> usize {
+        self.window.len()
+    }
+
+    /// The bytes held, oldest first.
+    #[inline]
+    pub fn bytes<'a>(&self, pool: &'a Pool<impl Array<u8>>) -> &'a [u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| self.window.bytes(pool.bytes(buffer)))
+    }
+
+    /// The bytes held, oldest first.
+    #[inline]
+    pub fn bytes_mut<'a>(&self, pool: &'a mut Pool<impl Array<u8>>) -> &'a mut [u8] {
+        match &self.buffer {
+            Some(buffer) => self.window.bytes_mut(pool.bytes_mut(buffer)),
+            None => Default::default(),
+        }
+    }
+
+    /// Whether it has a buffer, empty or not.
+    pub const fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
+    /// Takes a buffer unless it has one; `false` if the pool has none left.
+    pub fn reserve(&mut self, pool: &mut Pool<impl Array<u8>>) -> bool {
+        if self.buffer.is_none() {
+            self.buffer = pool.take();
+        }
+        self.buffer.is_some()
+    }
+
+    /// Takes a buffer and keeps it, even while it holds no bytes; `false` if the pool has none left.
+    pub fn keep(&mut self, pool: &mut Pool<impl Array<u8>>) -> bool {
+        self.kept = self.reserve(pool);
+        self.kept
+    }
+
+    /// The room behind the bytes held, which first move to the front of the buffer. Empty if the buffer
+    /// is full or the pool has none left.
+    #[inline]
+    pub fn space<'a>(&mut self, pool: &'a mut Pool<impl Array<u8>>) -> &'a mut [u8] {
+        if !self.reserve(pool) {
+            return Default::default();
+        }
+        match &self.buffer {
+            Some(buffer) => self.window.space(pool.bytes_mut(buffer)),
+            None => Default::default(),
+        }
+    }
+
+    /// Adds the first `len` bytes of the room. If it still holds no bytes, its buffer goes back to the
+    /// pool.
+    pub fn filled(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
+        if self.buffer.is_some() {
+            self.window.filled(len, pool.buffer_len());
+        }
+        self.release(pool);
+    }
+
+    /// Drops the `len` oldest bytes. Without bytes left, its buffer goes back to the pool.
+    pub fn consume(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
+        self.window.consume(len);
+        self.release(pool);
+    }
+
+    /// Drops all bytes, and gives the buffer back.
+    pub fn clear(&mut self, pool: &mut Pool<impl Array<u8>>) {
+        self.window = Window::new();
+        self.release(pool);
+    }
+
+    fn release(&mut self, pool: &mut Pool<impl Array<u8>>) {
+        if !self.is_empty() {
+            return;
+        }
+        if let Some(buffer) = self.buffer.take_if(|_| !self.kept) {
+            pool.give(buffer);
+        }
+    }
+}
