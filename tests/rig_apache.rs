@@ -17,8 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, have, remove, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::rig::{can_run, succeed};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
@@ -66,7 +66,7 @@ fn what_is_too_large_for_httpd_or_no_session_at_all_is_not_resumed() {
     }
     let site = Site::new();
     let file = site.dirs[0].text("session");
-    let caller = Caller::to(&site.dirs[1].address("cache"));
+    let caller = RawClient::connect(&site.dirs[1].address("cache"));
     // mod_ssl has room for 10 KiB. What fits but makes no sense is found, and OpenSSL's to judge.
     for (planted, counters) in [
         (vec![0x30; 32_000], "CacheRefuseCount 1, RetrieveHitCount 1"),
@@ -94,7 +94,7 @@ fn openssl_shakes(site: &Site, server: usize, more: &[&str]) -> (Vec<u8>, String
 }
 
 fn is_in_the_cache(site: &Site, id: &[u8]) -> bool {
-    let answer = Caller::to(&site.dirs[1].address("cache")).ask(&have(1, id));
+    let answer = RawClient::connect(&site.dirs[1].address("cache")).ask(&have(1, id));
     assert!(answer == status(1, HAVE, 0) || answer == status(1, HAVE, 1), "{answer:?}");
     answer == status(1, HAVE, 0)
 }

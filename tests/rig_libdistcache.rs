@@ -5,7 +5,7 @@ use std::io::{PipeWriter, Write, pipe};
 use std::path::Path;
 use std::process::Command;
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::rig::{can_run, installed, succeed};
 use distcache_testing::start::{self, ANY_PORT};
@@ -31,7 +31,7 @@ fn source(name: &str) -> String {
 
 /// A program of ours, linked as programs are that were written for the original.
 fn made(dir: &Dir, name: &str) -> String {
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     workshop.make(&source(name), &["distcache"], &["-Wl,--no-as-needed", "-lnal", "-lpthread"])
 }
 
@@ -64,7 +64,7 @@ fn waiting(program: &str, arguments: &[&str], timeout_ms: Option<&str>) -> (Prog
         Some(timeout) => command.env("DISTCACHE_TIMEOUT_MS", timeout),
         None => command.env_remove("DISTCACHE_TIMEOUT_MS"),
     };
-    (Program::adopt(command), writer)
+    (Program::spawn(command), writer)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn it_links_statically_too() {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let archive = prefix().join("lib/libdistcache.a").display().to_string();
     let nal = prefix().join("lib/libnal.a").display().to_string();
     let private = workshop.flags(&["--static", "--libs-only-l", "distcache"]);
@@ -117,7 +117,7 @@ fn the_headers_are_c89_and_c_plus_plus() {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let found = workshop.flags(&["--cflags", "--libs", "distcache"]);
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     let text = "#include <distcache/dc_client.h>\n\

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::rig::{can_run, installed};
 use distcache_testing::start::{self, ANY_PORT};
@@ -21,7 +21,7 @@ fn prefix() -> &'static Path {
 }
 
 fn made(dir: &Dir, name: &str) -> String {
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source = format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"));
     workshop.make(&source, &["distcache"], &["-lpthread"])
 }
@@ -94,7 +94,7 @@ fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
         let mut command = Command::new(&program);
         command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let ended = Program::adopt(command).ended();
+        let ended = Program::spawn(command).ended();
         assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
     };
     ended("50", "caller");
@@ -121,7 +121,7 @@ fn without_memory_a_thread_s_first_call_fails_where_the_library_was_loaded_meanw
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/dlopened.c");
     let program = workshop.build("cc", source, &["-std=gnu99", "-ldl", "-lpthread"]);
     passes(&program, &[&prefix().join("lib/libdistcache.so.1").display().to_string()]);

@@ -30,7 +30,7 @@ fn script(name: &str, dir: &Dir, settings: &[(&str, &str)]) -> Command {
 }
 
 fn ended(command: Command) -> Ended {
-    Program::adopt(command).ended()
+    Program::spawn(command).ended()
 }
 
 fn refuses(mut command: Command, arguments: &[&str], why: &str) {
@@ -51,7 +51,7 @@ fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
         script("install", &dir, &[("PREFIX", "relative/")]),
         script("install", &dir, &[("DESTDIR", &package)]),
     ];
-    for ended in both.map(Program::adopt).map(Program::ended) {
+    for ended in both.map(Program::spawn).map(Program::ended) {
         assert_eq!((ended.code, &*ended.err, ended.out.lines().count()), (0, "", 1), "{ended:?}");
     }
     for (place, prefix) in

@@ -9,7 +9,7 @@ use std::thread;
 
 use distcache_core::message::{Add, Status};
 use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Message, Op};
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program};
 use distcache_testing::rig::{can_run, installed};
 
@@ -75,7 +75,7 @@ fn a_session_is_removed_from_a_server_of_old_only_once_its_copy_is_kept() {
     }
     let dir = Dir::new();
     let prefix = installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"));
-    let workshop = Workshop { prefix, dir: dir.path() };
+    let workshop = CBuilder { prefix, dir: dir.path() };
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/refused.c");
     let program = workshop.make(source, &["distcache"], &["-lpthread"]);
     old_server(&dir.join("old"));

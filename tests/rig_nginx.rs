@@ -15,9 +15,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use distcache_testing::bytes::{ADD, HAVE, add, have, remove, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::handshake::{Client, Handshake, Version};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -134,7 +134,7 @@ impl Nginx {
         command.arg("-p").arg(prefix).arg("-c").arg(configuration).args(["-e", "stderr"]);
         command.env("LD_LIBRARY_PATH", installed(ROOT, TMP).join("lib"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut program = Program::adopt(command);
+        let mut program = Program::spawn(command);
         until("nginx listens", || {
             assert!(program.is_running(), "nginx ended: {}", program.err.all());
             UnixStream::connect(&socket).ok()
@@ -230,7 +230,7 @@ fn a_session_is_stored_under_its_id_and_not_under_the_digits_of_it() {
     let site = Site::new();
     let id = site.begin(Tls12, 0).session_id;
     assert_eq!(id.len(), 32);
-    let cache = Caller::to(&site.cache.address());
+    let cache = RawClient::connect(&site.cache.address());
     assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0));
     let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     for digits in [digits.to_uppercase(), digits] {
@@ -245,7 +245,7 @@ fn a_session_is_no_longer_there_than_its_lifetime() {
     }
     let site = Site::with(&[PATIENT, (".store(300 * 1000)", ".store(1)")]);
     let id = site.begin(Tls12, 0).session_id;
-    let cache = Caller::to(&site.cache.address());
+    let cache = RawClient::connect(&site.cache.address());
     until("the end of its life", || (cache.ask(&have(1, &id)) == status(1, HAVE, 1)).then_some(()));
     assert!(!site.go_on(Tls12, 1).resumed);
 }
@@ -358,7 +358,7 @@ fn sessions_that_nginx_cannot_read_cost_a_full_handshake_and_no_worker() {
     }
     // Each is complained about, so that it is known to have been met.
     let site = Site::with(&[(IMPATIENT, "distcache.timeout = 20000; distcache.log_every = 0")]);
-    let cache = Caller::to(&site.cache.address());
+    let cache = RawClient::connect(&site.cache.address());
     let cases = [
         (&[0x30; 4097][..], "a session of 4097 bytes is too long for nginx"),
         (&[0x30; 32_000][..], "a session of 32000 bytes is too long for nginx"),

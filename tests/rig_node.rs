@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::handshake::{Client, Handshake, Version};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -72,7 +72,7 @@ impl Site {
             command.args([&script, &key, &cert, &path, "127.0.0.1:0"]);
             command.env("DISTCACHE_TIMEOUT_MS", timeout);
             command.stdin(Stdio::null()).stdout(Stdio::piped());
-            let server = Program::adopt(command);
+            let server = Program::spawn(command);
             server.address();
             server
         });
@@ -119,7 +119,7 @@ fn the_modules_own_tests_hold_on_a_real_server() {
     command.args(["--test", "bins/node/distcache.test.mjs"]).current_dir(ROOT);
     command.env("DISTCACHE_SERVER", place(&cache.address())).env("TLS_DIR", dir.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let ended = Program::adopt(command).ended();
+    let ended = Program::spawn(command).ended();
     assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
     // That there were any: a runner that finds none is content.
     assert!(ended.out.contains("of a thousand requests at once"), "{}", ended.out);
@@ -133,7 +133,7 @@ fn a_session_begun_at_one_server_is_resumed_at_the_other() {
     let site = Site::new();
     for (first, second) in [(0, 1), (1, 0)] {
         let id = site.begin(Tls12, first).session_id;
-        let cache = Caller::to(&site.cache.address());
+        let cache = RawClient::connect(&site.cache.address());
         assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0), "under the id itself");
         for server in [second, first, second] {
             assert!(site.go_on(Tls12, server).resumed);

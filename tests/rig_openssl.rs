@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
 
@@ -69,7 +69,7 @@ fn prefix() -> &'static Path {
 /// The example server, compiled into `dir`, with a certificate beside it.
 fn example(dir: &Dir) -> String {
     certificate(dir.path());
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source =
         concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/examples/openssl_server.c");
     workshop.make(source, &["distcache", "openssl"], &["-lpthread"])
@@ -115,7 +115,7 @@ fn the_header_is_c_plus_plus_too() {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source = dir.text("cpp.cc");
     let text = "#include <distcache/dc_openssl.h>\n\
                 int main() { return DC_OPENSSL_setup(NULL, NULL, DC_OPENSSL_SINGLE_USE); }\n";

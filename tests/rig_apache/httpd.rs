@@ -71,7 +71,7 @@ impl Httpd {
         command.arg("-DFOREGROUND").arg("-d").arg(dir.path()).arg("-f").arg(&file);
         command.env("DISTCACHE_TIMEOUT_MS", deadline.as_millis().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let mut httpd = Self { program: Program::adopt(command), log };
+        let mut httpd = Self { program: Program::spawn(command), log };
         let started = until("httpd listens, or says why not", || {
             if httpd.log().contains("resuming normal operations") {
                 return Some(true);

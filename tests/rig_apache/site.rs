@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use distcache_testing::process::{Dir, PATIENCE, Program};
+use distcache_testing::process::{Dir, Program, TIMEOUT};
 use rustls::pki_types::ServerName;
 use rustls::version::TLS12;
 use rustls::{
@@ -126,7 +126,7 @@ impl Site {
     pub(crate) fn visit(&self, client: &Arc<ClientConfig>, server: usize, page: &str) -> Visit {
         let began = Instant::now();
         let mut socket = TcpStream::connect((ADDRESSES[server], self.port)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
         let mut stream = Stream::new(&mut connection, &mut socket);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use distcache_testing::process::{Dir, PATIENCE};
+use distcache_testing::process::{Dir, TIMEOUT};
 use distcache_testing::rig::succeed;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -111,7 +111,7 @@ fn make_certificates(dir: &Path) {
 
 /// Reads a POST, and answers it.
 fn answer(dir: &Path, asked: &AtomicUsize, socket: TcpStream) {
-    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     let mut reader = BufReader::new(socket);
     let (mut line, mut len) = (String::new(), 0);
     while reader.read_line(&mut line).is_ok_and(|len| len > 2) {

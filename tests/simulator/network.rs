@@ -1,16 +1,16 @@
-//! The network: connections between the parts, what chance does to them, and the time.
+//! The network: connections between the parts, their faults, and the time.
 //!
 //! ```text
 //!  dialer  ── near ──► pipe ──► far ──  acceptor
 //!          ◄────────── pipe ◄─────────
 //! ```
 //!
-//! Bytes are cut into pieces and delayed anywhere. While the storm lasts, a direction may break at
-//! any byte: reset, silently swallowed, or ended as if the sender had said so.
+//! Bytes are cut into pieces and delayed at random. While there are faults, a direction may break at
+//! any byte: reset, silently lost, or ended as if the sender had ended it.
 
-use crate::pipe::{Ending, Front, Pipe};
-use crate::plan::Wire;
-use crate::trace::{Who, note};
+use crate::pipe::{Ending, Pipe, Readable};
+use crate::plan::Conditions;
+use crate::trace::{Actor, record};
 use distcache_core::time::Instant;
 use distcache_testing::random::Random;
 use std::collections::VecDeque;
@@ -18,9 +18,9 @@ use std::collections::VecDeque;
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Side {
-    /// Who dialed.
+    /// The end that dialed.
     Near = 0,
-    /// Who accepted.
+    /// The end that accepted.
     Far = 1,
 }
 
@@ -29,103 +29,103 @@ pub enum Side {
 pub struct End {
     /// The connection's number.
     pub link: usize,
-    /// Which of its ends.
+    /// Which of its two ends.
     pub side: Side,
 }
 
-/// What became of an attempt to connect.
+/// The state of an attempt to connect.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Dial {
-    /// Nothing yet.
+    /// Not decided yet.
     Waiting,
     /// It is connected.
     Connected,
-    /// Nobody is there.
+    /// Nothing listens.
     Refused,
 }
 
 #[derive(Debug)]
 struct Link {
-    dialer: Who,
-    /// Who was dialed.
+    dialer: Actor,
+    /// The node that was dialed.
     node: usize,
-    /// What is sent by each side.
+    /// The bytes that each side sends.
     pipes: [Pipe; 2],
-    /// Which ends are still held.
+    /// Which ends are not closed.
     held: [bool; 2],
-    /// When the attempt is decided, and how; `None` where it never is.
+    /// When the attempt is decided, and how; `None` if it hangs.
     decided: Option<(Instant, Dial)>,
 }
 
-/// Where a node takes connections.
+/// Where a node accepts connections.
 #[derive(Clone, Debug, Default)]
 pub struct Listener {
-    /// Whether there is anybody at all.
+    /// Whether the node runs.
     pub up: bool,
     backlog: VecDeque<usize>,
 }
 
 /// The network.
 #[derive(Debug)]
-pub struct Wires {
+pub struct Network {
     /// The time.
     pub now: Instant,
-    /// All chance of a run.
+    /// The source of all random decisions of a run.
     pub random: Random,
-    /// How bytes fare.
-    pub wire: Wire,
-    /// Where each node takes connections.
+    /// Network conditions.
+    pub conditions: Conditions,
+    /// The listener of each node.
     pub listeners: Vec<Listener>,
-    /// The only node whose connections are cut or not made.
+    /// The only node whose connections have faults, if there is such a one.
     pub victim: Option<usize>,
     links: Vec<Link>,
 }
 
-impl Wires {
-    /// A network without connections.
-    pub fn new(random: Random, wire: Wire, nodes: usize) -> Self {
+impl Network {
+    /// Creates a network without connections.
+    pub fn new(random: Random, conditions: Conditions, nodes: usize) -> Self {
         let listeners = vec![Listener { up: true, ..Listener::default() }; nodes];
         let now = Instant::from_millis(1_000);
-        Self { now, random, wire, listeners, victim: None, links: Vec::new() }
+        Self { now, random, conditions, listeners, victim: None, links: Vec::new() }
     }
 
-    /// Whether something that happens `permille` times of a thousand happens now.
+    /// Draws whether something happens that happens `permille` times in a thousand.
     pub const fn chance(&mut self, permille: usize) -> bool {
         permille > 0 && self.random.below(1000) < permille
     }
 
     fn arrival(&mut self) -> Instant {
-        let most = usize::try_from(self.wire.delay).unwrap_or(0);
+        let most = usize::try_from(self.conditions.delay).unwrap_or(0);
         self.now.after(self.random.below(most + 1) as u64)
     }
 
     /// Begins to connect to a node.
-    pub fn dial(&mut self, who: Who, node: usize) -> End {
+    pub fn dial(&mut self, actor: Actor, node: usize) -> End {
         let link = self.links.len();
         let at = self.arrival();
-        let lost = self.is_troubled(node) && self.chance(self.wire.lost_dials);
+        let lost = self.is_troubled(node) && self.chance(self.conditions.lost_dials);
         let decided = match self.listeners[node].up {
             _ if lost => None,
             true => Some((at, Dial::Connected)),
             false => Some((at, Dial::Refused)),
         };
-        let pipe = || Pipe::new(self.wire.capacity);
+        let pipe = || Pipe::new(self.conditions.capacity);
         let pipes = [pipe(), pipe()];
-        self.links.push(Link { dialer: who, node, pipes, held: [true; 2], decided });
+        self.links.push(Link { dialer: actor, node, pipes, held: [true; 2], decided });
         if let Some((_, Dial::Connected)) = decided {
             self.listeners[node].backlog.push_back(link);
         }
-        note(self.now, who, "dials node, as link", [node as u64, link as u64]);
+        record(self.now, actor, "dials node, as link", [node as u64, link as u64]);
         End { link, side: Side::Near }
     }
 
-    /// What became of an attempt.
+    /// Returns the state of an attempt.
     pub fn dialed(&self, end: End) -> Dial {
         let decided = self.links[end.link].decided.filter(|(at, _)| *at <= self.now);
         decided.map_or(Dial::Waiting, |(_, dial)| dial)
     }
 
-    /// Attempts that hang are refused.
+    /// Refuses all attempts that hang.
     pub fn refuse_hanging(&mut self) {
         let now = self.now;
         for link in &mut self.links {
@@ -134,18 +134,18 @@ impl Wires {
         }
     }
 
-    /// Takes the connection that has waited longest at a node.
+    /// Accepts the oldest waiting connection of a node.
     pub fn accept(&mut self, node: usize) -> Option<End> {
         let link = *self.listeners[node].backlog.front()?;
         if self.dialed(End { link, side: Side::Near }) != Dial::Connected {
             return None;
         }
         self.listeners[node].backlog.pop_front();
-        note(self.now, Who::Node(node), "accepts link", [link as u64, 0]);
+        record(self.now, Actor::Node(node), "accepts link", [link as u64, 0]);
         Some(End { link, side: Side::Far })
     }
 
-    /// Nobody is at a node any more: who waits there is reset.
+    /// Stops a listener, and resets the connections that wait there.
     pub fn shut(&mut self, node: usize) {
         self.listeners[node].up = false;
         for link in std::mem::take(&mut self.listeners[node].backlog) {
@@ -153,8 +153,8 @@ impl Wires {
         }
     }
 
-    /// Who dialed the connection.
-    pub fn dialer(&self, end: End) -> Who {
+    /// Returns the actor that dialed the connection.
+    pub fn dialer(&self, end: End) -> Actor {
         self.links[end.link].dialer
     }
 
@@ -166,8 +166,8 @@ impl Wires {
         &self.links[end.link].pipes[1 - end.side as usize]
     }
 
-    /// Sends some of `bytes`, and says how many were taken.
-    pub fn write(&mut self, who: Who, end: End, bytes: &[u8]) -> usize {
+    /// Sends some of `bytes`, and returns how many were taken.
+    pub fn write(&mut self, actor: Actor, end: End, bytes: &[u8]) -> usize {
         let room = self.outgoing(end).room();
         let most = bytes.len().min(room);
         if most == 0 {
@@ -175,14 +175,14 @@ impl Wires {
         }
         let at = self.arrival();
         if !self.links[end.link].held[1 - end.side as usize] {
-            // Nobody reads this: the answer is a reset.
-            self.links[end.link].pipes[1 - end.side as usize].end(at, Ending::Broken);
+            // Nothing reads this: the answer is a reset.
+            self.links[end.link].pipes[1 - end.side as usize].end(at, Ending::Reset);
             return most;
         }
         let len = self.piece(most);
-        note(self.now, who, "sends on link, bytes", [end.link as u64, len as u64]);
+        record(self.now, actor, "sends on link, bytes", [end.link as u64, len as u64]);
         let troubled = self.is_troubled(self.links[end.link].node);
-        let passes = match troubled && self.chance(self.wire.cuts) {
+        let passes = match troubled && self.chance(self.conditions.cuts) {
             true => self.random.below(len + 1),
             false => len,
         };
@@ -198,101 +198,102 @@ impl Wires {
     }
 
     fn piece(&mut self, most: usize) -> usize {
-        match self.wire.piece {
+        match self.conditions.piece {
             0 => 1 + self.random.below(most),
             piece => most.min(piece),
         }
     }
 
-    /// Something happens to what this end sends, and maybe to all of the connection.
+    /// Breaks what this end sends, and maybe the whole connection.
     fn cut(&mut self, end: End, at: Instant) {
         let kind = self.random.below(4) as u64;
-        note(self.now, Who::World, "cuts link, in way", [end.link as u64, kind]);
+        record(self.now, Actor::World, "cuts link, in way", [end.link as u64, kind]);
         let now = self.now;
         let [near, far] = &mut self.links[end.link].pipes;
         match kind {
-            0 => near.end(at, Ending::Broken),
-            1 => near.kill(now),
+            0 => near.end(at, Ending::Reset),
+            1 => near.black_hole(now),
             _ => (),
         }
         match kind {
-            0 => far.end(at, Ending::Broken),
-            1 => far.kill(now),
-            2 => self.outgoing(end).kill(now),
-            _ => self.outgoing(end).end(at, Ending::Over),
+            0 => far.end(at, Ending::Reset),
+            1 => far.black_hole(now),
+            2 => self.outgoing(end).black_hole(now),
+            _ => self.outgoing(end).end(at, Ending::Finished),
         }
     }
 
-    /// What has arrived at this end.
-    pub fn front(&self, end: End) -> Front {
-        self.incoming(end).front(self.now)
+    /// Returns what has arrived at this end.
+    pub fn readable(&self, end: End) -> Readable {
+        self.incoming(end).readable(self.now)
     }
 
-    /// Takes in some of what has arrived.
-    pub fn read(&mut self, who: Who, end: End, out: &mut [u8]) -> usize {
+    /// Takes some of what has arrived.
+    pub fn read(&mut self, actor: Actor, end: End, out: &mut [u8]) -> usize {
         let (now, link) = (self.now, end.link);
-        let here = match self.front(end) {
-            Front::Bytes(here) if !out.is_empty() => self.piece(here.min(out.len())),
+        let here = match self.readable(end) {
+            Readable::Bytes(here) if !out.is_empty() => self.piece(here.min(out.len())),
             _ => return 0,
         };
         let pipe = &mut self.links[link].pipes[1 - end.side as usize];
-        let len = pipe.pull(now, &mut out[..here]);
-        note(now, who, "reads from link, bytes", [link as u64, len as u64]);
+        let len = pipe.take(now, &mut out[..here]);
+        record(now, actor, "reads from link, bytes", [link as u64, len as u64]);
         len
     }
 
-    /// This end sends no more.
+    /// Ends the sending side of this end.
     pub fn finish(&mut self, end: End) {
         let at = self.arrival();
-        self.outgoing(end).end(at, Ending::Over);
+        self.outgoing(end).end(at, Ending::Finished);
     }
 
-    /// This end is let go; what it sent still arrives.
-    pub fn close(&mut self, who: Who, end: End) {
-        note(self.now, who, "closes link", [end.link as u64, 0]);
+    /// Closes this end. What it has sent still arrives.
+    pub fn close(&mut self, actor: Actor, end: End) {
+        record(self.now, actor, "closes link", [end.link as u64, 0]);
         self.finish(end);
         self.links[end.link].held[end.side as usize] = false;
     }
 
-    /// This end breaks, as when its process dies.
+    /// Resets this end, as when its process dies.
     pub fn abort(&mut self, end: End) {
         let at = self.arrival();
-        self.outgoing(end).end(at, Ending::Broken);
+        self.outgoing(end).end(at, Ending::Reset);
         self.links[end.link].held[end.side as usize] = false;
     }
 
-    /// No delays, no narrow places and no cuts from now on. Where a connection swallows bytes, an
-    /// end learns of it that is `told` (given itself and the other end); the rest must find out.
-    pub fn heal(&mut self, told: impl Fn(Who, Who) -> bool) {
-        (self.wire.delay, self.wire.capacity, self.wire.piece) = (0, usize::MAX / 2, 0);
-        (self.wire.cuts, self.wire.lost_dials) = (0, 0);
+    /// Ends delays, limits and cuts. If a connection loses bytes silently, an end learns of it if
+    /// `notified` (given itself and the other end) says so; the others must find out.
+    pub fn heal(&mut self, notified: impl Fn(Actor, Actor) -> bool) {
+        (self.conditions.delay, self.conditions.capacity, self.conditions.piece) =
+            (0, usize::MAX / 2, 0);
+        (self.conditions.cuts, self.conditions.lost_dials) = (0, 0);
         let now = self.now;
         for link in &mut self.links {
             if let Some((at, _)) = &mut link.decided {
                 *at = now.min(*at);
             }
-            let dead = link.pipes.iter().any(Pipe::is_dead);
-            let (near, far) = (link.dialer, Who::Node(link.node));
+            let dead = link.pipes.iter().any(Pipe::is_black_hole);
+            let (near, far) = (link.dialer, Actor::Node(link.node));
             for (pipe, [reader, writer]) in link.pipes.iter_mut().zip([[far, near], [near, far]]) {
                 pipe.heal(now);
-                if dead && told(reader, writer) {
-                    pipe.end(now, Ending::Broken);
+                if dead && notified(reader, writer) {
+                    pipe.end(now, Ending::Reset);
                 }
             }
         }
     }
 
-    /// When something new arrives at this end.
+    /// Returns when something new arrives at this end.
     pub fn next(&self, end: End) -> Option<Instant> {
         self.incoming(end).next(self.now)
     }
 
-    /// When the attempt is decided, if that is still to come.
+    /// Returns when the attempt is decided, if that is still to come.
     pub fn next_dial(&self, end: End) -> Option<Instant> {
         self.links[end.link].decided.map(|(at, _)| at).filter(|at| *at > self.now)
     }
 
-    /// When the next connection reaches a node.
+    /// Returns when the next connection reaches a node.
     pub fn next_accept(&self, node: usize) -> Option<Instant> {
         let link = *self.listeners[node].backlog.front()?;
         self.next_dial(End { link, side: Side::Near })

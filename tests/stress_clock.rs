@@ -1,9 +1,9 @@
-//! What it costs that somebody sets the clock.
+//! What a change of the clock does to the programs.
 //!
-//! The time of day of a machine is nothing that a test may change. So a library that is loaded before
-//! all others gives the program another one: years ahead, years back, at every look. That this works
-//! is shown on `dc_snoop`, which prints the time of day. And in a time namespace of its own a
-//! program's monotonic clock, which nobody can set while it runs, begins elsewhere.
+//! A test cannot change the time of day of the machine. So a preloaded library gives the program
+//! another one at every call: years ahead, years back. `dc_snoop`, which prints the time of day,
+//! shows that this works. The monotonic clock cannot be set while a program runs; in a time
+//! namespace it starts elsewhere.
 #![cfg(target_os = "linux")]
 
 use std::path::PathBuf;
@@ -11,17 +11,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{ADD, HAVE, add_for, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::daemon::Daemon;
 use distcache_testing::load::Load;
-use distcache_testing::process::{Dir, Program, Signal, has_tool, until};
-use distcache_testing::siege::{Counters, ROUNDS, Siege, may_make_namespaces, row};
+use distcache_testing::process::{Dir, Program, Signal, is_in_path, until};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::stress::{Counters, ROUNDS, Target, can_make_namespaces, print_row};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// Each look at the time of day is ten years later than the real one, or ten years earlier.
+/// The time of day of each call is ten years later than the real one, or ten years earlier.
 const LEAPS: &str = "
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -56,9 +56,9 @@ time_t time(time_t *now) {
 }
 ";
 
-/// The library, in a directory.
-fn leaps(dir: &Dir) -> PathBuf {
-    assert!(has_tool("cc"), "this test needs a C compiler");
+/// Compiles the library into a directory.
+fn jumping_clock(dir: &Dir) -> PathBuf {
+    assert!(is_in_path("cc"), "this test needs a C compiler");
     let (source, library) = (dir.join("leaps.c"), dir.join("leaps.so"));
     std::fs::write(&source, LEAPS).expect("a file of ours");
     let mut cc = Command::new("cc");
@@ -67,69 +67,76 @@ fn leaps(dir: &Dir) -> PathBuf {
     library
 }
 
-/// Starts a program whose time of day leaps.
-fn leaping(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
+/// Starts a program whose time of day jumps.
+fn start_with_library(library: &PathBuf, program: &str, arguments: &[&str]) -> Program {
     let mut command = Command::new(program);
     command.args(arguments).env("LD_PRELOAD", library);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let program = Program::adopt(command);
+    let program = Program::spawn(command);
     program.address();
     program
 }
 
-/// Looks whether sessions and connections last as long as they should, neither more nor less.
-fn keeps_time(address: &str) {
+/// Checks that sessions and connections live exactly as long as they should.
+fn check_times(address: &str) {
     let (short, long) = (Duration::from_millis(700), 600_000);
     let begun = Instant::now();
-    let (silent, half) = (Caller::to(address), Caller::to(address));
+    let (silent, half) = (RawClient::connect(address), RawClient::connect(address));
     half.send(&have(1, b"id")[..9]);
-    let caller = Caller::to(address);
+    let client = RawClient::connect(address);
     let millis = short.as_millis() as u32;
-    assert_eq!(caller.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
-    assert_eq!(caller.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
+    assert_eq!(client.ask(&add_for(1, millis, b"short", b"data!")), status(1, ADD, 0));
+    assert_eq!(client.ask(&add_for(2, long, b"long", b"data!")), status(2, ADD, 0));
     let mut last_there = begun;
     until("the end of the session", || {
         let asked = Instant::now();
-        let answer = caller.ask(&have(3, b"short"));
+        let answer = client.ask(&have(3, b"short"));
         last_there = if answer == status(3, HAVE, 0) { asked } else { last_there };
         (answer == status(3, HAVE, 1)).then_some(())
     });
     // The programs count whole milliseconds.
     let lived = begun.elapsed() + Duration::from_millis(2);
-    assert!(lived >= short, "it ended before its time: {lived:?}");
-    assert!(last_there.duration_since(begun) < short * 10, "it went on after its time");
-    // Both have a limit of 800 ms for this, and none was closed before it, or never.
+    assert!(lived >= short, "it expired too early: {lived:?}");
+    assert!(last_there.duration_since(begun) < short * 10, "it expired too late");
+    // The limit of both is 800 ms.
     for closed in [half, silent] {
         assert_eq!(closed.rest(), b"");
-        assert!(begun.elapsed() >= Duration::from_millis(798), "closed before its time");
+        assert!(begun.elapsed() >= Duration::from_millis(798), "closed too early");
     }
-    let again = Caller::to(address);
+    let again = RawClient::connect(address);
     assert_eq!(again.ask(&have(4, b"long")), status(4, HAVE, 0));
 }
 
 const LIMITS: [&str; 4] = ["-reqtimeout", "800", "-idle", "800"];
 
 #[test]
-fn a_time_of_day_that_leaps_by_years_changes_nothing() {
+fn a_wall_clock_that_jumps_by_years_changes_nothing() {
     let dir = Dir::new();
-    let library = leaps(&dir);
+    let library = jumping_clock(&dir);
     let (s, c) = (dir.address("s"), dir.address("c"));
-    let server = leaping(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
-    // A server of its own: the proxy is its client, and may be idle.
+    let server = start_with_library(&library, DC_SERVER, &[&["-listen", &s], &LIMITS[..]].concat());
+    // A server of its own, since the proxy is an idle client of it.
     let b = dir.address("b");
-    let behind = leaping(&library, DC_SERVER, &["-listen", &b]);
+    let behind = start_with_library(&library, DC_SERVER, &["-listen", &b]);
     let words = ["-listen", &c, "-server", &b, "-retry", "50"];
-    let proxy = leaping(&library, DC_CLIENT, &[&words, &LIMITS[..]].concat());
+    let proxy = start_with_library(&library, DC_CLIENT, &[&words, &LIMITS[..]].concat());
     proxy.err.wait_for("connected to ");
-    let snoop = leaping(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
-    keeps_time(&s);
-    keeps_time(&c);
-    let plain = [Siege::server(DC_SERVER, &[]), Siege::proxy(DC_CLIENT, DC_SERVER, &[])];
-    for (siege, address) in plain.iter().zip([&s, &c]) {
-        let ((_, quiet), under) = (siege.load(), Load::to(address).quiet(ROUNDS));
-        row(siege.name, "a time of day that leaps", &quiet, &under, &Counters::default());
+    let snoop =
+        start_with_library(&library, DC_SNOOP, &["-listen", &dir.address("o"), "-server", &s]);
+    check_times(&s);
+    check_times(&c);
+    let plain = [Target::server(DC_SERVER, &[]), Target::proxy(DC_CLIENT, DC_SERVER, &[])];
+    for (target, address) in plain.iter().zip([&s, &c]) {
+        let ((_, undisturbed), stressed) = (target.load(), Load::connect(address).run(ROUNDS));
+        print_row(
+            target.name,
+            "a wall clock that jumps",
+            &undisturbed,
+            &stressed,
+            &Counters::default(),
+        );
     }
-    assert_eq!(Caller::to(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&dir.address("o")).ask(&have(1, b"id")), status(1, HAVE, 1));
     let years = snoop.out.find("years far apart", |text| {
         let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
         let years: Vec<u32> = text.lines().filter_map(year).collect();
@@ -144,12 +151,12 @@ fn a_time_of_day_that_leaps_by_years_changes_nothing() {
 
 #[test]
 fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
-    if !may_make_namespaces("a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing") {
+    if !can_make_namespaces() {
         return;
     }
     let uptime = std::fs::read_to_string("/proc/uptime").expect("how long this machine is up");
     let now: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("seconds");
-    // A second after its origin, and more than a century later.
+    // One second after the origin, and more than a century later.
     for offset in [1 - now as i64, 4_000_000_000] {
         let dir = Dir::new();
         let (s, pid_file) = (dir.address("s"), dir.join("pid"));
@@ -159,7 +166,7 @@ fn a_monotonic_clock_that_began_long_ago_or_just_now_changes_nothing() {
         let program = Program::start("unshare", &[&words[..], &pid, &LIMITS].concat());
         program.address();
         let daemon = Daemon::of(&pid_file);
-        keeps_time(&s);
+        check_times(&s);
         daemon.end(Signal::TERM);
         assert_eq!(program.ended().code, 0);
     }

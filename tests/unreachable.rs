@@ -1,4 +1,4 @@
-//! What a proxy does while its server is away, goes away, or says nothing. Told over virtual time.
+//! What a proxy does while its server is unreachable, silent, or lost, over virtual time.
 
 use distcache_core::Limits;
 use distcache_core::machine::Machine;
@@ -6,7 +6,7 @@ use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, messages, session, status};
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS, limits};
-use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, Reach, SERVER, with_every_split};
 use distcache_testing::store::Plain;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ fn uids(net: &mut World<'_>) -> Vec<u32> {
 }
 
 #[test]
-fn while_the_server_is_away_every_request_is_answered_at_once() {
-    every_way(60, |pieces| {
+fn while_the_server_is_unreachable_every_request_is_answered_at_once() {
+    with_every_split(60, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Refuses, pieces);
         let client = net.connect();
@@ -62,7 +62,7 @@ fn the_server_is_dialed_every_retry_and_not_more_often() {
 }
 
 #[test]
-fn a_server_that_hangs_up_at_once_is_not_dialed_more_often() {
+fn a_server_that_closes_at_once_is_not_dialed_more_often() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Accepts, Pieces::Whole);
     let start = net.now;
@@ -86,7 +86,7 @@ fn a_server_lost_long_after_it_was_dialed_is_dialed_at_once() {
 
 #[test]
 fn a_server_that_comes_back_is_used_again() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Refuses, pieces);
         let client = net.connect();
@@ -103,9 +103,9 @@ fn a_server_that_comes_back_is_used_again() {
 }
 
 #[test]
-fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_server_is_away() {
+fn a_lost_connection_answers_each_request_in_flight_with_disconnected() {
     for hangs_up in [false, true] {
-        every_way(20, |pieces| {
+        with_every_split(20, |pieces| {
             let mut memory = Memory::of(5);
             let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
             let clients: Vec<End> = (0..5).map(|_| net.connect()).collect();
@@ -135,8 +135,8 @@ fn when_the_connection_is_lost_each_request_in_flight_is_answered_that_the_serve
 }
 
 #[test]
-fn whole_answers_before_the_server_hung_up_count() {
-    every_way(30, |pieces| {
+fn whole_answers_before_the_server_closes_are_delivered() {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
         let clients = [net.connect(), net.connect()];
@@ -154,8 +154,8 @@ fn whole_answers_before_the_server_hung_up_count() {
 }
 
 #[test]
-fn what_the_last_connection_was_asked_is_not_answered_by_the_next() {
-    every_way(30, |pieces| {
+fn requests_on_a_lost_connection_are_not_answered_by_the_next() {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
         let client = net.connect();
@@ -175,7 +175,7 @@ fn what_the_last_connection_was_asked_is_not_answered_by_the_next() {
 }
 
 #[test]
-fn half_a_request_to_a_lost_server_is_not_continued_to_the_next() {
+fn half_a_request_to_a_lost_connection_is_not_continued_on_the_next() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
@@ -192,9 +192,9 @@ fn half_a_request_to_a_lost_server_is_not_continued_to_the_next() {
 }
 
 #[test]
-fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
+fn a_server_that_sends_garbage_is_disconnected_and_dialed_again() {
     for nonsense in [&b"HTTP/1.1 400"[..], &have(1, b"a"), &[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 1]] {
-        every_way(10, |pieces| {
+        with_every_split(10, |pieces| {
             let mut memory = Memory::of(1);
             let mut net = world(&mut memory, CONFIG, Reach::Accepts, pieces);
             let client = net.connect();
@@ -213,12 +213,12 @@ fn a_server_that_speaks_nonsense_is_left_and_dialed_again() {
 }
 
 #[test]
-fn a_silent_server_is_given_up_after_patience() {
+fn a_silent_server_is_disconnected_after_its_timeout() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
     net.pass(60_000);
-    assert!(net.is_open(SERVER), "a server that is asked nothing may be silent");
+    assert!(net.is_open(SERVER), "a server without requests may be silent");
     net.send(client, &have(1, b"a"));
     net.pass(2_999);
     assert!(net.received(client).is_empty());
@@ -229,7 +229,7 @@ fn a_silent_server_is_given_up_after_patience() {
 }
 
 #[test]
-fn a_server_that_sends_a_byte_a_second_is_given_up_too() {
+fn a_server_that_sends_a_byte_a_second_is_disconnected_too() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let client = net.connect();
@@ -244,8 +244,8 @@ fn a_server_that_sends_a_byte_a_second_is_given_up_too() {
 }
 
 #[test]
-fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
-    let mut memory = Memory::of(3).with_flights(1);
+fn clients_of_a_silent_server_get_disconnected_and_are_not_closed() {
+    let mut memory = Memory::of(3).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
     net.reach = Reach::Refuses;
@@ -260,8 +260,8 @@ fn clients_that_wait_behind_a_silent_server_are_told_and_not_closed() {
 }
 
 #[test]
-fn clients_that_wait_their_turn_are_not_closed_for_it() {
-    let mut memory = Memory::of(6).with_flights(1);
+fn clients_that_wait_their_turn_are_not_closed() {
+    let mut memory = Memory::of(6).with_in_flight(1);
     let mut net = world(&mut memory, PATIENT, Reach::Accepts, Pieces::Whole);
     let clients: Vec<End> = (0..6).map(|_| net.connect()).collect();
     for client in &clients {
@@ -277,14 +277,14 @@ fn clients_that_wait_their_turn_are_not_closed_for_it() {
 }
 
 #[test]
-fn requests_wait_a_moment_for_a_connection_that_is_being_made() {
+fn requests_wait_for_a_connection_attempt() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG, Reach::Hangs, Pieces::Whole);
     let client = net.connect();
     net.send(client, &have(1, b"a"));
     net.pass(50);
     assert!(net.received(client).is_empty());
-    net.pick_up();
+    net.accept_dial();
     let uid = uids(&mut net)[0];
     net.send(SERVER, &status(uid, HAVE, 0));
     net.drive();
@@ -292,7 +292,7 @@ fn requests_wait_a_moment_for_a_connection_that_is_being_made() {
 }
 
 #[test]
-fn requests_wait_no_longer_than_a_moment_for_a_connection() {
+fn requests_wait_only_a_moment_for_a_connection_attempt() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Reach::Hangs, Pieces::Whole);
     let client = net.connect();
@@ -304,12 +304,12 @@ fn requests_wait_no_longer_than_a_moment_for_a_connection() {
     assert_eq!(net.received(client), status(2, HAVE, 2));
     assert_eq!(net.dials.len(), 1);
     net.pass(4_900);
-    assert_eq!(net.dials.len(), 2, "an attempt that hangs is given up after patience");
+    assert_eq!(net.dials.len(), 2, "an attempt that hangs times out");
 }
 
 #[test]
-fn a_server_lost_and_found_behind_a_proxy_loses_requests_but_never_mixes_them() {
-    every_way(40, |pieces| {
+fn a_server_lost_and_found_behind_a_proxy_never_mixes_up_answers() {
+    with_every_split(40, |pieces| {
         let (mut front, mut back) = (Memory::of(3), Memory::of(2));
         let config = Config::new(NO_LIMITS, Duration::from_millis(1));
         let server = back.server(NO_LIMITS, Plain::new(100));

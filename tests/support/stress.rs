@@ -1,20 +1,20 @@
-//! The programs under siege, and what they say of it.
+//! Stress tests of the programs, and what they report.
 
 use std::time::Duration;
 
-use crate::load::{Load, Timings, alone};
+use crate::load::{Load, Timings, measure_alone};
 use crate::process::{Program, Signal, until};
 use crate::start::{self, ANY_PORT};
 
-/// How many rounds a load goes through in quiet, and again under siege.
+/// How many rounds a load goes through undisturbed, and again under stress.
 pub const ROUNDS: usize = 100;
 
-/// A program under siege, with what it needs behind it.
+/// A program under stress.
 #[derive(Debug)]
-pub struct Siege {
-    /// What the besieged is called.
+pub struct Target {
+    /// Its name.
     pub name: &'static str,
-    /// The besieged.
+    /// The program itself.
     pub program: Program,
     /// Where it listens.
     pub address: String,
@@ -22,28 +22,28 @@ pub struct Siege {
     pub server: Option<Program>,
 }
 
-/// What a program says at its end became of clients.
+/// What a program reports about its clients at its end.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
-    /// Clients taken.
+    /// Clients accepted.
     pub clients: u64,
     /// Clients refused.
     pub refused: u64,
-    /// Clients closed for what they sent.
+    /// Clients closed for malformed input.
     pub malformed: u64,
-    /// Clients closed for their silence.
+    /// Clients closed as idle.
     pub idle: u64,
-    /// Clients closed in the middle of a request, or of an answer.
+    /// Clients closed in the middle of a request or of an answer.
     pub stalled: u64,
 }
 
 impl Counters {
-    /// Those of the last such line.
+    /// Returns the counters in the last line that has them.
     pub fn last(text: &str) -> Option<Self> {
         text.lines().rev().find_map(Self::read)
     }
 
-    /// Those of a line, where it is such a one.
+    /// Returns the counters in a line, if it has them.
     pub fn read(line: &str) -> Option<Self> {
         let (_, line) = line.split_once(": ")?;
         let (clients, line) = line.split_once(" clients accepted, ")?;
@@ -61,22 +61,22 @@ impl Counters {
     }
 }
 
-/// Besieges both programs, one after the other, and nobody else meanwhile.
-pub fn each(dc_client: &str, dc_server: &str, arguments: &[&str], mut besiege: impl FnMut(Siege)) {
-    let _alone = alone();
-    besiege(Siege::server(dc_server, arguments));
-    besiege(Siege::proxy(dc_client, dc_server, arguments));
+/// Runs a test on both programs, one after the other, and no other test at the same time.
+pub fn each(dc_client: &str, dc_server: &str, arguments: &[&str], mut test: impl FnMut(Target)) {
+    let _alone = measure_alone();
+    test(Target::server(dc_server, arguments));
+    test(Target::proxy(dc_client, dc_server, arguments));
 }
 
-impl Siege {
-    /// A server.
+impl Target {
+    /// Starts a server.
     pub fn server(dc_server: &str, arguments: &[&str]) -> Self {
         let program = start::server(dc_server, ANY_PORT, arguments);
         let address = program.address();
         Self { name: "dc_server", program, address, server: None }
     }
 
-    /// A proxy, with a server behind it that is told nothing.
+    /// Starts a proxy, with a server behind it that has no further arguments.
     pub fn proxy(dc_client: &str, dc_server: &str, arguments: &[&str]) -> Self {
         let server = Self::server(dc_server, &[]);
         let words = [&["-retry", "50"], arguments].concat();
@@ -85,20 +85,20 @@ impl Siege {
         Self { name: "dc_client", program, address, server: Some(server.program) }
     }
 
-    /// Measures a load in quiet, to be measured again.
+    /// Connects a load and measures it undisturbed.
     pub fn load(&self) -> (Load, Timings) {
-        let mut load = Load::to(&self.address);
-        // What is done for the first time takes its own time.
-        load.quiet(20);
-        let quiet = load.quiet(ROUNDS);
-        (load, quiet)
+        let mut load = Load::connect(&self.address);
+        // The first rounds are slower.
+        load.run(20);
+        let undisturbed = load.run(ROUNDS);
+        (load, undisturbed)
     }
 
-    /// Ends it in good order, prints what the siege did to a load, and says what it counted.
+    /// Ends the program, prints how the load fared, and returns the counters.
     ///
     /// # Panics
-    /// Where it does not end in good order, or does not say.
-    pub fn lifted(self, abuse: &str, quiet: &Timings, under: &Timings) -> Counters {
+    /// If the program does not end with 0 and its counters.
+    pub fn finish(self, attack: &str, undisturbed: &Timings, stressed: &Timings) -> Counters {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{}", ended.err);
         let counters = Counters::last(&ended.err);
@@ -107,57 +107,68 @@ impl Siege {
             let ended = server.end(Signal::TERM);
             assert_eq!(ended.code, 0, "{}", ended.err);
             let behind = Counters::last(&ended.err).expect("the server's counters");
-            assert_eq!((behind.clients, behind.malformed), (1, 0), "all of it ends at the proxy");
+            assert_eq!(
+                (behind.clients, behind.malformed),
+                (1, 0),
+                "the proxy lets no bad client through"
+            );
         }
-        row(self.name, abuse, quiet, under, &counters);
+        print_row(self.name, attack, undisturbed, stressed, &counters);
         counters
     }
 }
 
-/// Prints a line of the table of all sieges.
-pub fn row(name: &str, abuse: &str, quiet: &Timings, under: &Timings, counters: &Counters) {
+/// Prints a row of the table of all stress tests.
+pub fn print_row(
+    name: &str,
+    attack: &str,
+    undisturbed: &Timings,
+    stressed: &Timings,
+    counters: &Counters,
+) {
     let Counters { clients, refused, malformed, idle, stalled } = counters;
     println!(
-        "| {name} | {abuse} | {} | {} / {} us | {} / {} us | {clients} clients, {refused} refused, \
+        "| {name} | {attack} | {} | {} / {} us | {} / {} us | {clients} clients, {refused} refused, \
          {malformed} malformed, {idle} idle, {stalled} stalled |",
-        quiet.answers + under.answers,
-        quiet.percentile(50),
-        quiet.percentile(99),
-        under.percentile(50),
-        under.percentile(99),
+        undisturbed.answers + stressed.answers,
+        undisturbed.percentile(50),
+        undisturbed.percentile(99),
+        stressed.percentile(50),
+        stressed.percentile(99),
     );
 }
 
-/// How much time of a processor a process has used, in hundredths of a second.
+/// Returns how much processor time a process has used, in hundredths of a second.
 ///
 /// # Panics
-/// Where it is gone.
-pub fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a program that runs");
-    // The name is in brackets, and may have anything in it.
+/// If it has ended.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the program runs");
+    // The name is in brackets, and may contain anything.
     let (_, behind) = stat.rsplit_once(") ").expect("a name in brackets");
     let number = |at: usize| behind.split(' ').nth(at).and_then(|word| word.parse().ok());
     let (user, system): (Option<u64>, Option<u64>) = (number(11), number(12));
     user.zip(system).map(|(user, system)| user + system).expect("its times")
 }
 
-/// Waits until a process has nothing to do: who spins never has.
+/// Waits until a process has nothing to do. One that spins never has.
 ///
 /// # Panics
-/// Where it goes on and on.
-pub fn rests(pid: u32) {
-    until("a while in which it uses no time", || {
-        let before = ticks(pid);
-        // That nothing happens is no event: the while itself is what is measured.
+/// If it never is idle.
+pub fn wait_until_idle(pid: u32) {
+    until("a while without processor time", || {
+        let before = cpu_ticks(pid);
+        // There is no event to wait for: the time itself is what is measured.
         std::thread::sleep(Duration::from_millis(400));
-        (ticks(pid) - before <= 2).then_some(())
+        (cpu_ticks(pid) - before <= 2).then_some(())
     });
 }
 
-/// Whether a test may make namespaces, for which it must be root.
+/// Returns whether the test on this thread can create namespaces, which needs root.
 ///
 /// # Panics
 /// See [`crate::rig::can_run`].
-pub fn may_make_namespaces(test: &str) -> bool {
-    crate::rig::can_run(test, true, &["ip", "nsenter", "unshare"])
+pub fn can_make_namespaces() -> bool {
+    let thread = std::thread::current();
+    crate::rig::can_run(thread.name().unwrap_or("a test"), true, &["ip", "nsenter", "unshare"])
 }

@@ -1,5 +1,5 @@
-//! What patch levels are for, told over virtual time: who asks at level 0 gets what it always got, and
-//! the operations of level 1 reach nobody who does not have them.
+//! Patch levels, over virtual time: level-0 clients see no change, and level-0 servers get no
+//! operation of level 1.
 
 use distcache_core::proxy::{self, Config};
 use distcache_core::server;
@@ -9,7 +9,7 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::store::Plain;
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ fn take(uid: u32, id: &[u8]) -> Vec<u8> {
     at_level(1, message(0, uid, TAKE, id))
 }
 
-fn said(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
+fn answer(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     at_level(1, message(1, uid, op, payload))
 }
 
 #[test]
-fn an_answer_is_at_the_level_of_the_request_and_at_1_at_most() {
+fn an_answer_has_the_level_of_its_request_up_to_1() {
     let mut memory = Memory::of(1);
     let mut net = server(&mut memory, Pieces::Whole);
     let client = net.connect();
@@ -55,7 +55,7 @@ fn an_answer_is_at_the_level_of_the_request_and_at_1_at_most() {
 
 #[test]
 fn a_put_replaces_and_a_take_leaves_nothing() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = server(&mut memory, pieces);
         let client = net.connect();
@@ -72,23 +72,23 @@ fn a_put_replaces_and_a_take_leaves_nothing() {
         net.send(client, &asks.concat());
         net.drive();
         let answers = [
-            said(1, PUT, &[0]),
-            said(2, PUT, &[0]),
-            said(3, ADD, &[101]),
-            said(4, TAKE, &long),
-            said(5, TAKE, &[1]),
-            said(6, GET, &[1]),
-            said(7, TAKE, &[1]),
+            answer(1, PUT, &[0]),
+            answer(2, PUT, &[0]),
+            answer(3, ADD, &[101]),
+            answer(4, TAKE, &long),
+            answer(5, TAKE, &[1]),
+            answer(6, GET, &[1]),
+            answer(7, TAKE, &[1]),
         ];
         assert!(net.received(client) == answers.concat());
     });
 }
 
 #[test]
-fn at_level_0_the_new_operations_close_the_connection_as_ever() {
+fn at_level_0_the_new_operations_close_the_connection() {
     for ask in [put(1, b"a", b"session"), take(1, b"a")] {
         let ask = at_level(0, ask);
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(1);
             let mut net = server(&mut memory, pieces);
             let client = net.connect();
@@ -109,7 +109,7 @@ fn at_level_0_the_new_operations_close_the_connection_as_ever() {
 }
 
 #[test]
-fn a_refused_put_leaves_what_is_there() {
+fn a_refused_put_changes_nothing() {
     let mut memory = Memory::of(1);
     let mut net = server(&mut memory, Pieces::Whole);
     let client = net.connect();
@@ -119,17 +119,17 @@ fn a_refused_put_leaves_what_is_there() {
     net.send(client, &[at_level(1, late), at_level(1, empty), get(4, b"a")].concat());
     net.drive();
     let answers =
-        [status(1, ADD, 0), said(2, PUT, &[102]), said(3, PUT, &[100]), session(4, b"session")];
+        [status(1, ADD, 0), answer(2, PUT, &[102]), answer(3, PUT, &[100]), session(4, b"session")];
     assert_eq!(net.received(client), answers.concat());
 }
 
-/// Lets the proxy's server answer one HAVE at `level`, and gives what the client, that asks at level 9,
-/// got.
-fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
+/// Lets the proxy's server answer a HAVE at `level`. Returns what the client, which asks at level
+/// 9, got.
+fn learn_level(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
     net.send(client, &at_level(9, have(7, b"a")));
     net.drive();
     let asked = net.take(SERVER);
-    assert_eq!(asked[..4], [0, 0x11, 0, 1], "a proxy says what it can itself");
+    assert_eq!(asked[..4], [0, 0x11, 0, 1], "a proxy answers at its own level");
     let uid = messages(&asked)[0].0;
     net.send(SERVER, &at_level(level, status(uid, HAVE, 1)));
     net.drive();
@@ -137,25 +137,28 @@ fn learn(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_proxy_answers_for_what_its_server_can_do() {
-    for (level, told) in [(0, 0), (1, 1), (7, 1)] {
+fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
+    for (level, answer_level) in [(0, 0), (1, 1), (7, 1)] {
         let mut memory = Memory::of(1);
         let mut net = proxy(&mut memory);
         let client = net.connect();
-        assert_eq!(learn(&mut net, client, level), at_level(told, status(7, HAVE, 1)));
+        assert_eq!(
+            learn_level(&mut net, client, level),
+            at_level(answer_level, status(7, HAVE, 1))
+        );
         net.send(client, &take(8, b"a"));
         net.drive();
         let asked = messages(&net.take(SERVER));
-        match told {
+        match answer_level {
             0 => {
-                assert!(asked.is_empty(), "who does not have it is not asked");
-                assert_eq!(net.take(client), said(8, TAKE, &[UNSUPPORTED]));
+                assert!(asked.is_empty(), "a server that lacks it is not asked");
+                assert_eq!(net.take(client), answer(8, TAKE, &[UNSUPPORTED]));
             }
             _ => {
                 assert_eq!((asked.len(), asked[0].1, &asked[0].2[..]), (1, TAKE, &b"a"[..]));
                 net.send(SERVER, &at_level(level, message(1, asked[0].0, TAKE, b"session")));
                 net.drive();
-                assert_eq!(net.take(client), said(8, TAKE, b"session"));
+                assert_eq!(net.take(client), answer(8, TAKE, b"session"));
             }
         }
         assert!(net.is_open(client));
@@ -163,25 +166,25 @@ fn a_proxy_answers_for_what_its_server_can_do() {
 }
 
 #[test]
-fn a_server_that_has_not_answered_yet_is_not_asked_for_what_is_new() {
+fn a_server_that_has_not_answered_yet_gets_no_new_operations() {
     let mut memory = Memory::of(1);
     let mut net = proxy(&mut memory);
     let client = net.connect();
     net.send(client, &put(1, b"a", b"session"));
     net.drive();
-    assert_eq!(net.take(client), said(1, PUT, &[UNSUPPORTED]));
-    learn(&mut net, client, 1);
-    // Another server may be there after that one.
+    assert_eq!(net.take(client), answer(1, PUT, &[UNSUPPORTED]));
+    learn_level(&mut net, client, 1);
+    // The next connection may be to another server.
     net.cut(SERVER);
     net.pass(5_000);
     net.send(client, &put(2, b"a", b"session"));
     net.drive();
-    assert_eq!(net.take(client), said(2, PUT, &[UNSUPPORTED]));
+    assert_eq!(net.take(client), answer(2, PUT, &[UNSUPPORTED]));
     assert!(net.take(SERVER).is_empty());
 }
 
 #[test]
-fn while_the_server_is_away_the_new_operations_are_answered_like_the_others() {
+fn while_the_server_is_unreachable_the_new_operations_are_answered_like_the_others() {
     let mut memory = Memory::of(1);
     let mut net = proxy(&mut memory);
     let client = net.connect();
@@ -189,12 +192,12 @@ fn while_the_server_is_away_the_new_operations_are_answered_like_the_others() {
     net.drive();
     net.send(client, &[take(1, b"a"), get(2, b"a")].concat());
     net.drive();
-    assert_eq!(net.take(client), [said(1, TAKE, &[2]), status(2, GET, 2)].concat());
+    assert_eq!(net.take(client), [answer(1, TAKE, &[2]), status(2, GET, 2)].concat());
 }
 
 #[test]
-fn new_operations_pass_a_proxy_whole() {
-    every_way(40, |pieces| {
+fn new_operations_pass_a_proxy_unchanged() {
+    with_every_split(40, |pieces| {
         let (mut proxies, mut servers) = (Memory::of(1), Memory::of(1));
         let proxy = proxies.proxy(CONFIG);
         let server = servers.server(NO_LIMITS, Plain::new(100));
@@ -207,8 +210,8 @@ fn new_operations_pass_a_proxy_whole() {
             chain.front.take(client)
         };
         assert_eq!(ask(&add(1, b"a", b"session")), status(1, ADD, 0));
-        assert_eq!(ask(&put(2, b"a", &[8; 5000])), said(2, PUT, &[0]));
-        assert!(ask(&take(3, b"a")) == said(3, TAKE, &[8; 5000]));
-        assert_eq!(ask(&take(4, b"a")), said(4, TAKE, &[1]));
+        assert_eq!(ask(&put(2, b"a", &[8; 5000])), answer(2, PUT, &[0]));
+        assert!(ask(&take(3, b"a")) == answer(3, TAKE, &[8; 5000]));
+        assert_eq!(ask(&take(4, b"a")), answer(4, TAKE, &[1]));
     });
 }

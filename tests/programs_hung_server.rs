@@ -1,5 +1,5 @@
-//! `dc_client` before several servers of which one hangs: its process is stopped, and the kernel goes
-//! on taking connections and bytes for it.
+//! `dc_client` in front of several servers, one of which hangs: its process is stopped, and the
+//! kernel still accepts connections and bytes for it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use distcache_core::id::Id;
 use distcache_posix::client::Client;
 use distcache_testing::bytes::{GET, HAVE, add, get, have, session, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::load::data;
 use distcache_testing::process::{Dir, Program, Signal};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -40,15 +40,15 @@ impl Site {
         Self { servers, proxy, _dir: dir }
     }
 
-    /// Stores sessions through the proxy: the ids that each server holds.
+    /// Stores sessions through the proxy. Returns the ids that each server holds.
     fn store(&self, count: u32) -> [Vec<[u8; 4]>; 2] {
-        let caller = Caller::to(&self.proxy.address());
+        let caller = RawClient::connect(&self.proxy.address());
         let ids: Vec<_> = (0..count).map(u32::to_be_bytes).collect();
         for id in &ids {
             assert_eq!(caller.ask(&add(1, id, &data(id))), status(1, 0, 0));
         }
         self.servers.each_ref().map(|server| {
-            let caller = Caller::to(&server.address());
+            let caller = RawClient::connect(&server.address());
             let holds = |id: &&[u8; 4]| caller.ask(&have(1, &id[..])) == status(1, HAVE, 0);
             ids.iter().filter(holds).copied().collect()
         })
@@ -60,8 +60,8 @@ impl Site {
     }
 }
 
-/// Lets 40 threads ask for ids, each for so many, and go on after a deadline.
-fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
+/// Lets 40 threads send `each` GETs with a deadline. Returns how many were not answered.
+fn run_impatient_clients(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
     let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..40 {
@@ -79,32 +79,32 @@ fn crowd(site: &Site, ids: &[[u8; 4]], each: usize) -> usize {
 }
 
 #[test]
-fn clients_that_give_up_on_a_hung_server_leave_the_other_one_to_everybody() {
-    // Without an end to its patience with servers the proxy keeps all that was left unanswered.
+fn clients_that_leave_a_hung_server_do_not_block_the_other_one() {
+    // Without a server timeout the proxy keeps all unanswered requests.
     let site = Site::new(&["-maxconn", "256", "-servertimeout", "0"]);
     let [hung, well] = site.store(200);
     site.servers[0].freeze();
-    let going = AtomicBool::new(true);
+    let running = AtomicBool::new(true);
     let failed = std::thread::scope(|scope| {
         let prober = scope.spawn(|| {
-            let caller = Caller::to(&site.proxy.address());
-            let mut asked = 0;
-            while going.load(Ordering::Relaxed) {
-                let id = &well[asked % well.len()];
-                assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)), "after {asked}");
-                asked += 1;
+            let caller = RawClient::connect(&site.proxy.address());
+            let mut requested = 0;
+            while running.load(Ordering::Relaxed) {
+                let id = &well[requested % well.len()];
+                assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)), "after {requested}");
+                requested += 1;
             }
-            asked
+            requested
         });
         // More than its share, which is half of three times 256.
-        let failed = crowd(&site, &hung, 12);
-        going.store(false, Ordering::Relaxed);
+        let failed = run_impatient_clients(&site, &hung, 12);
+        running.store(false, Ordering::Relaxed);
         assert!(prober.join().unwrap() > 0);
         failed
     });
-    assert!((384..480).contains(&failed), "{failed} requests were left unanswered");
-    // What belongs to it goes elsewhere now, and comes back.
-    let caller = Caller::to(&site.proxy.address());
+    assert!((384..480).contains(&failed), "{failed} requests were not answered");
+    // Its ids go elsewhere now, and come back.
+    let caller = RawClient::connect(&site.proxy.address());
     assert_eq!(caller.ask(&get(8, &hung[0])), status(8, GET, 1));
     site.servers[0].signal(Signal::CONT);
     ask_until(&site.proxy.address(), &get(9, &hung[0]), &session(9, &data(&hung[0])));
@@ -121,7 +121,7 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     let hung = site.servers[0].address();
     let line = format!("{hung} is unreachable (no answer within 2000 ms); trying every 500 ms\n");
     let given_up = AtomicBool::new(false);
-    let ask_all = |caller: &Caller| {
+    let ask_all = |caller: &RawClient| {
         for id in &ids {
             assert_eq!(caller.ask(&get(7, id)), session(7, &data(id)));
         }
@@ -129,11 +129,11 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let caller = Caller::to(&site.proxy.address());
+                let caller = RawClient::connect(&site.proxy.address());
                 while !given_up.load(Ordering::Relaxed) {
                     ask_all(&caller);
                 }
-                // It takes connections all the time, and does not count as connected for that.
+                // It accepts connections all the time, but does not count as connected.
                 ask_all(&caller);
             });
         }
@@ -142,12 +142,14 @@ fn with_replicas_no_get_fails_while_one_server_hangs() {
     });
     site.servers[0].signal(Signal::CONT);
     let back = format!("connected to {hung}\n");
-    site.proxy.err.find("the server back", |text| (text.matches(&back).count() == 2).then_some(()));
-    ask_all(&Caller::to(&site.proxy.address()));
+    site.proxy.err.find("the connection to the server", |text| {
+        (text.matches(&back).count() == 2).then_some(())
+    });
+    ask_all(&RawClient::connect(&site.proxy.address()));
 }
 
 #[test]
-fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
+fn reported_counts_of_each_server_add_up() {
     let site = Site::new(&["-replicas", "2", "-servertimeout", "10000"]);
     site.store(10);
     let addresses = site.servers.each_ref().map(Program::address);
@@ -155,7 +157,7 @@ fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
     let all = "10 requests: 10 answered, 0 refused because no server was reachable, 0 abandoned";
     assert!(err.contains(all), "{err}");
     for address in addresses {
-        // One that was restarted may lack what it was given; these were not.
+        // A restarted server may lack sessions; this one was not restarted.
         let line = format!(
             "{address}: 10 requests forwarded, 10 answered, 0 lost; 1 connections, 0 lost, 0 of them \
              given up; 0 stray answers\n"
@@ -165,7 +167,7 @@ fn what_became_of_requests_is_told_for_each_server_and_adds_up() {
 }
 
 #[test]
-fn a_proxy_that_is_to_be_its_own_server_does_not_start() {
+fn a_proxy_that_names_itself_as_server_does_not_start() {
     let dir = Dir::new();
     let address = dir.address("s");
     for (listen, server) in [
@@ -181,9 +183,9 @@ fn a_proxy_that_is_to_be_its_own_server_does_not_start() {
     }
 }
 
-/// What a site with a stopped server does at its defaults, in numbers: for docs/limits.md.
+/// Measures what a stopped server costs with default options, for docs/limits.md.
 #[test]
-#[ignore = "it measures; it asserts nothing but answers"]
+#[ignore = "a measurement: it asserts only answers"]
 fn measure_what_a_hung_server_costs() {
     for replicas in ["1", "2"] {
         let site = Site::new(&["-maxconn", "256", "-replicas", replicas, "-retry", "5000"]);
@@ -193,34 +195,34 @@ fn measure_what_a_hung_server_costs() {
         }
         site.servers[0].freeze();
         let (mut waits, mut missed) = (Vec::new(), 0);
-        let going = AtomicBool::new(true);
+        let running = AtomicBool::new(true);
         std::thread::scope(|scope| {
-            let crowd = scope.spawn(|| {
-                let (mut asked, mut failed) = (0, 0);
-                while going.load(Ordering::Relaxed) {
-                    failed += crowd(&site, &hung, 100);
-                    asked += 40 * 100;
+            let run_impatient_clients = scope.spawn(|| {
+                let (mut requested, mut failed) = (0, 0);
+                while running.load(Ordering::Relaxed) {
+                    failed += run_impatient_clients(&site, &hung, 100);
+                    requested += 40 * 100;
                 }
-                (asked, failed)
+                (requested, failed)
             });
             let client = site.impatient();
             let begun = Instant::now();
             for id in well.iter().cycle() {
-                let asked = Instant::now();
+                let requested = Instant::now();
                 let got = client.get(Id::new(id).unwrap());
-                waits.push(asked.elapsed());
+                waits.push(requested.elapsed());
                 missed += usize::from(!got.is_ok_and(|got| got == Some(data(id))));
                 if begun.elapsed() > Duration::from_secs(15) {
                     break;
                 }
             }
-            going.store(false, Ordering::Relaxed);
-            let (asked, failed) = crowd.join().unwrap();
+            running.store(false, Ordering::Relaxed);
+            let (requested, failed) = run_impatient_clients.join().unwrap();
             waits.sort();
             let at = |permille: usize| waits[waits.len() * permille / 1000];
             println!(
                 "-replicas {replicas}: {} GETs of ids of the healthy server, {missed} without a \
-                 session; p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}; of {asked} GETs of all ids \
+                 session; p50 {:?}, p99 {:?}, p99.9 {:?}, longest {:?}; of {requested} GETs of all ids \
                  {failed} failed",
                 waits.len(),
                 at(500),

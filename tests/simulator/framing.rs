@@ -1,29 +1,29 @@
-//! Where messages end in a stream, found without the code under test.
+//! Finds the ends of messages in a stream, without the code under test.
 
-/// Looks at a stream of frames as it goes by. Of one that is not lawful it says nothing of use.
+/// Scans a stream of frames as it passes. Its results mean nothing if the stream is not valid.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Scan {
+pub struct FrameScanner {
     header: [u8; 14],
-    /// Bytes of the header that are there.
+    /// How many bytes of the header are there.
     have: usize,
-    /// Bytes of data that are still to come.
+    /// How many bytes of data are still to come.
     data: usize,
-    /// Messages that went by in full.
+    /// How many whole messages have passed.
     pub messages: u64,
     /// Whether a message has begun and not ended.
-    pub within: bool,
+    pub in_message: bool,
 }
 
-impl Scan {
-    /// The next bytes.
-    pub fn pass(&mut self, bytes: &[u8]) {
-        self.pass_each(bytes, |_| ());
+impl FrameScanner {
+    /// Scans the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.feed_each(bytes, |_| ());
     }
 
-    /// The next bytes; `done` is told the uid of each message that ends in them.
-    pub fn pass_each(&mut self, mut bytes: &[u8], mut done: impl FnMut(u32)) {
+    /// Scans the next bytes, and calls `done` with the uid of each message that ends in them.
+    pub fn feed_each(&mut self, mut bytes: &[u8], mut done: impl FnMut(u32)) {
         while !bytes.is_empty() {
-            self.within = true;
+            self.in_message = true;
             let wanted = if self.have < 14 { 14 - self.have } else { self.data };
             let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
             if self.have < 14 {
@@ -37,9 +37,9 @@ impl Scan {
             }
             if self.have == 14 && self.data == 0 {
                 self.have = 0;
-                self.within = self.header[11] != 1;
-                self.messages += u64::from(!self.within);
-                if !self.within {
+                self.in_message = self.header[11] != 1;
+                self.messages += u64::from(!self.in_message);
+                if !self.in_message {
                     let [_, _, _, _, _, uid @ .., _, _, _, _, _] = self.header;
                     done(u32::from_be_bytes(uid));
                 }
@@ -49,23 +49,23 @@ impl Scan {
     }
 }
 
-impl Scan {
-    /// Makes what comes next look as to a server of old, which does not know that there are levels.
-    pub fn age(&self, bytes: &mut [u8]) {
-        let mut scan = *self;
+impl FrameScanner {
+    /// Sets the levels in the next bytes to 0, as an old server ignores them.
+    pub fn clear_level(&self, bytes: &mut [u8]) {
+        let mut scanner = *self;
         for byte in bytes {
-            if (2..4).contains(&scan.have) {
+            if (2..4).contains(&scanner.have) {
                 *byte = 0;
             }
-            scan.pass(&[*byte]);
+            scanner.feed(&[*byte]);
         }
     }
 }
 
-/// The patch levels of the whole messages at the front of a lawful stream.
+/// Returns the patch levels of the whole messages at the front of a valid stream.
 ///
 /// # Panics
-/// Where the frames of one message disagree.
+/// If the frames of one message disagree.
 pub fn levels(mut bytes: &[u8]) -> Vec<u16> {
     let (mut levels, mut first) = (Vec::new(), None);
     while let Some((header, data)) = bytes.split_first_chunk::<14>() {

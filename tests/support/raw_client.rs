@@ -1,15 +1,15 @@
-//! One connection to a program that runs, used as no client of ours would use it: byte by byte.
+//! A connection to a real program, for bytes that no client library sends.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
-use crate::process::{PATIENCE, until};
-use crate::vectors::{Outcome, World};
+use crate::process::{TIMEOUT, until};
+use crate::vectors::{Outcome, Responder};
 
 /// A connection to a program.
 #[derive(Debug)]
-pub struct Caller(Stream);
+pub struct RawClient(Stream);
 
 #[derive(Debug)]
 enum Stream {
@@ -17,25 +17,25 @@ enum Stream {
     Unix(UnixStream),
 }
 
-/// Does the same with either stream.
+/// Does the same with either kind of stream.
 macro_rules! with {
-    ($caller:expr, $stream:ident => $work:expr) => {
-        match &$caller.0 {
+    ($client:expr, $stream:ident => $work:expr) => {
+        match &$client.0 {
             Stream::Tcp($stream) => $work,
             Stream::Unix($stream) => $work,
         }
     };
 }
 
-impl Caller {
+impl RawClient {
     /// Connects to an address as the programs print it.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The connection fails.
     ///
     /// # Panics
-    /// Where it is no address.
-    pub fn try_to(address: &str) -> io::Result<Self> {
+    /// If it is not an address.
+    pub fn try_connect(address: &str) -> io::Result<Self> {
         let (kind, place) = address.split_once(':').expect("an address");
         let stream = match kind {
             "UNIX" => Stream::Unix(unix(place)?),
@@ -48,34 +48,34 @@ impl Caller {
         Self(stream).patient()
     }
 
-    /// Connects to where something listens.
+    /// Connects to an address as the programs print it.
     ///
     /// # Panics
-    /// Where nothing does.
-    pub fn to(address: &str) -> Self {
-        Self::try_to(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
+    /// If nothing listens there.
+    pub fn connect(address: &str) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
     }
 
     /// Takes one end of a pair of sockets.
     ///
     /// # Panics
-    /// Where the socket can't be told to give up after a while.
+    /// If its timeouts can't be set.
     pub fn from_pair(stream: UnixStream) -> Self {
         Self(Stream::Unix(stream)).patient().expect("a socket takes a timeout")
     }
 
     fn patient(self) -> io::Result<Self> {
         with!(self, stream => {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
         });
         Ok(self)
     }
 
-    /// Sends bytes; whether the other side still takes them is not looked at.
+    /// Sends bytes. A connection that the peer has closed is no error.
     ///
     /// # Panics
-    /// Where it neither takes them nor closes.
+    /// If the peer neither takes them nor closes.
     pub fn send(&self, bytes: &[u8]) {
         let sent = with!(self, stream => (&*stream).write_all(bytes));
         if let Err(error) = sent {
@@ -84,11 +84,11 @@ impl Caller {
         }
     }
 
-    /// Sends as much as the other side has room for, and says how much that is.
+    /// Sends as much as there is room for without waiting, and returns how much that is.
     ///
     /// # Panics
-    /// Where sending fails otherwise.
-    pub fn cram(&self, bytes: &[u8]) -> usize {
+    /// If sending fails otherwise.
+    pub fn send_available(&self, bytes: &[u8]) -> usize {
         let mut sent = 0;
         self.blocking(false);
         while sent < bytes.len() {
@@ -102,18 +102,18 @@ impl Caller {
         sent
     }
 
-    /// Says that nothing more will be sent.
+    /// Ends the sending side.
     ///
     /// # Panics
-    /// Never: a connection that is gone will not be sent anything either.
+    /// Never: an error means that the connection is gone.
     pub fn finish(&self) {
         let _ = with!(self, stream => stream.shutdown(Shutdown::Write));
     }
 
-    /// The next `len` bytes.
+    /// Receives `len` bytes.
     ///
     /// # Panics
-    /// Where they do not come.
+    /// If they do not come.
     pub fn take(&self, len: usize) -> Vec<u8> {
         self.try_take(len).unwrap_or_else(|error| panic!("receive {len} bytes: {error}"))
     }
@@ -124,10 +124,10 @@ impl Caller {
         Ok(bytes)
     }
 
-    /// The next whole message, as its bytes.
+    /// Receives a whole message, as its bytes.
     ///
     /// # Panics
-    /// Where none comes.
+    /// If none comes.
     pub fn message(&self) -> Vec<u8> {
         self.try_message().unwrap_or_else(|error| panic!("receive a message: {error}"))
     }
@@ -145,22 +145,22 @@ impl Caller {
         }
     }
 
-    /// Sends a request, and waits for its answer.
+    /// Sends a request, and receives its answer.
     ///
     /// # Panics
-    /// Where none comes.
+    /// If none comes.
     pub fn ask(&self, request: &[u8]) -> Vec<u8> {
         self.send(request);
         self.message()
     }
 
-    /// The same, where the connection may be closed instead.
+    /// As [`ask`](Self::ask), if the connection may be closed instead.
     ///
     /// # Errors
-    /// It was.
+    /// The connection was closed.
     ///
     /// # Panics
-    /// Where nothing at all comes of it.
+    /// If there is neither an answer nor an end.
     pub fn try_ask(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.send(request);
         let answer = self.try_message();
@@ -169,10 +169,10 @@ impl Caller {
         answer
     }
 
-    /// Everything up to the end of the connection, however that comes.
+    /// Receives everything up to the end of the connection, even if it is reset.
     ///
     /// # Panics
-    /// Where it does not end.
+    /// If it does not end.
     pub fn rest(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match with!(self, stream => (&*stream).read_to_end(&mut bytes)) {
@@ -183,10 +183,10 @@ impl Caller {
         }
     }
 
-    /// Whether the connection stands, without a byte that was not taken.
+    /// Returns whether the connection is open, and nothing is unread.
     ///
     /// # Panics
-    /// Where a socket can't be told not to wait.
+    /// If the socket can't be made non-blocking.
     pub fn is_silent(&self) -> bool {
         self.blocking(false);
         let read = with!(self, stream => (&*stream).read(&mut [0]));
@@ -194,11 +194,11 @@ impl Caller {
         read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Whether the other side has closed the connection, whatever it had said before.
+    /// Returns whether the peer has closed the connection. Unread bytes do not matter.
     ///
     /// # Panics
-    /// Where a socket can't be told not to wait.
-    pub fn is_gone(&self) -> bool {
+    /// If the socket can't be made non-blocking.
+    pub fn is_closed(&self) -> bool {
         self.blocking(false);
         let written = with!(self, stream => (&*stream).write(&[0]));
         self.blocking(true);
@@ -207,7 +207,7 @@ impl Caller {
 
     fn blocking(&self, blocking: bool) {
         let set = with!(self, stream => stream.set_nonblocking(!blocking));
-        set.expect("a socket can be told not to wait");
+        set.expect("a socket can be non-blocking");
     }
 }
 
@@ -221,40 +221,40 @@ fn unix(place: &str) -> io::Result<UnixStream> {
     UnixStream::connect(place)
 }
 
-/// Asks at an address, on a connection each time, until the answer is the one that is waited for.
+/// Sends a request, on a new connection each time, until it gets this answer.
 ///
 /// # Panics
-/// Where that never comes.
+/// If it never does.
 pub fn ask_until(address: &str, request: &[u8], answer: &[u8]) {
-    until("the answer that was waited for", || {
-        let caller = Caller::try_to(address).ok()?;
-        (caller.try_ask(request).ok()? == answer).then_some(())
+    until("the expected answer", || {
+        let client = RawClient::try_connect(address).ok()?;
+        (client.try_ask(request).ok()? == answer).then_some(())
     });
 }
 
-/// A program that is to answer the reference vectors.
+/// A program that must answer the reference vectors.
 #[derive(Debug)]
-pub struct Answers<'a> {
+pub struct ProgramUnderTest<'a> {
     /// Where it listens.
     pub address: &'a str,
-    /// Something that is answered whatever the state of the cache is, and its answer.
+    /// A request that has the same answer in any state of the cache, and that answer.
     pub barrier: (Vec<u8>, Vec<u8>),
 }
 
-impl World for Answers<'_> {
+impl Responder for ProgramUnderTest<'_> {
     fn exchange(&mut self, request: &[u8], expected: &Outcome) -> Outcome {
-        let caller = Caller::to(self.address);
-        caller.send(request);
+        let client = RawClient::connect(self.address);
+        client.send(request);
         if expected.close {
-            return Outcome { reply: caller.rest(), close: true };
+            return Outcome { reply: client.rest(), close: true };
         }
-        let mut reply = caller.take(expected.reply.len());
-        // Whoever is answered now came later: what was to be said to the first has been said.
-        let barrier = Caller::to(self.address).ask(&self.barrier.0);
-        assert!(barrier == self.barrier.1, "another client is answered");
-        let close = !caller.is_silent();
-        caller.finish();
-        reply.extend(caller.rest());
+        let mut reply = client.take(expected.reply.len());
+        // This client came later, so the first one has been sent all that it will be sent.
+        let barrier = RawClient::connect(self.address).ask(&self.barrier.0);
+        assert!(barrier == self.barrier.1, "another client gets its answer");
+        let close = !client.is_silent();
+        client.finish();
+        reply.extend(client.rest());
         Outcome { reply, close }
     }
 }

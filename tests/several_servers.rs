@@ -1,4 +1,4 @@
-//! What passes between a proxy and several servers that are slow, late or gone, told over virtual time.
+//! A proxy with several servers that are slow, late or lost, over virtual time.
 
 use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{ADD, add, add_payload, get, message, messages, session, status};
@@ -11,8 +11,8 @@ type World<'m> = Net<proxy::Borrowed<'m>>;
 const ALONE: Config =
     Config { server_patience: None, ..Config::new(NO_LIMITS, Duration::from_millis(5_000)) };
 
-/// Forty clients with long requests for two servers, of which the first reads nothing: those for it
-/// fill its outbox many times over.
+/// Creates forty clients with long requests for two servers. The first one reads nothing, so its
+/// requests fill its outbox many times over.
 fn crowd(memory: &mut Memory) -> (World<'_>, Vec<End>) {
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.drive();
@@ -26,12 +26,12 @@ fn crowd(memory: &mut Memory) -> (World<'_>, Vec<End>) {
 }
 
 #[test]
-fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
+fn a_server_with_a_full_outbox_does_not_delay_requests_for_another() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     let stuck = server(0);
     let served = messages(&net.take(server(1)));
-    assert!(served.len() > 5, "only {} passed", served.len());
+    assert!(served.len() > 5, "only {} were answered", served.len());
     for (uid, op, _) in &served {
         net.send(server(1), &status(*uid, *op, 0));
     }
@@ -55,7 +55,7 @@ fn a_server_with_a_full_outbox_keeps_nobody_waiting_for_another() {
 }
 
 #[test]
-fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
+fn requests_for_a_full_server_go_elsewhere_when_it_is_lost() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     net.cut(clients[0]);
@@ -69,18 +69,19 @@ fn clients_that_wait_for_a_full_server_go_elsewhere_when_it_is_gone() {
     }
     net.drive();
     let lost = clients[1..].iter().filter(|client| net.received(**client) == status(1, ADD, 2));
-    // What was sent, or lay in the outbox, is lost; what waited is not.
+    // Requests that were sent, or were in the outbox, are lost; those that waited are not.
     assert!((1..20).contains(&lost.count()));
     assert!(clients[1..].iter().all(|client| net.received(*client).len() == 15));
     assert_eq!(net.machine.in_flight(), 0);
 }
 
 #[test]
-fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
+fn requests_for_a_full_server_are_sent_when_it_reconnects_at_once() {
     let mut memory = Memory::of(40).with_servers(2);
     let (mut net, clients) = crowd(&mut memory);
     net.pass(5_000);
-    // The next attempt is due: it is connected again before the proxy has looked at who waits.
+    // The next attempt is due, so it is connected again before the proxy looks at the waiting
+    // clients.
     net.cut(server(0));
     for _ in 0..40 {
         net.drive();
@@ -96,7 +97,7 @@ fn clients_that_wait_for_a_full_server_are_served_when_it_is_back_at_once() {
 }
 
 #[test]
-fn an_answer_from_another_server_than_was_asked_reaches_nobody() {
+fn an_answer_from_the_wrong_server_reaches_no_client() {
     let mut memory = Memory::of(1).with_servers(2);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.drive();
@@ -124,14 +125,14 @@ fn the_first_requests_wait_for_all_first_connections_but_not_for_long() {
     let client = net.connect();
     net.send(client, &get(1, b"an id"));
     net.drive();
-    assert!(net.received(server(0)).is_empty(), "the id may belong to the other one");
+    assert!(net.received(server(0)).is_empty(), "the id may belong to the other server");
     net.pass(100);
     assert_eq!(messages(net.received(server(0))).len(), 1);
 }
 
 #[test]
-fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
-    let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_flights(1);
+fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_accept() {
+    let mut memory = Memory::with_buffers(2, 12).with_servers(2).with_in_flight(1);
     let mut net = Net::new(memory.proxy(ALONE), Pieces::Whole);
     net.reach_of[1] = Some(Reach::Hangs);
     net.drive();
@@ -139,8 +140,8 @@ fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
     for client in clients {
         net.send(client, &get(1, b"an id"));
     }
-    // Once the first connections are not waited for any more, one request takes all the room there
-    // is: then a deadline that has passed would keep the proxy turning for nothing.
+    // After the wait for first connections, one request takes all the room. A deadline in the past
+    // would make the proxy spin then.
     net.pass(200);
     for client in clients {
         let asked = messages(&net.take(server(0)));
@@ -152,7 +153,7 @@ fn a_proxy_full_of_requests_sleeps_while_a_server_does_not_pick_up() {
 }
 
 #[test]
-fn short_lives_are_made_longer_and_no_others() {
+fn short_lifetimes_are_made_longer_and_no_others() {
     let mut memory = Memory::of(1);
     let config = Config { min_lifetime: Some(Duration::from_millis(10_000)), ..ALONE };
     let mut net = Net::new(memory.proxy(config), Pieces::Whole);

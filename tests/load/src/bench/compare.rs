@@ -1,12 +1,12 @@
-//! The same loads on different servers in turn.
+//! Runs the same loads on different servers in turn.
 
-use super::process::{Figures, HeldFd, Server};
-use super::{Fault, Scale};
+use super::process::{Figures, Server, Setup};
+use super::{BenchError, Scale};
 
-/// Who is measured.
+/// A server that is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Racer {
-    /// The server without a table.
+pub(super) enum Contender {
+    /// The server that stores nothing.
     Floor,
     /// `dc_server`.
     Server,
@@ -18,7 +18,7 @@ pub(super) enum Racer {
     Proxy,
 }
 
-impl Racer {
+impl Contender {
     /// Its name in tables.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Racer {
     }
 }
 
-/// One load, and who runs it.
+/// A load.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     /// Its name in tables.
@@ -48,15 +48,16 @@ pub(super) struct Shape {
     depth: u32,
     keys: u32,
     short_lived: bool,
-    racers: &'static [Racer],
-    /// Who is asked directly is on a UNIX socket, as the proxy is.
+    contenders: &'static [Contender],
+    /// Whether servers are asked on a UNIX socket, as the proxy is.
     local: bool,
 }
 
-const OVER_TCP: &[Racer] = &[Racer::Floor, Racer::Server, Racer::Redis, Racer::Memcached];
+const OVER_TCP: &[Contender] =
+    &[Contender::Floor, Contender::Server, Contender::Redis, Contender::Memcached];
 
 impl Shape {
-    /// All of them, those on many sessions last.
+    /// Returns all loads, those with many sessions last.
     pub(super) fn all(scale: &Scale) -> Vec<Self> {
         let tcp = |clients, depth| Self {
             name: format!("{clients} x {depth}"),
@@ -64,19 +65,19 @@ impl Shape {
             depth,
             keys: 10_000,
             short_lived: false,
-            racers: OVER_TCP,
+            contenders: OVER_TCP,
             local: false,
         };
         let callers = |clients: u32| Self {
             name: format!("{clients} caller{}", if clients == 1 { "" } else { "s" }),
             short_lived: true,
-            racers: &[Racer::Floor, Racer::Proxy],
+            contenders: &[Contender::Floor, Contender::Proxy],
             local: true,
             ..tcp(clients, 1)
         };
         let kept = |local| Self {
             name: format!("50 kept, to {}", if local { "UNIX" } else { "TCP" }),
-            racers: &[Racer::Server, Racer::Proxy],
+            contenders: &[Contender::Server, Contender::Proxy],
             local,
             ..tcp(50, 1)
         };
@@ -90,13 +91,13 @@ impl Shape {
         shapes
     }
 
-    /// Whether it is one of the proxy's.
+    /// Returns whether the load is for the proxy.
     pub(super) fn is_proxy(&self) -> bool {
-        self.racers.contains(&Racer::Proxy)
+        self.contenders.contains(&Contender::Proxy)
     }
 
-    fn arguments(&self, racer: Racer, seconds: f64, store: bool) -> Vec<String> {
-        let mut arguments = vec!["-proto".to_owned(), racer.protocol().to_owned()];
+    fn arguments(&self, contender: Contender, seconds: f64, store: bool) -> Vec<String> {
+        let mut arguments = vec!["-proto".to_owned(), contender.protocol().to_owned()];
         for (name, value) in
             [("-conns", self.clients), ("-depth", self.depth), ("-keys", self.keys)]
         {
@@ -116,34 +117,39 @@ fn thousands(number: u32) -> String {
     }
 }
 
-/// What all rounds of one shape gave: for each racer, a value a round.
+/// The results of one load: for each server, a value a round.
 #[derive(Clone, Debug)]
-pub(super) struct Race {
+pub(super) struct Comparison {
     /// The load.
     pub(super) shape: Shape,
-    /// Those that took part.
-    pub(super) results: Vec<(Racer, Vec<Figures>)>,
+    /// The servers that were measured.
+    pub(super) results: Vec<(Contender, Vec<Figures>)>,
 }
 
-impl Race {
-    /// The median of something about one racer; `None` where it was not there.
-    pub(super) fn median(&self, racer: Racer, of: impl Fn(&Figures) -> f64) -> Option<f64> {
-        Some(median(self.rounds(racer)?.iter().map(of).collect()))
+impl Comparison {
+    /// Returns the median of a value of one server; `None` if it was not measured.
+    pub(super) fn median(&self, contender: Contender, of: impl Fn(&Figures) -> f64) -> Option<f64> {
+        Some(median(self.rounds(contender)?.iter().map(of).collect()))
     }
 
-    /// The median of the ratios in each round.
-    pub(super) fn ratio(&self, a: Racer, b: Racer, of: impl Fn(&Figures) -> f64) -> Option<f64> {
+    /// Returns the median of the ratios in each round.
+    pub(super) fn ratio(
+        &self,
+        a: Contender,
+        b: Contender,
+        of: impl Fn(&Figures) -> f64,
+    ) -> Option<f64> {
         let rounds = self.rounds(a)?.iter().zip(self.rounds(b)?);
         Some(median(rounds.map(|(a, b)| of(a) / of(b)).collect()))
     }
 
-    fn rounds(&self, racer: Racer) -> Option<&[Figures]> {
-        let found = self.results.iter().find(|(found, _)| *found == racer)?;
+    fn rounds(&self, contender: Contender) -> Option<&[Figures]> {
+        let found = self.results.iter().find(|(found, _)| *found == contender)?;
         Some(&found.1)
     }
 }
 
-/// The middle one.
+/// Returns the median.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -151,7 +157,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 
 /// All servers, running.
 #[derive(Debug)]
-pub(super) struct Field {
+pub(super) struct Servers {
     floor: Server,
     local_floor: Server,
     local_server: Server,
@@ -163,13 +169,13 @@ pub(super) struct Field {
     _behind: Server,
 }
 
-impl Field {
-    /// Starts them all; those of others where they are installed.
-    pub(super) fn start(place: &HeldFd, scale: &Scale) -> Result<Self, Fault> {
+impl Servers {
+    /// Starts them all. Other projects' servers are left out if they are not installed.
+    pub(super) fn start(setup: &Setup, scale: &Scale) -> Result<Self, BenchError> {
         let over_tcp = ["-listen", "IP:127.0.0.1:0"];
         let many = scale.many.to_string();
-        let behind = place.start("dc_server", &over_tcp)?;
-        let at = place.address("proxy");
+        let behind = setup.start("dc_server", &over_tcp)?;
+        let at = setup.address("proxy");
         let redis = |port: u16| {
             let port = port.to_string();
             let all = ["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"];
@@ -181,62 +187,69 @@ impl Field {
             [&all[..], &["-u", "nobody"]].concat().iter().map(|word| (*word).to_owned()).collect()
         };
         let foreign = |program: &str, arguments: &dyn Fn(u16) -> Vec<String>| match which(program) {
-            true => place.start_foreign(program, arguments).map(Some),
+            true => setup.start_foreign(program, arguments).map(Some),
             false => Ok(None),
         };
         Ok(Self {
-            floor: place.start("distcache-floor", &["IP:127.0.0.1:0"])?,
-            local_floor: place.start("distcache-floor", &[&place.address("floor")])?,
-            local_server: place.start("dc_server", &["-listen", &place.address("server")])?,
-            server: place.start("dc_server", &over_tcp)?,
-            large: place.start("dc_server", &[&over_tcp[..], &["-sessions", &many]].concat())?,
+            floor: setup.start("distcache-floor", &["IP:127.0.0.1:0"])?,
+            local_floor: setup.start("distcache-floor", &[&setup.address("floor")])?,
+            local_server: setup.start("dc_server", &["-listen", &setup.address("server")])?,
+            server: setup.start("dc_server", &over_tcp)?,
+            large: setup.start("dc_server", &[&over_tcp[..], &["-sessions", &many]].concat())?,
             redis: foreign("redis-server", &redis)?,
             memcached: foreign("memcached", &memcached)?,
-            proxy: place.start("dc_client", &["-listen", &at, "-server", &behind.address])?,
+            proxy: setup.start("dc_client", &["-listen", &at, "-server", &behind.address])?,
             _behind: behind,
         })
     }
 
-    /// What `dc_server` takes for as many sessions as a load on many stores.
+    /// Returns the memory that `dc_server` uses for the load with many sessions.
     pub(super) fn large_resident(&self) -> Option<u64> {
         self.large.resident()
     }
 
-    fn server(&self, shape: &Shape, racer: Racer) -> Option<&Server> {
-        Some(match racer {
-            Racer::Floor if shape.local => &self.local_floor,
-            Racer::Floor => &self.floor,
-            Racer::Server if shape.local => &self.local_server,
-            Racer::Server if shape.keys > 10_000 => &self.large,
-            Racer::Server => &self.server,
-            Racer::Redis => self.redis.as_ref()?,
-            Racer::Memcached => self.memcached.as_ref()?,
-            Racer::Proxy => &self.proxy,
+    fn server(&self, shape: &Shape, contender: Contender) -> Option<&Server> {
+        Some(match contender {
+            Contender::Floor if shape.local => &self.local_floor,
+            Contender::Floor => &self.floor,
+            Contender::Server if shape.local => &self.local_server,
+            Contender::Server if shape.keys > 10_000 => &self.large,
+            Contender::Server => &self.server,
+            Contender::Redis => self.redis.as_ref()?,
+            Contender::Memcached => self.memcached.as_ref()?,
+            Contender::Proxy => &self.proxy,
         })
     }
 
-    /// Runs one shape: every round, each racer in turn.
-    pub(super) fn race(&self, place: &HeldFd, scale: &Scale, shape: &Shape) -> Result<Race, Fault> {
-        let racers = shape.racers.iter().copied();
-        let there: Vec<_> =
-            racers.filter_map(|racer| Some((racer, self.server(shape, racer)?))).collect();
-        for (racer, server) in &there {
-            place.load(&server.address, &shape.arguments(*racer, 0.1, true))?;
+    /// Runs one load: every round, each server in turn.
+    pub(super) fn compare(
+        &self,
+        setup: &Setup,
+        scale: &Scale,
+        shape: &Shape,
+    ) -> Result<Comparison, BenchError> {
+        let contenders = shape.contenders.iter().copied();
+        let there: Vec<_> = contenders
+            .filter_map(|contender| Some((contender, self.server(shape, contender)?)))
+            .collect();
+        for (contender, server) in &there {
+            setup.load(&server.address, &shape.arguments(*contender, 0.1, true))?;
         }
-        let mut results: Vec<_> = there.iter().map(|(racer, _)| (*racer, Vec::new())).collect();
+        let mut results: Vec<_> =
+            there.iter().map(|(contender, _)| (*contender, Vec::new())).collect();
         for _ in 0..scale.rounds {
-            for ((racer, server), (_, rounds)) in there.iter().zip(&mut results) {
-                let arguments = shape.arguments(*racer, scale.seconds, false);
-                let figures = place.load(&server.address, &arguments)?;
-                eprintln!("{:<34} {:<22} {figures}", shape.name, racer.name());
+            for ((contender, server), (_, rounds)) in there.iter().zip(&mut results) {
+                let arguments = shape.arguments(*contender, scale.seconds, false);
+                let figures = setup.load(&server.address, &arguments)?;
+                eprintln!("{:<34} {:<22} {figures}", shape.name, contender.name());
                 rounds.push(figures);
             }
         }
-        Ok(Race { shape: shape.clone(), results })
+        Ok(Comparison { shape: shape.clone(), results })
     }
 }
 
-/// Whether a program is installed.
+/// Returns whether a program is installed.
 pub(super) fn which(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
@@ -252,13 +265,13 @@ mod tests {
             |rates: [f64; 3]| rates.map(|rate| Figures { rate, ..Figures::default() }).to_vec();
         let shape = Shape::all(&Scale::QUICK).remove(0);
         let results = vec![
-            (Racer::Server, rounds([1.0, 10.0, 3.0])),
-            (Racer::Floor, rounds([2.0, 10.0, 4.0])),
+            (Contender::Server, rounds([1.0, 10.0, 3.0])),
+            (Contender::Floor, rounds([2.0, 10.0, 4.0])),
         ];
-        let race = Race { shape, results };
+        let compare = Comparison { shape, results };
         let rate = |figures: &Figures| figures.rate;
-        assert_eq!(race.median(Racer::Server, rate), Some(3.0));
-        assert_eq!(race.ratio(Racer::Server, Racer::Floor, rate), Some(0.75));
-        assert_eq!(race.ratio(Racer::Server, Racer::Redis, rate), None);
+        assert_eq!(compare.median(Contender::Server, rate), Some(3.0));
+        assert_eq!(compare.ratio(Contender::Server, Contender::Floor, rate), Some(0.75));
+        assert_eq!(compare.ratio(Contender::Server, Contender::Redis, rate), None);
     }
 }
