@@ -1,6 +1,6 @@
 /*
- * Loads the library while it runs, as servers do with modules, and refuses the n-th allocation of each
- * thread's first call, or all from the n-th on: dlopened LIBRARY
+ * Loads the library by dlopen, as servers load modules, and refuses the n-th allocation of each thread's
+ * first call, or all from the n-th on: allocation_refused_dlopen LIBRARY
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The allocator of glibc behind the one below. */
+/* glibc's allocator, which the functions below replace. */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *place, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 
-/* As in refused.c. */
+/* As in allocation_refused.c. */
 static __thread long left;
 static __thread int all;
 static __thread int refused;
@@ -46,7 +46,7 @@ void *realloc(void *place, size_t size)
     return refuses() ? NULL : __libc_realloc(place, size);
 }
 
-/* By which glibc makes room for thread-local variables. */
+/* glibc allocates thread-local variables by this. */
 void *aligned_alloc(size_t alignment, size_t size)
 {
     return refuses() ? NULL : __libc_memalign(alignment, size);

@@ -1,4 +1,4 @@
-/* A program that knows the library by the original's declarations alone: declared TARGET */
+/* Uses the library with the declarations of the original header: original_declarations TARGET */
 #include <stdio.h>
 #include <string.h>
 
@@ -31,7 +31,7 @@ int main(int count, char **arguments)
         DC_CTX_reget_session(ctx, id, 2, out, sizeof out, &used) != 1 ||
         used != sizeof session || memcmp(out, session, used) != 0 ||
         DC_CTX_remove_session(ctx, id, 2) != 1 || DC_CTX_remove_session(ctx, id, 2) != 0) {
-        fprintf(stderr, "declared: it does not work\n");
+        fprintf(stderr, "original_declarations: a call did not do what it should\n");
         return 1;
     }
     DC_CTX_free(ctx);

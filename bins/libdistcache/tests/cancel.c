@@ -1,4 +1,4 @@
-/* Cancels threads in the middle of calls to a cache that never answers: cancelled DIRECTORY */
+/* Cancels threads during calls to a cache that never answers: cancel DIRECTORY */
 #include "check.h"
 
 #include <pthread.h>
@@ -12,7 +12,7 @@
 static DC_CTX *ctx;
 static sem_t calling;
 
-static void *calls(void *nothing)
+static void *calls_until_cancelled(void *unused)
 {
     unsigned char out[16];
     unsigned int used;
@@ -23,11 +23,11 @@ static void *calls(void *nothing)
         CHECK(used == 0 && SAYS("deadline"));
         pthread_testcancel();
     }
-    return nothing;
+    return unused;
 }
 
-/* A call leaves the state as it was, whatever it was. */
-static void keeps_the_state(void)
+/* A call restores the cancellation state of its thread. */
+static void keeps_the_cancellation_state(void)
 {
     int states[] = {PTHREAD_CANCEL_DISABLE, PTHREAD_CANCEL_ENABLE}, state;
     size_t i;
@@ -58,17 +58,17 @@ int main(int count, char **arguments)
     sprintf(target, "UNIX:%s", address.sun_path);
     ctx = context(target, DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_LATE);
     CHECK(DC_CTX_set_timeout(ctx, 10) == 1);
-    /* Each call is to be in the middle of something. */
+    /* Without a pause each call waits, so that it can be cancelled. */
     CHECK(DC_CTX_set_pause(ctx, 0) == 1);
     CHECK(sem_init(&calling, 0, 0) == 0);
     for (round = 0; round < ROUNDS; round++) {
-        CHECK(pthread_create(&thread, NULL, calls, NULL) == 0);
+        CHECK(pthread_create(&thread, NULL, calls_until_cancelled, NULL) == 0);
         CHECK(sem_wait(&calling) == 0);
         CHECK(pthread_cancel(thread) == 0);
         CHECK(pthread_join(thread, &end) == 0);
         CHECK(end == PTHREAD_CANCELED);
     }
-    keeps_the_state();
+    keeps_the_cancellation_state();
     DC_CTX_free(ctx);
     CHECK(close(fd) == 0);
     CHECK(unlink(address.sun_path) == 0);

@@ -1,5 +1,7 @@
-/* Stores COUNT sessions, or takes as many of them as it can get and prints their numbers:
- * taker TARGET store|take COUNT */
+/*
+ * Stores COUNT sessions, or takes as many of them as it gets and prints their numbers:
+ * take TARGET store|take COUNT
+ */
 #include "check.h"
 
 int main(int count, char **arguments)

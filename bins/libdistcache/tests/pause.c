@@ -1,4 +1,4 @@
-/* Uses a cache that takes connections and never answers: paused DIRECTORY */
+/* Uses a cache that accepts connections and never answers: pause DIRECTORY */
 #include "check.h"
 
 #include <fcntl.h>
@@ -25,8 +25,8 @@ static const char *silent_cache(const char *directory)
     return target;
 }
 
-/* How many connections were made since the last look. */
-static unsigned int connections(void)
+/* Returns how many connections were made since the last call. */
+static unsigned int new_connections(void)
 {
     unsigned int count = 0;
     int fd;
@@ -38,42 +38,42 @@ static unsigned int connections(void)
     return count;
 }
 
-static int left_alone(void)
+static int paused(void)
 {
     return SAYS("left alone") && SAYS(DC_CTX_TIMED_OUT);
 }
 
-static void a_new_context_leaves_it_alone(DC_CTX *ctx)
+static void a_new_context_pauses(DC_CTX *ctx)
 {
     unsigned int tries = 0;
 
-    /* The second of two calls, unless a second passes between them. */
+    /* The second call is left out, unless a second passes between the two. */
     do {
         CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1);
         CHECK(SAYS(DC_CTX_TIMED_OUT) && ++tries < 100);
-    } while (!left_alone());
-    CHECK(tries >= 2 && connections() >= 1);
+    } while (!paused());
+    CHECK(tries >= 2 && new_connections() >= 1);
 }
 
-static void every_call_fails_at_once(DC_CTX *ctx)
+static void during_a_pause_every_call_fails_at_once(DC_CTX *ctx)
 {
     unsigned char out[16];
     unsigned int used, round;
 
     CHECK(DC_CTX_set_pause(ctx, 24 * 3600 * 1000) == 1);
-    CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1 && !left_alone());
-    CHECK(connections() == 1);
-    /* So long that the test would not end if one of them waited. */
+    CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1 && !paused());
+    CHECK(new_connections() == 1);
+    /* The test would not end if one of these calls waited. */
     CHECK(DC_CTX_set_timeout(ctx, 3600 * 1000) == 1);
     for (round = 0; round < 1000; round++) {
-        CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1 && left_alone());
-        CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && left_alone());
-        CHECK(DC_CTX_take_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && left_alone());
-        CHECK(DC_CTX_add_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 0 && left_alone());
-        CHECK(DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 0 && left_alone());
-        CHECK(DC_CTX_remove_session(ctx, BYTES("id")) == 0 && left_alone());
+        CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1 && paused());
+        CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && paused());
+        CHECK(DC_CTX_take_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && paused());
+        CHECK(DC_CTX_add_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 0 && paused());
+        CHECK(DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 0 && paused());
+        CHECK(DC_CTX_remove_session(ctx, BYTES("id")) == 0 && paused());
     }
-    CHECK(connections() == 0);
+    CHECK(new_connections() == 0);
 }
 
 static void without_a_pause_every_call_waits(DC_CTX *ctx)
@@ -84,9 +84,9 @@ static void without_a_pause_every_call_waits(DC_CTX *ctx)
     CHECK(DC_CTX_set_pause(ctx, 0) == 1);
     for (round = 0; round < 5; round++) {
         CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1);
-        CHECK(SAYS(DC_CTX_TIMED_OUT) && !left_alone());
+        CHECK(SAYS(DC_CTX_TIMED_OUT) && !paused());
     }
-    CHECK(connections() == 5);
+    CHECK(new_connections() == 5);
 }
 
 int main(int count, char **arguments)
@@ -97,8 +97,8 @@ int main(int count, char **arguments)
     ctx = context(silent_cache(arguments[1]),
                   DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_LATE);
     CHECK(DC_CTX_set_timeout(ctx, 10) == 1);
-    a_new_context_leaves_it_alone(ctx);
-    every_call_fails_at_once(ctx);
+    a_new_context_pauses(ctx);
+    during_a_pause_every_call_fails_at_once(ctx);
     without_a_pause_every_call_waits(ctx);
     DC_CTX_free(ctx);
     return 0;

@@ -1,7 +1,7 @@
 /*
- * Uses one context in a process and in a child of the same process id, in turn: samepid TARGET HOW
- * Starts as process 1 of its namespace, and makes the child process 1 of another one: by fork, or by
- * the system call alone, of which the C library's fork handlers know nothing.
+ * Uses one context in a process and in a child with the same process id: same_process_id TARGET HOW
+ * Starts as process 1 of its PID namespace, and creates the child as process 1 of another namespace: by
+ * fork, or by the clone system call, which does not run the C library's fork handlers.
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static pid_t child_of_the_same_number(const char *how)
+static pid_t create_child(const char *how)
 {
     if (strcmp(how, "clone") == 0)
         return (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
@@ -41,7 +41,7 @@ int main(int count, char **arguments)
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
     CHECK(DC_CTX_put_session(ctx, BYTES("parent"), BYTES("parent's"), MINUTE) == 1);
     CHECK(DC_CTX_put_session(ctx, BYTES("child"), BYTES("child's"), MINUTE) == 1);
-    child = child_of_the_same_number(arguments[2]);
+    child = create_child(arguments[2]);
     CHECK(child != -1);
     if (child == 0) {
         CHECK(getpid() == 1);

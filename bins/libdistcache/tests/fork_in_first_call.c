@@ -1,6 +1,6 @@
 /*
- * Forks while another thread is in the first call of the process: firstfork ROUNDS
- * At each allocation of that call, and then ROUNDS times at any moment.
+ * Forks while another thread makes the first call of the process: fork_in_first_call ROUNDS
+ * First at each allocation of that call, then ROUNDS times at varying moments.
  */
 #include "check.h"
 
@@ -9,19 +9,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Ends a child that hangs: far longer than a child takes. */
-#define PATIENCE 20
-#define SPREAD 3000
+/* Seconds after which a child that hangs is ended. */
+#define CHILD_TIMEOUT_S 20
+/* The longest delay before a fork, in turns of an empty loop. */
+#define DELAY_MAX 3000
 
 void *__libc_malloc(size_t size);
 
-/* In the thread that calls: the allocation at which it waits for the fork, counted down to 0. */
-static __thread int left;
+/* In the thread that calls: the number of the allocation that waits for the fork, counted down. */
+static __thread int countdown;
 static volatile int started, arrived, forked, ended;
 
 void *malloc(size_t size)
 {
-    if (left > 0 && --left == 0) {
+    if (countdown > 0 && --countdown == 0) {
         arrived = 1;
         while (!forked)
             sched_yield();
@@ -29,40 +30,40 @@ void *malloc(size_t size)
     return __libc_malloc(size);
 }
 
-static void *calls(void *allocation)
+static void *makes_the_first_call(void *allocation)
 {
     while (!started)
         ;
-    left = *(int *)allocation;
+    countdown = *(int *)allocation;
     CHECK(DC_CTX_new("nowhere", 0) == NULL);
-    left = 0;
+    countdown = 0;
     ended = 1;
     return NULL;
 }
 
 /*
- * In a process that has made no call yet: 0 where the child could make one. With an `allocation` above
- * 0 the fork is at that one, and 2 says that there are fewer.
+ * Runs in a process that has made no call yet. Returns 0 if the child could make a call, else 1. If
+ * `allocation` is above 0, forks at that allocation of the call; returns 2 if there are fewer.
  */
 static int forks_during_the_first_call(int allocation, unsigned int delay)
 {
     volatile unsigned int wait_for = delay;
     pthread_t thread;
-    int status = 0, met = 1;
+    int status = 0, reached = 1;
     pid_t child;
 
-    CHECK(pthread_create(&thread, NULL, calls, &allocation) == 0);
+    CHECK(pthread_create(&thread, NULL, makes_the_first_call, &allocation) == 0);
     started = 1;
     while (wait_for > 0)
         wait_for--;
     while (allocation > 0 && !arrived && !ended)
         sched_yield();
     if (allocation > 0)
-        met = arrived;
+        reached = arrived;
     child = fork();
     CHECK(child != -1);
     if (child == 0) {
-        alarm(PATIENCE);
+        alarm(CHILD_TIMEOUT_S);
         CHECK(DC_CTX_new("nowhere", 0) == NULL);
         _exit(0);
     }
@@ -71,7 +72,7 @@ static int forks_during_the_first_call(int allocation, unsigned int delay)
     CHECK(waitpid(child, &status, 0) == child);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return 1;
-    return met ? 0 : 2;
+    return reached ? 0 : 2;
 }
 
 static int in_a_new_process(int allocation, unsigned int delay)
@@ -100,8 +101,8 @@ int main(int count, char **arguments)
     } while (result == 0);
     CHECK(allocation > 1);
     for (round = 0; round < rounds; round++) {
-        result = in_a_new_process(0, round * 7 % SPREAD);
-        CHECK(result == 0 && "the child of a fork at some moment hangs");
+        result = in_a_new_process(0, round * 7 % DELAY_MAX);
+        CHECK(result == 0 && "the child of a fork after a delay hangs");
     }
     return 0;
 }

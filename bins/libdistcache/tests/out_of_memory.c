@@ -1,12 +1,12 @@
-/* Goes on without memory: memory TARGET FLAGS */
+/* Makes calls while there is no memory, and again afterwards: out_of_memory TARGET FLAGS */
 #include "check.h"
 
 #include <sys/resource.h>
 
-/* What is held, each piece with the one before. */
+/* The allocated pieces, as a linked list. */
 static void **held;
 
-static void take_all(void)
+static void allocate_everything(void)
 {
     size_t size;
     void **piece;
@@ -18,7 +18,7 @@ static void take_all(void)
         }
 }
 
-static void give_back(void)
+static void free_everything(void)
 {
     void **piece;
 
@@ -30,7 +30,7 @@ static void give_back(void)
 
 int main(int count, char **arguments)
 {
-    struct rlimit few = {1 << 28, 1 << 28};
+    struct rlimit limit = {1 << 28, 1 << 28};
     static unsigned char big[30000], out[30000];
     unsigned int flags, used;
     DC_CTX *ctx;
@@ -40,14 +40,14 @@ int main(int count, char **arguments)
     ctx = context(arguments[1], flags);
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
     CHECK(DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 1);
-    CHECK(setrlimit(RLIMIT_AS, &few) == 0);
-    take_all();
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+    allocate_everything();
     CHECK(DC_CTX_new(arguments[1], flags) == NULL && SAYS("memory"));
     CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1 && SAYS("memory"));
     CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && SAYS("memory"));
     CHECK(DC_CTX_put_session(ctx, BYTES("id"), big, sizeof big, MINUTE) == 0 && SAYS("memory"));
     CHECK(DC_CTX_take_session(ctx, BYTES("id"), out, sizeof out, &used) == 0 && SAYS("memory"));
-    give_back();
+    free_everything();
     CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 1 && used == 7);
     CHECK(DC_CTX_put_session(ctx, BYTES("id"), big, sizeof big, MINUTE) == 1);
     DC_CTX_free(ctx);

@@ -1,4 +1,4 @@
-/* Uses one context on both sides of a fork, in turn: forked TARGET FLAGS */
+/* Uses one context in a parent and its child, in turn: fork TARGET FLAGS */
 #include "check.h"
 
 #include <sys/wait.h>

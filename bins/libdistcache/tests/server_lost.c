@@ -1,12 +1,15 @@
-/* Goes on while its server is stopped or killed: bereaved TARGET FLAGS WAIT. Says "ready", then waits
- * for a line, then expects that nothing can be had, and the first failure not before WAIT ms have
- * passed, and says "done"; for every further line it expects that all is well again. */
+/*
+ * Keeps calling while its server is stopped or killed: server_lost TARGET FLAGS WAIT
+ *
+ * Prints "ready" and reads a line. Then checks that every call fails, the first one after WAIT ms at the
+ * earliest, and prints "done". For every further line, checks that calls work again, and prints "well".
+ */
 #include "check.h"
 
 #include <signal.h>
 #include <time.h>
 
-/* Milliseconds since some time. */
+/* Returns a monotonic time in milliseconds. */
 static long now(void)
 {
     struct timespec time;
@@ -14,15 +17,15 @@ static long now(void)
     return (long)time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
-static void expect_to_wait(DC_CTX *ctx, long wait)
+static void expect_wait(DC_CTX *ctx, long wait)
 {
     long start = now();
     CHECK(DC_CTX_has_session(ctx, BYTES("id")) == -1);
-    /* One for the rounding. */
+    /* Both times are rounded down. */
     CHECK(now() - start >= wait - 1);
 }
 
-static void expect_nothing(DC_CTX *ctx)
+static void expect_failures(DC_CTX *ctx)
 {
     static unsigned char big[30000];
     unsigned char out[100];
@@ -40,12 +43,12 @@ static void expect_nothing(DC_CTX *ctx)
     }
 }
 
-static void expect_all(DC_CTX *ctx)
+static void expect_success(DC_CTX *ctx)
 {
     unsigned char out[100];
     unsigned int used;
 
-    /* Where an answer is to come, it may take its time. */
+    /* A busy machine may answer late. */
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
     CHECK(DC_CTX_put_session(ctx, BYTES("id"), BYTES("session"), MINUTE) == 1);
     CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 1 && used == 7);
@@ -59,20 +62,20 @@ int main(int count, char **arguments)
     CHECK(count == 4);
     signal(SIGPIPE, SIG_DFL);
     ctx = context(arguments[1], (unsigned int)atoi(arguments[2]));
-    expect_all(ctx);
+    expect_success(ctx);
     printf("ready\n");
     fflush(stdout);
     if (fgets(line, sizeof line, stdin) != NULL) {
         CHECK(DC_CTX_set_timeout(ctx, 0) == 1);
-        /* Each call is to wait for itself. */
+        /* Without a pause each call waits for an answer. */
         CHECK(DC_CTX_set_pause(ctx, 0) == 1);
-        expect_to_wait(ctx, atol(arguments[3]));
-        expect_nothing(ctx);
+        expect_wait(ctx, atol(arguments[3]));
+        expect_failures(ctx);
         printf("done\n");
         fflush(stdout);
     }
     while (fgets(line, sizeof line, stdin) != NULL) {
-        expect_all(ctx);
+        expect_success(ctx);
         printf("well\n");
         fflush(stdout);
     }

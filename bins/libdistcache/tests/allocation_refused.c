@@ -1,33 +1,33 @@
 /*
- * Refuses the n-th allocation of a call, or all from the n-th on, for every n that there is:
- * refused TARGET. Every call then fails, or does all that it should, and the process goes on.
+ * Refuses the n-th allocation of a call, or all from the n-th on, for every n: allocation_refused TARGET
+ * Every call must fail without effect or succeed, and the process must go on.
  */
 #include "check.h"
 
 #include <errno.h>
 #include <pthread.h>
 
-/* The allocator of glibc behind the one below. */
+/* glibc's allocator, which the functions below replace. */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *place, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 
-/* In this thread: how many allocations until one is refused, if that is above 0. */
-static __thread long left;
-/* Whether those after it are refused too. */
-static __thread int all;
+/* In this thread: the number of the allocation that is refused, counted down; 0 for none. */
+static __thread long countdown;
+/* Whether all later ones are refused too. */
+static __thread int all_later;
 static __thread int refused;
 
-/* Longer than what a call can have from a reserve. */
+/* Longer than a block of the library's reserve. */
 static unsigned char session[2000];
 
 static int refuses(void)
 {
-    if (left == 0 || --left > 0)
+    if (countdown == 0 || --countdown > 0)
         return 0;
-    if (all)
-        left = 1;
+    if (all_later)
+        countdown = 1;
     refused = 1;
     errno = ENOMEM;
     return 1;
@@ -59,33 +59,33 @@ int posix_memalign(void **place, size_t alignment, size_t size)
 static void refuse(long n, int those_after)
 {
     refused = 0;
-    all = those_after;
-    left = n;
+    all_later = those_after;
+    countdown = n;
 }
 
-/* Says whether anything was refused since. */
+/* Refuses no more. Returns whether anything was refused. */
 static int refuse_no_more(void)
 {
-    left = 0;
+    countdown = 0;
     return refused;
 }
 
-static void contexts_are_made_or_not(const char *target, unsigned int flags, int good)
+static void creating_a_context_fails_or_succeeds(const char *target, unsigned int flags, int good)
 {
-    int mode, some = 1;
+    int mode, any_refused = 1;
     DC_CTX *ctx;
     long n;
 
     for (mode = 0; mode < 2; mode++) {
-        for (n = 1; n == 1 || some; n++) {
+        for (n = 1; n == 1 || any_refused; n++) {
             CHECK(n < 1000);
             refuse(n, mode);
             ctx = DC_CTX_new(target, flags);
-            some = refuse_no_more();
+            any_refused = refuse_no_more();
             CHECK(ctx != NULL || *DC_CTX_errstr() != '\0');
-            CHECK(ctx != NULL || some || !good);
-            /* What stood in for the refused memory is for the call alone. */
-            CHECK(ctx == NULL || (good && !some));
+            CHECK(ctx != NULL || any_refused || !good);
+            /* A context must not live in the reserve, which is only for the duration of a call. */
+            CHECK(ctx == NULL || (good && !any_refused));
             if (ctx != NULL)
                 CHECK(DC_CTX_has_session(ctx, BYTES("none")) == 0);
             DC_CTX_free(ctx);
@@ -96,12 +96,12 @@ static void contexts_are_made_or_not(const char *target, unsigned int flags, int
 
 struct job {
     DC_CTX *ctx;
-    int call, mode, some, done;
+    int call, mode, any_refused, done;
     long n;
 };
 
-/* Whether the call has done what it should. */
-static int calls(DC_CTX *ctx, int call)
+/* Makes call number `call`. Returns whether it did what it should. */
+static int make_call(DC_CTX *ctx, int call)
 {
     unsigned char out[sizeof session];
     unsigned int used;
@@ -128,7 +128,7 @@ static int calls(DC_CTX *ctx, int call)
         done = DC_CTX_set_timeout(ctx, 30000);
         break;
     case 5:
-        /* What did not fit is there, whatever is refused until then. */
+        /* A session that did not fit can be had by reget, whatever was refused. */
         done = DC_CTX_take_session(ctx, BYTES("id"), NULL, 0, &used);
         if (done == 1) {
             refuse_no_more();
@@ -148,12 +148,12 @@ static void *calls_first(void *given)
     struct job *job = given;
 
     refuse(job->n, job->mode);
-    job->done = calls(job->ctx, job->call);
-    job->some = refuse_no_more();
+    job->done = make_call(job->ctx, job->call);
+    job->any_refused = refuse_no_more();
     return NULL;
 }
 
-static void first_calls_of_threads_fail_or_are_right(const char *target, unsigned int flags)
+static void first_calls_of_threads_fail_or_succeed(const char *target, unsigned int flags)
 {
     DC_CTX *ctx = context(target, flags);
     struct job job;
@@ -164,16 +164,16 @@ static void first_calls_of_threads_fail_or_are_right(const char *target, unsigne
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
     for (job.call = 0; job.call < 7; job.call++)
         for (job.mode = 0; job.mode < 2; job.mode++) {
-            job.some = 1;
-            for (job.n = 1; job.some; job.n++) {
+            job.any_refused = 1;
+            for (job.n = 1; job.any_refused; job.n++) {
                 CHECK(job.n < 1000);
                 CHECK(DC_CTX_put_session(ctx, BYTES("id"), session, sizeof session, MINUTE) == 1);
                 job.ctx = ctx;
                 CHECK(pthread_create(&thread, NULL, calls_first, &job) == 0);
                 CHECK(pthread_join(thread, NULL) == 0);
-                /* A call that failed has lost nothing. */
+                /* A call that failed has not lost the session. */
                 if (!job.done) {
-                    CHECK(job.some);
+                    CHECK(job.any_refused);
                     CHECK(DC_CTX_get_session(ctx, BYTES("id"), out, sizeof out, &used) == 1);
                     CHECK(used == sizeof session && memcmp(out, session, used) == 0);
                 }
@@ -186,13 +186,13 @@ int main(int count, char **arguments)
 {
     CHECK(count == 2);
     memset(session, 's', sizeof session);
-    contexts_are_made_or_not(arguments[1], 0, 1);
-    contexts_are_made_or_not(arguments[1], DC_CTX_FLAG_PERSISTENT, 1);
-    contexts_are_made_or_not("nowhere", 0, 0);
-    contexts_are_made_or_not("IP:localhost:0", 0, 0);
-    contexts_are_made_or_not("IP:no-such-host.invalid:1", 0, 0);
-    contexts_are_made_or_not("FD:1000000", 0, 0);
-    first_calls_of_threads_fail_or_are_right(arguments[1], 0);
-    first_calls_of_threads_fail_or_are_right(arguments[1], DC_CTX_FLAG_PERSISTENT);
+    creating_a_context_fails_or_succeeds(arguments[1], 0, 1);
+    creating_a_context_fails_or_succeeds(arguments[1], DC_CTX_FLAG_PERSISTENT, 1);
+    creating_a_context_fails_or_succeeds("nowhere", 0, 0);
+    creating_a_context_fails_or_succeeds("IP:localhost:0", 0, 0);
+    creating_a_context_fails_or_succeeds("IP:no-such-host.invalid:1", 0, 0);
+    creating_a_context_fails_or_succeeds("FD:1000000", 0, 0);
+    first_calls_of_threads_fail_or_succeed(arguments[1], 0);
+    first_calls_of_threads_fail_or_succeed(arguments[1], DC_CTX_FLAG_PERSISTENT);
     return 0;
 }
