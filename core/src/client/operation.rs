@@ -189,6 +189,9 @@ mod tests {
 
     use Event::{Break, Repeat, Session};
 
+    /// The level that is known, the events, the operations asked for, and the result.
+    type Case<'a, R> = (u16, &'a [Event], &'a [Op], Option<R>);
+
     fn said(level: u16, status: Status) -> Event {
         Event::Status(level, status)
     }
@@ -237,7 +240,7 @@ mod tests {
     #[test]
     fn a_put_replaces_the_session_on_every_server() {
         use Op::{Add, Put, Remove};
-        let cases: [(u16, &[Event], &[Op], Option<Status>); 14] = [
+        let cases: [Case<'_, Status>; 14] = [
             (1, &[said(1, OK)], &[Put], Some(OK)),
             (1, &[said(1, DOWN)], &[Put], Some(DOWN)),
             (0, &[said(0, OK)], &[Add], Some(OK)),
@@ -277,17 +280,17 @@ mod tests {
     #[test]
     fn a_take_gives_the_session_to_one_client_on_every_server() {
         use Op::{Get, Remove, Take};
-        let miss = Some(Outcome::Status(MISS));
+        let missed = Some(Outcome::Status(MISS));
         let lost = Some(Outcome::Lost);
-        let cases: [(u16, &[Event], &[Op], Option<Outcome>); 14] = [
+        let cases: [Case<'_, Outcome>; 14] = [
             (1, &[Session(1)], &[Take], Some(Outcome::Session)),
-            (1, &[said(1, MISS)], &[Take], miss),
+            (1, &[said(1, MISS)], &[Take], missed),
             (1, &[said(1, DOWN)], &[Take], Some(Outcome::Status(DOWN))),
-            (0, &[said(0, MISS)], &[Get], miss),
+            (0, &[said(0, MISS)], &[Get], missed),
             (0, &[Session(0), said(0, OK)], &[Get, Remove], Some(Outcome::Kept)),
-            (0, &[Session(0), said(0, MISS)], &[Get, Remove], miss),
+            (0, &[Session(0), said(0, MISS)], &[Get, Remove], missed),
             (0, &[Session(1), Session(1)], &[Get, Take], Some(Outcome::Session)),
-            (1, &[said(1, UNABLE), said(0, MISS)], &[Take, Get], miss),
+            (1, &[said(1, UNABLE), said(0, MISS)], &[Take, Get], missed),
             (
                 1,
                 &[said(1, UNABLE), Session(1), said(1, UNABLE), said(0, OK)],
@@ -297,7 +300,7 @@ mod tests {
             (1, &[Break, said(0, MISS)], &[Take, Get], lost),
             (1, &[Repeat, said(1, MISS)], &[Take, Take], lost),
             (0, &[Session(0), Repeat, said(0, MISS)], &[Get, Remove, Remove], lost),
-            (0, &[Repeat, said(0, MISS)], &[Get, Get], miss),
+            (0, &[Repeat, said(0, MISS)], &[Get, Get], missed),
             (0, &[Session(0), Break], &[Get, Remove], None),
         ];
         for (level, events, ops, outcome) in cases {

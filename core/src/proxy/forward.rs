@@ -40,7 +40,11 @@ impl<M: Memory> Proxy<M> {
     /// none, or if it waits for an event.
     #[inline]
     pub(super) fn admit_at(&self) -> Option<Instant> {
-        self.clients.first()?;
+        self.clients.first().and_then(|_| self.unblocked_at())
+    }
+
+    #[inline]
+    const fn unblocked_at(&self) -> Option<Instant> {
         match self.blocked {
             Blocked::No => Some(Instant::ORIGIN),
             Blocked::ForConnection(end) => Some(end),
@@ -51,10 +55,10 @@ impl<M: Memory> Proxy<M> {
     /// Starts the request of the first client in turn. `None` if there is none, or it cannot start now.
     #[inline]
     pub(super) fn admit(&mut self, now: Instant) -> Option<Peer> {
-        if self.admit_at().is_none_or(|at| at > now) {
+        let key = self.clients.first()?;
+        if self.unblocked_at().is_none_or(|at| at > now) {
             return None;
         }
-        let key = self.clients.first()?;
         self.blocked = Blocked::No;
         match self.start(now, key) {
             Start::Blocked(why) => {
@@ -86,8 +90,7 @@ impl<M: Memory> Proxy<M> {
         if let Some(end) = self.grace().filter(|end| now < *end) {
             return Start::Blocked(Blocked::ForConnection(end));
         }
-        let mut in_flight = InFlight::new(now, key, request, id);
-        let route = self.choose(in_flight.aim());
+        let route = self.choose(Aim::new(request.header.op, id));
         if let Route::Busy(_) = route {
             return Start::Blocked(Blocked::ForInFlight);
         }
@@ -104,8 +107,7 @@ impl<M: Memory> Proxy<M> {
             self.free_client(now, key, request.wire_len);
             return Start::Done;
         };
-        in_flight.server = number;
-        let Ok(in_flight) = self.in_flight.insert(in_flight) else {
+        let Ok(in_flight) = self.in_flight.insert(InFlight::new(now, key, request, id)) else {
             return Start::Blocked(Blocked::ForInFlight);
         };
         conn.in_flight = Some(in_flight);
@@ -191,12 +193,15 @@ impl<M: Memory> Proxy<M> {
 
     /// Sends a request to this server, if it has the operation.
     fn visit(&mut self, now: Instant, key: Key, number: u8) {
-        let level = self.server(number).map_or(0, |server| server.level);
-        if self.in_flight.get_mut(key).is_some_and(|in_flight| in_flight.visit(number, level)) {
-            self.send(now, key);
-        } else {
-            self.answer(now, key, Status::UNSUPPORTED);
+        let Some(server) = self.servers.get(usize::from(number)) else {
+            return;
+        };
+        let first = server.waiting.is_empty();
+        let in_flight = self.in_flight.get_mut(key);
+        if !in_flight.is_some_and(|in_flight| in_flight.visit(number, server.level)) {
+            return self.answer(now, key, Status::UNSUPPORTED);
         }
+        self.send_to(now, key, number, first);
     }
 
     /// Sends a request to its server, or queues it until the server's outbox has room.
@@ -205,6 +210,12 @@ impl<M: Memory> Proxy<M> {
             return;
         };
         let first = self.server(number).is_some_and(|server| server.waiting.is_empty());
+        self.send_to(now, key, number, first);
+    }
+
+    /// The same, for the server that is known; `first` if no other request waits for it.
+    #[inline]
+    fn send_to(&mut self, now: Instant, key: Key, number: u8, first: bool) {
         if first && self.try_send(now, key) {
             return self.await_hedge(key);
         }
@@ -235,8 +246,8 @@ impl<M: Memory> Proxy<M> {
         let Some(len) = written else {
             return false;
         };
+        server.wants_changed |= server.outbox.is_empty();
         server.outbox.filled(pool, len);
-        server.wants_changed = true;
         if self.terms.copies <= 1 {
             in_flight.is_kept = false;
             conn.inbox.consume(pool, in_flight.request.wire_len);

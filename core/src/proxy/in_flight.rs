@@ -109,8 +109,7 @@ impl InFlight {
     /// What determines its next server.
     #[inline]
     pub(super) const fn aim(&self) -> Aim {
-        let changes = !matches!(self.request.header.op, Op::Get | Op::Have);
-        Aim { id: self.id, visited: self.visited, changes }
+        Aim { visited: self.visited, ..Aim::new(self.request.header.op, self.id) }
     }
 
     /// Whether it may be sent to a second server before the first has answered: it changes no data, and
@@ -252,6 +251,12 @@ impl InFlight {
 }
 
 impl Aim {
+    /// That of a new request, with the [`hash`](super::upstream::hash) of its id.
+    #[inline]
+    pub(super) const fn new(op: Op, id: u64) -> Self {
+        Self { id, visited: 0, changes: !matches!(op, Op::Get | Op::Have) }
+    }
+
     #[inline]
     pub(super) const fn has_visited(&self, server: u8) -> bool {
         self.visited & bit(server) != 0

@@ -19,7 +19,7 @@ impl<M: Memory> Proxy<M> {
             Ok(Some(message)) => message,
             Ok(None) if server.input == Input::Ended => return self.abort(number, None),
             Ok(None) => {
-                (server.input, server.wants_changed) = (Input::Quiet, true);
+                server.input = Input::Quiet;
                 return None;
             }
             Err(_) => return self.abort(number, Some(GivenUp::Malformed)),
@@ -29,9 +29,10 @@ impl<M: Memory> Proxy<M> {
             _ => self.deliver(now, number, &message),
         };
         let server = self.servers.get_mut(usize::from(number))?;
+        server.wants_changed |= server.inbox.len() >= self.clients.pool.buffer_len();
         server.inbox.consume(&mut self.clients.pool, message.wire_len);
         if server.inbox.is_empty() && server.input == Input::Unread {
-            (server.input, server.wants_changed) = (Input::Quiet, true);
+            server.input = Input::Quiet;
         }
         match received {
             Ok(Some(key)) => Some(Peer::Client(key)),
@@ -204,10 +205,11 @@ impl<M: Memory> Proxy<M> {
 }
 
 /// The status that an answer carries; `None` for a session.
+#[inline]
 fn status_of(message: &Message, wire: &[u8]) -> Option<Status> {
-    match message.first_frame(wire) {
-        [] if message.payload_len == 0 => Some(Status::DISCONNECTED),
-        [status] if message.payload_len == 1 => Some(Status(*status)),
+    match message.payload_len {
+        0 => Some(Status::DISCONNECTED),
+        1 => message.first_frame(wire).first().map(|status| Status(*status)),
         _ => None,
     }
 }

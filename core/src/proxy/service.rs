@@ -13,19 +13,27 @@ impl<M: Memory> Proxy<M> {
     /// Does one piece of work for one of the servers.
     #[inline]
     pub(super) fn service(&mut self, now: Instant) -> Option<Peer> {
-        // A server with nothing left to do is not busy when it is looked at again.
-        for _ in 0..self.servers.len() {
-            let Some(number) = self.next_busy() else {
-                break;
-            };
-            if let Some(peer) = self.service_one(now, number) {
-                return Some(peer);
-            }
+        if self.servers.iter().any(Upstream::has_work)
+            && let Some(peer) = self.service_busy(now)
+        {
+            return Some(peer);
         }
         self.give_up_silent(now)
     }
 
+    fn service_busy(&mut self, now: Instant) -> Option<Peer> {
+        // A server with nothing left to do is not busy when it is looked at again.
+        for _ in 0..self.servers.len() {
+            let number = self.next_busy()?;
+            if let Some(peer) = self.service_one(now, number) {
+                return Some(peer);
+            }
+        }
+        None
+    }
+
     /// The next server in turn that has work.
+    #[inline]
     fn next_busy(&mut self) -> Option<u8> {
         let (before, after) = self.servers.split_at_checked(self.turn.into())?;
         let busy = Upstream::has_work;

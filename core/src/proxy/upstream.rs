@@ -98,7 +98,8 @@ pub struct Upstream {
     pub(super) link: Link,
     /// `Quiet` unless there is a connection.
     pub(super) input: Input,
-    /// What its socket waits for has changed since `advance` last named it. Only with a connection.
+    /// What its socket waits for has changed since the last verb on it, and since `advance` named it.
+    /// Only with a connection.
     pub(super) wants_changed: bool,
     /// It was unreachable at some time, or requests went elsewhere, so it may lack sessions.
     pub(super) may_lack_data: bool,
@@ -180,7 +181,7 @@ impl Upstream {
     /// Whether `key` is that of its connection, or of the attempt to connect.
     #[inline]
     pub(super) fn is(&self, key: ServerKey) -> bool {
-        self.era == key.era() && self.link != Link::Down
+        self.era == key.era() && !matches!(self.link, Link::Down)
     }
 
     /// Whether requests can be sent to it.

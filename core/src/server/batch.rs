@@ -106,8 +106,9 @@ impl<S: Store> Batch<'_, S> {
                 break;
             };
             let op = message.header.op;
-            let request = Request::parse(op, message.first_frame(wire));
-            if let (Ok(Ok(request)), false) = (request, op.stores()) {
+            if !op.stores()
+                && let Ok(Ok(request)) = Request::parse(op, message.first_frame(wire))
+            {
                 // There is room for as many as there are messages.
                 let _ = ids.push(request.id());
             }

@@ -85,8 +85,8 @@ impl Message {
     /// with the message as it was measured.
     #[inline]
     pub fn first_frame<'a>(&self, wire: &'a [u8]) -> &'a [u8] {
-        let (_, data) = wire.split_at_checked(HEADER_LEN).unwrap_or_default();
-        data.get(..usize::from(self.header.len)).unwrap_or(data)
+        let end = HEADER_LEN.saturating_add(usize::from(self.header.len));
+        wire.get(HEADER_LEN..end).unwrap_or_default()
     }
 
     /// Copies the message at the front of `wire` to the front of `out` in another envelope, and returns
@@ -94,6 +94,12 @@ impl Message {
     pub fn relabel(&self, wire: &[u8], envelope: &Envelope, out: &mut [u8]) -> Option<usize> {
         let wire = wire.get(..self.wire_len)?;
         let out = out.get_mut(..self.wire_len)?;
+        if self.header.complete {
+            let (header, data) = out.split_first_chunk_mut()?;
+            *header = envelope.header(self.header.len).encode();
+            data.copy_from_slice(wire.get(HEADER_LEN..)?);
+            return Some(self.wire_len);
+        }
         out.copy_from_slice(wire);
         for frame in out.chunks_mut(FRAME_MAX) {
             let [_, _, p0, p1, to, u0, u1, u2, u3, _, op, ..] =
