@@ -425,7 +425,8 @@ impl<M: Memory> Machine for Proxy<M> {
     fn deadline(&self) -> Option<Instant> {
         let admit = self.admit_at();
         let busy = |server: &Upstream| server.wants_changed || server.has_work();
-        if admit == Some(Instant::ORIGIN) || self.servers.iter().any(busy) {
+        let ready = admit == Some(Instant::ORIGIN) || self.clients.unblocked().is_some();
+        if ready || self.servers.iter().any(busy) {
             return Some(Instant::ORIGIN);
         }
         let of_server = |server: &Upstream| {

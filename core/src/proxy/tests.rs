@@ -74,3 +74,26 @@ fn an_attempt_that_takes_too_long_is_cancelled_once() {
     assert_eq!((proxy.deadline(), proxy.dial(at(2299))), (Some(at(2300)), None));
     assert_eq!(proxy.dial(at(2300)), Some(Dial::Cancel(second)));
 }
+
+#[test]
+fn a_buffer_that_comes_back_is_due_at_once_for_the_client_that_waits_for_one() {
+    let (mut slots, mut in_flight) = ([const { Slot::EMPTY }; 2], [const { Slot::EMPTY }; 1]);
+    let mut memory = vec![0; 4 * MESSAGE_MAX];
+    let pool = Pool::new(&mut memory[..], MESSAGE_MAX);
+    let mut servers = [Upstream::ONLY];
+    let proxy = Proxy::new(&mut slots[..], &mut in_flight[..], &mut servers[..], pool, CONFIG);
+    let mut proxy = proxy.unwrap();
+    let now = Instant::from_millis(7);
+    assert!(matches!(proxy.dial(now), Some(Dial::Connect(_))));
+    let [first, second] = [(); 2].map(|()| Peer::Client(proxy.open(now).unwrap()));
+    assert!(!proxy.space(first).is_empty());
+    proxy.filled(first, 1);
+    assert_eq!(proxy.advance(now), Some(first));
+    assert!(proxy.space(second).is_empty(), "the last buffer is for answers");
+    assert_eq!((proxy.deadline(), proxy.advance(now)), (None, None));
+    proxy.closed(first);
+    assert_eq!(proxy.deadline(), Some(Instant::ORIGIN));
+    assert_eq!(proxy.advance(now), Some(second));
+    assert_eq!((proxy.deadline(), proxy.advance(now)), (None, None));
+    assert!(!proxy.space(second).is_empty());
+}
