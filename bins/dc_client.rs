@@ -1,4 +1,4 @@
-//! `dc_client`: the proxy between the TLS servers of one machine and the cache.
+//! `dc_client`: the proxy between the TLS servers of one machine and the cache servers.
 
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &mut Options) -> Result<(), Stop> {
-    let mut service = program::daemon("dc_client", "UNIX:/tmp/scache")?;
+    let mut startup = program::daemon("dc_client", "UNIX:/tmp/scache")?;
     let mut servers = Vec::new();
     let (mut copies, mut min_ttl) = (1, 0);
     let mut clients = 4096;
@@ -33,17 +33,17 @@ fn run(options: &mut Options) -> Result<(), Stop> {
             "reqtimeout" => limits.patience = options.limit(0..=3_600_000)?,
             "retry" => retry = options.millis(1..=3_600_000)?,
             "servertimeout" => server_patience = options.millis(0..=3_600_000)?,
-            name if program::daemon_option(&mut service, name, options)? => {}
+            name if program::daemon_option(&mut startup, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
     check(&servers, copies)?;
-    check_own(&servers, service.addresses())?;
-    service.inherits.clone_from(&servers);
+    check_own(&servers, startup.addresses())?;
+    startup.inherits.clone_from(&servers);
     let config =
         proxy::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
-    let running = service.start().map_err(Stop::failed)?;
-    proxy::run(&config, running).map_err(Stop::failed)
+    let started = startup.start().map_err(Stop::failed)?;
+    proxy::run(&config, started).map_err(Stop::failed)
 }
 
 fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
@@ -63,7 +63,7 @@ fn check(servers: &[Address], copies: u8) -> Result<(), OptionsError> {
     Err(OptionsError::new(line))
 }
 
-/// A proxy that is its own server looks healthy and serves nobody.
+/// Refuses a proxy that is its own server: it would look healthy and answer nothing.
 fn check_own(servers: &[Address], listen: &[Address]) -> Result<(), OptionsError> {
     let own = |server: &&Address| listen.iter().any(|listen| proxy::reaches(server, listen));
     match servers.iter().find(own) {

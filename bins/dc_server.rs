@@ -1,4 +1,4 @@
-//! `dc_server`: the cache that TLS servers share.
+//! `dc_server`: the session cache that TLS servers share.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_SERVER;
 use distcache_posix::server;
 
-/// The longest lifetime that TLS servers need.
+/// The default of `-maxtimeout`: the longest lifetime that TLS servers use.
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest lifetime that the protocol allows, in milliseconds.
 const LIFETIME_MAX: u64 = TTL_MAX as u64;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &mut Options) -> Result<(), Stop> {
-    let mut service = program::daemon("dc_server", "IP:127.0.0.1:9001")?;
+    let mut startup = program::daemon("dc_server", "IP:127.0.0.1:9001")?;
     let mut config = server::Config {
         sessions: 65_536,
         max_bytes: None,
@@ -48,15 +48,15 @@ fn run(options: &mut Options) -> Result<(), Stop> {
             "sessions" => {
                 config.sessions = options.count(1..=Layout::SESSIONS_MAX.into())? as u32;
             }
-            name if program::daemon_option(&mut service, name, options)? => {}
+            name if program::daemon_option(&mut startup, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
-    // A shortest lifetime over a day raises the longest.
+    // A longer -mintimeout raises the default.
     config.max_lifetime = max_lifetime.unwrap_or(DAY.max(config.min_lifetime));
     if config.max_lifetime < config.min_lifetime {
         return Err(Stop::failed("-mintimeout is longer than -maxtimeout"));
     }
-    let running = service.start().map_err(Stop::failed)?;
-    server::run(&config, running).map_err(Stop::failed)
+    let started = startup.start().map_err(Stop::failed)?;
+    server::run(&config, started).map_err(Stop::failed)
 }

@@ -1,4 +1,4 @@
-//! `dc_snoop`: shows what goes by between distcache clients and a server.
+//! `dc_snoop`: prints the messages between distcache clients and a server.
 
 use std::io;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `dc_test`: sends a cache random requests, and knows what it must answer; or as many as it takes.
+//! `dc_test`: sends random requests to a cache, and checks every answer or measures the speed.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,31 +11,31 @@ use distcache_posix::program::{self, Stop};
 use distcache_posix::programs::DC_TEST;
 
 fn main() -> ExitCode {
-    program::run(&DC_TEST, test)
+    program::run(&DC_TEST, run)
 }
 
-fn test(options: &mut Options) -> Result<(), Stop> {
+fn run(options: &mut Options) -> Result<(), Stop> {
     let (mut config, mut load) = (Config::default(), load::Config::default());
     let (mut connect, mut timevar) = (None, None);
-    let (mut of_test, mut of_load) = (None, None);
+    let (mut check_option, mut load_option) = (None, None);
     while let Some(name) = options.next()? {
         match name.as_str() {
             "connect" => connect = Some(options.server_address()?),
             "timevar" => {
-                of_test = Some(name);
+                check_option = Some(name);
                 timevar = Some(options.seconds(0..=604_800)? as u32);
             }
-            _ if test_option(&mut config, &name, options)? => of_test = Some(name),
-            _ if load.option(&name, options)? => of_load = Some(name),
+            _ if read_check_option(&mut config, &name, options)? => check_option = Some(name),
+            _ if load.option(&name, options)? => load_option = Some(name),
             name => return Err(program::common_option(name, options)),
         }
     }
-    let usual = || "UNIX:/tmp/scache".parse();
-    let connect = connect.map_or_else(usual, Ok).map_err(Stop::failed)?;
-    match (of_test, of_load) {
-        (Some(of_test), Some(of_load)) => {
-            let of_load = if load.time.is_zero() { of_load.as_str() } else { "seconds" };
-            let line = format!("-{of_test} cannot be combined with -{of_load}");
+    let default = || "UNIX:/tmp/scache".parse();
+    let connect = connect.map_or_else(default, Ok).map_err(Stop::failed)?;
+    match (check_option, load_option) {
+        (Some(check_option), Some(load_option)) => {
+            let load_option = if load.time.is_zero() { load_option.as_str() } else { "seconds" };
+            let line = format!("-{check_option} cannot be combined with -{load_option}");
             Err(OptionsError::new(line).into())
         }
         (None, Some(_)) => measure(&load, &connect),
@@ -47,8 +47,8 @@ fn test(options: &mut Options) -> Result<(), Stop> {
     }
 }
 
-/// Reads an option of a test; false where it is none.
-fn test_option(
+/// Reads an option of a check; false for another option.
+fn read_check_option(
     config: &mut Config,
     name: &str,
     options: &mut Options,

@@ -1,4 +1,4 @@
-//! What errors say, and what they came from.
+//! Texts and sources of errors.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use distcache_core::client::RequestError;
 use distcache_core::id::Id;
 use distcache_core::table::{AddError, MemoryTooSmall};
 use distcache_core::wire::Malformed;
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::net::listener::{Listener, Ownership};
 use distcache_posix::process::start::StartError;
 use distcache_posix::server::RunError;
@@ -43,15 +43,15 @@ fn every_error_of_the_core_says_what_is_wrong_in_one_line() {
     let lines = errors.map(ToString::to_string);
     for (number, line) in lines.iter().enumerate() {
         assert!(line.len() > 10 && !line.contains('\n') && !line.ends_with('.'), "{line}");
-        // The last one says what the one before it says.
-        assert!(!lines[..number.min(20)].contains(line), "{line} is said twice");
+        // The last one repeats its source.
+        assert!(!lines[..number.min(20)].contains(line), "{line} is there twice");
     }
     assert_eq!(lines[15], "the table needs 4096 bytes of memory");
     assert_eq!(lines[20], "a proxy has at most 32 servers");
     assert_eq!(lines[21], lines[20]);
 }
 
-/// The kind of the system's error at the end of the chain.
+/// Returns the kind of the system's error at the end of the chain of sources.
 fn kind(error: &dyn Error) -> Option<io::ErrorKind> {
     let mut last = error.source()?;
     while let Some(next) = last.source() {
@@ -61,7 +61,7 @@ fn kind(error: &dyn Error) -> Option<io::ErrorKind> {
 }
 
 #[test]
-fn errors_of_the_shell_lead_to_what_the_system_said() {
+fn posix_errors_have_the_system_error_as_their_source() {
     let dir = Dir::new();
     std::fs::write(dir.join("file"), "").expect("a file");
     let under_a_file = dir.join("file").join("socket");
@@ -76,7 +76,7 @@ fn errors_of_the_shell_lead_to_what_the_system_said() {
     }
     assert_eq!(kind(&StartError::Signals(denied())), Some(io::ErrorKind::PermissionDenied));
 
-    let client = Client::new(&address, Flags::default()).expect("no connection yet");
-    let failure = client.get(Id::new(b"id").expect("an id")).expect_err("nobody is there");
+    let client = Client::connect(address).expect("no connection yet");
+    let failure = client.get(Id::new(b"id").expect("an id")).expect_err("nothing listens");
     assert_eq!(kind(&failure), Some(io::ErrorKind::NotADirectory), "{failure}");
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Program, Signal};
+use distcache_testing::raw_client::RawClient;
 
 const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
 
@@ -31,8 +31,8 @@ fn start(example: &str) -> Program {
 fn is_right(example: &str) {
     let server = start(example);
     let address = server.address();
-    let silent = Caller::to(&address);
-    let (halfway, malformed) = (Caller::to(&address), Caller::to(&address));
+    let silent = RawClient::connect(&address);
+    let (halfway, malformed) = (RawClient::connect(&address), RawClient::connect(&address));
     let request = have(1, b"an id");
     let (first, second) = request.split_at(9);
     halfway.send(first);

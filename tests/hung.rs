@@ -1,5 +1,5 @@
-//! What a proxy does about a server that accepts connections and answers nothing, or the wrong thing.
-//! Told over virtual time.
+//! What a proxy does when a server accepts connections and then sends nothing, or wrong answers.
+//! Over virtual time.
 
 use distcache_core::machine::{Machine, Peer};
 use distcache_core::proxy::{self, Config, Dial, GivenUp};
@@ -21,13 +21,13 @@ fn world(memory: &mut Memory, config: Config) -> World<'_> {
     net
 }
 
-/// What a server was asked since last time.
+/// Returns the requests that a server got since the last call.
 fn asked(net: &mut World<'_>, number: u8) -> Vec<(u32, u8, Vec<u8>)> {
     net.drive();
     messages(&net.take(server(number)))
 }
 
-/// Ids of which the first server is this one.
+/// Returns ids whose first server is this one.
 fn ids_of(net: &mut World<'_>, client: End, number: u8, count: usize) -> Vec<[u8; 4]> {
     let mut ids = Vec::new();
     for id in 0_u32.. {
@@ -69,7 +69,7 @@ fn a_verb_with_nothing_to_do_does_nothing() {
         assert_eq!(net.machine.advance(now), None);
         assert_eq!((net.machine.check(), net.machine.buffers_free()), (Ok(()), free));
     };
-    // While it is dialed, and once that is over.
+    // During a dial, and after it.
     poke(&mut net);
     net.machine.closed(peer);
     poke(&mut net);
@@ -80,7 +80,7 @@ fn a_verb_with_nothing_to_do_does_nothing() {
 }
 
 #[test]
-fn a_late_event_of_the_last_connection_does_nothing_to_the_next() {
+fn a_late_event_of_a_connection_does_nothing_to_the_next() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     let old = net.keys[0].unwrap();
@@ -118,12 +118,12 @@ fn sending_nothing_makes_no_room() {
     let peer = Peer::Server(net.keys[0].unwrap());
     assert!(net.machine.deadline().is_none());
     net.machine.sent(net.now, peer, 0);
-    assert_eq!(net.machine.deadline(), None, "what can't be sent is tried again for nothing");
+    assert_eq!(net.machine.deadline(), None, "what can't be sent must not be tried again");
     assert_eq!(net.machine.advance(net.now), None);
 }
 
 #[test]
-fn a_server_is_up_once_it_has_answered_and_what_it_can_do_is_known_then() {
+fn a_server_is_up_once_its_answer_shows_its_level() {
     for level in [0, 1] {
         let mut memory = Memory::of(1);
         let mut net = Net::new(memory.proxy(CONFIG), Pieces::Of(1));
@@ -142,12 +142,12 @@ fn a_server_is_up_once_it_has_answered_and_what_it_can_do_is_known_then() {
             0 => assert_eq!(net.received(client), at_level(1, status(1, PUT, 3))),
             _ => assert_eq!((asked.len(), asked[0].1), (1, PUT)),
         }
-        assert_eq!(net.machine.traffic().requests, 1, "the probe is nobody's request");
+        assert_eq!(net.machine.traffic().requests, 1, "a probe belongs to no client");
     }
 }
 
 #[test]
-fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_circle() {
+fn a_server_that_accepts_and_stays_silent_is_never_up_nor_dialed_in_a_loop() {
     let mut memory = Memory::of(1);
     let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
     net.probes = Probes::Seen;
@@ -156,7 +156,7 @@ fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_cir
     let client = net.connect();
     net.send(client, &have(1, b"a"));
     net.pass(99);
-    assert!(net.received(client).is_empty(), "the first moment is waited for");
+    assert!(net.received(client).is_empty(), "requests wait for the first attempt");
     net.pass(1);
     assert_eq!(net.take(client), status(1, HAVE, 2));
     for _ in 0..150 {
@@ -168,7 +168,7 @@ fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_cir
     let traffic = net.machine.server_traffic(0);
     assert_eq!((traffic.connects, traffic.losses, traffic.given_up), (4, 3, 3));
     assert_eq!(net.machine.given_up(0), Some(GivenUp::Silent(250)));
-    // Requests do not wait for later attempts, once there has been time for one.
+    // Requests do not wait for later attempts.
     net.pass(200);
     net.send(client, &have(2, b"a"));
     net.drive();
@@ -176,7 +176,7 @@ fn a_server_that_accepts_and_says_nothing_is_never_up_and_is_not_dialed_in_a_cir
 }
 
 #[test]
-fn a_probe_may_be_answered_by_nothing_but_its_answer() {
+fn only_the_answer_to_a_probe_may_come_first() {
     for wrong in [status(0, HAVE, 0), status(u32::MAX, GET, 0), b"HTTP/1.1 400".to_vec()] {
         let mut memory = Memory::of(1);
         let mut net = Net::new(memory.proxy(CONFIG), Pieces::Whole);
@@ -189,13 +189,13 @@ fn a_probe_may_be_answered_by_nothing_but_its_answer() {
 }
 
 #[test]
-fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
+fn a_server_that_answers_nothing_times_out_long_before_a_client() {
     let mut memory = Memory::of(1);
     let limits = limits(0, 10_000);
     let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
     let client = net.connect();
     net.pass(60_000);
-    assert!(net.is_open(SERVER), "one that is asked nothing may be silent");
+    assert!(net.is_open(SERVER), "a server without requests may be silent");
     net.send(client, &have(1, b"a"));
     net.pass(249);
     assert!(net.received(client).is_empty());
@@ -207,7 +207,7 @@ fn a_server_that_answers_nothing_is_given_up_long_before_a_client_would_be() {
 }
 
 #[test]
-fn a_server_that_answers_others_keeps_its_connection_until_a_client_would_lose_patience() {
+fn a_server_that_answers_others_keeps_its_connection_until_the_client_timeout() {
     let mut memory = Memory::of(2);
     let limits = limits(0, 3_000);
     let mut net = world(&mut memory, Config::new(limits, Duration::from_millis(5_000)));
@@ -236,7 +236,7 @@ fn a_proxy_that_was_stopped_itself_does_not_blame_its_servers() {
         let client = net.connect();
         net.send(client, &have(1, b"a"));
         let uid = asked(&mut net, 0)[0].0;
-        // Nobody calls it when it has asked to be.
+        // The machine is not called at its deadline.
         net.now = net.now.after(stopped);
         net.drive();
         assert_eq!(net.machine.traffic().given_up > 0, given_up, "after {stopped} ms");
@@ -250,7 +250,7 @@ fn a_proxy_that_was_stopped_itself_does_not_blame_its_servers() {
 }
 
 #[test]
-fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
+fn clients_that_leave_a_hung_server_cost_the_other_server_nothing() {
     let mut memory = Memory::of(4).with_servers(2);
     let mut net = world(&mut memory, ENDLESS);
     let prober = net.connect();
@@ -268,7 +268,7 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
         net.send(server(1), &session(*uid, b"session"));
         net.drive();
         assert_eq!(net.take(prober), session(2, b"session"), "round {round}");
-        // What belongs to the hung server goes to the other once there is enough of it.
+        // Requests of the hung server go to the other one once there are too many.
         for (uid, ..) in asked.iter().filter(|(_, _, id)| *id == hung) {
             net.send(server(1), &status(*uid, GET, 1));
         }
@@ -277,7 +277,7 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
     assert!(net.machine.is_full(0) && !net.machine.is_full(1));
     assert_eq!(net.machine.traffic().orphaned, 100);
     let late = asked(&mut net, 0);
-    assert_eq!(late.len(), 6, "half of all there is");
+    assert_eq!(late.len(), 6, "half of all places");
     for (uid, op, _) in late {
         net.send(server(0), &status(uid, op, 1));
     }
@@ -286,8 +286,8 @@ fn clients_that_give_up_on_a_hung_server_cost_the_other_nothing() {
 }
 
 #[test]
-fn without_another_server_a_full_one_is_as_good_as_none() {
-    let mut memory = Memory::of(4).with_flights(3);
+fn without_another_server_a_full_one_counts_as_unreachable() {
+    let mut memory = Memory::of(4).with_in_flight(3);
     let mut net = world(&mut memory, ENDLESS);
     let mut uids = Vec::new();
     for _ in 0..3 {
@@ -310,8 +310,8 @@ fn without_another_server_a_full_one_is_as_good_as_none() {
 }
 
 #[test]
-fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
-    let mut memory = Memory::of(3).with_servers(2).with_flights(2);
+fn requests_wait_for_a_busy_server_if_all_others_are_awaited() {
+    let mut memory = Memory::of(3).with_servers(2).with_in_flight(2);
     let mut net = world(&mut memory, ENDLESS);
     let first = net.connect();
     let id = ids_of(&mut net, first, 0, 1)[0];
@@ -320,7 +320,7 @@ fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
         net.send(client, &get(1, &id));
     }
     for client in [first, second] {
-        assert!(asked(&mut net, 1).is_empty(), "it would not be found there");
+        assert!(asked(&mut net, 1).is_empty(), "it would be a miss there");
         let asked = asked(&mut net, 0);
         assert_eq!(asked.len(), 1);
         net.send(server(0), &session(asked[0].0, b"session"));
@@ -330,12 +330,12 @@ fn requests_wait_for_a_busy_server_where_all_others_are_waited_for() {
 }
 
 #[test]
-fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
+fn clients_that_ended_their_side_make_room_for_others_while_a_server_hangs() {
     let mut memory = Memory::of(8);
     let mut net = world(&mut memory, ENDLESS);
     let left: Vec<End> = (0..8).map(|_| net.connect()).collect();
     for client in &left {
-        // Whether it is gone or waits for its answer can't be told.
+        // A full server may be hung or busy.
         net.send(*client, &get(1, b"a"));
         net.hang_up(*client);
     }
@@ -343,9 +343,9 @@ fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
     assert!(left.iter().all(|client| net.is_open(*client)) && net.try_connect().is_none());
     net.pass(1);
     let open = left.iter().map(|client| net.is_open(*client)).collect::<Vec<_>>();
-    assert_eq!(open, [false, false, true, true, true, true, true, true], "the first go first");
+    assert_eq!(open, [false, false, true, true, true, true, true, true], "the oldest go first");
     net.pass(60_000);
-    assert_eq!(net.machine.clients(), 6, "one that is in nobody's way may wait");
+    assert_eq!(net.machine.clients(), 6, "a client may wait if it blocks no other");
     let next = net.connect();
     net.send(next, &have(2, b"b"));
     let asked = asked(&mut net, 0);
@@ -359,7 +359,7 @@ fn clients_that_have_hung_up_make_room_for_others_while_a_server_hangs() {
 }
 
 #[test]
-fn a_server_that_sends_what_nobody_asked_for_is_given_up() {
+fn a_server_that_sends_only_stray_answers_is_disconnected() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     net.reach = Reach::Refuses;
@@ -375,7 +375,7 @@ fn a_server_that_sends_what_nobody_asked_for_is_given_up() {
 }
 
 #[test]
-fn a_few_strays_between_answers_cost_a_server_nothing() {
+fn a_few_stray_answers_between_others_cost_a_server_nothing() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, CONFIG);
     let client = net.connect();
@@ -391,7 +391,7 @@ fn a_few_strays_between_answers_cost_a_server_nothing() {
 }
 
 #[test]
-fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
+fn requests_that_waited_for_a_lost_connection_are_routed_again() {
     let mut memory = Memory::of(12);
     let mut net = world(&mut memory, ENDLESS);
     net.probes = Probes::AnsweredAt(1);
@@ -404,7 +404,7 @@ fn what_waited_for_a_lost_connection_is_chosen_anew_for_the_next() {
         net.send(*client, &put);
     }
     net.pass(5_000);
-    // All of this happens before the proxy thinks again.
+    // All of this happens before the next `advance`.
     let (now, old) = (net.now, net.keys[0].unwrap());
     net.machine.closed(Peer::Server(old));
     let Some(Dial::Connect(key)) = net.machine.dial(now) else { panic!("it is time to dial") };

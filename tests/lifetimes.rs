@@ -1,4 +1,4 @@
-//! How long a server keeps sessions, and when it wakes for them, told over virtual time.
+//! How long a server keeps sessions, and when it wakes to drop them, over virtual time.
 
 use distcache_core::machine::Machine;
 use distcache_core::message::TTL_MAX;
@@ -10,9 +10,9 @@ use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{Net, Pieces};
 use std::time::Duration;
 
-/// Memory for a table of 2,000 sessions and how large the table is.
+/// Returns memory for a table of 2,000 sessions, and its size.
 fn sessions(bytes: u64) -> (Vec<u8>, Layout) {
-    let layout = Layout::new(2_000, bytes).expect("lawful sizes");
+    let layout = Layout::new(2_000, bytes).expect("valid sizes");
     (vec![0; layout.size()], layout)
 }
 
@@ -34,7 +34,7 @@ fn an_idle_server_sleeps_until_a_session_expires_and_then_for_ever() {
     assert_eq!(net.machine.deadline(), Some(due));
     net.pass(3_599_999);
     assert_eq!(net.machine.store().len(), 1);
-    // It has just looked for others that have expired, and does so once a second at most.
+    // It has just dropped expired sessions, and does so at most once a second.
     let at = net.machine.deadline().expect("a session is left");
     assert!(at >= due && at.since(due) < 1_000);
     net.pass(at.since(net.now));
@@ -64,7 +64,7 @@ fn sessions_that_expire_close_together_are_dropped_together() {
 }
 
 #[test]
-fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
+fn lifetimes_above_the_maximum_are_lowered_and_those_above_7_days_are_refused() {
     let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
     let max_lifetime = Duration::from_secs(5);
@@ -91,8 +91,8 @@ fn lives_above_the_most_are_lowered_and_those_above_7_days_are_refused() {
 }
 
 #[test]
-fn a_life_of_0_stores_nothing_and_evicts_nobody() {
-    let layout = Layout::new(2, 4_096).expect("lawful sizes");
+fn a_lifetime_of_0_stores_nothing_and_evicts_nothing() {
+    let layout = Layout::new(2, 4_096).expect("valid sizes");
     let mut bytes = vec![0; layout.size()];
     let mut memory = Memory::of(1);
     let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
@@ -109,8 +109,8 @@ fn a_life_of_0_stores_nothing_and_evicts_nobody() {
 }
 
 #[test]
-fn refused_adds_are_counted_by_what_refused_them() {
-    // A table of 16 blocks: no room for a session of 5,000 bytes.
+fn refused_adds_are_counted_by_reason() {
+    // A table of 16 blocks, too small for a session of 5,000 bytes.
     let (mut bytes, layout) = sessions(4_096);
     let mut memory = Memory::of(1);
     let server = memory.server(NO_LIMITS, table(&mut bytes, layout));

@@ -1,12 +1,12 @@
-//! How long clients may take, and what happens where memory is short. Told over virtual time, of
-//! servers; proxies share this code.
+//! Timeouts of clients, and shortage of memory, over virtual time. Tested on servers; proxies share
+//! the code.
 
 use distcache_core::Limits;
 use distcache_core::machine::Machine;
 use distcache_core::server;
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, messages, session, status};
 use distcache_testing::memory::{Memory, NO_LIMITS, limits};
-use distcache_testing::net::{End, Net, Pieces, every_way};
+use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
@@ -51,7 +51,7 @@ fn a_byte_a_second_is_not_progress() {
 }
 
 #[test]
-fn a_request_now_and_then_is_progress_even_if_another_has_begun() {
+fn a_request_now_and_then_is_progress_even_if_another_is_unfinished() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -69,7 +69,7 @@ fn a_request_now_and_then_is_progress_even_if_another_has_begun() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_closed_after_patience() {
+fn a_client_that_never_reads_is_closed_after_its_timeout() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -82,7 +82,7 @@ fn a_client_that_never_reads_is_closed_after_patience() {
 }
 
 #[test]
-fn without_limits_nobody_is_ever_closed() {
+fn without_limits_no_client_is_ever_closed() {
     let mut memory = Memory::of(3);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
@@ -110,17 +110,17 @@ fn one_client_too_many_is_refused_and_counted_until_a_place_is_free() {
 }
 
 #[test]
-fn a_dry_pool_makes_clients_wait_but_loses_nothing() {
+fn an_empty_pool_makes_clients_wait_but_loses_nothing() {
     for buffers in 2..6 {
         for seed in 0..40 {
-            dry(buffers, Pieces::Any(Random::new(seed)));
+            check_with_buffers(buffers, Pieces::Any(Random::new(seed)));
         }
-        dry(buffers, Pieces::Whole);
-        dry(buffers, Pieces::Of(1));
+        check_with_buffers(buffers, Pieces::Whole);
+        check_with_buffers(buffers, Pieces::Of(1));
     }
 }
 
-fn dry(buffers: usize, pieces: Pieces) {
+fn check_with_buffers(buffers: usize, pieces: Pieces) {
     let mut memory = Memory::with_buffers(20, buffers);
     let mut net = world(&mut memory, NO_LIMITS, pieces);
     let clients: Vec<End> = (0..20).map(|_| net.connect()).collect();
@@ -137,8 +137,8 @@ fn dry(buffers: usize, pieces: Pieces) {
 }
 
 #[test]
-fn clients_that_hold_all_buffers_lose_them_with_their_patience() {
-    every_way(15, |pieces| {
+fn clients_that_hold_all_buffers_lose_them_at_their_timeout() {
+    with_every_split(15, |pieces| {
         let mut memory = Memory::with_buffers(6, 4);
         let mut net = world(&mut memory, LIMITS, pieces);
         let hoarders: Vec<End> = (0..3).map(|_| net.connect()).collect();
@@ -157,7 +157,7 @@ fn clients_that_hold_all_buffers_lose_them_with_their_patience() {
 }
 
 #[test]
-fn slow_readers_on_a_dry_pool_delay_others_but_get_everything() {
+fn slow_readers_on_an_empty_pool_delay_others_but_get_everything() {
     for seed in 0..20 {
         let mut memory = Memory::with_buffers(5, 2);
         let mut net = world(&mut memory, NO_LIMITS, Pieces::Any(Random::new(seed)));
@@ -201,7 +201,7 @@ fn a_client_that_leaves_while_it_waits_for_a_buffer_is_forgotten() {
 }
 
 #[test]
-fn a_whole_request_that_waits_for_a_buffer_is_not_given_up_for_that() {
+fn a_whole_request_that_waits_for_a_buffer_does_not_time_out() {
     let mut memory = Memory::with_buffers(3, 3);
     let mut net = world(&mut memory, LIMITS, Pieces::Whole);
     let (slow, waits) = (net.connect(), net.connect());

@@ -1,4 +1,4 @@
-//! `dc_test -seconds` as it runs: a load on a server and through a proxy, and what it says of it.
+//! The load of `dc_test -seconds`, on a server and through a proxy, and its report.
 
 use distcache_testing::process::{Dir, Program};
 use distcache_testing::start;
@@ -8,7 +8,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
 
 #[test]
-fn a_load_is_answered_right_in_every_shape() {
+fn a_load_of_every_shape_gets_right_answers() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
@@ -33,7 +33,7 @@ fn a_load_is_answered_right_in_every_shape() {
 }
 
 #[test]
-fn options_that_do_not_go_together_are_refused() {
+fn conflicting_options_are_refused() {
     for (arguments, why) in [
         (&["-seconds", "1", "-ops", "5"][..], "-ops cannot be combined with -seconds"),
         (&["-seconds", "1", "-timevar", "5"], "-timevar cannot be combined with -seconds"),

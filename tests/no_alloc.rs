@@ -1,7 +1,7 @@
-//! Nothing is allocated once a daemon has started: every allocation of its loop's thread is counted.
+//! A started daemon allocates nothing: every allocation of the thread of its loop is counted.
 //!
-//! The daemons here are this test program itself, started again as a process in which the test
-//! `a_daemon` runs the same loop as `dc_server` or `dc_client`.
+//! The daemons are this test program itself, started again as a process in which the test
+//! `a_daemon` runs the loop of `dc_server` or `dc_client`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,12 +15,12 @@ use distcache_core::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
 use distcache_posix::{program, proxy, server};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::memory::limits;
 use distcache_testing::process::{Dir, Program, Signal, until};
-use distcache_testing::sessiond::{self, Asker};
+use distcache_testing::raw_client::{RawClient, ask_until};
+use distcache_testing::sessiond::{self, DatagramClient};
 
-/// Counts what one thread asks of the system's allocator.
+/// Counts the allocations of one thread.
 struct Counting;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -35,7 +35,7 @@ fn count() {
     }
 }
 
-// SAFETY: every call is passed on as it is to an allocator that keeps the contract.
+// SAFETY: every call is passed on unchanged to an allocator that keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -68,7 +68,7 @@ const SESSIONS: u32 = 64;
 const PATIENCE: u64 = 400;
 const LIMITS: Limits = limits(900, PATIENCE);
 
-/// What the processes run that the other tests start; on its own it has nothing to do.
+/// What runs in the processes that other tests start. By itself it does nothing.
 #[test]
 fn a_daemon() {
     let Ok(role) = std::env::var(ROLE) else { return };
@@ -76,8 +76,8 @@ fn a_daemon() {
         [LISTEN, SERVER, COUNTER].map(|name| std::env::var(name).unwrap());
     let counter = UnixListener::bind(counter).unwrap();
     std::thread::spawn(move || {
-        for asker in counter.incoming() {
-            let _ = writeln!(asker.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
+        for udp in counter.incoming() {
+            let _ = writeln!(udp.unwrap(), "{}", COUNT.load(Ordering::Relaxed));
         }
     });
     let mut service = program::daemon("daemon", &listen).unwrap();
@@ -129,7 +129,7 @@ impl Daemon {
         command.args(["--exact", "a_daemon", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(LISTEN, listen).env(SERVER, server).env(COUNTER, &counter);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let program = Program::adopt(command);
+        let program = Program::spawn(command);
         let [address, datagrams] = program.addresses(2).try_into().unwrap();
         assert_eq!(address, listen);
         Self { program, address, datagrams, counter }
@@ -149,7 +149,7 @@ impl Daemon {
         count.trim().parse().unwrap()
     }
 
-    /// Ends it in order, and says how much it has allocated by then.
+    /// Ends it with SIGTERM, and returns how many allocations it made.
     fn end(self) -> u64 {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -166,18 +166,18 @@ fn id(number: u32) -> [u8; 32] {
 
 const LARGE: usize = 30_000;
 
-/// A client with a place, as soon as there is one: those of before may not all be gone.
-fn enter(address: &str) -> Caller {
+/// Returns a client with a place, once one is free: earlier clients may still be leaving.
+fn connect_when_possible(address: &str) -> RawClient {
     until("a place is free", || {
-        let caller = Caller::try_to(address).ok()?;
+        let caller = RawClient::try_connect(address).ok()?;
         caller.try_ask(&have(1, b"id")).ok()?;
         Some(caller)
     })
 }
 
-/// Every kind of request, right and wrong ones.
-fn ask_everything(address: &str) {
-    let caller = enter(address);
+/// Sends every kind of request, valid and invalid.
+fn send_all_requests(address: &str) {
+    let caller = connect_when_possible(address);
     let large = vec![5; LARGE];
     let requests = [
         add(1, &id(1), b"session"),
@@ -211,8 +211,8 @@ fn ask_everything(address: &str) {
     assert!(caller.message().len() > LARGE);
 }
 
-/// What is not the protocol, and clients that leave at any time.
-fn misbehave(address: &str) {
+/// Sends garbage, and leaves at any time.
+fn send_garbage(address: &str) {
     for wrong in [
         b"GET / HTTP/1.0\r\n\r\n".to_vec(),
         frame(1, 1, 1, 1, b"id"),
@@ -221,58 +221,58 @@ fn misbehave(address: &str) {
         message(0, 1, 0, b"short"),
         [frame(0, 1, 1, 0, &[1; 2048]), frame(0, 2, 1, 1, b"")].concat(),
     ] {
-        let caller = Caller::to(address);
+        let caller = RawClient::connect(address);
         caller.send(&[get(1, &id(2)), wrong].concat());
         caller.rest();
     }
     for cut in [0, 5, 14, 20] {
-        Caller::to(address).send(&get(1, &id(3))[..cut]);
-        let caller = Caller::to(address);
+        RawClient::connect(address).send(&get(1, &id(3))[..cut]);
+        let caller = RawClient::connect(address);
         caller.send(&get(1, &id(3)));
         caller.send(&get(2, &id(3))[..cut]);
         caller.finish();
         caller.rest();
     }
-    let crowd: Vec<_> = (0..3 * CLIENTS).map(|_| Caller::to(address)).collect();
+    let crowd: Vec<_> = (0..3 * CLIENTS).map(|_| RawClient::connect(address)).collect();
     crowd.iter().for_each(|caller| caller.send(&get(1, &id(3))));
     drop(crowd);
 }
 
-/// Clients that ask nothing, that do not finish, and that do not read.
-fn dawdle(address: &str) {
-    let [idle, begun, deaf] = [(); 3].map(|()| enter(address));
+/// Connects clients that send nothing, that do not finish, and that do not read.
+fn connect_idle(address: &str) {
+    let [idle, begun, deaf] = [(); 3].map(|()| connect_when_possible(address));
     begun.send(&get(1, &id(3))[..20]);
     let requests = get(1, &id(3)).repeat(200);
-    while deaf.cram(&requests) == requests.len() {}
+    while deaf.send_available(&requests) == requests.len() {}
     begun.rest();
     idle.rest();
-    until("the deaf one is closed", || deaf.is_gone().then_some(()));
+    until("the client that never reads is closed", || deaf.is_closed().then_some(()));
 }
 
-/// Every kind of datagram, right and wrong ones, and more at a time than there are places.
+/// Sends every kind of datagram, valid and invalid, and more at a time than there are places.
 fn send_datagrams(datagrams: &str) {
-    let asker = Asker::to(datagrams);
+    let udp = DatagramClient::connect(datagrams);
     let key = sessiond::key(&[8; 32]);
     until("a place", || {
-        asker.new_session(300, &key, b"a session");
-        asker.get(&key)
+        udp.new_session(300, &key, b"a session");
+        udp.get(&key)
     });
-    asker.new_session(300, &key, &[9; 512]);
-    until("what is new", || (asker.get(&key)? == [9; 512]).then_some(()));
+    udp.new_session(300, &key, &[9; 512]);
+    until("what is new", || (udp.get(&key)? == [9; 512]).then_some(()));
     for wrong in [&b""[..], b"nonsense", &[1; 9000]] {
-        asker.send(wrong);
+        udp.send(wrong);
     }
     for _ in 0..5 {
-        (0..4 * CLIENTS).for_each(|_| asker.ask_for(&key));
-        (0..4 * CLIENTS).for_each(|_| drop(asker.answer(&key)));
+        (0..4 * CLIENTS).for_each(|_| udp.ask_for(&key));
+        (0..4 * CLIENTS).for_each(|_| drop(udp.answer(&key)));
     }
-    asker.remove(&key);
-    until("that it is gone", || asker.get(&key).is_none().then_some(()));
+    udp.remove(&key);
+    until("that it is gone", || udp.get(&key).is_none().then_some(()));
 }
 
-/// More sessions than there is room for, and some that expire.
-fn overflow(address: &str) {
-    let caller = enter(address);
+/// Stores more sessions than there is room for, some of which expire.
+fn fill_table(address: &str) {
+    let caller = connect_when_possible(address);
     for number in 100..100 + 4 * SESSIONS {
         let stored = caller.ask(&add_for(number, 100 + number, &id(number), &[1; 700]));
         assert_eq!(stored, status(number, 0, 0));
@@ -281,58 +281,58 @@ fn overflow(address: &str) {
     ask_until(address, &get(1, &id(last)), &status(1, 1, 1));
 }
 
-/// Waits until a server that was full has told that it has dropped what has expired: all of it.
-fn drops_what_has_expired(server: &Daemon) {
-    server.program.out.find("word that all are gone", |text| {
+/// Waits until a full server has reported that it has dropped all expired sessions.
+fn wait_until_expired(server: &Daemon) {
+    server.program.out.find("a report that all are gone", |text| {
         let whole = &text[..text.rfind('\n')?];
-        let told = whole.lines().filter_map(|line| line.split_once("total sessions "));
-        let counts = told.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
+        let lines = whole.lines().filter_map(|line| line.split_once("total sessions "));
+        let counts = lines.filter_map(|(_, behind)| behind.split(' ').next()?.parse::<u32>().ok());
         let counts: Vec<_> = counts.collect();
         (counts.contains(&SESSIONS) && counts.last() == Some(&0)).then_some(())
     });
 }
 
 #[test]
-fn a_server_allocates_nothing_once_it_serves() {
+fn a_started_server_allocates_nothing() {
     let dir = Dir::new();
     let server = Daemon::server(&dir);
     let address = server.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = server.allocations();
-    assert!(before > 0, "what it takes at its start is counted");
-    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+    assert!(before > 0, "allocations at the start are counted");
+    for visit in [send_all_requests, send_garbage, send_all_requests, connect_idle, fill_table] {
         visit(address);
         send_datagrams(&server.datagrams);
         assert_eq!(server.allocations() - before, 0);
     }
-    drops_what_has_expired(&server);
-    assert_eq!(server.end() - before, 0, "its end allocates nothing either");
+    wait_until_expired(&server);
+    assert_eq!(server.end() - before, 0, "the end allocates nothing");
 }
 
 #[test]
-fn a_proxy_allocates_nothing_whatever_becomes_of_its_server() {
+fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     let dir = Dir::new();
     let server = Daemon::server(&dir);
     let proxy = Daemon::start("client", &dir.address("proxy"), &server.address);
     let address = proxy.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = proxy.allocations();
-    assert!(before > 0, "what it takes at its start is counted");
-    for visit in [ask_everything, misbehave, ask_everything, dawdle, overflow] {
+    assert!(before > 0, "allocations at the start are counted");
+    for visit in [send_all_requests, send_garbage, send_all_requests, connect_idle, fill_table] {
         visit(address);
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
-    let server = lose(&dir, server, &proxy);
-    ask_everything(address);
+    let server = replace_server(&dir, server, &proxy);
+    send_all_requests(address);
     send_datagrams(&proxy.datagrams);
     assert_eq!(proxy.allocations() - before, 0);
-    assert_eq!(proxy.end() - before, 0, "its end allocates nothing either");
+    assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
     drop(server);
 }
 
 #[test]
-fn a_proxy_with_copies_allocates_nothing_when_a_server_dies_and_comes_back() {
+fn a_proxy_with_replicas_allocates_nothing_when_a_server_dies_and_comes_back() {
     let dir = Dir::new();
     let addresses = ["first", "second"].map(|name| dir.address(name));
     let [first, second] = [0, 1].map(|number| Daemon::server_at(&addresses[number]));
@@ -340,27 +340,27 @@ fn a_proxy_with_copies_allocates_nothing_when_a_server_dies_and_comes_back() {
     let address = proxy.address.as_str();
     ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     let before = proxy.allocations();
-    for visit in [ask_everything, misbehave, overflow] {
+    for visit in [send_all_requests, send_garbage, fill_table] {
         visit(address);
         send_datagrams(&proxy.datagrams);
         assert_eq!(proxy.allocations() - before, 0);
     }
-    // A server may have closed the proxy's connection for its silence: that is made again first.
+    // The server may have closed the proxy's connection as idle, which is made again first.
     let served = || ask_until(address, &get(1, b"id"), &status(1, 1, 1));
     drop(second);
     served();
-    ask_everything(address);
+    send_all_requests(address);
     let second = Daemon::server_at(&addresses[1]);
     ask_until(&addresses[1], &get(1, b"id"), &status(1, 1, 1));
     drop(first);
     served();
-    ask_everything(address);
+    send_all_requests(address);
     assert_eq!(proxy.end() - before, 0);
     drop(second);
 }
 
 #[test]
-fn a_load_allocates_nothing_while_its_clock_runs() {
+fn a_load_allocates_nothing_while_it_is_timed() {
     let dir = Dir::new();
     let server = Program::start(env!("CARGO_BIN_EXE_dc_server"), &["-listen", &dir.address("s")]);
     let address = server.address().parse().unwrap();
@@ -376,24 +376,24 @@ fn a_load_allocates_nothing_while_its_clock_runs() {
             assert!(report.hits > 0 && report.adds > 0, "{report}");
             COUNT.load(Ordering::Relaxed) - before
         });
-        assert_eq!(allocations[0], allocations[1], "the same however long it takes");
+        assert_eq!(allocations[0], allocations[1], "the same number, however long it takes");
     }
 }
 
-/// The server dies with a request open, stays away, comes back as one that talks nonsense and as one
-/// that says nothing, and at last as itself.
-fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
+/// Kills the server with a request in flight, leaves it away, and brings it back: one that sends
+/// garbage, one that sends nothing, and the real one.
+fn replace_server(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
     let address = proxy.address.as_str();
     let away = status(1, 1, 2);
-    let caller = enter(address);
+    let caller = connect_when_possible(address);
     server.program.freeze();
     caller.send(&get(1, b"id"));
     drop(server);
     assert_eq!(caller.message(), away);
     proxy.program.err.wait_for(" is unreachable (");
     for _ in 0..20 {
-        assert_eq!(enter(address).ask(&get(1, b"id")), away);
-        // Of the attempts to connect that fail now nothing tells: it is time that makes them.
+        assert_eq!(connect_when_possible(address).ask(&get(1, b"id")), away);
+        // Failed attempts to connect are not reported, so only time can be waited for.
         std::thread::sleep(Duration::from_millis(20));
     }
     for (nonsense, name) in [(&b"nonsense, and more than a header"[..], "odd"), (b"", "silent")] {
@@ -401,7 +401,7 @@ fn lose(dir: &Dir, server: Daemon, proxy: &Daemon) -> Daemon {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let mut stream = listener.accept().unwrap().0;
-        let caller = Caller::to(address);
+        let caller = RawClient::connect(address);
         caller.send(&get(1, b"id"));
         let _ = stream.write_all(nonsense);
         assert_eq!(caller.message(), away, "{name}");

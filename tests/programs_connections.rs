@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 
 use distcache_posix::snoop::CONNECTIONS_MAX;
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -33,7 +33,7 @@ fn a_connection_to_a_server_is_probed_while_nothing_is_asked_of_it() {
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &address, &[]);
     let (_, port) = address.rsplit_once(':').expect("a port");
     let port = port.parse().expect("a number");
-    assert_eq!(Caller::to(&proxy.address()).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&proxy.address()).ask(&have(1, b"id")), status(1, HAVE, 1));
     // What was sent last may not be acknowledged yet.
     until("a connection that waits to be probed", || (timer(port) == Some(2)).then_some(()));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
@@ -44,7 +44,7 @@ fn a_server_that_stays_away_and_one_that_stays_up_are_told_of_once() {
     let dir = Dir::new();
     let words = ["-listen", &dir.address("c"), "-server", &dir.address("s"), "-retry", "1"];
     let proxy = Program::start(DC_CLIENT, &words);
-    let caller = Caller::to(&proxy.address());
+    let caller = RawClient::connect(&proxy.address());
     for number in 0..50 {
         assert_eq!(caller.ask(&have(number, b"id")), status(number, HAVE, 2));
     }
@@ -65,7 +65,7 @@ fn a_snoop_s_connections_that_broke_hold_no_buffers() {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = start::before(DC_SNOOP, &dir.address("c"), &dir.address("s"), &[]);
     let connect = || {
-        let client = Caller::to(&dir.address("c"));
+        let client = RawClient::connect(&dir.address("c"));
         (client, listener.accept().expect("the snoop").0)
     };
     // Each connection has two buffers at most, so this is more than there are.
@@ -82,7 +82,7 @@ fn a_snoop_s_connections_that_broke_hold_no_buffers() {
             client.rest();
         }
     }
-    let client = Caller::to(&dir.address("c"));
+    let client = RawClient::connect(&dir.address("c"));
     let (mut server, _) = listener.accept().expect("the snoop");
     client.send(&have(2, b"id"));
     let mut request = have(2, b"id");

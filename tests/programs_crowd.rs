@@ -2,25 +2,25 @@
 #![cfg(target_os = "linux")]
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_descriptors};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Connects until there are `wanted`, each served once and idle from then on.
-fn gather(idle: &mut Vec<Caller>, wanted: usize, address: &str) {
+/// Connects until there are `wanted` clients, each of which is served once and then idle.
+fn gather(idle: &mut Vec<RawClient>, wanted: usize, address: &str) {
     while idle.len() < wanted {
         let len = (wanted - idle.len()).min(200);
-        let batch: Vec<_> = (0..len).map(|_| Caller::to(address)).collect();
+        let batch: Vec<_> = (0..len).map(|_| RawClient::connect(address)).collect();
         ask_all(&batch, 1);
         idle.extend(batch);
     }
 }
 
-/// Has all ask at once, `requests` each, and looks at every answer.
-fn ask_all(callers: &[Caller], requests: usize) {
+/// Lets all send `requests` requests at once, and checks every answer.
+fn ask_all(callers: &[RawClient], requests: usize) {
     for (uid, caller) in (0..).zip(callers) {
         caller.send(&have(uid, b"nobody's").repeat(requests));
     }
@@ -29,31 +29,22 @@ fn ask_all(callers: &[Caller], requests: usize) {
     }
 }
 
-/// Bytes of memory that a program has now.
-fn resident(program: &Program) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("a program that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
-}
-
-/// A server with so many idle clients, and what memory it has then.
-fn crowd(clients: usize, places: usize) -> ((Program, Vec<Caller>), usize) {
+/// Starts a server with so many idle clients. Returns its memory.
+fn crowd(clients: usize, places: usize) -> ((Program, Vec<RawClient>), usize) {
     let places = places.to_string();
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-maxconn", &places]);
     let mut idle = Vec::new();
     gather(&mut idle, clients, &program.address());
-    let memory = resident(&program);
+    let memory = program.resident();
     ((program, idle), memory)
 }
 
 #[test]
-fn ten_thousand_that_are_idle_and_five_hundred_that_are_busy_are_served() {
+fn ten_thousand_idle_and_five_hundred_busy_clients_are_served() {
     if !has_descriptors(10_700) {
         return;
     }
-    // What a place for a connection takes is taken at the start: so it shows between two servers.
+    // Memory for connections is allocated at the start, so two servers show what a place takes.
     let (few, before) = crowd(1_000, 1_000);
     drop(few);
     let ((program, mut idle), after) = crowd(10_000, 10_500);
@@ -68,13 +59,13 @@ fn ten_thousand_that_are_idle_and_five_hundred_that_are_busy_are_served() {
     }
     idle.append(&mut busy);
     ask_all(&idle, 1);
-    assert_eq!(Caller::to(&address).rest(), b"", "one more than 10500");
+    assert_eq!(RawClient::connect(&address).rest(), b"", "one more than 10500");
     drop(idle);
     assert_eq!(program.end(Signal::TERM).code, 0);
 }
 
 #[test]
-fn two_thousand_that_are_idle_and_hundreds_that_are_busy_share_one_connection() {
+fn two_thousand_idle_and_hundreds_of_busy_clients_share_one_connection() {
     if !has_descriptors(13_500) {
         return;
     }

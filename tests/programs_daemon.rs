@@ -1,13 +1,13 @@
-//! Programs that detach: what whoever started them sees, and as whom they go on.
+//! Programs that detach: what their starter sees, and which user they become.
 #![cfg(target_os = "linux")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::daemon::Daemon;
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -16,7 +16,7 @@ fn quiet() -> Ended {
     Ended { code: 0, out: String::new(), err: String::new() }
 }
 
-/// Starts a server as a daemon in a directory, and takes it in hand.
+/// Starts a server as a daemon in a directory.
 fn server(dir: &Dir, arguments: &[&str]) -> Daemon {
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let usual = ["-daemon", "-listen", &listen, "-pidfile", &pid_file];
@@ -24,7 +24,7 @@ fn server(dir: &Dir, arguments: &[&str]) -> Daemon {
     Daemon::of(&dir.join("pid"))
 }
 
-/// What a daemon that does not come up says.
+/// Returns the error of a daemon that does not start.
 fn failure(program: &str, arguments: &[&str]) -> String {
     let ended = Program::run(program, &[&["-daemon"], arguments].concat());
     assert!(ended.code == 1 && ended.out.is_empty(), "{ended:?}");
@@ -33,10 +33,10 @@ fn failure(program: &str, arguments: &[&str]) -> String {
 }
 
 fn serves(address: &str) {
-    assert_eq!(Caller::to(address).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
-/// User and group of `nobody`.
+/// Returns user and group of `nobody`.
 fn nobody() -> (String, String) {
     let users = fs::read_to_string("/etc/passwd").expect("users");
     let line = users.lines().find(|line| line.starts_with("nobody:")).expect("nobody");
@@ -45,7 +45,7 @@ fn nobody() -> (String, String) {
 }
 
 #[test]
-fn whoever_starts_a_daemon_can_use_it_at_once() {
+fn a_daemon_can_be_used_as_soon_as_its_starter_returns() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     serves(&dir.address("s"));
@@ -55,7 +55,7 @@ fn whoever_starts_a_daemon_can_use_it_at_once() {
 }
 
 #[test]
-fn a_daemon_has_left_everything_behind() {
+fn a_daemon_keeps_nothing_of_its_starter() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let link = |name: &str| {
@@ -66,7 +66,7 @@ fn a_daemon_has_left_everything_behind() {
     for fd in ["fd/0", "fd/1", "fd/2"] {
         assert_eq!(link(fd), "/dev/null");
     }
-    let stat = daemon.about("stat").expect("a daemon that runs");
+    let stat = daemon.about("stat").expect("the daemon runs");
     let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
     let (session, terminal) = (fields[3], fields[4]);
     let own = fs::read_to_string("/proc/self/stat").expect("our own");
@@ -79,7 +79,7 @@ fn a_daemon_has_left_everything_behind() {
 }
 
 #[test]
-fn the_pid_file_is_for_all_to_read_and_for_its_owner_to_write_whatever_the_umask() {
+fn the_pid_file_has_mode_644_whatever_the_umask() {
     let dir = Dir::new();
     for umask in ["0", "022", "077"] {
         let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
@@ -95,7 +95,7 @@ fn the_pid_file_is_for_all_to_read_and_for_its_owner_to_write_whatever_the_umask
 }
 
 #[test]
-fn a_pid_file_of_a_daemon_that_runs_is_left_to_it() {
+fn the_pid_file_of_a_running_daemon_is_not_taken() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let before = fs::read(dir.join("pid")).expect("a file");
@@ -104,13 +104,13 @@ fn a_pid_file_of_a_daemon_that_runs_is_left_to_it() {
     assert!(reason.contains(&format!("process {} holds it", daemon.pid())), "{reason}");
     assert_eq!(fs::read(dir.join("pid")).expect("a file"), before);
     assert_eq!(dir.names(), ["pid", "s"]);
-    // One that was killed holds nothing.
+    // A killed daemon holds no lock.
     daemon.end(Signal::KILL);
     server(&dir, &[]).end(Signal::TERM);
 }
 
 #[test]
-fn a_relative_pid_file_and_socket_are_where_the_starter_stood() {
+fn a_relative_pid_file_and_socket_are_in_the_starters_directory() {
     let dir = Dir::new();
     let script = format!("cd '{}' && exec \"$0\" \"$@\"", dir.path().display());
     let words = ["-c", &script, DC_SERVER, "-daemon", "-listen", "UNIX:s", "-pidfile", "pid"];
@@ -121,8 +121,8 @@ fn a_relative_pid_file_and_socket_are_where_the_starter_stood() {
     assert!(dir.names().is_empty());
 }
 
-/// Starts a server as root with groups, in a directory of root's, that goes on as `user`; and what it
-/// warns of.
+/// Starts a server as root with groups, in a directory of root's, which becomes `user`. Returns its
+/// warnings too.
 fn as_user(dir: &Dir, user: &str) -> (Daemon, Vec<String>) {
     let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
     let server = ["--groups=4,20", DC_SERVER, "-daemon", "-listen", &listen, "-pidfile", &pid_file];
@@ -134,7 +134,7 @@ fn as_user(dir: &Dir, user: &str) -> (Daemon, Vec<String>) {
 }
 
 #[test]
-fn a_daemon_of_another_user_has_nothing_of_root_left() {
+fn a_daemon_of_another_user_keeps_no_privilege_of_root() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -161,7 +161,7 @@ fn a_daemon_of_another_user_has_nothing_of_root_left() {
 }
 
 #[test]
-fn a_daemon_of_another_user_removes_what_it_may() {
+fn a_daemon_of_another_user_removes_its_files_if_permitted() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -171,7 +171,8 @@ fn a_daemon_of_another_user_removes_what_it_may() {
     assert!(warned.is_empty(), "{warned:?}");
     daemon.end(Signal::TERM);
     assert!(dir.names().is_empty());
-    // In a directory of root's it may not, and says so; then nobody is told to signal a stranger.
+    // In a directory of root's it may not, and says so; the pid file must not name another process
+    // then.
     for mode in [0o1777, 0o755] {
         dir.permit(mode);
         let (daemon, warned) = as_user(&dir, "nobody");
@@ -184,21 +185,21 @@ fn a_daemon_of_another_user_removes_what_it_may() {
     }
     assert_eq!(dir.names(), ["pid", "s"]);
     let number = fs::read_to_string(dir.join("pid")).expect("a file");
-    let number: i32 = number.trim_end().parse().expect("a number that a process could have had");
+    let number: i32 = number.trim_end().parse().expect("a number that no process has");
     assert!(!fs::exists(format!("/proc/{number}")).expect("/proc"), "{number}");
     if has_tool("start-stop-daemon") {
-        // What LSB calls "dead, and its pid file exists"; with an empty file it would be "unknown".
+        // LSB's "dead, and its pid file exists"; with an empty file it would be "unknown".
         let ended = Program::run("start-stop-daemon", &["--status", "--pidfile", &dir.text("pid")]);
         assert_eq!(ended.code, 1, "{ended:?}");
     }
-    // What is left does not keep the next one from starting.
+    // The files that are left do not prevent the next start.
     let (daemon, _) = as_user(&dir, "nobody");
     serves(&dir.address("s"));
     daemon.end(Signal::TERM);
 }
 
 #[test]
-fn the_pid_file_of_another_users_daemon_is_still_roots() {
+fn the_pid_file_of_another_users_daemon_belongs_to_root() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -210,7 +211,7 @@ fn the_pid_file_of_another_users_daemon_is_still_roots() {
 }
 
 #[test]
-fn a_proxy_detaches_as_a_server_does() {
+fn a_proxy_detaches_like_a_server() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let (listen, connect, pid_file) = (dir.address("c"), dir.address("s"), dir.text("cpid"));
@@ -225,7 +226,7 @@ fn a_proxy_detaches_as_a_server_does() {
 }
 
 #[test]
-fn a_pid_file_that_cannot_be_written_is_a_failure_with_a_reason() {
+fn an_unwritable_pid_file_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let listen = dir.address("s");
     let missing = dir.text("none/pid");
@@ -242,7 +243,7 @@ fn a_pid_file_that_cannot_be_written_is_a_failure_with_a_reason() {
 }
 
 #[test]
-fn a_user_that_does_not_exist_is_a_failure_with_a_reason() {
+fn an_unknown_user_is_an_error_with_a_reason() {
     let dir = Dir::new();
     for daemon in [&["-daemon"][..], &[]] {
         let (listen, pid_file) = (dir.address("s"), dir.text("pid"));
@@ -255,7 +256,7 @@ fn a_user_that_does_not_exist_is_a_failure_with_a_reason() {
 }
 
 #[test]
-fn who_is_not_root_cannot_become_another() {
+fn without_root_the_user_cannot_be_changed() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -269,7 +270,7 @@ fn who_is_not_root_cannot_become_another() {
 }
 
 #[test]
-fn a_daemon_that_cannot_listen_or_has_no_memory_is_a_failure_with_a_reason() {
+fn a_daemon_that_cannot_listen_or_allocate_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let daemon = server(&dir, &[]);
     let reason = failure(DC_SERVER, &["-listen", &dir.address("s")]);

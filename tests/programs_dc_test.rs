@@ -1,12 +1,12 @@
-//! `dc_test` as it runs: against a cache that is right, and against one that is not.
+//! The program `dc_test`, against a correct cache and a wrong one.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use distcache_testing::bytes::{ADD, GET, HAVE, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -17,8 +17,8 @@ fn test(address: &str, arguments: &[&str]) -> Ended {
     Program::run(DC_TEST, &[&["-connect", address], arguments].concat())
 }
 
-/// Every way in which it can be used, at one address.
-fn is_right(address: &str) {
+/// Runs it in every mode at one address.
+fn passes(address: &str) {
     for arguments in [
         &["-ops", "300", "-persistent"][..],
         &["-ops", "300"],
@@ -42,24 +42,24 @@ fn is_right(address: &str) {
 }
 
 #[test]
-fn a_server_is_right() {
+fn a_server_passes() {
     let dir = Dir::new();
     let over_tcp = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
-    is_right(&over_tcp.address());
+    passes(&over_tcp.address());
     let over_unix = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
-    is_right(&over_unix.address());
+    passes(&over_unix.address());
 }
 
 #[test]
-fn a_server_behind_a_proxy_is_right() {
+fn a_server_behind_a_proxy_passes() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
-    is_right(&proxy.address());
+    passes(&proxy.address());
 }
 
 #[test]
-fn several_at_a_time_do_not_disturb_each_other() {
+fn several_checks_at_a_time_do_not_disturb_each_other() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     let proxy = start::connected(DC_CLIENT, &dir.address("c"), &server.address(), &[]);
@@ -81,17 +81,17 @@ fn a_seed_repeats_a_run() {
     for _ in 0..2 {
         let ended = test(&server.address(), &arguments);
         assert_eq!(ended.code, 0, "{ended:?}");
-        let told: Vec<&str> = ended.out.lines().take(5).collect();
+        let printed: Vec<&str> = ended.out.lines().take(5).collect();
         let progress = |done| format!("{done} of 100 operations, all right");
-        assert_eq!(told[0], "10 sessions, 100 operations, -seed 7");
-        assert_eq!(told[1..], [25, 50, 75, 100].map(progress));
+        assert_eq!(printed[0], "10 sessions, 100 operations, -seed 7");
+        assert_eq!(printed[1..], [25, 50, 75, 100].map(progress));
     }
     let err = server.end(Signal::TERM).err;
     assert!(err.contains("220 requests"), "the same twice, each after 10 REMOVEs: {err}");
 }
 
-/// What comes of a server that answers so many requests right, and the next one wrong.
-fn lies_after(right: usize) -> Ended {
+/// Runs it against a server that answers `right` requests right and the next one wrong.
+fn wrong_answer_after(right: usize) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("IP:{}", listener.local_addr().expect("its address"));
     let server = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
@@ -106,16 +106,16 @@ fn lies_after(right: usize) -> Ended {
                 pass(&mut server, &mut stream);
             }
             pass(&mut stream, &mut server);
-            stream.write_all(&lie(frame(&mut server))).expect("room");
-            // The rest of what it sends is of no interest.
+            stream.write_all(&falsify(frame(&mut server))).expect("room");
+            // The rest of its requests does not matter.
             let _ = stream.read_to_end(&mut Vec::new());
         });
         test(&address, &["-persistent", "-ops", "5000", "-datamax", "1000"])
     })
 }
 
-/// The opposite of an answer.
-fn lie(mut answer: Vec<u8>) -> Vec<u8> {
+/// Turns an answer into its opposite.
+fn falsify(mut answer: Vec<u8>) -> Vec<u8> {
     let uid = u32::from_be_bytes([answer[5], answer[6], answer[7], answer[8]]);
     match (answer[10], &mut answer[14..]) {
         (GET, [_]) => return session(uid, b"a session that nobody stored"),
@@ -140,22 +140,22 @@ fn pass(from: &mut impl Read, to: &mut impl Write) {
 }
 
 #[test]
-fn the_first_wrong_answer_ends_it_and_it_says_how_many_were_right() {
+fn the_first_wrong_answer_ends_the_check_with_the_number_of_right_ones() {
     for right in [0, 1, 250] {
-        let ended = lies_after(right);
+        let ended = wrong_answer_after(right);
         assert_eq!(ended.code, 1, "{ended:?}");
-        let told = format!("the {right} before it were right (repeat with -seed ");
+        let printed = format!("the {right} before it were right (repeat with -seed ");
         assert!(ended.err.starts_with(&format!("dc_test: operation {}, ", right + 1)), "{ended:?}");
-        assert!(ended.err.contains(&told) && !ended.out.contains("all right, in"), "{ended:?}");
+        assert!(ended.err.contains(&printed) && !ended.out.contains("all right, in"), "{ended:?}");
     }
 }
 
-/// Every way of asking: one connection, one for each request, a seed, and a load.
+/// The modes: one connection, one for each request, a seed, and a load.
 const WAYS: [&[&str]; 5] =
     [&[], &["-persistent"], &["-seed", "1"], &["-seconds", "1"], &["-seconds", "1", "-shortlived"]];
 
 #[test]
-fn where_nobody_listens_it_says_what_to_start() {
+fn without_a_listener_it_names_the_program_to_start() {
     let dir = Dir::new();
     drop(UnixListener::bind(dir.join("stale")).expect("a free path"));
     let (none, stale) = (dir.address("none"), dir.address("stale"));
@@ -173,12 +173,12 @@ fn where_nobody_listens_it_says_what_to_start() {
 }
 
 #[test]
-fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
+fn a_server_with_all_its_clients_is_reported_as_refusing() {
     let dir = Dir::new();
     for listen in [dir.address("s"), "IP:127.0.0.1:0".to_owned()] {
         let server = Program::start(DC_SERVER, &["-listen", &listen, "-maxconn", "1"]);
         let address = server.address();
-        let other = Caller::to(&address);
+        let other = RawClient::connect(&address);
         assert_eq!(other.ask(&have(1, b"id")), status(1, HAVE, 1), "it has the one place");
         for way in WAYS {
             let ended = test(&address, way);
@@ -188,7 +188,7 @@ fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
             );
             assert_eq!((ended.code, ended.err), (1, line), "{way:?}");
         }
-        // Of several connections one has found a place.
+        // One of several connections is accepted.
         drop(other);
         let ended = test(&address, &["-seconds", "10", "-conns", "5"]);
         assert!(ended.code == 1 && ended.err.contains(" refused the connection: "), "{ended:?}");
@@ -196,7 +196,7 @@ fn at_a_server_with_all_its_clients_it_says_that_it_was_refused() {
 }
 
 #[test]
-fn a_server_that_goes_is_a_failure_with_a_reason() {
+fn a_server_that_goes_away_is_an_error_with_a_reason() {
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     let address = server.address();

@@ -1,48 +1,39 @@
-//! What a crowd has needed goes back to the system.
+//! Memory that many clients needed goes back to the system.
 #![cfg(target_os = "linux")]
 
 use distcache_testing::bytes::{HAVE, add, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_descriptors, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Connections with an unfinished ADD each.
+/// How many connections have an unfinished ADD each.
 const CROWD: usize = 800;
 
-/// Bytes of memory that a program has now.
-fn resident(program: &Program) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-    let status = status.expect("a program that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kilobytes * 1024
-}
-
-/// A crowd takes 26 MB and gives them back, whether it hangs up in the middle or is answered.
-fn gives_back(program: &Program, address: &str) {
+/// The clients need 26 MB, which are returned whether they leave in the middle or are answered.
+fn check_memory(program: &Program, address: &str) {
     let request = add(1, b"an id of the crowd's", &[7; 32_000]);
-    let bystander = Caller::to(address);
-    // What the table takes, in huge pages, stays: it is not what this is about.
+    let bystander = RawClient::connect(address);
+    // The table's huge pages stay, and are not part of this test.
     bystander.ask(&request);
-    let before = resident(program);
+    let before = program.resident();
     for finishes in [false, true] {
-        let crowd: Vec<_> = (0..CROWD).map(|_| Caller::to(address)).collect();
-        crowd.iter().for_each(|caller| caller.send(&request[..request.len() - 1]));
+        let clients: Vec<_> = (0..CROWD).map(|_| RawClient::connect(address)).collect();
+        clients.iter().for_each(|caller| caller.send(&request[..request.len() - 1]));
         let most = until("the crowd's bytes", || {
-            let now = resident(program);
+            let now = program.resident();
             (now > before + CROWD * 30_000).then_some(now)
         });
         if finishes {
-            crowd.iter().for_each(|caller| caller.send(&request[request.len() - 1..]));
-            crowd.iter().for_each(|caller| drop(caller.message()));
+            clients.iter().for_each(|caller| caller.send(&request[request.len() - 1..]));
+            clients.iter().for_each(|caller| drop(caller.message()));
         } else {
-            drop(crowd);
+            drop(clients);
         }
         let after = until("the memory to go back", || {
-            let now = resident(program);
+            let now = program.resident();
             (now < before + 5_000_000).then_some(now)
         });
         println!("{before} bytes before, {most} with the crowd, {after} after it");
@@ -51,15 +42,15 @@ fn gives_back(program: &Program, address: &str) {
 }
 
 #[test]
-fn what_a_crowd_of_clients_has_needed_goes_back_to_the_system() {
+fn memory_of_many_clients_goes_back_to_the_system() {
     if !has_descriptors(2 * CROWD as u64 + 200) {
-        return eprintln!("SKIPPED: too few descriptors are allowed");
+        return;
     }
     let dir = Dir::new();
     let server = start::server(DC_SERVER, &dir.address("server"), &[]);
-    gives_back(&server, &server.address());
+    check_memory(&server, &server.address());
     let proxy = start::connected(DC_CLIENT, &dir.address("proxy"), &dir.address("server"), &[]);
-    gives_back(&proxy, &proxy.address());
+    check_memory(&proxy, &proxy.address());
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::TERM).code, 0);
 }

@@ -1,17 +1,17 @@
-//! What the programs say about mistakes: one line with what, which, why, and what to do.
+//! Error messages: one line with what failed, where, why, and what to do.
 
 use std::os::unix::net::UnixListener;
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root};
+use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root, runs_as_root};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start::ANY_PORT;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_TEST: &str = env!("CARGO_BIN_EXE_dc_test");
 
-/// The one line with which a program refuses to run.
+/// Returns the one line with which a program refuses to start.
 fn refusal(program: &str, arguments: &[&str]) -> String {
     let ended = Program::run(program, arguments);
     assert!(ended.code == 1 && ended.out.is_empty(), "{arguments:?}: {ended:?}");
@@ -21,7 +21,7 @@ fn refusal(program: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_mistake_is_told_in_one_line_that_says_what_to_do() {
+fn a_mistake_is_reported_in_one_line_that_says_what_to_do() {
     let prefixes = "it must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:";
     for (program, arguments, line) in [
         (
@@ -45,7 +45,7 @@ fn a_mistake_is_told_in_one_line_that_says_what_to_do() {
                 .to_owned(),
         ),
         (
-            // An address of a network that is for documents only.
+            // An address of a network reserved for documentation.
             DC_SERVER,
             &["-listen", "IP:192.0.2.3:9001"],
             "dc_server: cannot listen on IP:192.0.2.3:9001: this machine has no address 192.0.2.3"
@@ -102,7 +102,7 @@ fn a_mistake_is_told_in_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn memory_that_is_not_there_is_told_with_the_options_that_the_program_has() {
+fn missing_memory_is_reported_with_the_options_that_reduce_it() {
     if !has_tool("prlimit") {
         return;
     }
@@ -120,7 +120,7 @@ fn memory_that_is_not_there_is_told_with_the_options_that_the_program_has() {
 }
 
 #[test]
-fn a_stale_socket_of_somebody_else_is_told_with_what_to_do() {
+fn a_stale_socket_of_another_user_is_reported_with_what_to_do() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
@@ -137,7 +137,7 @@ fn a_stale_socket_of_somebody_else_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_unreachable_with_a_reason() {
+fn a_missing_server_is_reported_as_unreachable_with_a_reason() {
     let dir = Dir::new();
     let server = dir.address("s");
     let proxy = Program::start(DC_CLIENT, &["-listen", ANY_PORT, "-server", &server]);
@@ -150,12 +150,12 @@ fn a_server_that_is_not_there_is_unreachable_with_a_reason() {
 }
 
 #[test]
-fn few_descriptors_are_told_with_the_clients_that_they_are_enough_for() {
+fn few_descriptors_are_reported_with_the_number_of_clients_they_allow() {
     if !has_tool("prlimit") {
         return;
     }
-    // Root may raise every limit, so it must not stay root.
-    let user: &[&str] = if is_root() { &["-user", "nobody"] } else { &[] };
+    // Root may raise every limit, so the program must not stay root.
+    let user: &[&str] = if runs_as_root() { &["-user", "nobody"] } else { &[] };
     let dir = Dir::new();
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
@@ -164,27 +164,27 @@ fn few_descriptors_are_told_with_the_clients_that_they_are_enough_for() {
         .expect("our own socket");
     for (program, more) in [(DC_SERVER, &[][..]), (DC_CLIENT, &["-server", &address])] {
         for (limit, enough) in [(10, 1), (40, 31)] {
-            // With one listener, and with the server in one case.
+            // Room for one listener, and in one case for the server.
             let enough = enough - more.len() / 2;
             let limits = format!("--nofile={limit}:{limit}");
             let few = [&limits, program, "-listen", ANY_PORT, "-maxconn", "1000"];
             let program = Program::start("prlimit", &[&few, user, more].concat());
             let line = program.err.wait_for("descriptors");
-            let told = format!(
+            let expected = format!(
                 "only {limit} descriptors: about {enough} clients instead of 1000; raise ulimit -n"
             );
-            assert!(line.ends_with(&told), "{line}");
+            assert!(line.ends_with(&expected), "{line}");
             let address = program.address();
             if !more.is_empty() {
                 program.err.wait_for("connected to");
             }
-            let answer = |caller: &Caller| {
+            let answer = |caller: &RawClient| {
                 let answer = caller.try_ask(&have(1, b"id"));
                 answer.is_ok_and(|answer| answer == status(1, HAVE, 1))
             };
-            let callers: Vec<_> = (0..50).map(|_| Caller::to(&address)).collect();
+            let callers: Vec<_> = (0..50).map(|_| RawClient::connect(&address)).collect();
             let served = callers.iter().filter(|caller| answer(caller)).count();
-            // What this test itself has inherited takes places, too.
+            // Descriptors that this test has inherited count too.
             assert!((enough.saturating_sub(3)..=enough).contains(&served), "{served}: {line}");
             assert_eq!(program.end(Signal::TERM).code, 0);
         }

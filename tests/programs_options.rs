@@ -1,4 +1,4 @@
-//! The command lines of the programs: what they take, what they refuse, and what they say then.
+//! The command lines of the programs: what they accept, what they refuse, and their messages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,34 +7,34 @@ use std::path::Path;
 use distcache_posix::options::table::Command;
 use distcache_posix::programs;
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A program, and how its options are told.
-struct Told {
+/// A program and its options.
+struct ProgramOptions {
     name: &'static str,
     path: &'static str,
     command: &'static Command,
-    /// Without a value.
+    /// Options without a value.
     switches: &'static [&'static str],
-    /// With a value that will do.
-    valued: &'static [(&'static str, &'static str)],
-    /// With a value that will not do.
-    unfit: &'static [(&'static str, &'static str)],
-    /// What is enough to make the program start, were it not for the option in question.
-    enough: &'static [&'static str],
+    /// Options with a good value.
+    good: &'static [(&'static str, &'static str)],
+    /// Options with a bad value.
+    bad: &'static [(&'static str, &'static str)],
+    /// Required options, which are enough to start the program.
+    required: &'static [&'static str],
 }
 
 const SWITCHES: &[&str] = &["daemon", "killable"];
 
-const SERVER: Told = Told {
+const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
     path: env!("CARGO_BIN_EXE_dc_server"),
     command: &programs::DC_SERVER,
     switches: SWITCHES,
-    valued: &[
+    good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("sessions", "64k"),
         ("maxmem", "2GB"),
@@ -50,7 +50,7 @@ const SERVER: Told = Told {
         ("sockperms", "660"),
         ("pidfile", "/nowhere"),
     ],
-    unfit: &[
+    bad: &[
         ("listen", "9001"),
         ("listen", "IP:127.0.0.1:65536"),
         ("listen", "UNIX:"),
@@ -69,15 +69,15 @@ const SERVER: Told = Told {
         ("sockperms", "888"),
         ("sockperms", "1777"),
     ],
-    enough: &["-listen", "IP:127.0.0.1:0"],
+    required: &["-listen", "IP:127.0.0.1:0"],
 };
 
-const CLIENT: Told = Told {
+const CLIENT: ProgramOptions = ProgramOptions {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
     command: &programs::DC_CLIENT,
     switches: SWITCHES,
-    valued: &[
+    good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),
         ("connect", "IP:[::1]:9001"),
@@ -94,7 +94,7 @@ const CLIENT: Told = Told {
         ("sockperms", "660"),
         ("pidfile", "/nowhere"),
     ],
-    unfit: &[
+    bad: &[
         ("listen", "nonsense"),
         ("server", "IP:9001"),
         ("connect", "IP:host:0x"),
@@ -108,29 +108,29 @@ const CLIENT: Told = Told {
         ("maxconn", "0"),
         ("sockperms", "rw"),
     ],
-    enough: &["-listen", "IP:127.0.0.1:0", "-server", "IP:127.0.0.1:1"],
+    required: &["-listen", "IP:127.0.0.1:0", "-server", "IP:127.0.0.1:1"],
 };
 
-const SNOOP: Told = Told {
+const SNOOP: ProgramOptions = ProgramOptions {
     name: "dc_snoop",
     path: env!("CARGO_BIN_EXE_dc_snoop"),
     command: &programs::DC_SNOOP,
     switches: &["full"],
-    valued: &[
+    good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),
         ("connect", "UNIX:@name"),
     ],
-    unfit: &[("listen", "IP:"), ("server", "IP:9001"), ("connect", "FD:x")],
-    enough: &["-listen", "IP:127.0.0.1:0", "-server", "IP:127.0.0.1:1"],
+    bad: &[("listen", "IP:"), ("server", "IP:9001"), ("connect", "FD:x")],
+    required: &["-listen", "IP:127.0.0.1:0", "-server", "IP:127.0.0.1:1"],
 };
 
-const TEST: Told = Told {
+const TEST: ProgramOptions = ProgramOptions {
     name: "dc_test",
     path: env!("CARGO_BIN_EXE_dc_test"),
     command: &programs::DC_TEST,
     switches: &["persistent", "shortlived", "nostore"],
-    valued: &[
+    good: &[
         ("connect", "IP:127.0.0.1:9001"),
         ("server", "IP:127.0.0.1:9001"),
         ("sessions", "10"),
@@ -150,7 +150,7 @@ const TEST: Told = Told {
         ("datalen", "1K"),
         ("get", "90"),
     ],
-    unfit: &[
+    bad: &[
         ("connect", "IP:9001"),
         ("sessions", "0"),
         ("datamin", "x"),
@@ -159,17 +159,17 @@ const TEST: Told = Told {
         ("timeout", "604801"),
         ("seed", "seven"),
     ],
-    enough: &["-connect", "IP:127.0.0.1:1"],
+    required: &["-connect", "IP:127.0.0.1:1"],
 };
 
-const ALL: [Told; 4] = [SERVER, CLIENT, SNOOP, TEST];
+const ALL: [ProgramOptions; 4] = [SERVER, CLIENT, SNOOP, TEST];
 
-impl Told {
+impl ProgramOptions {
     fn run(&self, arguments: &[&str]) -> Ended {
         Program::run(self.path, arguments)
     }
 
-    /// Arguments are refused with one line that says why, and where to look.
+    /// Checks that arguments are refused with one line that says why, and where to look.
     fn refuses(&self, arguments: &[&str], named: &str) -> String {
         let ended = self.run(arguments);
         let context = format!("{} {arguments:?}: {ended:?}", self.name);
@@ -189,81 +189,102 @@ impl Told {
 
 #[test]
 fn help_is_on_stdout_and_names_every_option() {
-    for told in ALL {
+    for options in ALL {
         for word in ["-h", "-help", "-?", "--help", "--h", "--?"] {
-            let Ended { code, out, err } = told.run(&[word]);
-            assert_eq!((code, err.as_str()), (0, ""), "{} {word}", told.name);
-            assert!(out.starts_with(&format!("usage: {} ", told.name)), "{out}");
+            let Ended { code, out, err } = options.run(&[word]);
+            assert_eq!((code, err.as_str()), (0, ""), "{} {word}", options.name);
+            assert!(out.starts_with(&format!("usage: {} ", options.name)), "{out}");
             assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
             let example = out.lines().last().expect("an example");
-            assert!(example.starts_with(&format!("example: {} -", told.name)), "{out}");
-            assert_eq!(out, told.command.to_string());
+            assert!(example.starts_with(&format!("example: {} -", options.name)), "{out}");
+            assert_eq!(out, options.command.to_string());
         }
     }
 }
 
 #[test]
-fn the_options_in_help_are_those_that_are_tried_here() {
-    for told in ALL {
-        let valued = told.valued.iter().map(|(option, _)| *option);
+fn the_options_in_help_are_those_tested_here() {
+    for options in ALL {
+        let good = options.good.iter().map(|(option, _)| *option);
         let common = ["help", "h", "?", "version", "V"];
         let tried: BTreeSet<_> =
-            told.switches.iter().copied().chain(valued).chain(common).collect();
-        let entries: Vec<_> = told.command.options().collect();
+            options.switches.iter().copied().chain(good).chain(common).collect();
+        let entries: Vec<_> = options.command.options().collect();
         let listed: Vec<_> = entries.iter().flat_map(|entry| entry.names).copied().collect();
-        assert_eq!(BTreeSet::from_iter(listed.iter().copied()), tried, "{}", told.name);
-        assert_eq!(listed.len(), tried.len(), "{}: a name stands for two options", told.name);
+        assert_eq!(BTreeSet::from_iter(listed.iter().copied()), tried, "{}", options.name);
+        assert_eq!(listed.len(), tried.len(), "{}: a name stands for two options", options.name);
         for entry in entries {
-            let is_switch = told.switches.contains(&entry.name()) || common.contains(&entry.name());
-            assert_eq!(entry.value.is_none(), is_switch, "{} -{}", told.name, entry.name());
+            let is_switch =
+                options.switches.contains(&entry.name()) || common.contains(&entry.name());
+            assert_eq!(entry.value.is_none(), is_switch, "{} -{}", options.name, entry.name());
         }
     }
 }
 
+/// The options in the first cells of tables, by the heading above them.
+fn documented(text: &str) -> Vec<(&str, BTreeSet<&str>)> {
+    let mut sections = Vec::new();
+    for section in text.split("\n## ") {
+        let (heading, body) = section.split_once('\n').unwrap_or((section, ""));
+        let cells = body.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        // The even parts are outside of the backquotes.
+        let code = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        let names = code.filter_map(|word| word.strip_prefix('-')?.split(' ').next());
+        sections.push((heading, names.collect()));
+    }
+    sections
+}
+
 #[test]
-fn every_option_is_in_the_documents() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_dir(root.join("docs")).expect("our documents");
-    let docs = docs.map(|entry| entry.expect("an entry").path());
-    let docs = docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let texts = docs.chain([root.join("README.md")]).map(fs::read_to_string);
-    let texts: Vec<String> = texts.map(|text| text.expect("a document")).collect();
-    for command in programs::ALL {
-        for name in command.options().flat_map(|entry| entry.names) {
-            let written = [format!("`-{name}`"), format!("`-{name} ")];
-            let there = |text: &String| written.iter().any(|written| text.contains(written));
-            assert!(texts.iter().any(there), "{} -{name} is in no document", command.name);
+fn the_options_in_help_are_those_of_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/programs.md");
+    let text = fs::read_to_string(path).expect("docs/programs.md");
+    let sections = documented(&text);
+    let of = |heading: &str| {
+        let found = sections.iter().find(|(found, _)| *found == heading);
+        found.map(|(_, names)| names.clone()).expect(heading)
+    };
+    for ProgramOptions { name, command, .. } in ALL {
+        let mut expected: BTreeSet<_> = command.options().flat_map(|entry| entry.names).collect();
+        for common in ["help", "h", "?", "version", "V"] {
+            assert!(expected.remove(&common) && text.contains(&format!("`-{common}`")), "{common}");
         }
+        let mut written = of(name);
+        if ["dc_server", "dc_client"].contains(&name) {
+            written.extend(of("Both daemons"));
+        }
+        assert_eq!(written, expected.into_iter().copied().collect(), "{name}");
     }
 }
 
 #[test]
 fn the_example_in_help_can_be_followed() {
-    for told in ALL {
-        let words: Vec<_> = told.command.example.split(' ').skip(1).chain(["-version"]).collect();
-        let ended = told.run(&words);
-        assert_eq!(ended.code, 0, "{}: {}", told.command.example, ended.err);
+    for options in ALL {
+        let words: Vec<_> =
+            options.command.example.split(' ').skip(1).chain(["-version"]).collect();
+        let ended = options.run(&words);
+        assert_eq!(ended.code, 0, "{}: {}", options.command.example, ended.err);
     }
 }
 
 #[test]
 fn the_version_is_on_stdout() {
-    for told in ALL {
+    for options in ALL {
         for word in ["-V", "-version", "--version", "--V"] {
-            let out = format!("{} {VERSION}\n", told.name);
+            let out = format!("{} {VERSION}\n", options.name);
             let ended = Ended { code: 0, out, err: String::new() };
-            assert_eq!(told.run(&[word]), ended, "{} {word}", told.name);
+            assert_eq!(options.run(&[word]), ended, "{} {word}", options.name);
         }
     }
 }
 
 #[test]
-fn every_option_is_taken_in_all_its_forms() {
-    for told in ALL {
-        // The first thing that can't be followed ends a program; so what it is asked for at the
-        // end comes out only where it could follow everything before.
+fn every_option_is_accepted_in_all_its_forms() {
+    for options in ALL {
+        // The first mistake ends a program, so it reports the required value at the end only if it
+        // accepted everything before.
         let mut words = Vec::new();
-        for (option, value) in told.valued {
+        for (option, value) in options.good {
             let forms =
                 [vec![format!("-{option}"), value.to_string()], vec![format!("-{option}={value}")]];
             words.extend(forms.iter().flatten().cloned());
@@ -274,25 +295,25 @@ fn every_option_is_taken_in_all_its_forms() {
                 })
             }));
         }
-        for switch in told.switches {
+        for switch in options.switches {
             words.extend([format!("-{switch}"), format!("--{switch}")]);
         }
         words.push("-version".to_owned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let ended = told.run(&words);
-        assert_eq!(ended.code, 0, "{}: {}", told.name, ended.err);
-        assert_eq!(ended.out, format!("{} {VERSION}\n", told.name));
+        let ended = options.run(&words);
+        assert_eq!(ended.code, 0, "{}: {}", options.name, ended.err);
+        assert_eq!(ended.out, format!("{} {VERSION}\n", options.name));
     }
 }
 
 #[test]
-fn an_unfit_value_is_named_with_its_option() {
-    for told in ALL {
-        for (option, value) in told.unfit {
+fn a_bad_value_is_reported_with_its_option() {
+    for options in ALL {
+        for (option, value) in options.bad {
             for dashes in ["-", "--"] {
                 let word = format!("{dashes}{option}={value}");
                 let named = format!("-{option}");
-                let line = told.refuses(&[told.enough, &[&word]].concat(), &named);
+                let line = options.refuses(&[options.required, &[&word]].concat(), &named);
                 assert!(
                     value.is_empty() || line.contains(value.trim_start_matches("UNIX:")),
                     "{line}"
@@ -303,12 +324,12 @@ fn an_unfit_value_is_named_with_its_option() {
 }
 
 #[test]
-fn a_missing_value_is_named_with_its_option() {
-    for told in ALL {
-        for (option, _) in told.valued {
+fn a_missing_value_is_reported_with_its_option() {
+    for options in ALL {
+        for (option, _) in options.good {
             let option = format!("-{option}");
             for arguments in [vec![option.as_str()], vec![&option, "-help"], vec![&option, ""]] {
-                let line = told.refuses(&[told.enough, &arguments].concat(), &option);
+                let line = options.refuses(&[options.required, &arguments].concat(), &option);
                 assert!(line.ends_with(" needs a value"), "{line}");
             }
         }
@@ -316,8 +337,8 @@ fn a_missing_value_is_named_with_its_option() {
 }
 
 #[test]
-fn what_is_no_option_is_named() {
-    for told in ALL {
+fn an_unknown_option_is_reported() {
+    for options in ALL {
         for (word, why) in [
             ("-colour", "unknown option -colour"),
             ("--colour", "unknown option -colour"),
@@ -325,17 +346,18 @@ fn what_is_no_option_is_named() {
             ("start", "unexpected argument 'start'"),
             ("-", "unexpected argument '-'"),
         ] {
-            let line = told.refuses(&[told.enough, &[word, "after"]].concat(), "");
-            assert_eq!(line, format!("{}: {why}", told.name));
+            let line = options.refuses(&[options.required, &[word, "after"]].concat(), "");
+            assert_eq!(line, format!("{}: {why}", options.name));
         }
-        let switch = format!("-{}=yes", told.switches[0]);
-        let line = told.refuses(&[&[switch.as_str()], told.enough].concat(), told.switches[0]);
+        let switch = format!("-{}=yes", options.switches[0]);
+        let line =
+            options.refuses(&[&[switch.as_str()], options.required].concat(), options.switches[0]);
         assert!(line.ends_with("takes no value"), "{line}");
     }
 }
 
 #[test]
-fn what_cannot_be_done_without_is_asked_for() {
+fn a_missing_required_option_is_reported() {
     let line = CLIENT.refuses(&[], "-server is missing");
     assert!(line.contains("say where"), "{line}");
     SNOOP.refuses(&[], "-listen is missing");
@@ -344,35 +366,35 @@ fn what_cannot_be_done_without_is_asked_for() {
 }
 
 #[test]
-fn options_that_do_not_fit_together_are_named() {
+fn conflicting_options_are_reported() {
     for (arguments, named) in [
         (["-datamin", "100", "-datamax", "99"], "-datamax"),
         (["-datamax", "32698", "-sessions", "1"], "-datamax"),
         (["-sessions", "1", "-withcert", "2"], "-withcert"),
         (["-timeout", "5", "-timevar", "5"], "-timevar"),
     ] {
-        TEST.refuses(&[TEST.enough, &arguments].concat(), named);
+        TEST.refuses(&[TEST.required, &arguments].concat(), named);
     }
 }
 
 #[test]
-fn a_host_that_has_no_address_is_named() {
-    for (told, arguments) in [
+fn a_host_without_an_address_is_reported() {
+    for (options, arguments) in [
         (SERVER, ["-listen", "IP:host..invalid:0", "-killable"].as_slice()),
         (SNOOP, &["-listen", "IP:127.0.0.1:0", "-server", "IP:host..invalid:9001"]),
     ] {
-        let ended = told.run(arguments);
+        let ended = options.run(arguments);
         assert_eq!((ended.code, ended.out.as_str()), (1, ""));
         assert!(ended.err.contains("host..invalid") && ended.err.lines().count() == 1, "{ended:?}");
     }
 }
 
 #[test]
-fn a_server_that_is_told_nothing_listens_on_port_9001_of_this_machine() {
+fn a_server_without_options_listens_on_port_9001_of_this_machine() {
     if !(is_root() && has_tool("unshare") && has_tool("nsenter") && has_tool("ip")) {
         return;
     }
-    // The port may be taken here; in a network of its own it is not.
+    // The port may be in use here; in a new network namespace it is not.
     let alone = ["-n", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", SERVER.path];
     let server = Program::start("unshare", &alone);
     assert_eq!(server.address(), "IP:127.0.0.1:9001");
@@ -383,7 +405,7 @@ fn a_server_that_is_told_nothing_listens_on_port_9001_of_this_machine() {
     let client = Program::start("nsenter", &inside);
     assert_eq!(client.address(), listen);
     client.err.wait_for("connected to IP:127.0.0.1:9001");
-    assert_eq!(Caller::to(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&listen).ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(client.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::INT).code, 0);
 }

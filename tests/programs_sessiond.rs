@@ -1,8 +1,8 @@
-//! The daemons as stunnel's `sessiond`: what they make of its datagrams, and of what is none.
+//! The daemons as stunnel's `sessiond`: valid and invalid datagrams.
 //!
 //! ```text
-//!  one who sends datagrams ─┬─ UDP ─ dc_server
-//!                           └─ UDP ─ dc_client ─ TCP ─ dc_server
+//!  datagram client ─┬─ UDP ─ dc_server
+//!                   └─ UDP ─ dc_client ─ TCP ─ dc_server
 //! ```
 
 use std::io::{Read, Write};
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, until};
-use distcache_testing::sessiond::{Asker, key, packet};
+use distcache_testing::raw_client::RawClient;
+use distcache_testing::sessiond::{DatagramClient, key, packet};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -21,7 +21,7 @@ const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 const ANY_PORT: &str = "IP:127.0.0.1:0";
 const ANY_DATAGRAMS: &str = "SESSIOND:127.0.0.1:0";
 
-/// A program that takes datagrams and connections, and the server behind it where it is a proxy.
+/// A program that takes datagrams and connections; a proxy with its server.
 struct Site {
     program: Program,
     server: Option<Program>,
@@ -30,13 +30,13 @@ struct Site {
 }
 
 impl Site {
-    /// A server.
+    /// Starts a server.
     fn server(arguments: &[&str]) -> Self {
         let usual = ["-listen", ANY_PORT, "-listen", ANY_DATAGRAMS];
         Self::of(Program::start(DC_SERVER, &[&usual, arguments].concat()), None)
     }
 
-    /// A proxy, once it is connected to a server of its own.
+    /// Starts a proxy that is connected to a server of its own.
     fn proxy(arguments: &[&str]) -> Self {
         let server = Program::start(DC_SERVER, &["-listen", ANY_PORT]);
         let address = server.address();
@@ -56,21 +56,21 @@ impl Site {
         Self { program, server, stream, datagrams }
     }
 
-    /// Both kinds, each with the same arguments.
+    /// Starts both kinds with the same arguments.
     fn both(arguments: &[&str]) -> [Self; 2] {
         [Self::server(arguments), Self::proxy(arguments)]
     }
 
-    fn asker(&self) -> Asker {
-        Asker::to(&self.datagrams)
+    fn udp(&self) -> DatagramClient {
+        DatagramClient::connect(&self.datagrams)
     }
 
-    fn caller(&self) -> Caller {
-        Caller::to(&self.stream)
+    fn client(&self) -> RawClient {
+        RawClient::connect(&self.stream)
     }
 
-    /// Ends it in good order, and gives what it said of datagrams.
-    fn tally(self) -> String {
+    /// Ends it with SIGTERM, and returns its counts of datagrams.
+    fn end_with_counts(self) -> String {
         let ended = self.program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{}", ended.err);
         let line = ended.err.lines().rev().find(|line| line.contains(" datagrams: "));
@@ -79,45 +79,48 @@ impl Site {
 }
 
 #[test]
-fn what_is_new_is_found_until_it_is_removed() {
+fn a_new_session_is_found_until_it_is_removed() {
     for site in Site::both(&[]) {
-        let asker = site.asker();
+        let udp = site.udp();
         let (one, other) = (key(&[1; 32]), key(&[2; 32]));
-        assert_eq!(asker.get(&one), None);
-        asker.new_session(300, &one, b"a session");
-        assert_eq!(asker.get(&one), Some(b"a session".to_vec()));
-        assert_eq!(site.asker().get(&one), Some(b"a session".to_vec()), "for anybody");
-        assert_eq!(asker.get(&other), None);
-        asker.remove(&other);
-        asker.remove(&one);
-        assert_eq!(asker.get(&one), None);
-        assert!(asker.is_silent(), "only a get is answered");
-        let tally = site.tally();
-        assert!(tally.contains(": 8 datagrams: 2 of 5 gets found, 0 refused"), "{tally}");
+        assert_eq!(udp.get(&one), None);
+        udp.new_session(300, &one, b"a session");
+        assert_eq!(udp.get(&one), Some(b"a session".to_vec()));
+        assert_eq!(site.udp().get(&one), Some(b"a session".to_vec()), "for anybody");
+        assert_eq!(udp.get(&other), None);
+        udp.remove(&other);
+        udp.remove(&one);
+        assert_eq!(udp.get(&one), None);
+        assert!(udp.is_silent(), "only a get is answered");
+        let end_with_counts = site.end_with_counts();
+        assert!(
+            end_with_counts.contains(": 8 datagrams: 2 of 5 gets found, 0 refused"),
+            "{end_with_counts}"
+        );
     }
 }
 
 #[test]
-fn what_is_new_replaces_what_is_there() {
+fn a_new_session_replaces_an_old_one() {
     for site in Site::both(&[]) {
         replaces(&site);
     }
 }
 
-/// A datagram that is new while another is may be overtaken by a get, through a proxy.
+/// Through a proxy, a get may overtake a new session that replaces another.
 fn replaces(site: &Site) {
-    let (asker, key) = (site.asker(), key(&[1; 32]));
+    let (udp, key) = (site.udp(), key(&[1; 32]));
     for value in [&b"first"[..], &[2; 512], b"third", &[4; 5], &[4; 5]] {
-        asker.new_session(300, &key, value);
-        until("the new one", || (asker.get(&key)? == value).then_some(()));
+        udp.new_session(300, &key, value);
+        until("the new one", || (udp.get(&key)? == value).then_some(()));
     }
-    // It lives as long as the last one said.
-    asker.new_session(1, &key, b"short-lived");
-    until("the end of it", || asker.get(&key).is_none().then_some(()));
+    // The lifetime is that of the last packet.
+    udp.new_session(1, &key, b"short-lived");
+    until("the end of it", || udp.get(&key).is_none().then_some(()));
 }
 
 #[test]
-fn it_replaces_even_where_the_server_knows_only_what_the_original_knows() {
+fn it_replaces_even_at_a_server_of_level_0() {
     let server = Program::start(DC_SERVER, &["-listen", ANY_PORT]);
     let old = OldServer::before(&server.address());
     let site = Site::proxy_to(&old.address, None, &[]);
@@ -125,11 +128,10 @@ fn it_replaces_even_where_the_server_knows_only_what_the_original_knows() {
     replaces(&site);
     assert_eq!(site.program.end(Signal::TERM).code, 0);
     let err = server.end(Signal::TERM).err;
-    assert!(err.contains(" 0 malformed"), "nothing new was asked for: {err}");
+    assert!(err.contains(" 0 malformed"), "no new operation was used: {err}");
 }
 
-/// One connection to a server that seems to be of before there were patch levels: each frame that goes
-/// by is made one of level 0.
+/// One connection to a server that looks as if it had level 0: the level of each frame is set to 0.
 struct OldServer {
     address: String,
 }
@@ -144,15 +146,15 @@ impl OldServer {
             let near = listener.accept().expect("a proxy").0;
             let far = TcpStream::connect(server).expect("a server");
             thread::scope(|scope| {
-                scope.spawn(|| level_down(&near, &far));
-                scope.spawn(|| level_down(&far, &near));
+                scope.spawn(|| clear_levels(&near, &far));
+                scope.spawn(|| clear_levels(&far, &near));
             });
         });
         Self { address }
     }
 }
 
-fn level_down(mut from: &TcpStream, mut to: &TcpStream) {
+fn clear_levels(mut from: &TcpStream, mut to: &TcpStream) {
     let mut frame = [0; 14 + 2048];
     loop {
         let (header, data) = frame.split_at_mut(14);
@@ -169,10 +171,10 @@ fn level_down(mut from: &TcpStream, mut to: &TcpStream) {
 }
 
 #[test]
-fn what_is_no_packet_is_dropped_and_counted() {
+fn an_invalid_packet_is_dropped_and_counted() {
     for site in Site::both(&[]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
         let good = packet(1, 0, &key, b"");
         let foreign = [&[2], &good[1..]].concat();
         let strange = [
@@ -190,139 +192,146 @@ fn what_is_no_packet_is_dropped_and_counted() {
             vec![0; 60_000],
         ];
         for (number, datagram) in strange.iter().enumerate() {
-            asker.send(datagram);
-            assert_eq!(asker.get(&key), Some(b"a session".to_vec()), "after number {number}");
+            udp.send(datagram);
+            assert_eq!(udp.get(&key), Some(b"a session".to_vec()), "after number {number}");
         }
-        assert!(asker.is_silent(), "nobody answers what is none");
-        let tally = site.tally();
-        assert!(tally.ends_with("; 12 malformed datagrams dropped"), "{tally}");
-        assert!(tally.contains(": 13 datagrams: 12 of 12 gets found"), "{tally}");
+        assert!(udp.is_silent(), "invalid packets get no answer");
+        let end_with_counts = site.end_with_counts();
+        assert!(end_with_counts.ends_with("; 12 malformed datagrams dropped"), "{end_with_counts}");
+        assert!(
+            end_with_counts.contains(": 13 datagrams: 12 of 12 gets found"),
+            "{end_with_counts}"
+        );
     }
 }
 
 #[test]
-fn both_ways_of_asking_meet_where_ids_have_32_bytes() {
+fn datagrams_and_connections_share_sessions_with_ids_of_32_bytes() {
     for site in Site::both(&[]) {
-        let (asker, caller) = (site.asker(), site.caller());
+        let (udp, client) = (site.udp(), site.client());
         for len in [5, 512] {
             let (id, value) = ([len as u8; 32], vec![len as u8; len]);
-            assert_eq!(caller.ask(&add(1, &id, &value)), status(1, ADD, 0));
-            assert_eq!(asker.get(&key(&id)), Some(value));
+            assert_eq!(client.ask(&add(1, &id, &value)), status(1, ADD, 0));
+            assert_eq!(udp.get(&key(&id)), Some(value));
         }
-        // What stunnel could not take is as good as nothing.
+        // Sessions too long for stunnel count as misses.
         for len in [513, 2048, 30_000] {
             let id = [len as u8 ^ 0x55; 32];
-            assert_eq!(caller.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
-            assert_eq!(asker.get(&key(&id)), None, "{len} bytes");
+            assert_eq!(client.ask(&add(2, &id, &vec![7; len])), status(2, ADD, 0));
+            assert_eq!(udp.get(&key(&id)), None, "{len} bytes");
         }
-        asker.new_session(300, &key(&[9; 32]), b"a session");
-        assert_eq!(asker.get(&key(&[9; 32])), Some(b"a session".to_vec()));
-        assert_eq!(caller.ask(&get(3, &[9; 32])), session(3, b"a session"));
+        udp.new_session(300, &key(&[9; 32]), b"a session");
+        assert_eq!(udp.get(&key(&[9; 32])), Some(b"a session".to_vec()));
+        assert_eq!(client.ask(&get(3, &[9; 32])), session(3, b"a session"));
         // Zeros behind a shorter id are part of it there.
-        assert_eq!(caller.ask(&add(4, b"short", b"a session")), status(4, ADD, 0));
-        assert_eq!(asker.get(&key(b"short")), None);
+        assert_eq!(client.ask(&add(4, b"short", b"a session")), status(4, ADD, 0));
+        assert_eq!(udp.get(&key(b"short")), None);
     }
 }
 
 #[test]
-fn while_the_server_is_away_a_get_is_answered_at_once_that_nothing_is_there() {
+fn while_the_server_is_unreachable_a_get_is_a_miss_at_once() {
     let dir = Dir::new();
     let patient = ["-retry", "3600000", "-reqtimeout", "0"];
     let site = Site::proxy_to(&dir.address("nobody"), None, &patient);
     site.program.err.wait_for(" is unreachable (");
-    let (asker, key) = (site.asker(), key(&[1; 32]));
+    let (udp, key) = (site.udp(), key(&[1; 32]));
     for _ in 0..100 {
-        asker.new_session(300, &key, b"a session");
-        asker.remove(&key);
-        assert_eq!(asker.get(&key), None);
+        udp.new_session(300, &key, b"a session");
+        udp.remove(&key);
+        assert_eq!(udp.get(&key), None);
     }
-    let tally = site.tally();
-    assert!(tally.contains(": 300 datagrams: 0 of 100 gets found, 0 refused"), "{tally}");
-}
-
-#[test]
-fn a_server_that_dies_leaves_no_get_without_an_answer() {
-    let mut site = Site::proxy(&["-retry", "20"]);
-    let (asker, key) = (site.asker(), key(&[1; 32]));
-    asker.new_session(300, &key, b"a session");
-    assert!(asker.get(&key).is_some());
-    let server = site.server.take().expect("a server");
-    let address = server.address();
-    server.freeze();
-    for _ in 0..20 {
-        asker.ask_for(&key);
-    }
-    assert_eq!(server.end(Signal::KILL).code, -9);
-    for _ in 0..20 {
-        assert_eq!(asker.answer(&key), None);
-    }
-    let second = Program::start(DC_SERVER, &["-listen", &address]);
-    second.address();
-    until("the second server", || {
-        asker.new_session(300, &key, b"another");
-        (asker.get(&key)? == b"another").then_some(())
-    });
-}
-
-#[test]
-fn datagrams_take_half_of_the_places_at_most() {
-    let site = Site::proxy(&["-maxconn", "8"]);
-    let server = site.server.as_ref().expect("a server");
-    let (asker, key) = (site.asker(), key(&[1; 32]));
-    assert_eq!(asker.get(&key), None);
-    server.freeze();
-    let waits = [(); 4].map(|()| site.asker());
-    for asker in &waits {
-        asker.ask_for(&key);
-    }
-    assert_eq!(asker.get(&key), None, "it is told at once that nothing is found");
-    assert!(waits.iter().all(Asker::is_silent));
-    let callers = [(); 4].map(|()| site.caller());
-    for caller in &callers {
-        caller.send(&have(7, b"id"));
-    }
-    server.signal(Signal::CONT);
-    for asker in &waits {
-        assert_eq!(asker.answer(&key), None);
-    }
-    for caller in &callers {
-        assert_eq!(caller.message(), status(7, HAVE, 1));
-    }
-    let tally = site.tally();
+    let end_with_counts = site.end_with_counts();
     assert!(
-        tally.contains(": 6 datagrams: 0 of 6 gets found, 1 refused because no place was free"),
-        "{tally}"
+        end_with_counts.contains(": 300 datagrams: 0 of 100 gets found, 0 refused"),
+        "{end_with_counts}"
     );
 }
 
 #[test]
-fn where_connections_have_all_places_a_get_is_answered_at_once_that_nothing_is_there() {
+fn a_server_that_dies_leaves_no_get_unanswered() {
+    let mut site = Site::proxy(&["-retry", "20"]);
+    let (udp, key) = (site.udp(), key(&[1; 32]));
+    udp.new_session(300, &key, b"a session");
+    assert!(udp.get(&key).is_some());
+    let server = site.server.take().expect("a server");
+    let address = server.address();
+    server.freeze();
+    for _ in 0..20 {
+        udp.ask_for(&key);
+    }
+    assert_eq!(server.end(Signal::KILL).code, -9);
+    for _ in 0..20 {
+        assert_eq!(udp.answer(&key), None);
+    }
+    let second = Program::start(DC_SERVER, &["-listen", &address]);
+    second.address();
+    until("the second server", || {
+        udp.new_session(300, &key, b"another");
+        (udp.get(&key)? == b"another").then_some(())
+    });
+}
+
+#[test]
+fn datagrams_take_at_most_half_of_the_places() {
+    let site = Site::proxy(&["-maxconn", "8"]);
+    let server = site.server.as_ref().expect("a server");
+    let (udp, key) = (site.udp(), key(&[1; 32]));
+    assert_eq!(udp.get(&key), None);
+    server.freeze();
+    let waits = [(); 4].map(|()| site.udp());
+    for udp in &waits {
+        udp.ask_for(&key);
+    }
+    assert_eq!(udp.get(&key), None, "a miss comes at once");
+    assert!(waits.iter().all(DatagramClient::is_silent));
+    let clients = [(); 4].map(|()| site.client());
+    for client in &clients {
+        client.send(&have(7, b"id"));
+    }
+    server.signal(Signal::CONT);
+    for udp in &waits {
+        assert_eq!(udp.answer(&key), None);
+    }
+    for client in &clients {
+        assert_eq!(client.message(), status(7, HAVE, 1));
+    }
+    let end_with_counts = site.end_with_counts();
+    assert!(
+        end_with_counts
+            .contains(": 6 datagrams: 0 of 6 gets found, 1 refused because no place was free"),
+        "{end_with_counts}"
+    );
+}
+
+#[test]
+fn when_connections_hold_all_places_a_get_is_a_miss_at_once() {
     for site in Site::both(&["-maxconn", "4"]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
-        assert!(asker.get(&key).is_some());
-        let callers = [(); 4].map(|()| site.caller());
-        for caller in &callers {
-            assert_eq!(caller.ask(&have(7, b"id")), status(7, HAVE, 1));
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
+        assert!(udp.get(&key).is_some());
+        let clients = [(); 4].map(|()| site.client());
+        for client in &clients {
+            assert_eq!(client.ask(&have(7, b"id")), status(7, HAVE, 1));
         }
-        assert_eq!(asker.get(&key), None);
-        drop(callers);
-        until("a place", || asker.get(&key));
+        assert_eq!(udp.get(&key), None);
+        drop(clients);
+        until("a place", || udp.get(&key));
         let ended = site.program.end(Signal::TERM);
         assert!(ended.err.contains(": 4 clients accepted, 0 refused;"), "{}", ended.err);
     }
 }
 
 #[test]
-fn a_flood_of_datagrams_starves_nobody() {
+fn a_flood_of_datagrams_starves_no_client() {
     for site in Site::both(&[]) {
-        let (asker, caller) = (site.asker(), site.caller());
+        let (udp, client) = (site.udp(), site.client());
         let quiet = key(&[1; 32]);
-        asker.new_session(300, &quiet, b"a session");
+        udp.new_session(300, &quiet, b"a session");
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let flood = scope.spawn(|| {
-                let flood = site.asker();
+                let flood = site.udp();
                 let packets: Vec<_> = (0..4).map(|code| packet(code, 9, &[9; 32], b"x")).collect();
                 let mut sent = 0_u64;
                 while !over.load(Ordering::Relaxed) {
@@ -339,54 +348,54 @@ fn a_flood_of_datagrams_starves_nobody() {
             };
             let worked = whole(&|| {
                 for uid in 0..300 {
-                    assert_eq!(caller.ask(&have(uid, b"id")), status(uid, HAVE, 1));
-                    let other = site.caller();
+                    assert_eq!(client.ask(&have(uid, b"id")), status(uid, HAVE, 1));
+                    let other = site.client();
                     assert_eq!(other.ask(&get(uid, &[1; 32])), session(uid, b"a session"));
                 }
             });
             let sent = flood.join().expect("a flood");
             assert!(worked.is_ok() && sent > 1000, "{sent} datagrams");
         });
-        // While the rest of the flood is on its way, the system may have no room for a get.
+        // While the rest of the flood arrives, the system may have no room for a get.
         until("quiet", || {
-            asker.ask_for(&quiet);
-            (!asker.is_silent()).then_some(())
+            udp.ask_for(&quiet);
+            (!udp.is_silent()).then_some(())
         });
-        let last = site.asker();
+        let last = site.udp();
         until("a value", || last.get(&quiet));
     }
 }
 
 #[test]
-fn what_came_before_the_signal_is_answered_before_the_end() {
+fn packets_before_the_signal_are_answered_before_the_end() {
     for site in Site::both(&[]) {
-        let (asker, key) = (site.asker(), key(&[1; 32]));
-        asker.new_session(300, &key, b"a session");
-        assert!(asker.get(&key).is_some());
+        let (udp, key) = (site.udp(), key(&[1; 32]));
+        udp.new_session(300, &key, b"a session");
+        assert!(udp.get(&key).is_some());
         site.program.freeze();
         for _ in 0..10 {
-            asker.ask_for(&key);
+            udp.ask_for(&key);
         }
         site.program.signal(Signal::TERM);
         site.program.signal(Signal::CONT);
         for _ in 0..10 {
-            assert_eq!(asker.answer(&key), Some(b"a session".to_vec()));
+            assert_eq!(udp.answer(&key), Some(b"a session".to_vec()));
         }
         assert_eq!(site.program.ended().code, 0);
     }
 }
 
 #[test]
-fn who_listens_for_datagrams_alone_listens_nowhere_else_and_stays() {
+fn a_program_that_listens_only_for_datagrams_keeps_running() {
     let dir = Dir::new();
     let proxy = ["-server", &dir.address("nobody")];
     for (program, arguments) in [(DC_SERVER, &[][..]), (DC_CLIENT, &proxy[..])] {
         let program = Program::start(program, &[&["-listen", ANY_DATAGRAMS], arguments].concat());
         let address = program.address();
         assert!(!address.ends_with(":0"), "it says its real port: {address}");
-        let asker = Asker::to(&address);
+        let udp = DatagramClient::connect(&address);
         for _ in 0..3 {
-            assert_eq!(asker.get(&key(b"")), None);
+            assert_eq!(udp.get(&key(b"")), None);
         }
         let ended = program.end(Signal::TERM);
         assert_eq!((ended.code, ended.out.lines().count()), (0, 1), "{ended:?}");
@@ -394,21 +403,24 @@ fn who_listens_for_datagrams_alone_listens_nowhere_else_and_stays() {
 }
 
 #[test]
-fn one_daemon_listens_in_as_many_places_as_it_is_told() {
+fn one_daemon_listens_on_several_addresses() {
     let dir = Dir::new();
     let (one, other) = (dir.address("one"), dir.address("other"));
     let places = [&one, &other, ANY_PORT, "IPv6:[::1]:0", ANY_DATAGRAMS, "SESSIOND:[::1]:0"];
     let words: Vec<_> = places.iter().flat_map(|place| ["-listen", place]).collect();
     let program = Program::start(DC_SERVER, &[&words[..], &["-sockperms", "600"]].concat());
     let addresses = program.addresses(places.len());
-    assert_eq!(Caller::to(&addresses[0]).ask(&add(1, &[1; 32], b"a session")), status(1, ADD, 0));
+    assert_eq!(
+        RawClient::connect(&addresses[0]).ask(&add(1, &[1; 32], b"a session")),
+        status(1, ADD, 0)
+    );
     for address in &addresses[..3] {
-        assert_eq!(Caller::to(address).ask(&get(1, &[1; 32])), session(1, b"a session"));
+        assert_eq!(RawClient::connect(address).ask(&get(1, &[1; 32])), session(1, b"a session"));
     }
     let over_6 = addresses[3].replace("IPv6:", "IP:");
-    assert_eq!(Caller::to(&over_6).ask(&get(1, &[1; 32])), session(1, b"a session"));
+    assert_eq!(RawClient::connect(&over_6).ask(&get(1, &[1; 32])), session(1, b"a session"));
     for address in &addresses[4..] {
-        assert_eq!(Asker::to(address).get(&[1; 32]), Some(b"a session".to_vec()));
+        assert_eq!(DatagramClient::connect(address).get(&[1; 32]), Some(b"a session".to_vec()));
     }
     let ended = program.end(Signal::TERM);
     assert!(ended.code == 0 && !ended.err.contains("warning"), "{ended:?}");
@@ -416,7 +428,7 @@ fn one_daemon_listens_in_as_many_places_as_it_is_told() {
 }
 
 #[test]
-fn a_place_for_datagrams_that_cannot_be_is_refused() {
+fn an_invalid_address_for_datagrams_is_refused() {
     let program = Program::start(DC_SERVER, &["-listen", ANY_DATAGRAMS]);
     let taken = program.address();
     let refused = |program: &str, arguments: &[&str], reason: &str| {
@@ -431,11 +443,11 @@ fn a_place_for_datagrams_that_cannot_be_is_refused() {
         &["-listen", ANY_DATAGRAMS].repeat(17),
         "-listen is given more than 16 times",
     );
-    refused(DC_CLIENT, &["-server", &taken], "SESSIOND is only to listen on");
+    refused(DC_CLIENT, &["-server", &taken], "SESSIOND is only for listening");
     refused(DC_SNOOP, &["-listen", &taken, "-server", &taken], "only dc_server and dc_client");
-    let again = Asker::to(&taken);
+    let again = DatagramClient::connect(&taken);
     assert_eq!(again.get(&key(b"still there")), None);
-    // A connection's request is none here, and no one's answer is asked for.
+    // A request of the stream protocol is no packet, and an answer needs no answer.
     again.send(&[&b"\0\x11\0\0\0\0\0\0\x07\0"[..], &[GET, 1, 0, 2], b"id"].concat());
     assert_eq!(again.get(&key(b"still there")), None);
 }

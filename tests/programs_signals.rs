@@ -1,38 +1,38 @@
-//! How the daemons end: at once or in good order, and what they leave behind.
+//! How the daemons end: at once or after the pending answers, and which files they leave.
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_tool};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// A server on a socket in a directory, with a pid file beside it.
+/// Starts a server on a socket in a directory, with a pid file beside it.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
     let pid_file = dir.text("server.pid");
     let words = [&["-pidfile", &pid_file], arguments].concat();
     start::server(DC_SERVER, &dir.address("server"), &words)
 }
 
-/// A proxy to the server in the same directory.
+/// Starts a proxy to the server in the same directory.
 fn client(dir: &Dir, arguments: &[&str]) -> Program {
     let pid_file = dir.text("client.pid");
     let words = [&["-pidfile", &pid_file], arguments].concat();
     start::connected(DC_CLIENT, &dir.address("client"), &dir.address("server"), &words)
 }
 
-/// A client of the server that has sent more than it will ever read the answers to.
-fn lazy(dir: &Dir) -> Caller {
+/// Returns a client that has sent more requests than it will read answers to.
+fn client_that_does_not_read(dir: &Dir) -> RawClient {
     let large = vec![b'x'; 30_000];
-    let caller = Caller::to(&dir.address("server"));
+    let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"large", &large)), status(1, ADD, 0));
-    caller.cram(&get(2, b"large").repeat(20_000));
+    caller.send_available(&get(2, b"large").repeat(20_000));
     caller
 }
 
 #[test]
-fn the_user_signals_are_ignored_by_who_is_not_killable() {
+fn the_user_signals_are_ignored_without_killable() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
     let proxy = client(&dir, &[]);
@@ -40,14 +40,14 @@ fn the_user_signals_are_ignored_by_who_is_not_killable() {
         program.signal(Signal::USR1);
         program.signal(Signal::USR2);
     }
-    let caller = Caller::to(&dir.address("client"));
+    let caller = RawClient::connect(&dir.address("client"));
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
     assert_eq!(server.end(Signal::TERM).code, 0);
 }
 
 #[test]
-fn the_user_signals_end_who_is_killable_and_nothing_is_left() {
+fn the_user_signals_end_a_killable_program_and_no_file_is_left() {
     for signal in [Signal::USR1, Signal::USR2] {
         let dir = Dir::new();
         let server = server(&dir, &["-killable"]);
@@ -61,11 +61,11 @@ fn the_user_signals_end_who_is_killable_and_nothing_is_left() {
 }
 
 #[test]
-fn term_and_int_wait_for_answers_and_nothing_is_left() {
+fn term_and_int_wait_for_answers_and_no_file_is_left() {
     for signal in [Signal::TERM, Signal::INT] {
         let dir = Dir::new();
         let server = server(&dir, &[]);
-        let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("server"))).collect();
+        let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("server"))).collect();
         for caller in &callers {
             assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
         }
@@ -85,12 +85,12 @@ fn term_and_int_wait_for_answers_and_nothing_is_left() {
 fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
-    let caller = Caller::to(&dir.address("server"));
+    let caller = RawClient::connect(&dir.address("server"));
     assert_eq!(caller.ask(&add(1, b"id", &[9; 100])), status(1, ADD, 0));
-    // It does not get any time from the system, so that all of it is there when the signal comes.
+    // The server is stopped, so that all of it has arrived when the signal comes.
     server.freeze();
     let request = have(2, &[b'i'; 2000]);
-    let fit = caller.cram(&request.repeat(1000)) / request.len();
+    let fit = caller.send_available(&request.repeat(1000)) / request.len();
     server.signal(Signal::TERM);
     server.signal(Signal::CONT);
     let ended = server.ended();
@@ -100,10 +100,11 @@ fn more_requests_than_a_buffer_holds_are_answered_before_the_end() {
 }
 
 #[test]
-fn half_a_request_does_not_hold_up_the_end() {
+fn an_unfinished_request_does_not_delay_the_end() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let (half, silent) = (Caller::to(&dir.address("server")), Caller::to(&dir.address("server")));
+    let (half, silent) =
+        (RawClient::connect(&dir.address("server")), RawClient::connect(&dir.address("server")));
     half.send(&[&have(1, b"id")[..], &have(2, b"id")[..9]].concat());
     assert_eq!(half.message(), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::TERM).code, 0);
@@ -111,11 +112,11 @@ fn half_a_request_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_proxy_waits_for_what_the_server_still_owes_it() {
+fn a_terminated_proxy_waits_for_answers_of_its_server() {
     let dir = Dir::new();
     let server = server(&dir, &[]);
     let proxy = client(&dir, &[]);
-    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("client"))).collect();
+    let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("client"))).collect();
     for caller in &callers {
         assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     }
@@ -133,57 +134,57 @@ fn a_proxy_waits_for_what_the_server_still_owes_it() {
 }
 
 #[test]
-fn a_client_that_never_reads_does_not_hold_up_the_end_for_ever() {
+fn a_client_that_never_reads_does_not_delay_the_end_for_ever() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let _lazy = lazy(&dir);
+    let _lazy = client_that_does_not_read(&dir);
     assert_eq!(server.end(Signal::TERM).code, 0);
     assert!(dir.names().is_empty());
 }
 
 #[test]
-fn a_second_signal_ends_at_once_what_the_first_one_waits_for() {
+fn a_second_signal_ends_a_program_at_once() {
     let (patient, hasty) = (Dir::new(), Dir::new());
     let mut waiting = server(&patient, &["-reqtimeout", "0"]);
     let server = server(&hasty, &["-reqtimeout", "0"]);
-    let _lazy = [lazy(&patient), lazy(&hasty)];
+    let _lazy = [client_that_does_not_read(&patient), client_that_does_not_read(&hasty)];
     waiting.signal(Signal::TERM);
     server.signal(Signal::TERM);
     server.signal(Signal::INT);
     assert_eq!(server.ended().code, 0);
     assert!(hasty.names().is_empty());
-    assert!(waiting.is_running(), "one signal alone waits for the client");
+    assert!(waiting.is_running(), "the first signal alone waits for the client");
 }
 
 #[test]
-fn who_comes_after_the_signal_is_not_left_waiting() {
+fn a_client_that_connects_after_the_signal_is_not_left_waiting() {
     let dir = Dir::new();
     let server = server(&dir, &["-reqtimeout", "0"]);
-    let lazy = lazy(&dir);
+    let client_that_does_not_read = client_that_does_not_read(&dir);
     server.signal(Signal::TERM);
-    let late = Caller::to(&dir.address("server"));
+    let late = RawClient::connect(&dir.address("server"));
     late.send(&have(1, b"id"));
-    drop(lazy);
+    drop(client_that_does_not_read);
     assert_eq!(server.ended().code, 0);
-    // It may have come in the turn before.
+    // It may have been served in the turn before.
     let answer = late.rest();
     assert!(answer.is_empty() || answer == status(1, HAVE, 1));
 }
 
 #[test]
-fn what_was_stored_through_a_proxy_outlives_it() {
+fn a_session_stored_through_a_proxy_outlives_it() {
     let dir = Dir::new();
     let _server = server(&dir, &[]);
     let first = client(&dir, &[]);
     let address = dir.address("client");
-    assert_eq!(Caller::to(&address).ask(&add(1, b"id", b"session")), status(1, ADD, 0));
+    assert_eq!(RawClient::connect(&address).ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     assert_eq!(first.end(Signal::TERM).code, 0);
     let _second = client(&dir, &[]);
-    assert_eq!(Caller::to(&address).ask(&get(2, b"id")), session(2, b"session"));
+    assert_eq!(RawClient::connect(&address).ask(&get(2, b"id")), session(2, b"session"));
 }
 
 #[test]
-fn signals_that_the_starter_had_blocked_end_a_program_all_the_same() {
+fn signals_that_were_blocked_at_the_start_end_a_program() {
     if !has_tool("env") {
         return;
     }

@@ -1,4 +1,4 @@
-//! `dc_snoop` as it runs: what passes through it, and what it says about that.
+//! The program `dc_snoop`: what it passes on, and what it prints.
 
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::net::Shutdown;
@@ -6,40 +6,40 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
-use distcache_testing::caller::{Answers, Caller};
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT};
+use distcache_testing::raw_client::{ProgramUnderTest, RawClient};
 use distcache_testing::start::{self, ANY_PORT};
 use distcache_testing::vectors::{lines, replay};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// A snoop in front of a server.
+/// Starts a snoop in front of a server.
 fn snoop(listen: &str, server: &str, arguments: &[&str]) -> Program {
     start::before(DC_SNOOP, listen, server, arguments)
 }
 
-/// A server, and a snoop in front of it.
-fn watched(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
+/// Starts a server, and a snoop in front of it.
+fn start_between(listen: &str, server_listens: &str, arguments: &[&str]) -> (Program, Program) {
     let server = Program::start(DC_SERVER, &["-listen", server_listens, "-sessions", "512"]);
     let snoop = snoop(listen, &server.address(), arguments);
     (server, snoop)
 }
 
-/// A snoop in front of nothing but the other end of its connection.
-fn between(dir: &Dir, arguments: &[&str]) -> (Program, Caller, UnixStream) {
+/// Starts a snoop whose server is the test itself. Returns both ends of a connection.
+fn start_to_test(dir: &Dir, arguments: &[&str]) -> (Program, RawClient, UnixStream) {
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
     let snoop = snoop(&dir.address("c"), &dir.address("s"), arguments);
-    let client = Caller::to(&dir.address("c"));
+    let client = RawClient::connect(&dir.address("c"));
     let (server, _) = listener.accept().expect("the snoop");
-    server.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    server.set_read_timeout(Some(TIMEOUT)).expect("a socket takes a timeout");
     (snoop, client, server)
 }
 
 fn passes_the_vectors(listen: &str, server_listens: &str, arguments: &[&str]) {
-    let (_server, snoop) = watched(listen, server_listens, arguments);
+    let (_server, snoop) = start_between(listen, server_listens, arguments);
     let barrier = (have(7, b"nobody's"), status(7, HAVE, 1));
-    replay(&mut Answers { address: &snoop.address(), barrier }, lines());
+    replay(&mut ProgramUnderTest { address: &snoop.address(), barrier }, lines());
     assert_eq!(snoop.end(Signal::TERM).code, 0);
 }
 
@@ -54,8 +54,8 @@ fn the_reference_vectors_pass_unchanged_over_unix_sockets_with_payloads_shown() 
     passes_the_vectors(&dir.address("c"), &dir.address("s"), &["-full"]);
 }
 
-/// A line without the time at its front, and without how long an answer took at its end.
-fn without_times(line: &str) -> String {
+/// Returns a line without its time, and without how long an answer took.
+fn strip_times(line: &str) -> String {
     let (time, rest) = line.split_once(' ').expect("a time and more");
     let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
     assert_eq!(shape, "9999-99-99T99:99:99.999Z", "{line}");
@@ -69,26 +69,26 @@ fn without_times(line: &str) -> String {
 }
 
 #[test]
-fn a_client_that_closes_in_order_is_not_told_as_broken() {
+fn a_client_that_closes_in_order_is_not_printed_as_broken() {
     let dir = Dir::new();
-    let (server, _) = watched(&dir.address("c"), &dir.address("s"), &[]);
+    let (server, _) = start_between(&dir.address("c"), &dir.address("s"), &[]);
     for listen in [ANY_PORT, &dir.address("u")] {
         let snoop = snoop(listen, &server.address(), &[]);
-        let caller = Caller::to(&snoop.address());
-        caller.ask(&have(1, b"id"));
-        drop(caller);
+        let client = RawClient::connect(&snoop.address());
+        client.ask(&have(1, b"id"));
+        drop(client);
         snoop.out.wait_for("#1 closed");
         let printed = snoop.end(Signal::TERM).out;
-        let last = printed.lines().last().map(without_times);
+        let last = printed.lines().last().map(strip_times);
         assert_eq!(last.as_deref(), Some("#1 closed"), "{printed}");
     }
 }
 
 #[test]
-fn each_message_is_a_line_and_no_line_has_a_secret() {
+fn each_message_is_a_line_without_secrets() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
-    let caller = Caller::to(&dir.address("c"));
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
+    let caller = RawClient::connect(&dir.address("c"));
     let (id, secret) = (b"0123456789abcdef", b"the secret of a session".repeat(200));
     for request in [
         have(1, id),
@@ -105,7 +105,7 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
     assert_eq!(caller.rest(), b"");
     snoop.out.wait_for("#1 closed");
     let printed = snoop.end(Signal::TERM).out;
-    let told: Vec<String> = printed.lines().skip(1).map(without_times).collect();
+    let printed_lines: Vec<String> = printed.lines().skip(1).map(strip_times).collect();
     let id = "id 303132333435…(16)";
     let expected = [
         "#1 opened".to_owned(),
@@ -125,21 +125,21 @@ fn each_message_is_a_line_and_no_line_has_a_secret() {
         "#1 < GET uid 4294967295 id 6964(2) not found T".to_owned(),
         "#1 closed".to_owned(),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(printed_lines, expected);
     assert!(!printed.contains("secret") && !printed.contains("73 65 63"), "{printed}");
 }
 
 #[test]
-fn payloads_are_shown_to_who_asks_for_them() {
+fn payloads_are_shown_on_request() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
-    let caller = Caller::to(&dir.address("c"));
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&add(1, b"the id", b"the secret of it")), status(1, ADD, 0));
     assert_eq!(caller.ask(&get(2, b"the id")), session(2, b"the secret of it"));
     let row = "    #1  74 68 65 20 73 65 63 72 65 74 20 6f 66 20 69 74  the secret of it";
     snoop.out.wait_for(row);
     let printed = snoop.end(Signal::TERM).out;
-    let told: Vec<String> = printed.lines().skip(2).map(payload_or_line).collect();
+    let printed_lines: Vec<String> = printed.lines().skip(2).map(strip_times_of_line).collect();
     let expected = [
         "#1 > ADD uid 1 id 746865206964(6) ttl 60000 ms session 16",
         "    #1  00 00 ea 60 00 00 00 06 74 68 65 20 69 64 74 68  ...`....the idth",
@@ -151,19 +151,19 @@ fn payloads_are_shown_to_who_asks_for_them() {
         "#1 < GET uid 2 id 746865206964(6) session 16 T",
         row,
     ];
-    assert_eq!(told, expected);
+    assert_eq!(printed_lines, expected);
 }
 
-/// A line without its times, where it has any.
-fn payload_or_line(line: &str) -> String {
-    if line.starts_with(' ') { line.to_owned() } else { without_times(line) }
+/// Returns a line without its times, if it has any.
+fn strip_times_of_line(line: &str) -> String {
+    if line.starts_with(' ') { line.to_owned() } else { strip_times(line) }
 }
 
 #[test]
 fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &["-full"]);
-    let caller = Caller::to(&dir.address("c"));
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &["-full"]);
+    let caller = RawClient::connect(&dir.address("c"));
     // The longest id, a session of several frames, and a request that comes byte by byte.
     let (id, data) = ([0xab; 64], vec![b'.'; 5000]);
     assert_eq!(caller.ask(&add(1, &id, &data)), status(1, ADD, 0));
@@ -180,7 +180,7 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
             (Some(hex), Some((_, bytes))) if line.starts_with(' ') => {
                 *bytes += hex.split(' ').count();
             }
-            _ => parts.push((without_times(line), 0)),
+            _ => parts.push((strip_times(line), 0)),
         }
     }
     let id = format!("id {}(64)", "ab".repeat(64));
@@ -195,26 +195,26 @@ fn with_payloads_ids_are_whole_and_each_payload_follows_its_line_in_one_piece() 
     assert_eq!(parts, expected);
 }
 
-/// A snoop whose lines are read by the test itself, or by nobody.
-fn read_here(arguments: &[&str]) -> (Program, PipeReader) {
+/// Starts a snoop whose lines only the test reads, if it does.
+fn start_with_reader(arguments: &[&str]) -> (Program, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(DC_SNOOP);
     command.args(arguments).stdin(Stdio::null()).stdout(writer);
-    (Program::adopt(command), reader)
+    (Program::spawn(command), reader)
 }
 
 #[test]
-fn once_nobody_reads_its_lines_it_ends() {
+fn it_ends_when_its_output_has_no_reader() {
     let dir = Dir::new();
     let _server = start::server(DC_SERVER, &dir.address("s"), &[]);
     let (listen, server) = (dir.address("c"), dir.address("s"));
-    let (snoop, reader) = read_here(&["-listen", &listen, "-server", &server]);
+    let (snoop, reader) = start_with_reader(&["-listen", &listen, "-server", &server]);
     let mut lines = BufReader::new(reader).lines();
     assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("listening"))));
-    let caller = Caller::to(&listen);
+    let caller = RawClient::connect(&listen);
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     drop(lines);
-    // Without anything more that it would print.
+    // It prints nothing more.
     let ended = snoop.ended();
     assert!(ended.code == 0 && ended.err.is_empty(), "{ended:?}");
     assert_eq!(caller.rest(), b"");
@@ -222,10 +222,10 @@ fn once_nobody_reads_its_lines_it_ends() {
 }
 
 #[test]
-fn connections_have_numbers_of_their_own() {
+fn each_connection_has_a_number() {
     let dir = Dir::new();
-    let (_server, snoop) = watched(&dir.address("c"), &dir.address("s"), &[]);
-    let callers: Vec<_> = (0..20).map(|_| Caller::to(&dir.address("c"))).collect();
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
+    let callers: Vec<_> = (0..20).map(|_| RawClient::connect(&dir.address("c"))).collect();
     for (number, caller) in (1..).zip(&callers) {
         assert_eq!(caller.ask(&have(1000 + number, b"id")), status(1000 + number, HAVE, 1));
         snoop.out.wait_for(&format!("#{number} < HAVE uid {} ", 1000 + number));
@@ -233,15 +233,15 @@ fn connections_have_numbers_of_their_own() {
 }
 
 #[test]
-fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
+fn the_end_of_one_direction_is_passed_on_and_the_other_stays_open() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     client.send(&have(1, b"id"));
     client.finish();
     let mut request = Vec::new();
     server.read_to_end(&mut request).expect("an end");
     assert_eq!(request, have(1, b"id"));
-    // Only now does the server begin to answer.
+    // Only now does the server answer.
     std::io::Write::write_all(&mut server, &status(1, HAVE, 0)).expect("room");
     assert_eq!(client.message(), status(1, HAVE, 0));
     assert!(client.is_silent());
@@ -250,7 +250,7 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
     snoop.out.wait_for("#1 closed");
 
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     server.shutdown(Shutdown::Write).expect("a connection");
     assert_eq!(client.rest(), b"");
     client.send(&have(1, b"id"));
@@ -262,9 +262,9 @@ fn the_end_of_one_direction_is_passed_on_and_the_other_goes_on() {
 }
 
 #[test]
-fn what_is_not_the_protocol_is_passed_on_and_noted() {
+fn bytes_of_other_protocols_are_passed_on_and_reported() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     let stray = b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n".repeat(10_000);
     let reply = b"SSH-2.0-nonsense\r\n".repeat(10_000);
     std::thread::scope(|scope| {
@@ -290,28 +290,28 @@ fn what_is_not_the_protocol_is_passed_on_and_noted() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_is_noted() {
+fn an_answer_without_a_request_is_reported() {
     let dir = Dir::new();
-    let (snoop, client, mut server) = between(&dir, &[]);
+    let (snoop, client, mut server) = start_to_test(&dir, &[]);
     std::io::Write::write_all(&mut server, &status(9, GET, 1)).expect("room");
     assert_eq!(client.message(), status(9, GET, 1));
     snoop.out.wait_for("< GET uid 9 not found (unexpected)");
 }
 
 #[test]
-fn without_a_server_clients_are_turned_away_and_that_is_noted() {
+fn without_a_server_clients_are_refused_and_that_is_reported() {
     let dir = Dir::new();
     let snoop = snoop(&dir.address("c"), &dir.address("s"), &[]);
-    assert_eq!(Caller::to(&dir.address("c")).rest(), b"");
+    assert_eq!(RawClient::connect(&dir.address("c")).rest(), b"");
     snoop.out.wait_for("#1 refused: the server is unreachable (no such socket)");
     let server = Program::start(DC_SERVER, &["-listen", &dir.address("s")]);
     server.address();
-    assert_eq!(Caller::to(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
-    // The end of the server is the end of its connections.
-    let caller = Caller::to(&dir.address("c"));
+    assert_eq!(RawClient::connect(&dir.address("c")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    // The end of the server ends its connections.
+    let caller = RawClient::connect(&dir.address("c"));
     assert_eq!(caller.ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::KILL).code, -9);
     assert_eq!(caller.rest(), b"");
     assert_eq!(snoop.end(Signal::INT).code, 0);
-    assert_eq!(dir.names(), ["s"], "what the killed one left");
+    assert_eq!(dir.names(), ["s"], "the stale socket of the killed server");
 }

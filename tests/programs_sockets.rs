@@ -1,5 +1,5 @@
-//! Where the daemons listen: paths, who may use them, who was there before, and descriptors that
-//! somebody else has opened.
+//! Where the daemons listen: paths and their permissions, sockets that exist already, and inherited
+//! descriptors.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -8,15 +8,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::process::{Dir, Program, Signal, has_tool, is_root};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const DC_SNOOP: &str = env!("CARGO_BIN_EXE_dc_snoop");
 
-/// A server on `s` in a directory, once it listens.
+/// Starts a server on `s` in a directory.
 fn server(dir: &Dir, arguments: &[&str]) -> Program {
     let program = start::server(DC_SERVER, &dir.address("s"), arguments);
     assert_eq!(program.address(), dir.address("s"));
@@ -24,10 +24,10 @@ fn server(dir: &Dir, arguments: &[&str]) -> Program {
 }
 
 fn serves(address: &str) {
-    assert_eq!(Caller::to(address).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(address).ask(&have(1, b"id")), status(1, HAVE, 1));
 }
 
-/// Why a program that shall listen on `address` does not start.
+/// Returns why a program does not start with this address.
 fn refusal(program: &str, address: &str) -> String {
     let server: &[&str] = if program == DC_SERVER { &[] } else { &["-server", "IP:127.0.0.1:1"] };
     let ended = Program::run(program, &[&["-listen", address], server].concat());
@@ -37,7 +37,7 @@ fn refusal(program: &str, address: &str) -> String {
 }
 
 #[test]
-fn a_socket_has_the_owner_the_group_and_the_mode_that_were_asked_for() {
+fn a_socket_has_the_owner_group_and_mode_of_the_options() {
     if !is_root() {
         return;
     }
@@ -59,27 +59,27 @@ fn a_socket_has_the_owner_the_group_and_the_mode_that_were_asked_for() {
 }
 
 #[test]
-fn a_mode_is_in_force_for_others() {
+fn the_mode_of_a_socket_applies_to_other_users() {
     if !(is_root() && has_tool("setpriv")) {
         return;
     }
     let dir = Dir::new();
     for (mode, expected) in [("600", 2), ("606", 1)] {
         let server = server(&dir, &["-sockperms", mode]);
-        // A proxy with nobody's rights tries to connect for us.
+        // An unprivileged proxy tries to connect.
         let (listen, connect) =
             (format!("UNIX:@dct-{}-{mode}", std::process::id()), dir.address("s"));
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", DC_CLIENT];
         let words = ["-listen", &listen, "-server", &connect, "-retry", "3600000"];
         let proxy = Program::start("setpriv", &[&nobody[..], &words].concat());
-        let answer = Caller::to(&proxy.address()).ask(&have(1, b"id"));
+        let answer = RawClient::connect(&proxy.address()).ask(&have(1, b"id"));
         assert_eq!(answer, status(1, HAVE, expected), "mode {mode}");
         assert_eq!(server.end(Signal::TERM).code, 0);
     }
 }
 
 #[test]
-fn a_program_does_not_start_with_a_socket_that_is_not_as_was_asked_for() {
+fn a_program_does_not_start_if_it_cannot_set_the_owner_of_its_socket() {
     let dir = Dir::new();
     for (option, what) in [("-sockowner", "owner"), ("-sockgroup", "group")] {
         let address = dir.address("s");
@@ -95,14 +95,14 @@ fn a_program_does_not_start_with_a_socket_that_is_not_as_was_asked_for() {
 }
 
 #[test]
-fn an_owner_for_what_has_none_is_a_warning() {
+fn an_owner_for_a_socket_without_one_is_a_warning() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0", "-sockperms", "600"]);
     program.err.wait_for("it is no UNIX path");
     serves(&program.address());
 }
 
 #[test]
-fn a_path_on_which_somebody_listens_is_refused() {
+fn a_path_with_a_listener_is_refused() {
     let dir = Dir::new();
     let program = server(&dir, &[]);
     for other in [DC_SERVER, DC_CLIENT, DC_SNOOP] {
@@ -116,7 +116,7 @@ fn a_path_on_which_somebody_listens_is_refused() {
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
+fn a_stale_socket_is_replaced() {
     let dir = Dir::new();
     assert_eq!(server(&dir, &[]).end(Signal::KILL).code, -9);
     assert_eq!(dir.names(), ["s"]);
@@ -127,7 +127,7 @@ fn a_socket_that_nobody_listens_on_any_more_is_replaced() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_left_alone() {
     let dir = Dir::new();
     fs::write(dir.join("s"), "dear diary").expect("a file");
     fs::create_dir(dir.join("d")).expect("a directory");
@@ -141,18 +141,23 @@ fn what_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn a_socket_of_somebody_else_is_not_removed_at_the_end() {
+fn a_socket_of_another_program_is_not_removed_at_the_end() {
     let dir = Dir::new();
     let program = server(&dir, &[]);
     fs::remove_file(dir.join("s")).expect("its socket");
     let other = UnixListener::bind(dir.join("s")).expect("a free path");
     assert_eq!(program.end(Signal::TERM).code, 0);
-    assert!(fs::symlink_metadata(dir.join("s")).expect("the other's").file_type().is_socket());
+    assert!(
+        fs::symlink_metadata(dir.join("s"))
+            .expect("the other program's socket")
+            .file_type()
+            .is_socket()
+    );
     drop(other);
 }
 
 #[test]
-fn a_port_that_is_taken_is_refused() {
+fn a_used_port_is_refused() {
     let program = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     for other in [DC_SERVER, DC_CLIENT, DC_SNOOP] {
         let reason = refusal(other, &program.address());
@@ -162,7 +167,7 @@ fn a_port_that_is_taken_is_refused() {
 }
 
 #[test]
-fn a_path_that_cannot_be_is_refused() {
+fn an_impossible_path_is_refused() {
     let dir = Dir::new();
     refusal(DC_SERVER, &dir.address("none/s"));
     let ended = Program::run(DC_SERVER, &["-listen", &dir.address(&"long".repeat(100))]);
@@ -174,8 +179,8 @@ fn ends(server: Program) {
     assert_eq!(server.ended().code, 0);
 }
 
-/// Asks for all there is to ask for, and leaves.
-fn converse(caller: Caller) {
+/// Uses every operation, and leaves.
+fn use_all_operations(caller: RawClient) {
     assert_eq!(caller.ask(&add(1, b"id", b"session")), status(1, ADD, 0));
     caller.send(&get(2, b"id").repeat(2));
     caller.finish();
@@ -183,18 +188,18 @@ fn converse(caller: Caller) {
 }
 
 #[test]
-fn a_program_serves_whoever_is_on_its_stdin_and_stdout_and_then_ends() {
+fn a_program_serves_the_client_on_its_stdin_and_stdout_and_then_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
     let again = theirs.try_clone().expect("a descriptor");
     let mut command = Command::new(DC_SERVER);
     command.args(["-listen", "FD:0:1"]).stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(again));
-    let program = Program::adopt(command);
-    converse(Caller::from_pair(ours));
+    let program = Program::spawn(command);
+    use_all_operations(RawClient::from_pair(ours));
     ends(program);
 }
 
 #[test]
-fn two_pipes_will_do_as_well() {
+fn two_pipes_serve_as_stdin_and_stdout() {
     let mut command = Command::new(DC_SERVER);
     command.args(["-listen", "FD:0:1"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("a program");
@@ -206,44 +211,47 @@ fn two_pipes_will_do_as_well() {
 }
 
 /// Starts a program with `given` as its descriptor 3.
-fn with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program {
+fn start_with_descriptor(program: &str, arguments: &[&str], given: OwnedFd) -> Program {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" \"$@\" 3<&0 </dev/null", program]).args(arguments);
     command.stdin(given).stdout(Stdio::piped());
-    Program::adopt(command)
+    Program::spawn(command)
 }
 
 #[test]
-fn a_connection_that_is_handed_over_is_served_and_then_the_program_ends() {
+fn an_inherited_connection_is_served_and_then_the_program_ends() {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
-    let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
+    let program = start_with_descriptor(DC_SERVER, &["-listen", "FD:3"], theirs.into());
     assert_eq!(program.address(), "FD:3");
-    converse(Caller::from_pair(ours));
+    use_all_operations(RawClient::from_pair(ours));
     ends(program);
 }
 
 #[test]
-fn a_listener_that_is_handed_over_serves_one_client_after_the_other() {
+fn an_inherited_listener_serves_one_client_after_the_other() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.join("s")).expect("a free path");
-    let program = with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
+    let program = start_with_descriptor(DC_SERVER, &["-listen", "FD:3"], listener.into());
     assert_eq!(program.address(), dir.address("s"));
-    converse(Caller::to(&dir.address("s")));
-    let later = Caller::to(&dir.address("s"));
+    use_all_operations(RawClient::connect(&dir.address("s")));
+    let later = RawClient::connect(&dir.address("s"));
     assert_eq!(later.ask(&get(2, b"id")), session(2, b"session"));
     assert_eq!(program.end(Signal::TERM).code, 0);
-    assert_eq!(dir.names(), ["s"], "it belongs to whoever made it");
+    assert_eq!(dir.names(), ["s"], "it belongs to its creator");
 }
 
 #[test]
-fn a_proxy_takes_its_server_from_whoever_started_it() {
+fn a_proxy_can_inherit_the_connection_to_its_server() {
     let dir = Dir::new();
     let _server = server(&dir, &[]);
     let connected = UnixStream::connect(dir.join("s")).expect("a server");
     let listen = dir.address("c");
-    let proxy =
-        with_descriptor(DC_CLIENT, &["-listen", &listen, "-server", "FD:3"], connected.into());
-    converse(Caller::to(&proxy.address()));
+    let proxy = start_with_descriptor(
+        DC_CLIENT,
+        &["-listen", &listen, "-server", "FD:3"],
+        connected.into(),
+    );
+    use_all_operations(RawClient::connect(&proxy.address()));
     assert_eq!(proxy.end(Signal::TERM).code, 0);
 }
 

@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, has_tool, is_root};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT, is_in_path, runs_as_root};
+use distcache_testing::raw_client::RawClient;
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
@@ -21,8 +21,8 @@ const LOOKUPS: &str = "/etc/nsswitch.conf";
 
 /// Whether a process may have mounts of its own here; says so loudly where a test must be left out.
 fn has_mounts() -> bool {
-    let may = is_root()
-        && ["unshare", "mount", "mkfifo"].iter().all(|tool| has_tool(tool))
+    let may = runs_as_root()
+        && ["unshare", "mount", "mkfifo"].iter().all(|tool| is_in_path(tool))
         && fs::exists(LOOKUPS).is_ok_and(|there| there)
         && Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|s| s.success());
     if !may {
@@ -51,11 +51,11 @@ impl Halted {
         command.args([DC_SERVER, "-listen", &dir.address("s")]);
         command.args(["-sockgroup", "34", "-sockperms", "640", "-sockowner", "nobody"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let server = Program::adopt(command);
+        let server = Program::spawn(command);
         // This waits for whoever reads it.
         let (sender, opened) = mpsc::channel();
         thread::spawn(move || sender.send(OpenOptions::new().write(true).open(&pipe)));
-        let lookups = opened.recv_timeout(PATIENCE).expect("a look-up");
+        let lookups = opened.recv_timeout(TIMEOUT).expect("a look-up");
         let lookups = lookups.expect("our own pipe");
         Self { server, lookups, dir, _pipes: pipes }
     }
@@ -94,7 +94,7 @@ fn a_socket_listens_and_is_at_its_path_only_once_group_mode_and_owner_are_set() 
     assert_eq!(server.address(), dir.address("s"));
     let stat = fs::metadata(dir.join("s")).expect("a socket");
     assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o640, nobody(), 34));
-    assert_eq!(Caller::to(&dir.address("s")).ask(&have(1, b"id")), status(1, HAVE, 1));
+    assert_eq!(RawClient::connect(&dir.address("s")).ask(&have(1, b"id")), status(1, HAVE, 1));
     assert_eq!(server.end(Signal::TERM).code, 0);
     assert!(dir.names().is_empty());
 }
@@ -115,7 +115,7 @@ fn what_comes_to_the_path_during_a_start_is_not_replaced() {
 
 #[test]
 fn a_program_that_could_become_root_again_does_not_serve() {
-    if !is_root() || !has_tool("setpriv") {
+    if !runs_as_root() || !is_in_path("setpriv") {
         return;
     }
     let dir = Dir::new();
@@ -124,7 +124,7 @@ fn a_program_that_could_become_root_again_does_not_serve() {
         let mut command = Command::new("setpriv");
         command.args(securebits).args([DC_SERVER, "-listen", &dir.address("s"), "-user", "nobody"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Program::adopt(command)
+        Program::spawn(command)
     };
     let server = start(&[]);
     assert_eq!(server.address(), dir.address("s"));

@@ -1,4 +1,4 @@
-//! What a proxy passes on, and to whom, told over virtual time with a server that tests play.
+//! What a proxy passes on and to which client, over virtual time. The tests act as the server.
 
 use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
@@ -6,7 +6,7 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::chain::Chain;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{End, Net, Pieces, SERVER, every_way};
+use distcache_testing::net::{End, Net, Pieces, SERVER, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 use std::time::Duration;
@@ -22,13 +22,13 @@ fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     net
 }
 
-/// What the server was asked since last time: uid, operation, payload.
+/// Returns the requests that the server got since the last call: uid, operation, payload.
 fn asked(net: &mut World<'_>) -> Vec<(u32, u8, Vec<u8>)> {
     net.drive();
     messages(&net.take(SERVER))
 }
 
-/// The uid under which the server was asked the one thing that it was asked since last time.
+/// Returns the uid of the only request that the server got since the last call.
 fn uid_of(net: &mut World<'_>) -> u32 {
     let asked = asked(net);
     assert_eq!(asked.len(), 1, "{asked:?}");
@@ -42,7 +42,7 @@ fn answer(net: &mut World<'_>, bytes: &[u8]) {
 
 #[test]
 fn a_request_goes_to_the_server_and_its_answer_comes_back_under_the_clients_uid() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -72,8 +72,8 @@ fn messages_of_many_frames_pass_both_ways() {
 }
 
 #[test]
-fn one_request_of_a_client_is_on_its_way_at_a_time() {
-    every_way(40, |pieces| {
+fn one_request_of_a_client_is_in_flight_at_a_time() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -89,7 +89,7 @@ fn one_request_of_a_client_is_on_its_way_at_a_time() {
 
 #[test]
 fn clients_take_turns() {
-    let mut memory = Memory::of(3).with_flights(1);
+    let mut memory = Memory::of(3).with_in_flight(1);
     let mut net = world(&mut memory, Pieces::Whole);
     let clients = [net.connect(), net.connect(), net.connect()];
     for (number, client) in clients.iter().enumerate() {
@@ -98,7 +98,7 @@ fn clients_take_turns() {
     let mut turns = Vec::new();
     for _ in 0..9 {
         let asked = asked(&mut net);
-        assert_eq!(asked.len(), 1, "one request in flight is all there is room for");
+        assert_eq!(asked.len(), 1, "there is room for one request in flight");
         turns.push(asked[0].2[0]);
         answer(&mut net, &status(asked[0].0, HAVE, 0));
     }
@@ -108,7 +108,7 @@ fn clients_take_turns() {
 
 #[test]
 fn answers_in_another_order_find_their_clients() {
-    every_way(40, |pieces| {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(4);
         let mut net = world(&mut memory, pieces);
         let clients: Vec<End> = (0..4).map(|_| net.connect()).collect();
@@ -126,8 +126,8 @@ fn answers_in_another_order_find_their_clients() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_reaches_nobody() {
-    every_way(30, |pieces| {
+fn an_answer_without_a_request_reaches_no_client() {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -145,8 +145,8 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 }
 
 #[test]
-fn a_second_answer_reaches_nobody() {
-    every_way(40, |pieces| {
+fn a_second_answer_reaches_no_client() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -166,7 +166,7 @@ fn a_second_answer_reaches_nobody() {
 
 #[test]
 fn an_answer_to_another_operation_costs_the_server_its_connection() {
-    every_way(20, |pieces| {
+    with_every_split(20, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (client, other) = (net.connect(), net.connect());
@@ -182,8 +182,8 @@ fn an_answer_to_another_operation_costs_the_server_its_connection() {
 }
 
 #[test]
-fn a_client_that_leaves_in_flight_costs_nobody_anything() {
-    every_way(40, |pieces| {
+fn a_client_that_leaves_with_a_request_in_flight_costs_nobody_anything() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let mut net = world(&mut memory, pieces);
         let (gone, other) = (net.connect(), net.connect());
@@ -201,8 +201,8 @@ fn a_client_that_leaves_in_flight_costs_nobody_anything() {
 }
 
 #[test]
-fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
-    every_way(40, |pieces| {
+fn the_next_client_in_a_slot_never_gets_the_answer_of_the_previous_one() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let gone = net.connect();
@@ -220,8 +220,8 @@ fn the_next_client_in_a_slot_never_gets_the_last_ones_answer() {
 }
 
 #[test]
-fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
-    let mut memory = Memory::of(3).with_flights(2);
+fn no_uid_is_used_again_while_an_answer_to_it_may_still_come() {
+    let mut memory = Memory::of(3).with_in_flight(2);
     let mut net = world(&mut memory, Pieces::Whole);
     let stays = net.connect();
     net.send(stays, &get(5, b"a"));
@@ -231,7 +231,7 @@ fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
         let client = net.connect();
         net.send(client, &have(1, b"b"));
         let uid = uid_of(&mut net);
-        assert!(!seen.contains(&uid), "{uid} comes again");
+        assert!(!seen.contains(&uid), "{uid} is used again");
         seen.push(uid);
         net.cut(client);
         answer(&mut net, &status(uid, HAVE, 1));
@@ -241,8 +241,8 @@ fn no_uid_comes_back_while_an_answer_to_it_may_still_come() {
 }
 
 #[test]
-fn half_an_answer_is_no_answer() {
-    every_way(30, |pieces| {
+fn half_an_answer_is_not_delivered() {
+    with_every_split(30, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -256,13 +256,13 @@ fn half_an_answer_is_no_answer() {
 }
 
 #[test]
-fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
+fn a_client_that_sends_garbage_is_closed_and_the_server_receives_none_of_it() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let short_add = message(0, 1, ADD, b"1234567");
     let mixed = [&full[..], &frame(0, 4, GET, 1, b"x")].concat();
     let response = message(1, 1, GET, b"a");
     for bad in [&b"GET / HTTP/1.0"[..], &short_add, &mixed, &response] {
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(2);
             let mut net = world(&mut memory, pieces);
             let (client, other) = (net.connect(), net.connect());
@@ -280,8 +280,8 @@ fn a_client_that_sends_nonsense_is_closed_and_the_server_hears_nothing_of_it() {
 }
 
 #[test]
-fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
-    every_way(40, |pieces| {
+fn a_valid_request_before_an_invalid_one_is_answered_and_then_the_client_is_closed() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -295,8 +295,8 @@ fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
 }
 
 #[test]
-fn what_a_client_sent_before_it_hung_up_is_answered() {
-    every_way(40, |pieces| {
+fn requests_before_the_end_of_a_clients_side_are_answered() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, pieces);
         let client = net.connect();
@@ -312,7 +312,7 @@ fn what_a_client_sent_before_it_hung_up_is_answered() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_read_from_and_delays_nobody() {
+fn a_client_that_does_not_read_is_not_read_from_and_delays_no_other() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, Pieces::Whole);
     let (slow, other) = (net.connect(), net.connect());
@@ -352,14 +352,14 @@ fn a_server_that_does_not_read_makes_clients_wait_but_loses_nothing() {
 fn a_proxy_with_four_buffers_makes_clients_wait_but_loses_nothing() {
     for buffers in 4..8 {
         for seed in 0..20 {
-            dry(buffers, Pieces::Any(Random::new(seed)));
+            check_with_buffers(buffers, Pieces::Any(Random::new(seed)));
         }
-        dry(buffers, Pieces::Whole);
-        dry(buffers, Pieces::Of(1));
+        check_with_buffers(buffers, Pieces::Whole);
+        check_with_buffers(buffers, Pieces::Of(1));
     }
 }
 
-fn dry(buffers: usize, pieces: Pieces) {
+fn check_with_buffers(buffers: usize, pieces: Pieces) {
     let mut front = Memory::with_buffers(12, buffers);
     let mut back = Memory::with_buffers(1, 2);
     let server = back.server(NO_LIMITS, Plain::new(100));

@@ -1,8 +1,8 @@
-//! Two of Debian's httpd that share sessions and staples by our module, each behind a `dc_client` of its
-//! own, in front of one `dc_server`.
+//! Two of Debian's httpd that share sessions and staples by `mod_socache_distcache`, each with its own
+//! `dc_client`, and one `dc_server`.
 //!
-//! No server has tickets, so a session that one resumes and the other began came out of the cache.
-//! With TLS 1.3 that takes a session stored for each ticket, so there is more to lose.
+//! Tickets are off, so a server can resume a session of the other one only from the cache. With TLS 1.3,
+//! httpd stores a session for each ticket that it sends.
 
 #[path = "rig_apache/httpd.rs"]
 mod httpd;
@@ -17,14 +17,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, have, remove, status};
-use distcache_testing::caller::{Caller, ask_until};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::rig::{can_run, succeed};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use httpd::{IMPATIENT, preamble};
+use httpd::{SHORT_TIMEOUT, preamble};
 use site::{Setup, Site};
 use staples::Responder;
 
@@ -40,51 +40,51 @@ fn a_session_begun_at_one_httpd_is_resumed_at_the_other() {
     for version in VERSIONS {
         for (first, second) in [(0, 1), (1, 0)] {
             let client = site.client(version);
-            assert_eq!(site.shake(&client, first), Full);
-            assert_eq!(site.shake(&client, second), Resumed, "{version:?}");
-            assert_eq!(site.shake(&client, first), Resumed, "{version:?}");
+            assert_eq!(site.handshake(&client, first), Full);
+            assert_eq!(site.handshake(&client, second), Resumed, "{version:?}");
+            assert_eq!(site.handshake(&client, first), Resumed, "{version:?}");
         }
     }
 }
 
-/// So it is shared with whatever else speaks to the cache: nginx, stunnel, or httpd's stock module.
+/// So all other servers share it: nginx, stunnel, and httpd's stock module.
 #[test]
-fn a_session_of_httpd_is_in_the_cache_under_its_own_id() {
+fn a_session_of_httpd_is_stored_under_its_own_id() {
     if !can_run("httpd's ids", false, &TOOLS) {
         return;
     }
     let site = Site::new();
-    let (id, how) = openssl_shakes(&site, 0, &["-sess_out", &site.dirs[0].text("session")]);
+    let (id, how) = openssl_handshake(&site, 0, &["-sess_out", &site.dirs[0].text("session")]);
     assert_eq!((id.len(), how.as_str()), (32, "New"));
     assert!(is_in_the_cache(&site, &id));
 }
 
 #[test]
-fn what_is_too_large_for_httpd_or_no_session_at_all_is_not_resumed() {
+fn an_object_that_is_too_large_or_not_a_session_is_not_resumed() {
     if !can_run("httpd refuses", false, &TOOLS) {
         return;
     }
     let site = Site::new();
     let file = site.dirs[0].text("session");
-    let caller = Caller::to(&site.dirs[1].address("cache"));
-    // mod_ssl has room for 10 KiB. What fits but makes no sense is found, and OpenSSL's to judge.
+    let caller = RawClient::connect(&site.dirs[1].address("cache"));
+    // mod_ssl's buffer has 10 KiB. An object that fits is a hit, which OpenSSL then rejects.
     for (planted, counters) in [
         (vec![0x30; 32_000], "CacheRefuseCount 1, RetrieveHitCount 1"),
         (vec![0x30; 10_000], "CacheRefuseCount 1, RetrieveHitCount 3"),
     ] {
-        let (id, _) = openssl_shakes(&site, 0, &["-sess_out", &file]);
-        assert_eq!(openssl_shakes(&site, 0, &["-sess_in", &file]).1, "Reused");
+        let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &file]);
+        assert_eq!(openssl_handshake(&site, 0, &["-sess_in", &file]).1, "Reused");
         assert_eq!(caller.ask(&remove(1, &id)), status(1, REMOVE, 0));
         assert_eq!(caller.ask(&add(1, &id, &planted)), status(1, ADD, 0));
-        assert_eq!(openssl_shakes(&site, 0, &["-sess_in", &file]).1, "New");
+        assert_eq!(openssl_handshake(&site, 0, &["-sess_in", &file]).1, "New");
         let page = site.visit(&site.client(&TLS12), 0, "/server-status?auto").page;
         assert_counters(&page, counters);
     }
-    assert_nobody_died(&site);
+    assert_no_child_was_killed(&site);
 }
 
-/// A handshake of `openssl s_client` with a server: the session's id, and `New` or `Reused`.
-fn openssl_shakes(site: &Site, server: usize, more: &[&str]) -> (Vec<u8>, String) {
+/// Connects with `openssl s_client`. Returns the session id, and `New` or `Reused`.
+fn openssl_handshake(site: &Site, server: usize, more: &[&str]) -> (Vec<u8>, String) {
     let address = site.address(server);
     let arguments = ["s_client", "-tls1_2", "-connect", &address, "-servername", "localhost"];
     let printed = succeed(Command::new("openssl").args(arguments).args(more));
@@ -94,12 +94,12 @@ fn openssl_shakes(site: &Site, server: usize, more: &[&str]) -> (Vec<u8>, String
 }
 
 fn is_in_the_cache(site: &Site, id: &[u8]) -> bool {
-    let answer = Caller::to(&site.dirs[1].address("cache")).ask(&have(1, id));
+    let answer = RawClient::connect(&site.dirs[1].address("cache")).ask(&have(1, id));
     assert!(answer == status(1, HAVE, 0) || answer == status(1, HAVE, 1), "{answer:?}");
     answer == status(1, HAVE, 0)
 }
 
-/// What hexadecimal digits stand for, with or without colons between.
+/// Decodes hexadecimal digits, with or without colons between bytes.
 fn bytes_of(digits: &str) -> Vec<u8> {
     let digits = digits.replace(':', "");
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits");
@@ -114,14 +114,14 @@ fn a_session_of_httpd_can_still_be_resumed_after_two_seconds() {
     let site = Site::new();
     let clients = VERSIONS.map(|version| site.client(version));
     for client in &clients {
-        assert_eq!(site.shake(client, 0), Full);
+        assert_eq!(site.handshake(client, 0), Full);
     }
-    // Time is the point here: a session whose seconds are lost on the way to the cache, as with the
-    // stock module, is gone by then. The sender stays, so nothing but the time ends this wait.
+    // The stock module passes on only the sub-second part of a lifetime, so its sessions expire by then. The
+    // sender lives on, so only the timeout ends this wait.
     let (_sender, nothing) = mpsc::channel::<()>();
     assert!(nothing.recv_timeout(Duration::from_secs(2)).is_err());
     for client in &clients {
-        assert_eq!(site.shake(client, 1), Resumed);
+        assert_eq!(site.handshake(client, 1), Resumed);
     }
 }
 
@@ -152,9 +152,9 @@ fn sixteen_clients_at_once_lose_no_session_of_two_httpd() {
         });
         println!("{version:?}: 1280 handshakes, none failed, none lost; slowest {slowest:?}");
         for server in &site.servers {
-            assert!(!server.log().contains("socache_distcache:warn"), "nothing to complain of");
+            assert!(!server.log().contains("socache_distcache:warn"), "no failure is logged");
         }
-        assert_nobody_died(&site);
+        assert_no_child_was_killed(&site);
     }
 }
 
@@ -166,7 +166,7 @@ fn a_graceful_restart_of_httpd_loses_no_session() {
     let site = Site::new();
     let clients = VERSIONS.map(|version| site.client(version));
     for client in &clients {
-        assert_eq!(site.shake(client, 0), Full);
+        assert_eq!(site.handshake(client, 0), Full);
     }
     for restarts in 1..=3 {
         site.servers[0].restart();
@@ -175,31 +175,35 @@ fn a_graceful_restart_of_httpd_loses_no_session() {
             (log.matches("resuming normal operations").count() > restarts).then_some(())
         });
         for client in &clients {
-            assert_eq!(site.shake(client, 0), Resumed);
+            assert_eq!(site.handshake(client, 0), Resumed);
         }
     }
-    assert_nobody_died(&site);
+    assert_no_child_was_killed(&site);
 }
 
-/// That no child of httpd was ended by a signal.
-fn assert_nobody_died(site: &Site) {
+/// Checks that no child of httpd was killed by a signal.
+fn assert_no_child_was_killed(site: &Site) {
     for server in &site.servers {
         let log = server.log();
         assert!(!log.contains("exit signal") && !log.contains("Segmentation"), "{log}");
     }
 }
 
-/// That handshakes succeed while the cache is away, of which each asks in vain at most `each` times, and
-/// that sessions are shared again once `back` has ended that.
-fn goes_on_without(each: u64, away: impl FnOnce(&Site), back: impl FnOnce(&mut Site)) {
-    let mut site = Site::set_up(&Setup { deadline: IMPATIENT, ..Setup::default() });
+/// Checks that handshakes succeed after `stop_cache`, with at most `errors_max` failed requests for each, and
+/// that sessions are shared again after `restore_cache`.
+fn check_outage(
+    errors_max: u64,
+    stop_cache: impl FnOnce(&Site),
+    restore_cache: impl FnOnce(&mut Site),
+) {
+    let mut site = Site::set_up(&Setup { timeout: SHORT_TIMEOUT, ..Setup::default() });
     let clients: Vec<_> = (0..8).map(|number| site.client(VERSIONS[number % 2])).collect();
     for client in &clients {
-        assert_eq!(site.shake(client, 0), Full);
-        assert_eq!(site.shake(client, 1), Resumed);
+        assert_eq!(site.handshake(client, 0), Full);
+        assert_eq!(site.handshake(client, 1), Resumed);
     }
     let began = Instant::now();
-    away(&site);
+    stop_cache(&site);
     thread::scope(|scope| {
         for (number, client) in clients.iter().enumerate() {
             let site = &site;
@@ -212,28 +216,28 @@ fn goes_on_without(each: u64, away: impl FnOnce(&Site), back: impl FnOnce(&mut S
         }
     });
     let errors = [0, 1].map(|server| site.counter(server, "CacheErrorCount"));
-    println!("48 handshakes asked {errors:?} times in vain");
-    // And those that have told it.
-    assert!(errors.iter().sum::<u64>() <= each * 50, "{errors:?}");
+    println!("48 handshakes, failed requests of each server: {errors:?}");
+    // 50: the status pages took two more handshakes.
+    assert!(errors.iter().sum::<u64>() <= errors_max * 50, "{errors:?}");
     for server in &site.servers {
-        // 48 handshakes asked for more than a hundred things. One line in ten seconds tells of them.
+        // 48 handshakes make more than a hundred requests, but at most one line in ten seconds.
         let log = server.log();
         let told = log.matches("handshakes go on without the cache").count();
         let most = 1 + began.elapsed().as_secs() / 10 + 1;
-        assert!((1..=most).contains(&(told as u64)), "told {told} times: {log}");
+        assert!((1..=most).contains(&(told as u64)), "logged {told} times: {log}");
     }
-    back(&mut site);
+    restore_cache(&mut site);
     for version in VERSIONS {
         until("sessions are shared again", || {
             let client = site.client(version);
-            assert_eq!(site.shake(&client, 0), Full);
-            (site.shake(&client, 1) == Resumed).then_some(())
+            assert_eq!(site.handshake(&client, 0), Full);
+            (site.handshake(&client, 1) == Resumed).then_some(())
         });
     }
-    assert_nobody_died(&site);
+    assert_no_child_was_killed(&site);
 }
 
-/// Starts another cache in the place of one that was killed.
+/// Starts a new cache at the address of one that was killed.
 fn restart_cache(site: &mut Site) {
     let address = site.cache.address();
     until("the end of the old cache", || (!site.cache.is_running()).then_some(()));
@@ -241,40 +245,40 @@ fn restart_cache(site: &mut Site) {
     site.cache.address();
 }
 
-/// Ends a program such that it does nothing more from now on: a signal alone may still be on its way.
+/// Kills a program, and stops it first, since SIGKILL alone may take effect later.
 fn kill(program: &Program) {
     program.freeze();
     program.signal(Signal::KILL);
 }
 
 #[test]
-fn while_the_cache_stands_still_httpd_goes_on_with_full_handshakes() {
+fn while_the_cache_hangs_httpd_goes_on_with_full_handshakes() {
     if !can_run("httpd with a cache that stands still", false, &TOOLS) {
         return;
     }
     let back = |site: &mut Site| site.cache.signal(Signal::CONT);
-    goes_on_without(1, |site| site.cache.freeze(), back);
+    check_outage(1, |site| site.cache.freeze(), back);
 }
 
 #[test]
-fn while_the_proxies_stand_still_httpd_goes_on_with_full_handshakes() {
+fn while_the_proxies_hang_httpd_goes_on_with_full_handshakes() {
     if !can_run("httpd with proxies that stand still", false, &TOOLS) {
         return;
     }
     let back = |site: &mut Site| site.proxies.iter().for_each(|proxy| proxy.signal(Signal::CONT));
-    goes_on_without(1, |site| site.proxies.iter().for_each(Program::freeze), back);
+    check_outage(1, |site| site.proxies.iter().for_each(Program::freeze), back);
 }
 
 #[test]
-fn when_the_cache_is_killed_httpd_goes_on_and_shares_with_the_next_one() {
+fn after_the_cache_is_killed_httpd_goes_on_and_uses_a_new_one() {
     if !can_run("httpd with a cache that was killed", false, &TOOLS) {
         return;
     }
-    goes_on_without(3, |site| kill(&site.cache), restart_cache);
+    check_outage(3, |site| kill(&site.cache), restart_cache);
 }
 
 #[test]
-fn when_the_proxies_are_killed_httpd_goes_on_and_shares_with_the_next_ones() {
+fn after_the_proxies_are_killed_httpd_goes_on_and_uses_new_ones() {
     if !can_run("httpd with proxies that were killed", false, &TOOLS) {
         return;
     }
@@ -284,7 +288,7 @@ fn when_the_proxies_are_killed_httpd_goes_on_and_shares_with_the_next_ones() {
             site.restart_proxy(number, &address);
         }
     };
-    goes_on_without(3, |site| site.proxies.iter().for_each(kill), back);
+    check_outage(3, |site| site.proxies.iter().for_each(kill), back);
 }
 
 #[test]
@@ -294,11 +298,11 @@ fn server_status_counts_what_all_children_of_an_httpd_did() {
     }
     let mut site = Site::new();
     let client = site.client(&TLS12);
-    // Who looks has begun a session, too: it counts itself.
+    // Reading the page begins a session, too, which is counted.
     let look = |site: &Site, page| site.visit(&site.client(&TLS12), 0, page).page;
-    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
     for _ in 0..20 {
-        assert_eq!(site.shake(&client, 0), Resumed);
+        assert_eq!(site.handshake(&client, 0), Resumed);
     }
     let status = look(&site, "/server-status?auto");
     assert_counters(&status, "CacheStoreCount 2, RetrieveHitCount 20, RetrieveMissCount 0");
@@ -306,19 +310,19 @@ fn server_status_counts_what_all_children_of_an_httpd_did() {
     assert!(status.contains("\nCacheType: DC\n"), "{status}");
     assert!(status.contains(&format!("\nCacheTarget: {}\n", site.dirs[0].address("cache"))));
 
-    // A cache that was begun anew knows nothing: the session is missed, and another one stored.
+    // A new cache is empty: the session is a miss, and a new one is stored.
     kill(&site.cache);
     restart_cache(&mut site);
-    // The proxy's own answer is another one.
+    // Until the proxy is connected, its own answer has another status.
     let missed = bytes::status(1, HAVE, 1);
     ask_until(&site.dirs[0].address("cache"), &have(1, b"nobody's"), &missed);
-    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
     let status = look(&site, "/server-status?auto");
     assert_counters(&status, "CacheStoreCount 4, RetrieveHitCount 20, RetrieveMissCount 1");
 
-    // Without its proxy it can neither ask nor store, and learns that at once.
+    // Without its proxy, every request fails at once.
     kill(&site.proxies[0]);
-    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
     let status = look(&site, "/server-status?auto");
     assert_counters(&status, "CacheErrorCount 3, SkipCount 0, StoreCount 4, RetrieveMissCount 1");
     let page = look(&site, "/server-status");
@@ -326,7 +330,7 @@ fn server_status_counts_what_all_children_of_an_httpd_did() {
     assert!(page.contains("CacheErrorCount: <b>4</b><br>"), "{page}");
 }
 
-/// That a page of `?auto` has these counters: a prefix, then names and numbers.
+/// Checks the counters on a page of `?auto`. `wanted` has a prefix, and then names with numbers.
 fn assert_counters(status: &str, wanted: &str) {
     let prefix = wanted.split("Cache").next().unwrap_or_default().to_owned() + "Cache";
     for counter in wanted[prefix.len()..].split(", ") {
@@ -336,16 +340,16 @@ fn assert_counters(status: &str, wanted: &str) {
     }
 }
 
-/// A staple is served by both httpd, though only one asked the responder; and where it is too old, its
-/// successor takes its place in the cache, for both.
+/// Both httpd serve a staple, but only one asks the responder. When the staple is too old, a new one replaces
+/// it in the cache, for both.
 #[test]
-fn a_staple_is_shared_and_the_next_one_is_stored_in_its_place() {
+fn a_staple_is_shared_and_replaced_by_a_newer_one() {
     if !can_run("httpd staples", false, &TOOLS) {
         return;
     }
     let dir = Dir::new();
     let responder = Responder::new(&dir);
-    // A staple is good for these seconds, and cached for an hour: so there is one that is too old.
+    // A staple is valid for a few seconds but cached for an hour, so the cache has one that is too old.
     let more = format!(
         "SSLUseStapling on\nSSLStaplingCache dc:CACHE\nSSLStaplingForceURL {}\n\
          SSLStaplingStandardCacheTimeout 3600\nSSLStaplingResponseMaxAge 5\n\
@@ -359,7 +363,7 @@ fn a_staple_is_shared_and_the_next_one_is_stored_in_its_place() {
     assert!(is_stapled(&site, 0));
     assert_eq!(responder.asked(), 1);
     assert!(is_stapled(&site, 1) && is_stapled(&site, 0));
-    assert_eq!(responder.asked(), 1, "it came out of the cache");
+    assert_eq!(responder.asked(), 1, "the staple came from the cache");
     until("the staple is too old", || {
         assert!(is_stapled(&site, 0), "an old one is never served, and a new one fetched");
         (responder.asked() == 2).then_some(())
@@ -390,8 +394,8 @@ fn is_stapled(site: &Site, server: usize) -> bool {
     printed.contains("Cert Status: good")
 }
 
-/// What httpd says about a configuration with this line in it; `None` where it takes it.
-fn complaint(line: &str) -> Option<String> {
+/// Returns the error of httpd about a configuration with this line, or `None` if it is accepted.
+fn config_error(line: &str) -> Option<String> {
     let dir = Dir::new();
     let config = preamble(dir.path()) + "Listen 127.0.0.1:1\n" + line + "\n";
     std::fs::write(dir.join("httpd.conf"), config).expect("a file in our own directory");
@@ -401,19 +405,19 @@ fn complaint(line: &str) -> Option<String> {
 }
 
 #[test]
-fn a_misspelt_cache_is_told_by_the_test_of_the_configuration() {
+fn the_configuration_test_reports_an_invalid_cache_address() {
     if !can_run("httpd's test of its configuration", false, &TOOLS) {
         return;
     }
-    assert_eq!(complaint("SSLSessionCache dc"), None);
-    assert_eq!(complaint("SSLSessionCache dc:UNIX:/nowhere/yet"), None);
-    assert_eq!(complaint("SSLStaplingCache dc:IP:127.0.0.1:9001"), None);
+    assert_eq!(config_error("SSLSessionCache dc"), None);
+    assert_eq!(config_error("SSLSessionCache dc:UNIX:/nowhere/yet"), None);
+    assert_eq!(config_error("SSLStaplingCache dc:IP:127.0.0.1:9001"), None);
     for misspelt in ["UNIX", "tmp/scache", "IP:127.0.0.1", "IP:127.0.0.1:port", "IP:cachehost"] {
-        let told = complaint(&format!("SSLSessionCache dc:{misspelt}"));
+        let told = config_error(&format!("SSLSessionCache dc:{misspelt}"));
         let told = told.expect("it is refused");
         assert!(told.contains(&format!("dc:{misspelt}: ")), "{told}");
         assert!(told.contains("give the address of dc_client or dc_server"), "{told}");
     }
-    let told = complaint("SSLSessionCache dc:IP:cachehost").expect("it is refused");
+    let told = config_error("SSLSessionCache dc:IP:cachehost").expect("it is refused");
     assert!(told.contains("it has no port"), "{told}");
 }

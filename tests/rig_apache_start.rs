@@ -1,5 +1,5 @@
-//! httpd as it is installed and started: by the commands that users are given, while the host of its cache
-//! is not known, and with caches that are not where it looks.
+//! Installs and starts httpd by the documented commands, while the host of its cache is unknown, and with a
+//! cache that is not at its address.
 
 #[path = "rig_apache/httpd.rs"]
 #[allow(dead_code, reason = "the other tests of httpd use all of it")]
@@ -25,39 +25,39 @@ const TOOLS: [&str; 5] = ["apache2", "apxs", "cc", "openssl", "pkg-config"];
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// Has the cache stand still, and visits until a question was left out. Without a pause none ever is, and
-/// this goes on until a test's patience ends.
-fn is_left_alone(setup: &Setup, still: impl Fn(&Site)) {
+/// Makes the cache hang by `hang`, and connects until a request is not sent. Without a pause every request is
+/// sent, and the test times out.
+fn check_pause(setup: &Setup, hang: impl Fn(&Site)) {
     let site = Site::set_up(setup);
     let client = site.client(&TLS12);
-    site.shake(&client, 0);
-    still(&site);
-    until("a cache that is left alone", || {
-        assert_eq!(site.shake(&client, 0), Full);
+    site.handshake(&client, 0);
+    hang(&site);
+    until("a request is not sent", || {
+        assert_eq!(site.handshake(&client, 0), Full);
         (site.counter(0, "CacheSkipCount") > 0).then_some(())
     });
     assert!(site.counter(0, "CacheErrorCount") > 0, "it was asked before");
 }
 
 #[test]
-fn a_cache_that_times_out_is_left_alone_however_short_the_deadline_is() {
+fn after_a_timeout_the_cache_is_not_asked_however_short_the_timeout_is() {
     if !can_run("httpd with a short deadline", false, &TOOLS) {
         return;
     }
-    let setup = Setup { deadline: Duration::from_millis(40), ..Setup::default() };
-    is_left_alone(&setup, |site| site.proxies[0].freeze());
+    let setup = Setup { timeout: Duration::from_millis(40), ..Setup::default() };
+    check_pause(&setup, |site| site.proxies[0].freeze());
 }
 
 #[test]
-fn a_cache_whose_proxy_waits_for_the_server_and_gives_up_is_left_alone() {
+fn after_the_proxy_has_waited_in_vain_for_the_server_the_cache_is_not_asked() {
     if !can_run("httpd with a proxy that gives up", false, &TOOLS) {
         return;
     }
     let setup = Setup { proxy: vec!["-reqtimeout", "500"], ..Setup::default() };
-    is_left_alone(&setup, |site| site.cache.freeze());
+    check_pause(&setup, |site| site.cache.freeze());
 }
 
-/// A command in front of httpd's that gives it a table of hosts of its own, and no name server.
+/// Returns a command that starts httpd with its own table of hosts, and without a name server.
 fn with_hosts(dir: &Dir) -> Vec<String> {
     fs::write(dir.join("hosts"), "127.0.0.1 localhost\n").expect("a file of our own");
     let sources = "passwd: files\ngroup: files\nhosts: files\n";
@@ -68,7 +68,7 @@ fn with_hosts(dir: &Dir) -> Vec<String> {
 }
 
 #[test]
-fn a_host_that_is_not_found_lets_httpd_start_and_is_used_once_it_is_found() {
+fn httpd_starts_without_the_host_of_its_cache_and_uses_it_when_found() {
     if !can_run("httpd with an unknown host", true, &[&TOOLS[..], &["unshare"]].concat()) {
         return;
     }
@@ -76,38 +76,38 @@ fn a_host_that_is_not_found_lets_httpd_start_and_is_used_once_it_is_found() {
     let more = "SSLSessionCache dc:IP:cachehost:PORT\n".to_owned();
     let site = Site::set_up(&Setup { more, before: with_hosts(&dir), ..Setup::default() });
     let client = site.client(&TLS12);
-    assert_eq!(site.shake(&client, 0), Full);
-    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
     assert!(site.counter(0, "CacheSkipCount") >= 3, "two stores and a fetch");
     assert_eq!(site.counter(0, "CacheErrorCount"), 0);
     let told = |words: &str| site.servers[0].log().matches(words).count();
     assert_eq!(told("cannot find host 'cachehost'"), 1, "{}", site.servers[0].log());
 
-    // Children end while they look.
+    // Children must be able to exit while they look the host up.
     site.servers[0].restart();
     until("httpd has restarted", || (told("resuming normal operations") == 2).then_some(()));
-    assert_eq!(site.shake(&client, 0), Full);
+    assert_eq!(site.handshake(&client, 0), Full);
     assert_eq!(told("cannot find host 'cachehost'"), 2, "{}", site.servers[0].log());
 
     fs::write(dir.join("hosts"), "127.0.0.1 localhost cachehost\n").expect("a file of our own");
     until("sessions are shared", || {
         let client = site.client(&TLS12);
-        assert_eq!(site.shake(&client, 0), Full);
-        (site.shake(&client, 1) == Resumed).then_some(())
+        assert_eq!(site.handshake(&client, 0), Full);
+        (site.handshake(&client, 1) == Resumed).then_some(())
     });
     assert_eq!(told("the host is found, and"), 1, "{}", site.servers[0].log());
     assert_eq!(told("exit signal"), 0, "{}", site.servers[0].log());
 }
 
 #[test]
-fn a_socket_that_is_not_there_below_tmp_is_told_with_a_hint() {
+fn a_missing_socket_below_tmp_is_logged_with_a_hint() {
     if !can_run("httpd with a cache below /tmp", false, &TOOLS) {
         return;
     }
     for (place, hinted) in [("/tmp", true), ("/var/tmp", true), ("/run", false)] {
         let more = format!("SSLSessionCache dc:UNIX:{place}/dct-{}-nobody/s\n", std::process::id());
         let site = Site::set_up(&Setup { more, ..Setup::default() });
-        assert_eq!(site.shake(&site.client(&TLS12), 0), Full);
+        assert_eq!(site.handshake(&site.client(&TLS12), 0), Full);
         let log = site.servers[0].log();
         let line = log.lines().find(|line| line.contains("handshakes go on without the cache"));
         let line = line.unwrap_or_else(|| panic!("no warning in {log}"));
@@ -119,7 +119,7 @@ fn a_socket_that_is_not_there_below_tmp_is_told_with_a_hint() {
 const NAMESPACES: [&str; 4] = ["unshare", "ip", "a2enmod", "useradd"];
 
 #[test]
-fn the_commands_of_its_readme_give_debians_httpd_the_cache() {
+fn the_commands_of_the_readme_set_up_debians_httpd() {
     if !can_run("httpd by its README", true, &[&TOOLS[..], &NAMESPACES].concat()) {
         return;
     }
@@ -129,7 +129,7 @@ fn the_commands_of_its_readme_give_debians_httpd_the_cache() {
 }
 
 #[test]
-fn the_commands_of_the_page_on_tls_servers_give_debians_httpd_the_cache() {
+fn the_commands_of_the_page_on_tls_servers_set_up_debians_httpd() {
     if !can_run("httpd by its section", true, &[&TOOLS[..], &NAMESPACES].concat()) {
         return;
     }
@@ -141,12 +141,12 @@ fn the_commands_of_the_page_on_tls_servers_give_debians_httpd_the_cache() {
     by_commands(&module, &proxy, &config);
 }
 
-/// Runs commands as users are given them, in namespaces with a copy of /etc, a /run and a loopback of their
-/// own: those that make and enable the module, those that start the proxy, and lines for httpd.
+/// Runs the documented commands in namespaces with a copy of /etc and with their own /run and loopback:
+/// those that build and enable the module, those that start the proxy, and the configuration of httpd.
 fn by_commands(module: &str, proxy: &str, config: &str) {
     let dir = Dir::new();
     certificate(dir.path());
-    // What is not among them: a cache, a site, and clients of it.
+    // The script adds a cache, a site, and clients.
     let script = format!(
         "set -eux
         ip link set lo up
@@ -192,7 +192,7 @@ fn by_commands(module: &str, proxy: &str, config: &str) {
         symlink(program, dir.join("bin").join(name)).expect("a link in our own directory");
     }
     let path = format!("{}:{}", dir.text("bin"), std::env::var("PATH").unwrap_or_default());
-    // All of it ends with the shell.
+    // All processes end with the shell.
     let mut command = Command::new("timeout");
     command.args(["120", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]);
     command.arg("--mount-proc");
@@ -205,7 +205,7 @@ fn by_commands(module: &str, proxy: &str, config: &str) {
     assert!(!printed.contains("socache_distcache:warn"), "{printed}");
 }
 
-/// The first indented blocks of a text.
+/// Returns the first N indented blocks of a text.
 fn first_blocks<const N: usize>(text: &str) -> [String; N] {
     let mut blocks = Vec::new();
     let mut inside = false;

@@ -1,11 +1,11 @@
-//! The C library as C programs use it: small ones in `bins/libdistcache/tests`, each of which ends with
-//! 0 where all holds that it is there to see, and says what doesn't.
+//! The C library, used by the C programs in `bins/libdistcache/tests`. Each exits with 0 if its checks
+//! hold, and otherwise prints the check that failed.
 
 use std::io::{PipeWriter, Write, pipe};
 use std::path::Path;
 use std::process::Command;
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::rig::{can_run, installed, succeed};
 use distcache_testing::start::{self, ANY_PORT};
@@ -29,33 +29,33 @@ fn source(name: &str) -> String {
     format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A program of ours, linked as programs are that were written for the original.
-fn made(dir: &Dir, name: &str) -> String {
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
-    workshop.make(&source(name), &["distcache"], &["-Wl,--no-as-needed", "-lnal", "-lpthread"])
+/// Compiles a test program, and links it as programs for the original library are linked.
+fn compile(dir: &Dir, name: &str) -> String {
+    let builder = CBuilder { prefix: prefix(), dir: dir.path() };
+    builder.make(&source(name), &["distcache"], &["-Wl,--no-as-needed", "-lnal", "-lpthread"])
 }
 
 fn passes(program: &str, arguments: &[&str]) {
     let ended = Program::run(program, arguments);
-    let nothing = Ended { code: 0, out: String::new(), err: String::new() };
-    assert_eq!(ended, nothing, "{program} {arguments:?}");
+    let success = Ended { code: 0, out: String::new(), err: String::new() };
+    assert_eq!(ended, success, "{program} {arguments:?}");
 }
 
-/// A cache, and where it listens.
+/// Starts a cache. Returns it with its address.
 fn server(listen: &str) -> (Program, String) {
     let program = start::server(DC_SERVER, listen, &[]);
     let address = program.address();
     (program, address)
 }
 
-/// A proxy that is connected to its server, and where it listens.
+/// Starts a proxy that is connected to its server. Returns it with its address.
 fn proxy(listen: &str, server: &str) -> (Program, String) {
     let program = start::connected(DC_CLIENT, listen, server, &["-retry", "50"]);
     let address = program.address();
     (program, address)
 }
 
-/// A program that waits for lines on its stdin.
+/// Starts a program that reads lines from its stdin.
 fn waiting(program: &str, arguments: &[&str], timeout_ms: Option<&str>) -> (Program, PipeWriter) {
     let (reader, writer) = pipe().expect("a pipe");
     let mut command = Command::new(program);
@@ -64,7 +64,7 @@ fn waiting(program: &str, arguments: &[&str], timeout_ms: Option<&str>) -> (Prog
         Some(timeout) => command.env("DISTCACHE_TIMEOUT_MS", timeout),
         None => command.env_remove("DISTCACHE_TIMEOUT_MS"),
     };
-    (Program::adopt(command), writer)
+    (Program::spawn(command), writer)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn every_function_does_what_its_header_says_with_a_server_and_through_a_proxy() 
         return;
     }
     let dir = Dir::new();
-    let api = made(&dir, "api.c");
+    let api = compile(&dir, "api.c");
     for listen in [ANY_PORT, &dir.address("server")] {
         let (_server, direct) = server(listen);
         let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
@@ -85,28 +85,28 @@ fn every_function_does_what_its_header_says_with_a_server_and_through_a_proxy() 
 }
 
 #[test]
-fn a_program_with_the_original_s_declarations_links_and_works() {
+fn a_program_with_the_declarations_of_the_original_header_links_and_works() {
     if !can("declarations", &[]) {
         return;
     }
     let dir = Dir::new();
     let (_server, address) = server(ANY_PORT);
-    passes(&made(&dir, "declared.c"), &[&address]);
+    passes(&compile(&dir, "original_declarations.c"), &[&address]);
 }
 
 #[test]
-fn it_links_statically_too() {
+fn the_library_links_statically() {
     if !can("static", &[]) {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let builder = CBuilder { prefix: prefix(), dir: dir.path() };
     let archive = prefix().join("lib/libdistcache.a").display().to_string();
     let nal = prefix().join("lib/libnal.a").display().to_string();
-    let private = workshop.flags(&["--static", "--libs-only-l", "distcache"]);
+    let private = builder.flags(&["--static", "--libs-only-l", "distcache"]);
     let private = private.iter().map(String::as_str).filter(|flag| *flag != "-ldistcache");
     let arguments: Vec<_> = [archive.as_str(), nal.as_str()].into_iter().chain(private).collect();
-    let program = workshop.build("cc", &source("declared.c"), &arguments);
+    let program = builder.build("cc", &source("original_declarations.c"), &arguments);
     let (_server, address) = server(ANY_PORT);
     passes(&program, &[&address]);
 }
@@ -117,8 +117,8 @@ fn the_headers_are_c89_and_c_plus_plus() {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
-    let found = workshop.flags(&["--cflags", "--libs", "distcache"]);
+    let builder = CBuilder { prefix: prefix(), dir: dir.path() };
+    let found = builder.flags(&["--cflags", "--libs", "distcache"]);
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     let text = "#include <distcache/dc_client.h>\n\
                 #if DISTCACHE_CLIENT_API < 0x0001 || DISTCACHE_CLIENT_BINARY < 0x0001\n\
@@ -128,12 +128,12 @@ fn the_headers_are_c89_and_c_plus_plus() {
     for (compiler, file, standard) in [("cc", "c.c", "-std=c89"), ("g++", "cpp.cc", "-std=c++11")] {
         let path = dir.text(file);
         std::fs::write(&path, text).expect("a file of our own");
-        workshop.build(compiler, &path, &[&[standard], &found[..]].concat());
+        builder.build(compiler, &path, &[&[standard], &found[..]].concat());
     }
 }
 
 #[test]
-fn nothing_but_the_documented_functions_can_be_seen_of_the_library() {
+fn the_library_exports_only_the_documented_functions() {
     if !can("symbols", &["nm"]) {
         return;
     }
@@ -149,32 +149,32 @@ fn nothing_but_the_documented_functions_can_be_seen_of_the_library() {
 }
 
 #[test]
-fn targets_that_lead_nowhere_make_no_context_and_broken_ones_no_signal() {
+fn an_invalid_target_makes_no_context_and_a_broken_one_raises_no_signal() {
     if !can("targets", &[]) {
         return;
     }
     let dir = Dir::new();
-    passes(&made(&dir, "targets.c"), &[&dir.text("")]);
+    passes(&compile(&dir, "targets.c"), &[&dir.text("")]);
 }
 
 #[test]
-fn without_memory_every_call_fails_and_with_it_again_all_is_well() {
+fn without_memory_every_call_fails_and_later_calls_succeed() {
     if !can("memory", &[]) {
         return;
     }
     let dir = Dir::new();
-    let memory = made(&dir, "memory.c");
+    let memory = compile(&dir, "out_of_memory.c");
     let (_server, address) = server(&dir.address("server"));
     FLAGS.iter().for_each(|flags| passes(&memory, &[&address, flags]));
 }
 
 #[test]
-fn sixteen_threads_on_one_context_get_each_its_own_answers() {
+fn sixteen_threads_on_one_context_each_get_their_own_answers() {
     if !can("threads", &[]) {
         return;
     }
     let dir = Dir::new();
-    let threads = made(&dir, "threads.c");
+    let threads = compile(&dir, "threads.c");
     let (_server, direct) = server(ANY_PORT);
     let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
     for flags in FLAGS {
@@ -184,28 +184,28 @@ fn sixteen_threads_on_one_context_get_each_its_own_answers() {
 }
 
 #[test]
-fn parent_and_child_have_connections_of_their_own_even_without_pidcheck() {
+fn parent_and_child_use_separate_connections_even_without_pidcheck() {
     if !can("forked", &[]) {
         return;
     }
     let dir = Dir::new();
-    let forked = made(&dir, "forked.c");
+    let fork = compile(&dir, "fork.c");
     for flags in ["1", "3"] {
         let (server, address) = server(ANY_PORT);
-        passes(&forked, &[&address, flags]);
-        // The parent's outlived the child, and neither needed another one.
+        passes(&fork, &[&address, flags]);
+        // One connection each: the child's exit did not break the parent's.
         let said = server.end(Signal::TERM).err;
         assert!(said.contains("dc_server: 2 clients accepted, 0 refused"), "{said}");
     }
 }
 
 #[test]
-fn a_child_that_is_forked_in_the_midst_and_its_parent_get_each_its_own_answers() {
+fn a_child_forked_during_calls_and_its_parent_each_get_their_own_answers() {
     if !can("fork", &[]) {
         return;
     }
     let dir = Dir::new();
-    let threads = made(&dir, "threads.c");
+    let threads = compile(&dir, "threads.c");
     let (_server, address) = server(&dir.address("server"));
     for flags in FLAGS {
         passes(&threads, &[&address, flags, "fork"]);
@@ -213,19 +213,19 @@ fn a_child_that_is_forked_in_the_midst_and_its_parent_get_each_its_own_answers()
 }
 
 #[test]
-fn with_a_server_that_is_stopped_every_call_ends_by_its_deadline_and_later_all_is_well() {
+fn while_the_server_is_stopped_every_call_ends_by_its_deadline_and_later_calls_succeed() {
     if !can("stopped", &[]) {
         return;
     }
     let dir = Dir::new();
-    let bereaved = made(&dir, "bereaved.c");
-    // A UNIX socket has less time than 600 ms of its own accord, and TCP has 1000.
+    let server_lost = compile(&dir, "server_lost.c");
+    // The defaults are 250 ms for UNIX sockets and 1000 ms for TCP.
     for (listen, timeout, wait) in
         [(&*dir.address("server"), Some("600"), "600"), (ANY_PORT, None, "1000")]
     {
         for flags in ["0", "15"] {
             let (server, address) = server(listen);
-            let (program, mut line) = waiting(&bereaved, &[&address, flags, wait], timeout);
+            let (program, mut line) = waiting(&server_lost, &[&address, flags, wait], timeout);
             program.out.wait_for("ready");
             server.freeze();
             line.write_all(b"go\n").expect("it reads");
@@ -241,15 +241,15 @@ fn with_a_server_that_is_stopped_every_call_ends_by_its_deadline_and_later_all_i
 }
 
 #[test]
-fn a_server_that_is_killed_costs_failures_and_nothing_else_and_its_successor_is_found() {
+fn after_the_server_is_killed_calls_fail_and_a_new_server_is_found() {
     if !can("killed", &[]) {
         return;
     }
     let dir = Dir::new();
-    let bereaved = made(&dir, "bereaved.c");
+    let server_lost = compile(&dir, "server_lost.c");
     for flags in FLAGS {
         let (first, address) = server(&dir.address("server"));
-        let (program, mut line) = waiting(&bereaved, &[&address, flags, "0"], None);
+        let (program, mut line) = waiting(&server_lost, &[&address, flags, "0"], None);
         program.out.wait_for("ready");
         assert_eq!(first.end(Signal::KILL).code, -9);
         line.write_all(b"go\n").expect("it reads");
@@ -265,18 +265,18 @@ fn a_server_that_is_killed_costs_failures_and_nothing_else_and_its_successor_is_
 }
 
 #[test]
-fn of_two_processes_that_take_the_same_sessions_each_session_goes_to_one() {
+fn when_two_processes_take_the_same_sessions_each_session_goes_to_one_of_them() {
     if !can("takers", &[]) {
         return;
     }
     const COUNT: &str = "500";
     let dir = Dir::new();
-    let taker = made(&dir, "taker.c");
+    let take = compile(&dir, "take.c");
     let (_server, address) = server(ANY_PORT);
     let (_one, first) = proxy(&dir.address("one"), &address);
     let (_two, second) = proxy(&dir.address("two"), &address);
-    passes(&taker, &[&first, "store", COUNT]);
-    let takers = [&first, &second].map(|target| Program::start(&taker, &[target, "take", COUNT]));
+    passes(&take, &[&first, "store", COUNT]);
+    let takers = [&first, &second].map(|target| Program::start(&take, &[target, "take", COUNT]));
     let ended = takers.map(Program::ended);
     assert!(ended.iter().all(|ended| ended.code == 0 && ended.err.is_empty()), "{ended:?}");
     let mut taken: Vec<u32> = ended
@@ -288,21 +288,21 @@ fn of_two_processes_that_take_the_same_sessions_each_session_goes_to_one() {
 }
 
 #[test]
-fn valgrind_finds_nothing_to_complain_about() {
+fn valgrind_finds_no_error_and_no_leak() {
     if !can("valgrind", &["valgrind"]) {
         return;
     }
     let dir = Dir::new();
     let (_server, address) = server(&dir.address("server"));
     let (api, targets, threads) =
-        (made(&dir, "api.c"), made(&dir, "targets.c"), made(&dir, "threads.c"));
+        (compile(&dir, "api.c"), compile(&dir, "targets.c"), compile(&dir, "threads.c"));
     let valgrind = ["-q", "--error-exitcode=9", "--leak-check=full", "--num-callers=30"];
     let whole = dir.text("");
     for program in [
         &[&*api, &address, "0"][..],
         &[&api, &address, "15"],
         &[&targets, &whole],
-        // Not with a fork on top: what threads had that the child lacks is lost to it.
+        // Not with a fork: the child leaks what the threads that it lacks had allocated.
         &[&threads, &address, "15"],
     ] {
         passes("valgrind", &[&valgrind, program].concat());

@@ -1,10 +1,10 @@
-//! What the programs that the C library runs in may do to it: cancel its threads, fork at any time,
-//! run out of memory. Each test is a C program in `bins/libdistcache/tests`.
+//! The C library in programs that cancel threads during calls, fork at any time, or run out of memory.
+//! Each test runs a C program of `bins/libdistcache/tests`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
 use distcache_testing::rig::{can_run, installed};
 use distcache_testing::start::{self, ANY_PORT};
@@ -20,16 +20,16 @@ fn prefix() -> &'static Path {
     installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"))
 }
 
-fn made(dir: &Dir, name: &str) -> String {
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+fn compile(dir: &Dir, name: &str) -> String {
+    let builder = CBuilder { prefix: prefix(), dir: dir.path() };
     let source = format!("{}/bins/libdistcache/tests/{name}", env!("CARGO_MANIFEST_DIR"));
-    workshop.make(&source, &["distcache"], &["-lpthread"])
+    builder.make(&source, &["distcache"], &["-lpthread"])
 }
 
 fn passes(program: &str, arguments: &[&str]) {
     let ended = Program::run(program, arguments);
-    let nothing = Ended { code: 0, out: String::new(), err: String::new() };
-    assert_eq!(ended, nothing, "{program} {arguments:?}");
+    let success = Ended { code: 0, out: String::new(), err: String::new() };
+    assert_eq!(ended, success, "{program} {arguments:?}");
 }
 
 fn server(listen: &str) -> (Program, String) {
@@ -44,57 +44,57 @@ fn a_thread_that_is_cancelled_in_a_call_ends_after_it_and_the_process_goes_on() 
         return;
     }
     let dir = Dir::new();
-    passes(&made(&dir, "cancelled.c"), &[&dir.text("")]);
+    passes(&compile(&dir, "cancel.c"), &[&dir.text("")]);
 }
 
 #[test]
-fn a_child_that_is_forked_during_the_first_call_of_a_process_can_make_calls() {
+fn a_child_forked_during_the_first_call_of_a_process_can_make_calls() {
     if !can("first_call") {
         return;
     }
     let dir = Dir::new();
-    passes(&made(&dir, "firstfork.c"), &["1000"]);
+    passes(&compile(&dir, "fork_in_first_call.c"), &["1000"]);
 }
 
 #[test]
-fn a_child_with_the_process_id_of_its_parent_has_a_connection_of_its_own() {
+fn a_child_with_the_process_id_of_its_parent_opens_its_own_connection() {
     if !can_run("same_id", true, &[&TOOLS[..], &["unshare"]].concat()) {
         return;
     }
     let dir = Dir::new();
-    let samepid = made(&dir, "samepid.c");
+    let program = compile(&dir, "same_process_id.c");
     for how in ["fork", "clone"] {
         let (server, address) = server(ANY_PORT);
-        passes("unshare", &["--pid", "--fork", &samepid, &address, how]);
+        passes("unshare", &["--pid", "--fork", &program, &address, how]);
         let said = server.end(Signal::TERM).err;
         assert!(said.contains("dc_server: 2 clients accepted, 0 refused"), "{how}: {said}");
     }
 }
 
 #[test]
-fn a_cache_that_stands_still_costs_one_deadline_in_each_pause() {
+fn a_cache_that_hangs_costs_one_deadline_in_each_pause() {
     if !can("paused") {
         return;
     }
     let dir = Dir::new();
-    passes(&made(&dir, "paused.c"), &[&dir.text("")]);
+    passes(&compile(&dir, "pause.c"), &[&dir.text("")]);
 }
 
 #[test]
-fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
+fn a_setuid_program_ignores_the_timeout_in_its_environment() {
     if !can_run("setuid", true, &TOOLS) {
         return;
     }
     const NOBODY: u32 = 65534;
     let dir = Dir::new();
-    let program = made(&dir, "secure.c");
+    let program = compile(&dir, "setuid.c");
     let (server, address) = server(ANY_PORT);
     server.freeze();
     let ended = |timeout: &str, rights: &str| {
         let mut command = Command::new(&program);
         command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let ended = Program::adopt(command).ended();
+        let ended = Program::spawn(command).ended();
         assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
     };
     ended("50", "caller");
@@ -106,23 +106,24 @@ fn whoever_starts_a_setuid_program_does_not_decide_how_long_it_waits() {
 }
 
 #[test]
-fn whatever_allocation_is_refused_a_call_fails_or_does_all_that_it_should() {
+fn whichever_allocation_is_refused_a_call_fails_without_effect_or_succeeds() {
     if !can("refused") {
         return;
     }
     let dir = Dir::new();
     let (_server, address) = server(&dir.address("server"));
-    passes(&made(&dir, "refused.c"), &[&address]);
+    passes(&compile(&dir, "allocation_refused.c"), &[&address]);
 }
 
 #[test]
-fn without_memory_a_thread_s_first_call_fails_where_the_library_was_loaded_meanwhile_too() {
+fn without_memory_the_first_call_of_a_thread_fails_if_the_library_was_loaded_by_dlopen() {
     if !can("dlopened") {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/dlopened.c");
-    let program = workshop.build("cc", source, &["-std=gnu99", "-ldl", "-lpthread"]);
+    let builder = CBuilder { prefix: prefix(), dir: dir.path() };
+    let source =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/allocation_refused_dlopen.c");
+    let program = builder.build("cc", source, &["-std=gnu99", "-ldl", "-lpthread"]);
     passes(&program, &[&prefix().join("lib/libdistcache.so.1").display().to_string()]);
 }

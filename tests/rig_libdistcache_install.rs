@@ -1,4 +1,4 @@
-//! How the C library is built, installed, used as README says, and removed.
+//! Builds, installs, uses and removes the C library by the documented commands.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,19 +8,19 @@ use distcache_testing::rig::{can_run, installed, succeed};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TOOLS: [&str; 3] = ["cc", "pkg-config", "ar"];
-/// Where no cargo is.
+/// A PATH without cargo.
 const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn can(test: &str) -> bool {
     can_run(test, false, &TOOLS)
 }
 
-/// What was built for the other tests of this process.
+/// The directory of the library that `installed` has built.
 fn built() -> String {
     installed(ROOT, env!("CARGO_TARGET_TMPDIR")).join("built").display().to_string()
 }
 
-/// One of the library's scripts, with an environment of its own.
+/// One of the library's scripts, with only these variables in its environment.
 fn script(name: &str, dir: &Dir, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(format!("{ROOT}/bins/libdistcache/{name}"));
     command.env_clear().env("PATH", SYSTEM_PATH).env("BUILD", built()).current_dir(dir.path());
@@ -30,7 +30,7 @@ fn script(name: &str, dir: &Dir, settings: &[(&str, &str)]) -> Command {
 }
 
 fn ended(command: Command) -> Ended {
-    Program::adopt(command).ended()
+    Program::spawn(command).ended()
 }
 
 fn refuses(mut command: Command, arguments: &[&str], why: &str) {
@@ -41,7 +41,7 @@ fn refuses(mut command: Command, arguments: &[&str], why: &str) {
 }
 
 #[test]
-fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
+fn concurrent_installs_do_not_mix_and_destdir_receives_a_package() {
     if !can("install") {
         return;
     }
@@ -51,7 +51,7 @@ fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
         script("install", &dir, &[("PREFIX", "relative/")]),
         script("install", &dir, &[("DESTDIR", &package)]),
     ];
-    for ended in both.map(Program::adopt).map(Program::ended) {
+    for ended in both.map(Program::spawn).map(Program::ended) {
         assert_eq!((ended.code, &*ended.err, ended.out.lines().count()), (0, "", 1), "{ended:?}");
     }
     for (place, prefix) in
@@ -72,7 +72,7 @@ fn two_installs_at_once_do_not_mix_and_a_package_is_put_where_destdir_says() {
 }
 
 #[test]
-fn what_an_install_prints_is_how_to_link_with_it() {
+fn the_link_command_that_install_prints_works() {
     if !can("closing_line") {
         return;
     }
@@ -86,7 +86,7 @@ fn what_an_install_prints_is_how_to_link_with_it() {
 }
 
 #[test]
-fn an_uninstall_removes_all_that_was_installed_and_nothing_else() {
+fn uninstall_removes_all_installed_files_and_no_others() {
     if !can("uninstall") {
         return;
     }
@@ -102,7 +102,7 @@ fn an_uninstall_removes_all_that_was_installed_and_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_installed_is_refused_in_one_line() {
+fn a_refused_install_prints_one_line_that_says_why() {
     if !can("refusals") {
         return;
     }
@@ -119,7 +119,7 @@ fn what_cannot_be_installed_is_refused_in_one_line() {
     refuses(script("install", &dir, &below_a_file), &[], "cannot write to ");
 }
 
-/// The commands below a heading of the page on TLS servers, word for word.
+/// The commands below a heading of docs/tls-servers.md.
 fn commands(heading: &str) -> Vec<String> {
     let page = Path::new(ROOT).join("docs/tls-servers.md");
     let page = std::fs::read_to_string(page).expect("it is there");
@@ -129,7 +129,7 @@ fn commands(heading: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_server_on_openssl_is_built_by_the_commands_for_it_and_starts() {
+fn the_commands_of_the_page_on_tls_servers_build_a_server_on_openssl() {
     let tools = ["unshare", "mount", "../include/openssl/ssl.h"];
     if !can_run("commands", true, &[&TOOLS[..], &tools].concat()) {
         return;
@@ -141,7 +141,7 @@ fn a_server_on_openssl_is_built_by_the_commands_for_it_and_starts() {
     let dir = Dir::new();
     let source = format!("{ROOT}/bins/libdistcache/examples/openssl_server.c");
     std::fs::copy(source, dir.join("server.c")).expect("the example");
-    // The machine's own directories stay as they are: these are seen by this shell alone.
+    // A mount namespace: the directories of the machine stay as they are.
     let script = format!(
         "set -eu
          mount -t tmpfs none /usr/local

@@ -1,5 +1,5 @@
-//! The C library with a server that answers at patch level 0, as the original does: it has neither PUT nor
-//! TAKE, and hangs up on both.
+//! The C library with a server that answers at patch level 0, like the original dc_server: it closes the
+//! connection on PUT and TAKE.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -9,13 +9,13 @@ use std::thread;
 
 use distcache_core::message::{Add, Status};
 use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Message, Op};
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program};
 use distcache_testing::rig::{can_run, installed};
 
 type Store = HashMap<Vec<u8>, Vec<u8>>;
 
-/// Answers at `path` for as long as the test process lives; nothing expires.
+/// Starts a server at `path` that runs until the test process exits. Sessions do not expire.
 fn old_server(path: &std::path::Path) {
     let listener = UnixListener::bind(path).expect("a socket of our own");
     let store = Arc::new(Mutex::new(Store::new()));
@@ -27,7 +27,7 @@ fn old_server(path: &std::path::Path) {
     });
 }
 
-/// Answers requests until the client leaves or asks for what there was not at level 0.
+/// Answers requests until the client leaves or sends an operation above level 0.
 fn answer_all(mut stream: UnixStream, store: &Mutex<Store>) {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -69,15 +69,16 @@ fn answer(store: &mut Store, op: Op, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_session_is_removed_from_a_server_of_old_only_once_its_copy_is_kept() {
+fn a_take_removes_a_session_from_a_level_0_server_only_after_the_copy_is_safe() {
     if !can_run("old_server", false, &["cc", "pkg-config", "ar"]) {
         return;
     }
     let dir = Dir::new();
     let prefix = installed(env!("CARGO_MANIFEST_DIR"), env!("CARGO_TARGET_TMPDIR"));
-    let workshop = Workshop { prefix, dir: dir.path() };
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/refused.c");
-    let program = workshop.make(source, &["distcache"], &["-lpthread"]);
+    let builder = CBuilder { prefix, dir: dir.path() };
+    let source =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/tests/allocation_refused.c");
+    let program = builder.make(source, &["distcache"], &["-lpthread"]);
     old_server(&dir.join("old"));
     let ended = Program::run(&program, &[&dir.address("old")]);
     assert_eq!(ended, Ended { code: 0, out: String::new(), err: String::new() });

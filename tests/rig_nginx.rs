@@ -6,7 +6,7 @@
 //!               └─ nginx other ─ UNIX socket ─ dc_client ┘
 //! ```
 //!
-//! Their configuration is the example that users are given, with its places changed.
+//! Their configuration is `bins/nginx/nginx.conf.example` with the paths and addresses of a test.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -15,9 +15,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use distcache_testing::bytes::{ADD, HAVE, add, have, remove, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::handshake::{Client, Handshake, Version};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -25,21 +25,21 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// The modules that nginx needs, in their order; packages ndk and http-lua of libnginx-mod.
+/// The modules that nginx loads, in this order, of the packages libnginx-mod-http-ndk and -lua.
 const MODULES: [&str; 2] =
     ["/usr/lib/nginx/modules/ndk_http_module.so", "/usr/lib/nginx/modules/ngx_http_lua_module.so"];
 
-/// What the example says about time, and what a test says whose cache does not stand still: a machine with
-/// much else to do may take longer for an answer.
-const PATIENT: (&str, &str) = (IMPATIENT, "distcache.timeout = 20000");
-const IMPATIENT: &str = "distcache.timeout = 50";
-/// What a test says in which it is counted how often the log is told, and only once in an hour that is.
-const SELDOM: &str = "distcache.timeout = 20000; distcache.log_every = 3600 * 1000";
-/// What is in each line about the cache.
-const COMPLAINT: &str = "distcache: ";
-/// How long a connection may take while the cache is silent. Two questions of 50 ms are far less, and
-/// forever is more.
-const SILENT_MAX: Duration = Duration::from_secs(8);
+/// The change to the example for tests whose cache answers: a timeout long enough for a busy machine.
+const LONG_TIMEOUT: (&str, &str) = (EXAMPLE_TIMEOUT, "distcache.timeout = 20000");
+/// The timeout in the example.
+const EXAMPLE_TIMEOUT: &str = "distcache.timeout = 50";
+/// Settings for tests that count log lines: a long timeout, and one line in an hour.
+const LOG_ONCE: &str = "distcache.timeout = 20000; distcache.log_every = 3600 * 1000";
+/// What every log line about the cache contains.
+const LOG_PREFIX: &str = "distcache: ";
+/// How long a connection may take while the cache hangs. It waits for two timeouts of 50 ms; the rest is for
+/// a busy machine.
+const HANGING_MAX: Duration = Duration::from_secs(8);
 
 use Version::{Tls12, Tls13};
 
@@ -47,9 +47,9 @@ fn can_run_here(test: &str) -> bool {
     can_run(test, false, &["openssl", "nginx", "cc", MODULES[0], MODULES[1]])
 }
 
-/// Both nginx, with what is between them.
+/// Both nginx, the proxies and the cache.
 struct Site {
-    // In the order in which they end.
+    // In the order in which they are dropped.
     servers: [Nginx; 2],
     proxies: [Program; 2],
     cache: Program,
@@ -58,10 +58,10 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        Self::with(&[PATIENT])
+        Self::with(&[LONG_TIMEOUT])
     }
 
-    /// As the example has it, but for `changes`: what is there once, and what is to be in its place.
+    /// With `changes` to the example: each replaces a text that occurs once.
     fn with(changes: &[(&str, &str)]) -> Self {
         let dir = Dir::new();
         certificate(dir.path());
@@ -83,21 +83,21 @@ impl Site {
         self.dir.join("session")
     }
 
-    /// A connection that begins a session, at nginx 0 or 1.
+    /// Connects to nginx 0 or 1 and begins a session.
     fn begin(&self, version: Version, server: usize) -> Handshake {
         let session = self.session();
         let done = Client { version, session: &session }.begin(self.servers[server].place());
-        agreed(version, done)
+        check_agreement(version, done)
     }
 
-    /// A connection that offers the last session.
+    /// Connects and offers the last session.
     fn go_on(&self, version: Version, server: usize) -> Handshake {
         let session = self.session();
         let done = Client { version, session: &session }.go_on(self.servers[server].place());
-        agreed(version, done)
+        check_agreement(version, done)
     }
 
-    /// Waits until sessions are shared again: a connection may first have to be found broken.
+    /// Waits until sessions are shared again, since a broken connection may first have to be noticed.
     fn until_shared(&self) {
         until("sessions are shared again", || {
             self.begin(Tls12, 0);
@@ -106,15 +106,15 @@ impl Site {
     }
 }
 
-/// Checks that nginx has seen the same as the client.
-fn agreed(version: Version, handshake: Handshake) -> Handshake {
+/// Checks that nginx and the client agree about the handshake.
+fn check_agreement(version: Version, handshake: Handshake) -> Handshake {
     let reused = if handshake.resumed { "r" } else { "." };
     let line = format!("{} {reused}", version.name());
     assert!(handshake.said.lines().any(|said| said == line), "{line}: {}", handshake.said);
     handshake
 }
 
-/// An nginx in the foreground, with a directory for all that it writes.
+/// An nginx in the foreground, with a directory for its files.
 struct Nginx {
     program: Option<Program>,
     socket: String,
@@ -126,15 +126,15 @@ impl Nginx {
         fs::create_dir(&prefix).unwrap();
         let socket = dir.text(&format!("{name}.tls"));
         let configuration = dir.join(&format!("{name}.conf"));
-        let text = place_in(dir, name, &socket);
-        let text = changes.iter().fold(text, |text, (from, to)| exchange(&text, from, to));
+        let text = example_for(dir, name, &socket);
+        let text = changes.iter().fold(text, |text, (from, to)| replace_once(&text, from, to));
         fs::write(&configuration, text).unwrap();
 
         let mut command = Command::new("nginx");
         command.arg("-p").arg(prefix).arg("-c").arg(configuration).args(["-e", "stderr"]);
         command.env("LD_LIBRARY_PATH", installed(ROOT, TMP).join("lib"));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut program = Program::adopt(command);
+        let mut program = Program::spawn(command);
         until("nginx listens", || {
             assert!(program.is_running(), "nginx ended: {}", program.err.all());
             UnixStream::connect(&socket).ok()
@@ -150,12 +150,12 @@ impl Nginx {
         self.program.as_ref().expect("it is there until it is dropped")
     }
 
-    /// Waits for its n-th line about the cache.
-    fn complaint(&self, number: usize) -> String {
-        self.program().err.wait_for_nth(COMPLAINT, number)
+    /// Waits for its n-th log line about the cache.
+    fn log_line(&self, number: usize) -> String {
+        self.program().err.wait_for_nth(LOG_PREFIX, number)
     }
 
-    /// Ends it, and gives what it had to say.
+    /// Ends it, and returns what it has logged.
     fn end(mut self) -> String {
         let program = self.program.take().expect("it is there until it is dropped");
         program.end(Signal::TERM).err
@@ -165,7 +165,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         let Some(mut program) = self.program.take() else { return };
-        // Killed, it would leave its workers behind; and a test that fails may be the reason to be here.
+        // SIGKILL would leave its workers running. This also runs if a test has failed.
         if program.is_running() {
             program.signal(Signal::TERM);
             program.err.end();
@@ -173,20 +173,20 @@ impl Drop for Nginx {
     }
 }
 
-/// The example with the places of a test.
-fn place_in(dir: &Dir, name: &str, socket: &str) -> String {
+/// The example with the paths and addresses of a test.
+fn example_for(dir: &Dir, name: &str, socket: &str) -> String {
     let example =
         fs::read_to_string(Path::new(ROOT).join("bins/nginx/nginx.conf.example")).unwrap();
     let modules = MODULES.map(|module| format!("load_module {module};\n")).concat();
     let main = format!("{modules}daemon off; error_log stderr error; pid {name}.pid;\n");
-    // Where it would write to places of the system's.
+    // The defaults are directories of the system.
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {what};\n"))
         .concat();
     let http = format!("http {{\naccess_log off;\n{temporary}");
     let changes = [
         ("include /etc/nginx/modules-enabled/*.conf;", main),
-        // The sockets are in a directory of the user that runs the test.
+        // The sockets are in a directory of the user who runs the test.
         ("user www-data;", "user root;".to_owned()),
         ("http {", http),
         ("/usr/local/share/distcache/", format!("{ROOT}/bins/nginx/")),
@@ -195,12 +195,12 @@ fn place_in(dir: &Dir, name: &str, socket: &str) -> String {
         ("key.pem", dir.text("key.pem")),
         ("listen 443", format!("listen unix:{socket}")),
     ];
-    changes.iter().fold(example, |text, (from, to)| exchange(&text, from, to))
+    changes.iter().fold(example, |text, (from, to)| replace_once(&text, from, to))
 }
 
-/// Puts `to` in the place of `from`, which must be there once.
-fn exchange(text: &str, from: &str, to: &str) -> String {
-    assert_eq!(text.matches(from).count(), 1, "{from} is once in {text}");
+/// Replaces `from`, which must occur once, by `to`.
+fn replace_once(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from} must occur once in {text}");
     text.replace(from, to)
 }
 
@@ -212,25 +212,27 @@ fn a_session_begun_at_one_nginx_is_resumed_at_the_other() {
     let site = Site::new();
     for (first, second) in [(0, 1), (1, 0)] {
         assert!(!site.begin(Tls12, first).resumed);
-        // It may be resumed again and again.
+        // It can be resumed more than once.
         for server in [second, first, second] {
             assert!(site.go_on(Tls12, server).resumed);
         }
     }
     for server in site.servers {
-        assert_eq!(server.end(), "", "nothing to complain about");
+        assert_eq!(server.end(), "", "no failure is logged");
     }
 }
 
 #[test]
-fn a_session_is_stored_under_its_id_and_not_under_the_digits_of_it() {
-    if !can_run_here("a_session_is_stored_under_its_id_and_not_under_the_digits_of_it") {
+fn a_session_is_stored_under_the_bytes_of_its_id_not_under_its_hexadecimal_digits() {
+    if !can_run_here(
+        "a_session_is_stored_under_the_bytes_of_its_id_not_under_its_hexadecimal_digits",
+    ) {
         return;
     }
     let site = Site::new();
     let id = site.begin(Tls12, 0).session_id;
     assert_eq!(id.len(), 32);
-    let cache = Caller::to(&site.cache.address());
+    let cache = RawClient::connect(&site.cache.address());
     assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0));
     let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     for digits in [digits.to_uppercase(), digits] {
@@ -239,21 +241,21 @@ fn a_session_is_stored_under_its_id_and_not_under_the_digits_of_it() {
 }
 
 #[test]
-fn a_session_is_no_longer_there_than_its_lifetime() {
-    if !can_run_here("a_session_is_no_longer_there_than_its_lifetime") {
+fn a_session_expires_after_its_lifetime() {
+    if !can_run_here("a_session_expires_after_its_lifetime") {
         return;
     }
-    let site = Site::with(&[PATIENT, (".store(300 * 1000)", ".store(1)")]);
+    let site = Site::with(&[LONG_TIMEOUT, (".store(300 * 1000)", ".store(1)")]);
     let id = site.begin(Tls12, 0).session_id;
-    let cache = Caller::to(&site.cache.address());
+    let cache = RawClient::connect(&site.cache.address());
     until("the end of its life", || (cache.ask(&have(1, &id)) == status(1, HAVE, 1)).then_some(()));
     assert!(!site.go_on(Tls12, 1).resumed);
 }
 
-/// Debian's module calls neither block in a handshake of TLS 1.3: should that change, this tells.
+/// Debian's Lua module runs neither block in a TLS 1.3 handshake. If that changes, this test fails.
 #[test]
-fn tls_1_3_is_full_handshakes_and_asks_no_cache() {
-    if !can_run_here("tls_1_3_is_full_handshakes_and_asks_no_cache") {
+fn tls_1_3_handshakes_are_full_and_do_not_use_the_cache() {
+    if !can_run_here("tls_1_3_handshakes_are_full_and_do_not_use_the_cache") {
         return;
     }
     let site = Site::new();
@@ -270,16 +272,15 @@ fn tls_1_3_is_full_handshakes_and_asks_no_cache() {
 }
 
 #[test]
-fn with_tickets_and_one_key_for_all_both_versions_are_resumed_without_the_cache() {
-    if !can_run_here("with_tickets_and_one_key_for_all_both_versions_are_resumed_without_the_cache")
-    {
+fn with_tickets_and_a_shared_key_both_versions_resume_without_the_cache() {
+    if !can_run_here("with_tickets_and_a_shared_key_both_versions_resume_without_the_cache") {
         return;
     }
     let keys = Dir::new();
     let key = keys.text("tickets.key");
     succeed(Command::new("openssl").args(["rand", "-out", &key, "80"]));
     let tickets = format!("ssl_session_tickets on; ssl_session_ticket_key {key};");
-    let site = Site::with(&[PATIENT, ("ssl_session_tickets off;", &tickets)]);
+    let site = Site::with(&[LONG_TIMEOUT, ("ssl_session_tickets off;", &tickets)]);
     for version in [Tls12, Tls13] {
         assert!(!site.begin(version, 0).resumed);
         assert!(site.go_on(version, 1).resumed, "{version:?}");
@@ -291,11 +292,11 @@ fn with_tickets_and_one_key_for_all_both_versions_are_resumed_without_the_cache(
 }
 
 #[test]
-fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
-    if !can_run_here("when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again") {
+fn without_a_cache_handshakes_are_full_and_a_new_cache_is_used() {
+    if !can_run_here("without_a_cache_handshakes_are_full_and_a_new_cache_is_used") {
         return;
     }
-    let mut site = Site::with(&[(IMPATIENT, SELDOM)]);
+    let mut site = Site::with(&[(EXAMPLE_TIMEOUT, LOG_ONCE)]);
     let address = site.cache.address();
     site.begin(Tls12, 0);
     assert!(site.go_on(Tls12, 1).resumed);
@@ -305,20 +306,20 @@ fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() 
         assert!(!site.go_on(Tls12, server).resumed);
     }
     for server in &site.servers {
-        server.complaint(1);
+        server.log_line(1);
     }
     site.cache = Program::start(DC_SERVER, &["-listen", &address]);
     site.until_shared();
     for server in site.servers {
         let told = server.end();
-        let complaints = told.matches(COMPLAINT).count();
-        assert_eq!(complaints, 1, "once in a while, not at each handshake: {told}");
+        let complaints = told.matches(LOG_PREFIX).count();
+        assert_eq!(complaints, 1, "not one for each handshake: {told}");
     }
 }
 
 #[test]
-fn when_the_proxies_are_dead_handshakes_are_full() {
-    if !can_run_here("when_the_proxies_are_dead_handshakes_are_full") {
+fn without_proxies_handshakes_are_full() {
+    if !can_run_here("without_proxies_handshakes_are_full") {
         return;
     }
     let site = Site::new();
@@ -333,8 +334,8 @@ fn when_the_proxies_are_dead_handshakes_are_full() {
 }
 
 #[test]
-fn while_cache_or_proxy_stand_still_no_worker_does() {
-    if !can_run_here("while_cache_or_proxy_stand_still_no_worker_does") {
+fn while_cache_or_proxy_hang_workers_go_on() {
+    if !can_run_here("while_cache_or_proxy_hang_workers_go_on") {
         return;
     }
     let site = Site::with(&[]);
@@ -344,7 +345,7 @@ fn while_cache_or_proxy_stand_still_no_worker_does() {
         for _ in 0..5 {
             let handshake = site.go_on(Tls12, 1);
             assert!(!handshake.resumed);
-            assert!(handshake.took < SILENT_MAX, "{:?}", handshake.took);
+            assert!(handshake.took < HANGING_MAX, "{:?}", handshake.took);
         }
         still.signal(Signal::CONT);
     }
@@ -352,13 +353,14 @@ fn while_cache_or_proxy_stand_still_no_worker_does() {
 }
 
 #[test]
-fn sessions_that_nginx_cannot_read_cost_a_full_handshake_and_no_worker() {
-    if !can_run_here("sessions_that_nginx_cannot_read_cost_a_full_handshake_and_no_worker") {
+fn a_session_that_nginx_cannot_read_costs_a_full_handshake_and_no_worker() {
+    if !can_run_here("a_session_that_nginx_cannot_read_costs_a_full_handshake_and_no_worker") {
         return;
     }
-    // Each is complained about, so that it is known to have been met.
-    let site = Site::with(&[(IMPATIENT, "distcache.timeout = 20000; distcache.log_every = 0")]);
-    let cache = Caller::to(&site.cache.address());
+    // Every failure is logged, which shows that nginx has received each session.
+    let site =
+        Site::with(&[(EXAMPLE_TIMEOUT, "distcache.timeout = 20000; distcache.log_every = 0")]);
+    let cache = RawClient::connect(&site.cache.address());
     let cases = [
         (&[0x30; 4097][..], "a session of 4097 bytes is too long for nginx"),
         (&[0x30; 32_000][..], "a session of 32000 bytes is too long for nginx"),
@@ -370,46 +372,46 @@ fn sessions_that_nginx_cannot_read_cost_a_full_handshake_and_no_worker() {
         cache.ask(&remove(1, &id));
         assert_eq!(cache.ask(&add(2, &id, session)), status(2, ADD, 0));
         assert!(!site.go_on(Tls12, 1).resumed);
-        let told = site.servers[1].complaint(number + 1);
+        let told = site.servers[1].log_line(number + 1);
         assert!(told.contains(complaint), "{number}: {told}");
     }
     site.until_shared();
     let [one, other] = site.servers.map(Nginx::end);
-    assert!(!one.contains(COMPLAINT) && !one.contains("exited on signal"), "{one}");
+    assert!(!one.contains(LOG_PREFIX) && !one.contains("exited on signal"), "{one}");
     assert!(
-        other.matches(COMPLAINT).count() == 4 && !other.contains("exited on signal"),
+        other.matches(LOG_PREFIX).count() == 4 && !other.contains("exited on signal"),
         "{other}"
     );
 }
 
 #[test]
-fn a_misspelt_target_is_told_and_handshakes_go_on() {
-    if !can_run_here("a_misspelt_target_is_told_and_handshakes_go_on") {
+fn an_invalid_target_is_logged_and_handshakes_go_on() {
+    if !can_run_here("an_invalid_target_is_logged_and_handshakes_go_on") {
         return;
     }
-    let misspelt = format!("distcache.target = 'UNIX'; {SELDOM}");
-    let site = Site::with(&[(IMPATIENT, &misspelt)]);
+    let misspelt = format!("distcache.target = 'UNIX'; {LOG_ONCE}");
+    let site = Site::with(&[(EXAMPLE_TIMEOUT, &misspelt)]);
     site.begin(Tls12, 0);
     for _ in 0..3 {
         assert!(!site.go_on(Tls12, 0).resumed);
     }
-    let told = site.servers[0].complaint(1);
+    let told = site.servers[0].log_line(1);
     assert!(told.contains("distcache: UNIX: "), "{told}");
     let [one, _] = site.servers.map(Nginx::end);
-    assert_eq!(one.matches(COMPLAINT).count(), 1, "{one}");
+    assert_eq!(one.matches(LOG_PREFIX).count(), 1, "{one}");
 }
 
-/// After a question that timed out the library leaves the cache alone, so a worker does not wait for each.
+/// After a timeout the library pauses, so a worker does not wait in each handshake.
 #[test]
-fn a_cache_that_stands_still_is_not_asked_by_each_handshake() {
-    if !can_run_here("a_cache_that_stands_still_is_not_asked_by_each_handshake") {
+fn a_cache_that_hangs_is_not_asked_in_each_handshake() {
+    if !can_run_here("a_cache_that_hangs_is_not_asked_in_each_handshake") {
         return;
     }
-    // Each question in vain is a line.
-    let site = Site::with(&[(IMPATIENT, "distcache.timeout = 50; distcache.log_every = 0")]);
+    // Every failure is logged.
+    let site = Site::with(&[(EXAMPLE_TIMEOUT, "distcache.timeout = 50; distcache.log_every = 0")]);
     site.begin(Tls12, 1);
     site.proxies[1].freeze();
-    until("a question that was left out", || {
+    until("a request is not sent", || {
         assert!(!site.go_on(Tls12, 1).resumed);
         site.servers[1].program().err.so_far().contains("left alone").then_some(())
     });

@@ -1,5 +1,5 @@
-//! The module for Node: its own tests, run on a real `dc_server`, and two TLS servers of Node that share
-//! their sessions.
+//! The module for Node: its own tests with a real `dc_server`, and two TLS servers of Node that share their
+//! sessions.
 //!
 //! ```text
 //!               ┌─ example.mjs ─ UNIX socket ─ dc_client ─┐
@@ -11,23 +11,22 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{HAVE, have, status};
-use distcache_testing::caller::Caller;
 use distcache_testing::handshake::{Client, Handshake, Version};
 use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// How long an operation may take in tests whose cache does not stand still: a machine with much else to
-/// do may take longer for an answer than the example waits.
-const PATIENT: &str = "20000";
-/// How long it may take in those where it does.
-const IMPATIENT: &str = "250";
-/// How long a connection may take while the cache is silent. Two questions of 250 ms are far less, and
-/// forever is more.
-const SILENT_MAX: Duration = Duration::from_secs(8);
+/// The timeout, in milliseconds, for tests whose cache answers: long enough for a busy machine.
+const LONG_TIMEOUT: &str = "20000";
+/// The timeout for tests whose cache hangs.
+const SHORT_TIMEOUT: &str = "250";
+/// How long a connection may take while the cache hangs. It waits for two timeouts of 250 ms; the rest is
+/// for a busy machine.
+const HANGING_MAX: Duration = Duration::from_secs(8);
 
 use Version::{Tls12, Tls13};
 
@@ -35,12 +34,12 @@ fn can_run_here(test: &str) -> bool {
     can_run(test, false, &["openssl", "node"])
 }
 
-/// An address without the word in front that says of which kind it is.
-fn place(address: &str) -> &str {
+/// An address without its prefix, such as `IP:`.
+fn without_prefix(address: &str) -> &str {
     address.split_once(':').expect("an address").1
 }
 
-/// Both servers, with what is between them.
+/// Both servers, the proxies and the cache.
 struct Site {
     servers: [Program; 2],
     proxies: [Program; 2],
@@ -50,7 +49,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        Self::with(PATIENT)
+        Self::with(LONG_TIMEOUT)
     }
 
     fn with(timeout: &str) -> Self {
@@ -72,15 +71,15 @@ impl Site {
             command.args([&script, &key, &cert, &path, "127.0.0.1:0"]);
             command.env("DISTCACHE_TIMEOUT_MS", timeout);
             command.stdin(Stdio::null()).stdout(Stdio::piped());
-            let server = Program::adopt(command);
+            let server = Program::spawn(command);
             server.address();
             server
         });
         Self { servers, proxies, cache, dir }
     }
 
-    /// A connection to server 0 or 1 that begins a session, or offers the last one.
-    fn shake(&self, version: Version, server: usize, begin: bool) -> Handshake {
+    /// Connects to server 0 or 1. Begins a session, or offers the last one.
+    fn connect(&self, version: Version, server: usize, begin: bool) -> Handshake {
         let (session, address) = (self.dir.join("session"), self.servers[server].address());
         let (client, place) = (Client { version, session: &session }, ["-connect", &address]);
         let done = if begin { client.begin(place) } else { client.go_on(place) };
@@ -91,14 +90,14 @@ impl Site {
     }
 
     fn begin(&self, version: Version, server: usize) -> Handshake {
-        self.shake(version, server, true)
+        self.connect(version, server, true)
     }
 
     fn go_on(&self, version: Version, server: usize) -> Handshake {
-        self.shake(version, server, false)
+        self.connect(version, server, false)
     }
 
-    /// Waits until sessions are shared again: a proxy may first have to connect.
+    /// Waits until sessions are shared again, since a proxy may first have to connect.
     fn until_shared(&self) {
         until("sessions are shared again", || {
             self.begin(Tls12, 0);
@@ -108,8 +107,8 @@ impl Site {
 }
 
 #[test]
-fn the_modules_own_tests_hold_on_a_real_server() {
-    if !can_run_here("the_modules_own_tests_hold_on_a_real_server") {
+fn the_tests_of_the_module_pass_with_a_real_server() {
+    if !can_run_here("the_tests_of_the_module_pass_with_a_real_server") {
         return;
     }
     let dir = Dir::new();
@@ -117,11 +116,11 @@ fn the_modules_own_tests_hold_on_a_real_server() {
     let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
     let mut command = Command::new("node");
     command.args(["--test", "bins/node/distcache.test.mjs"]).current_dir(ROOT);
-    command.env("DISTCACHE_SERVER", place(&cache.address())).env("TLS_DIR", dir.path());
+    command.env("DISTCACHE_SERVER", without_prefix(&cache.address())).env("TLS_DIR", dir.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let ended = Program::adopt(command).ended();
+    let ended = Program::spawn(command).ended();
     assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
-    // That there were any: a runner that finds none is content.
+    // The test runner succeeds if it finds no tests, so look for one.
     assert!(ended.out.contains("of a thousand requests at once"), "{}", ended.out);
 }
 
@@ -133,18 +132,18 @@ fn a_session_begun_at_one_server_is_resumed_at_the_other() {
     let site = Site::new();
     for (first, second) in [(0, 1), (1, 0)] {
         let id = site.begin(Tls12, first).session_id;
-        let cache = Caller::to(&site.cache.address());
-        assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0), "under the id itself");
+        let cache = RawClient::connect(&site.cache.address());
+        assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 0), "stored under its own id");
         for server in [second, first, second] {
             assert!(site.go_on(Tls12, server).resumed);
         }
     }
 }
 
-/// Node names sessions of TLS 1.3 to nobody: should that change, this tells.
+/// Node does not expose the ids of TLS 1.3 sessions. If that changes, this test fails.
 #[test]
-fn tls_1_3_is_full_handshakes() {
-    if !can_run_here("tls_1_3_is_full_handshakes") {
+fn tls_1_3_handshakes_are_full() {
+    if !can_run_here("tls_1_3_handshakes_are_full") {
         return;
     }
     let site = Site::new();
@@ -155,8 +154,8 @@ fn tls_1_3_is_full_handshakes() {
 }
 
 #[test]
-fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
-    if !can_run_here("when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again") {
+fn without_a_cache_handshakes_are_full_and_a_new_cache_is_used() {
+    if !can_run_here("without_a_cache_handshakes_are_full_and_a_new_cache_is_used") {
         return;
     }
     let mut site = Site::new();
@@ -177,33 +176,33 @@ fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() 
     for server in site.servers {
         let told = server.end(Signal::TERM).err;
         let most = 1 + began.elapsed().as_secs() / 10;
-        assert!(told.lines().count() as u64 <= most, "a line in ten seconds: {told}");
+        assert!(told.lines().count() as u64 <= most, "one line in ten seconds: {told}");
     }
 }
 
 #[test]
-fn while_cache_or_proxy_stand_still_handshakes_are_full_and_end() {
-    if !can_run_here("while_cache_or_proxy_stand_still_handshakes_are_full_and_end") {
+fn while_cache_or_proxy_hang_handshakes_are_full_and_end() {
+    if !can_run_here("while_cache_or_proxy_hang_handshakes_are_full_and_end") {
         return;
     }
-    let site = Site::with(IMPATIENT);
+    let site = Site::with(SHORT_TIMEOUT);
     for still in [&site.cache, &site.proxies[1]] {
         site.until_shared();
         still.freeze();
         for _ in 0..3 {
             let handshake = site.go_on(Tls12, 1);
             assert!(!handshake.resumed);
-            assert!(handshake.took < SILENT_MAX, "{:?}", handshake.took);
+            assert!(handshake.took < HANGING_MAX, "{:?}", handshake.took);
         }
         still.signal(Signal::CONT);
     }
     site.until_shared();
 }
 
-/// The lines that users are given, with a certificate and a place to listen around them.
+/// The code of the page on TLS servers, with a certificate and an address added.
 #[test]
-fn servers_made_of_the_lines_for_node_share_sessions() {
-    if !can_run_here("servers_made_of_the_lines_for_node_share_sessions") {
+fn servers_with_the_code_of_the_page_on_tls_servers_share_sessions() {
+    if !can_run_here("servers_with_the_code_of_the_page_on_tls_servers_share_sessions") {
         return;
     }
     let dir = Dir::new();
@@ -221,7 +220,10 @@ fn servers_made_of_the_lines_for_node_share_sessions() {
         assert_eq!(code.matches(place).count(), 1, "{place} in {code}");
     }
     let code = code
-        .replace("'/run/distcache/scache'", &format!("'{}', timeout: {PATIENT}", dir.text("cache")))
+        .replace(
+            "'/run/distcache/scache'",
+            &format!("'{}', timeout: {LONG_TIMEOUT}", dir.text("cache")),
+        )
         .replace("'./distcache.mjs'", &format!("'{ROOT}/bins/node/distcache.mjs'"));
     let script = format!(
         "import {{ readFileSync }} from 'node:fs';

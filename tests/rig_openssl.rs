@@ -1,9 +1,9 @@
-//! Servers on OpenSSL that share their sessions by `distcache/dc_openssl.h`, and openssl's own client.
+//! TLS servers on OpenSSL that share sessions by `distcache/dc_openssl.h`, with `openssl s_client`.
 
 use std::path::Path;
 use std::process::Command;
 
-use distcache_testing::c::Workshop;
+use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
 
@@ -11,14 +11,14 @@ const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const VERSIONS: [&str; 2] = ["TLSv1.2", "TLSv1.3"];
 
-/// The last is a header of OpenSSL's, as seen from the directories of PATH.
+/// The last one is OpenSSL's header, relative to the directories of PATH.
 const TOOLS: [&str; 5] = ["cc", "pkg-config", "ar", "openssl", "../include/openssl/ssl.h"];
 
 fn can(test: &str, more: &[&str]) -> bool {
     can_run(test, false, &[&TOOLS, more].concat())
 }
 
-/// A cache with two proxies, and a TLS server behind each.
+/// A cache with two proxies, and a TLS server for each.
 struct Rig {
     dir: Dir,
     cache: Option<Program>,
@@ -33,7 +33,7 @@ struct TlsServer {
 }
 
 impl TlsServer {
-    /// Starts one, below another program where there is one in `above`.
+    /// Starts a server, by the command `above` if that is not empty.
     fn start(dir: &Dir, above: &[&str], program: &str, cache: &str, more: &[&str]) -> Self {
         let (cert, key) = (dir.text("cert.pem"), dir.text("key.pem"));
         let own = [program, "127.0.0.1:0", &cert, &key, cache];
@@ -43,8 +43,8 @@ impl TlsServer {
         Self { program, address }
     }
 
-    /// What the server says to a client that begins anew, or goes on with the session in `with`, and
-    /// keeps its session in `keep`.
+    /// Connects, and returns the line that the server sends. Offers the session in the file `with`, and stores
+    /// the new session in the file `keep`.
     fn greet(&self, version: &str, with: Option<&str>, keep: Option<&str>) -> String {
         let version = if version == "TLSv1.2" { "-tls1_2" } else { "-tls1_3" };
         let mut command = Command::new("openssl");
@@ -69,7 +69,7 @@ fn prefix() -> &'static Path {
 /// The example server, compiled into `dir`, with a certificate beside it.
 fn example(dir: &Dir) -> String {
     certificate(dir.path());
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source =
         concat!(env!("CARGO_MANIFEST_DIR"), "/bins/libdistcache/examples/openssl_server.c");
     workshop.make(source, &["distcache", "openssl"], &["-lpthread"])
@@ -110,12 +110,12 @@ impl Rig {
 }
 
 #[test]
-fn the_header_is_c_plus_plus_too() {
+fn the_header_compiles_as_c_plus_plus() {
     if !can("openssl_header", &["g++"]) {
         return;
     }
     let dir = Dir::new();
-    let workshop = Workshop { prefix: prefix(), dir: dir.path() };
+    let workshop = CBuilder { prefix: prefix(), dir: dir.path() };
     let source = dir.text("cpp.cc");
     let text = "#include <distcache/dc_openssl.h>\n\
                 int main() { return DC_OPENSSL_setup(NULL, NULL, DC_OPENSSL_SINGLE_USE); }\n";
@@ -126,7 +126,7 @@ fn the_header_is_c_plus_plus_too() {
 }
 
 #[test]
-fn a_session_that_one_server_began_is_resumed_by_both() {
+fn a_session_of_one_server_is_resumed_by_both() {
     if !can("openssl", &[]) {
         return;
     }
@@ -138,7 +138,7 @@ fn a_session_that_one_server_began_is_resumed_by_both() {
             assert_eq!(said, format!("resumed {version}"));
         }
     }
-    // With TLS 1.3 each resumption gives the client a new session, which serves as well.
+    // In TLS 1.3 each resumption gives the client a new session, which can be resumed, too.
     let (session, next) = (rig.begin("TLSv1.3"), rig.dir.text("next"));
     rig.servers[1].greet("TLSv1.3", Some(&session), Some(&next));
     assert_eq!(rig.servers[0].greet("TLSv1.3", Some(&next), None), "resumed TLSv1.3");
@@ -146,7 +146,7 @@ fn a_session_that_one_server_began_is_resumed_by_both() {
 }
 
 #[test]
-fn a_session_for_single_use_is_resumed_once_whoever_is_asked() {
+fn a_session_for_single_use_is_resumed_only_once_on_any_server() {
     if !can("openssl_once", &[]) {
         return;
     }
@@ -160,7 +160,7 @@ fn a_session_for_single_use_is_resumed_once_whoever_is_asked() {
 }
 
 #[test]
-fn while_the_cache_stands_still_or_is_away_handshakes_are_full_and_then_resumed_again() {
+fn while_the_cache_hangs_or_is_down_handshakes_are_full_and_later_resumed() {
     if !can("openssl_away", &[]) {
         return;
     }
@@ -190,7 +190,7 @@ fn while_the_cache_stands_still_or_is_away_handshakes_are_full_and_then_resumed_
 }
 
 #[test]
-fn valgrind_finds_nothing_to_complain_about_in_a_server() {
+fn valgrind_finds_no_error_and_no_leak_in_a_server() {
     if !can("openssl_valgrind", &["valgrind"]) {
         return;
     }

@@ -1,4 +1,4 @@
-//! Two stunnels as they are, that share their sessions.
+//! Two unmodified stunnels that share their sessions.
 //!
 //! ```text
 //!               ┌─ stunnel ─ UDP ─ dc_client ─┐
@@ -6,12 +6,12 @@
 //!               └─ stunnel ─ UDP ─ dc_client ─┘
 //! ```
 //!
-//! With `sessiond` stunnel gives out no tickets that carry a session, and keeps only those that began
-//! at itself: what the other one resumes came out of the cache.
+//! With `sessiond`, stunnel sends no tickets that carry a session, and keeps only its own sessions in
+//! memory. So a stunnel can resume a session of the other one only from the cache.
 //!
-//! It asks for 200 us of patience, which the system rounds up to a tick of its clock or two. On a
-//! machine that is busy with other things an answer may come too late; that is a full handshake. So a
-//! session is offered until it is resumed, and how often is said.
+//! stunnel waits for an answer for 200 us, which the system rounds up to one or two ticks of its clock. On
+//! a busy machine an answer may be too late, and the handshake is a full one. So the tests offer a session
+//! until it is resumed, and print how many full handshakes there were.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -24,21 +24,21 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 const VERSIONS: [(&str, &str); 2] = [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")];
 
-/// Both stunnels, with what is between them.
+/// Both stunnels, the proxies and the cache.
 struct Site {
     dir: Dir,
     cache: Option<Program>,
-    gates: [Gate; 2],
+    machines: [Machine; 2],
 }
 
 /// A stunnel with the proxy of its machine.
-struct Gate {
+struct Machine {
     proxy: Option<Program>,
     stunnel: Program,
     address: String,
 }
 
-/// How a handshake went.
+/// How a handshake handshake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Handshake {
     Full,
@@ -51,14 +51,20 @@ impl Site {
         certificate(dir.path());
         let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
         let server = cache.address();
-        let gates = ["one", "two"].map(|name| Gate::new(&dir, name, &server));
-        Self { dir, cache: Some(cache), gates }
+        let machines = ["one", "two"].map(|name| Machine::new(&dir, name, &server));
+        Self { dir, cache: Some(cache), machines }
     }
 
-    /// Connects to a stunnel with what else is to be said to openssl, and hears it greet.
-    fn connect(&self, gate: usize, version: (&str, &str), arguments: &[&str]) -> Handshake {
+    /// Connects to a stunnel with more arguments of openssl, and checks its greeting.
+    fn connect(&self, machine: usize, version: (&str, &str), arguments: &[&str]) -> Handshake {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &self.gates[gate].address, "-ign_eof", version.0]);
+        command.args([
+            "s_client",
+            "-connect",
+            &self.machines[machine].address,
+            "-ign_eof",
+            version.0,
+        ]);
         let output = command.args(arguments).stdin(Stdio::null()).output().expect("openssl");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("\nhello from "), "no service: {text}{output:?}");
@@ -66,30 +72,30 @@ impl Site {
         match (is("New"), is("Reused")) {
             (true, false) => Handshake::Full,
             (false, true) => Handshake::Resumed,
-            _ => panic!("how did it go? {text}"),
+            _ => panic!("neither New nor Reused: {text}"),
         }
     }
 
-    /// Begins a session, kept in a file.
-    fn begin(&self, gate: usize, version: (&str, &str)) -> String {
+    /// Begins a session. Returns the file that it is stored in.
+    fn begin(&self, machine: usize, version: (&str, &str)) -> String {
         let file = self.dir.text(&format!("session{}", version.0));
-        let begun = self.connect(gate, version, &["-sess_out", &file]);
+        let begun = self.connect(machine, version, &["-sess_out", &file]);
         assert_eq!(begun, Handshake::Full);
         file
     }
 
-    /// Offers a session until it is resumed, and says after how many full handshakes.
-    fn resume(&self, gate: usize, version: (&str, &str), file: &str) -> usize {
+    /// Offers a session until it is resumed. Returns the number of full handshakes before that.
+    fn resume(&self, machine: usize, version: (&str, &str), file: &str) -> usize {
         let mut full = 0;
         until("a session that is resumed", || {
-            let went = self.connect(gate, version, &["-sess_in", file]);
-            full += usize::from(went == Handshake::Full);
-            (went == Handshake::Resumed).then_some(full)
+            let handshake = self.connect(machine, version, &["-sess_in", file]);
+            full += usize::from(handshake == Handshake::Full);
+            (handshake == Handshake::Resumed).then_some(full)
         })
     }
 }
 
-impl Gate {
+impl Machine {
     fn new(dir: &Dir, name: &str, server: &str) -> Self {
         let listen = ["-listen", "SESSIOND:127.0.0.1:0"];
         let words = [&listen[..], &["-server", server, "-retry", "50"]].concat();
@@ -98,7 +104,7 @@ impl Gate {
         proxy.err.wait_for("connected to ");
         let (address, config) = (free_address(), dir.text(name));
         let (key, certificate) = (dir.text("key.pem"), dir.text("cert.pem"));
-        // The name in brackets is what sessions belong to: it is to be the same everywhere.
+        // stunnel derives its session context from the name in brackets, so it is the same on both.
         let text = format!(
             "foreground = yes\npid =\nsyslog = no\ndebug = info\n[shared]\naccept = {address}\n\
              exec = /bin/echo\nexecArgs = echo hello from {name}\n\
@@ -110,7 +116,7 @@ impl Gate {
         Self { proxy: Some(proxy), stunnel, address }
     }
 
-    /// Ends the proxy, and gives how many gets it found and how many there were.
+    /// Ends the proxy. Returns its numbers of hits and of gets.
     fn hits(&mut self) -> (u64, u64) {
         let proxy = self.proxy.take().expect("a proxy");
         let ended = proxy.end(Signal::TERM);
@@ -122,8 +128,8 @@ impl Gate {
     }
 }
 
-/// stunnel can't be asked which port it was given: one is found for it, at an address where nobody
-/// else looks for any.
+/// Returns a free address, since stunnel does not print the port that the system assigns. Each test process
+/// uses its own loopback address, so that no other process takes the port.
 fn free_address() -> String {
     let [.., high, low] = std::process::id().to_be_bytes();
     let listener = TcpListener::bind(format!("127.77.{high}.{low}:0")).expect("a port");
@@ -145,11 +151,11 @@ fn a_session_begun_at_one_stunnel_is_resumed_at_the_other() {
         }
         println!("{}: 20 sessions resumed, {full} full handshakes in between", version.1);
     }
-    for gate in &mut site.gates {
-        let (hits, gets) = gate.hits();
+    for machine in &mut site.machines {
+        let (hits, gets) = machine.hits();
         println!("{hits} of {gets} gets found");
-        assert!(hits >= 20, "10 of each version came out of the cache: {hits} of {gets}");
-        assert!(gate.stunnel.is_running());
+        assert!(hits >= 20, "10 sessions of each version came from the cache: {hits} of {gets}");
+        assert!(machine.stunnel.is_running());
     }
     let cache = site.cache.take().expect("a cache");
     assert!(cache.end(Signal::TERM).err.contains(" 0 malformed"));
@@ -184,12 +190,12 @@ fn without_the_cache_stunnel_goes_on_with_full_handshakes() {
     all_full(&site);
     until("a session that the second cache has", || {
         let file = site.begin(0, VERSIONS[0]);
-        let went = site.connect(1, VERSIONS[0], &["-sess_in", &file]);
-        (went == Handshake::Resumed).then_some(())
+        let handshake = site.connect(1, VERSIONS[0], &["-sess_in", &file]);
+        (handshake == Handshake::Resumed).then_some(())
     });
-    for gate in &mut site.gates {
-        gate.proxy = None;
+    for machine in &mut site.machines {
+        machine.proxy = None;
     }
     all_full(&site);
-    assert!(site.gates.iter_mut().all(|gate| gate.stunnel.is_running()));
+    assert!(site.machines.iter_mut().all(|machine| machine.stunnel.is_running()));
 }

@@ -1,4 +1,4 @@
-//! What a server does with its clients, told over virtual time.
+//! What a server does with its clients, over virtual time.
 
 use distcache_core::Limits;
 use distcache_core::machine::{Machine, Peer};
@@ -8,7 +8,7 @@ use distcache_testing::bytes::{
     status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS, limits};
-use distcache_testing::net::{End, Net, Pieces, every_way};
+use distcache_testing::net::{End, Net, Pieces, with_every_split};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
@@ -20,7 +20,7 @@ fn world(memory: &mut Memory, limits: Limits, pieces: Pieces) -> World<'_> {
     Net::new(memory.server(limits, Plain::new(100)), pieces)
 }
 
-/// A world in which `a` is stored, and a client that has nothing to do with what happens.
+/// Creates a server in which `a` is stored, with a client that is not part of the test.
 fn with_bystander(memory: &mut Memory, limits: Limits, pieces: Pieces) -> (World<'_>, End) {
     let mut net = world(memory, limits, pieces);
     let bystander = net.connect();
@@ -30,7 +30,7 @@ fn with_bystander(memory: &mut Memory, limits: Limits, pieces: Pieces) -> (World
     (net, bystander)
 }
 
-fn is_well(net: &mut World<'_>, client: End) {
+fn check_bystander(net: &mut World<'_>, client: End) {
     net.send(client, &get(77, b"a"));
     net.drive();
     assert_eq!(net.take(client), session(77, b"session"));
@@ -38,8 +38,8 @@ fn is_well(net: &mut World<'_>, client: End) {
 }
 
 #[test]
-fn what_is_stored_is_found_until_it_is_removed() {
-    every_way(60, |pieces| {
+fn a_stored_session_is_found_until_it_is_removed() {
+    with_every_split(60, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, other) = with_bystander(&mut memory, NO_LIMITS, pieces);
         let client = net.connect();
@@ -60,7 +60,7 @@ fn what_is_stored_is_found_until_it_is_removed() {
 }
 
 #[test]
-fn a_session_is_there_until_its_time_is_over() {
+fn a_session_is_found_until_its_lifetime_ends() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -75,7 +75,7 @@ fn a_session_is_there_until_its_time_is_over() {
 }
 
 #[test]
-fn expired_sessions_are_dropped_without_anybody_asking() {
+fn expired_sessions_are_dropped_without_a_request() {
     let mut memory = Memory::of(1);
     let mut net = Net::new(memory.server(NO_LIMITS, Plain::new(1000)), Pieces::Whole);
     let client = net.connect();
@@ -85,11 +85,11 @@ fn expired_sessions_are_dropped_without_anybody_asking() {
     net.drive();
     assert_eq!(net.machine.operations().adds, 500);
     net.pass(4000);
-    assert_eq!(net.machine.deadline(), None, "an empty store is no reason to wake");
+    assert_eq!(net.machine.deadline(), None, "an empty store has no deadline");
 }
 
 #[test]
-fn strangers_are_closed_and_nobody_else_is() {
+fn clients_of_other_protocols_are_closed_and_no_others() {
     let mut random = Random::new(3);
     let noise: Vec<u8> = (0..100).map(|_| 2 + random.below(250) as u8).collect();
     let strangers: [&[u8]; 4] = [
@@ -99,7 +99,7 @@ fn strangers_are_closed_and_nobody_else_is() {
         &[1],
     ];
     for stranger in strangers {
-        every_way(12, |pieces| {
+        with_every_split(12, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             net.send(bystander, &get(5, b"a")[..10]);
@@ -110,14 +110,14 @@ fn strangers_are_closed_and_nobody_else_is() {
             net.send(bystander, &get(5, b"a")[10..]);
             net.drive();
             assert_eq!(net.take(bystander), session(5, b"session"));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
             assert_eq!(net.machine.counters().malformed, 1);
         });
     }
 }
 
 #[test]
-fn a_header_is_judged_at_its_first_wrong_byte_and_not_before() {
+fn a_header_is_rejected_at_its_first_wrong_byte_and_not_before() {
     let right = have(9, b"some id");
     let wrong = [(0, 1), (1, 0x12), (4, 1), (4, 2), (9, 1), (10, 4), (11, 2), (11, 0), (12, 9)];
     for (at, value) in wrong {
@@ -131,7 +131,7 @@ fn a_header_is_judged_at_its_first_wrong_byte_and_not_before() {
         assert!(net.is_open(client), "before byte {at}");
         net.send(client, &bytes[at..=at]);
         net.drive();
-        // An incomplete frame is lawful if it is full: that the next two bytes say.
+        // An incomplete frame is valid if it is full, which the next two bytes say.
         net.send(client, if (at, value) == (11, 0) { &bytes[12..13] } else { &[] });
         net.drive();
         assert!(!net.is_open(client), "byte {at} is {value}");
@@ -155,13 +155,13 @@ fn a_header_cut_anywhere_waits_for_ever() {
 }
 
 #[test]
-fn a_message_has_16_frames_at_most() {
+fn a_message_has_at_most_16_frames() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let last = |data: &[u8]| frame(0, 3, GET, 1, data);
     let sixteen = [full.repeat(15), last(&[7; 2048])].concat();
     let cases =
         [(sixteen, true), ([full.repeat(15), last(&[])].concat(), true), (full.repeat(16), false)];
-    for (bytes, lawful) in cases {
+    for (bytes, valid) in cases {
         for pieces in [Pieces::Whole, Pieces::Of(1), Pieces::Of(2062), Pieces::Any(Random::new(1))]
         {
             let mut memory = Memory::of(1);
@@ -169,14 +169,14 @@ fn a_message_has_16_frames_at_most() {
             let client = net.connect();
             net.send(client, &bytes);
             net.drive();
-            assert_eq!(net.is_open(client), lawful);
-            assert_eq!(net.received(client).is_empty(), !lawful);
+            assert_eq!(net.is_open(client), valid);
+            assert_eq!(net.received(client).is_empty(), !valid);
         }
     }
 }
 
 #[test]
-fn the_16th_frame_is_judged_as_soon_as_it_says_that_it_is_not_the_last() {
+fn a_16th_frame_that_is_not_the_last_is_rejected_at_once() {
     let full = frame(0, 3, GET, 0, &[7; 2048]);
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
@@ -194,22 +194,22 @@ fn frames_of_two_messages_do_not_mix() {
     let first = frame(0, 3, GET, 0, &[7; 2048]);
     for second in [frame(0, 4, GET, 1, b"x"), frame(0, 3, HAVE, 1, b"x"), frame(1, 3, GET, 1, b"x")]
     {
-        every_way(20, |pieces| {
+        with_every_split(20, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             let client = net.connect();
             net.send(client, &[&first[..], &second].concat());
             net.drive();
             assert!(!net.is_open(client) && net.received(client).is_empty());
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         });
     }
 }
 
 #[test]
-fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
+fn a_valid_request_before_an_invalid_one_is_answered_and_then_the_client_is_closed() {
     for bad in [&b"POST /"[..], &message(0, 1, ADD, b"1234567"), &message(1, 1, GET, b"a")] {
-        every_way(40, |pieces| {
+        with_every_split(40, |pieces| {
             let mut memory = Memory::of(2);
             let (mut net, bystander) = with_bystander(&mut memory, NO_LIMITS, pieces);
             let client = net.connect();
@@ -217,7 +217,7 @@ fn a_good_request_before_a_bad_one_is_answered_and_then_the_client_is_closed() {
             net.drive();
             assert_eq!(net.received(client), session(4, b"session"));
             assert!(!net.is_open(client));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         });
     }
 }
@@ -238,7 +238,7 @@ fn the_last_answer_waits_for_a_slow_reader_before_the_client_is_closed() {
 }
 
 #[test]
-fn thousands_of_requests_are_answered_in_order_and_many_to_a_write() {
+fn thousands_of_requests_are_answered_in_order_with_many_answers_to_a_write() {
     for pieces in [Pieces::Whole, Pieces::Of(1), Pieces::Of(1000), Pieces::Any(Random::new(2))] {
         let whole = matches!(pieces, Pieces::Whole);
         let mut memory = Memory::of(2);
@@ -255,12 +255,12 @@ fn thousands_of_requests_are_answered_in_order_and_many_to_a_write() {
         net.drive();
         assert_eq!(net.received(client), answers.concat());
         assert!(!whole || net.writes(client) < 40, "{} writes", net.writes(client));
-        is_well(&mut net, bystander);
+        check_bystander(&mut net, bystander);
     }
 }
 
 #[test]
-fn a_client_with_much_to_ask_does_not_keep_the_others_waiting() {
+fn a_client_with_many_requests_does_not_delay_the_others() {
     let mut memory = Memory::of(2);
     let config = server::Config { budget: 1, ..server::Config::new(NO_LIMITS) };
     let mut net = Net::new(memory.server_with(config, Plain::new(100)), Pieces::Whole);
@@ -288,13 +288,13 @@ fn a_client_that_does_not_read_is_not_read_from() {
     net.drive();
     assert!(net.unread(client) > 200_000, "only {} are left", net.unread(client));
     assert_eq!(net.received(client).len(), 1000);
-    is_well(&mut net, bystander);
+    check_bystander(&mut net, bystander);
     net.cut(client);
-    is_well(&mut net, bystander);
+    check_bystander(&mut net, bystander);
 }
 
 #[test]
-fn while_one_answer_waits_not_a_byte_more_is_read() {
+fn while_an_answer_waits_no_byte_is_read() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, NO_LIMITS, Pieces::Whole);
     let client = net.connect();
@@ -310,7 +310,7 @@ fn while_one_answer_waits_not_a_byte_more_is_read() {
 }
 
 #[test]
-fn a_slow_reader_gets_everything_in_the_end() {
+fn a_slow_reader_gets_every_answer() {
     let mut memory = Memory::of(1);
     let mut net = world(&mut memory, PATIENT, Pieces::Whole);
     let client = net.connect();
@@ -342,15 +342,15 @@ fn a_client_that_leaves_mid_request_costs_nobody_anything() {
             }
             net.drive();
             assert!(!net.is_open(client));
-            is_well(&mut net, bystander);
+            check_bystander(&mut net, bystander);
         }
         assert_eq!(net.machine.clients(), 1);
     }
 }
 
 #[test]
-fn what_a_client_sent_before_it_hung_up_is_answered() {
-    every_way(40, |pieces| {
+fn requests_before_the_end_of_a_clients_side_are_answered() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(2);
         let (mut net, _) = with_bystander(&mut memory, NO_LIMITS, pieces);
         let client = net.connect();
@@ -363,8 +363,8 @@ fn what_a_client_sent_before_it_hung_up_is_answered() {
 }
 
 #[test]
-fn a_slot_taken_again_knows_nothing_of_its_last_client() {
-    every_way(40, |pieces| {
+fn a_reused_slot_keeps_nothing_of_its_previous_client() {
+    with_every_split(40, |pieces| {
         let mut memory = Memory::of(1);
         let mut net = world(&mut memory, NO_LIMITS, pieces);
         let gone = net.connect();

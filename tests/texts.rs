@@ -1,9 +1,9 @@
-//! What users read: that it does not lead them astray.
+//! Texts that users read must not mislead them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All files below a directory whose names end as those of texts and examples do.
+/// Collects all text and example files below a directory.
 fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a directory of ours") {
         let path = entry.expect("an entry").path();
@@ -19,9 +19,10 @@ fn texts(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A service with a `/tmp` of its own does not find a socket there, and anybody may be first to listen.
+/// A service with a private `/tmp` does not find a socket there, and any user may listen there
+/// first.
 #[test]
-fn no_text_and_no_example_has_a_socket_in_tmp() {
+fn no_document_or_example_has_a_socket_in_tmp() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("README.md")];
     for dir in ["bins", "docs", "core", "posix"] {
@@ -32,7 +33,7 @@ fn no_text_and_no_example_has_a_socket_in_tmp() {
     for path in found {
         let text = fs::read_to_string(&path).expect("a text");
         named += text.matches("/run/distcache/scache").count();
-        // What a program has as its default is for the program to say.
+        // The default in a program is documented by the program.
         let program = path.extension().is_some_and(|ending| ending == "rs")
             && !path.starts_with(root.join("posix/examples"));
         for line in text.lines().filter(|line| line.contains("/tmp/scache")) {

@@ -1,5 +1,4 @@
-//! Two real TLS servers, each a process of its own, that share their sessions through `dc_client` and
-//! `dc_server`.
+//! Two real TLS servers in two processes, which share their sessions through `dc_client` and `dc_server`.
 //!
 //! ```text
 //!              ┌─ TLS server A ─┐
@@ -7,7 +6,7 @@
 //!              └─ TLS server B ─┘
 //! ```
 //!
-//! No server has tickets: a session that one resumes and the other began came out of the cache.
+//! No server has tickets, so a session that one resumes and the other created comes from the cache.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,9 +15,9 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::rustls::ServerSessions;
-use distcache_testing::process::{Dir, PATIENCE, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, TIMEOUT, until};
 use rustls::HandshakeKind::{self, Full, Resumed};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -30,15 +29,15 @@ use rustls::{
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// Where the process that is to be a TLS server finds its certificate, its key and the cache.
+/// Where the child process finds its certificate, its key and the cache.
 const ROLE: &str = "DISTCACHE_TLS_SERVER";
-/// The test that is a TLS server in such a process.
-const SERVER: &str = "in_a_process_of_its_own_this_test_is_a_tls_server";
+/// The test that is a TLS server in a child process.
+const SERVER: &str = "this_test_is_a_tls_server_in_a_child_process";
 
 /// How long sessions live.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long a handshake may take while the cache is silent. A server asks it for up to three things,
-/// and its deadline is 250 ms each: this is far more, and yet not forever.
+/// How long a handshake may take while the cache is silent. A server asks it up to three times with
+/// a deadline of 250 ms each; this is far more, and yet finite.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Both TLS servers, with what is between them.
@@ -65,24 +64,24 @@ impl Site {
             let mut command = Command::new(env::current_exe().unwrap());
             command.args(["--exact", SERVER, "--nocapture", "--test-threads=1"]);
             command.env(ROLE, dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
-            let server = Program::adopt(command);
+            let server = Program::spawn(command);
             let address = server.address();
             (server, address)
         });
         Self { cache, proxy, servers, roots: Arc::new(roots), dir }
     }
 
-    /// A client that remembers sessions and speaks one version only.
+    /// Creates a client that remembers sessions and uses one version only.
     fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_protocol_versions(&[version]);
         Arc::new(builder.with_root_certificates(Arc::clone(&self.roots)).with_no_client_auth())
     }
 
-    /// A connection to server A or B, to its end, and how its handshake went.
-    fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
+    /// Connects to server A or B, and returns how the handshake went.
+    fn connect(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let started = Instant::now();
         let mut socket = TcpStream::connect(&self.servers[server].1).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
         let mut words = String::new();
@@ -93,23 +92,28 @@ impl Site {
         kind
     }
 
-    /// That a session begun at one server is resumed at the other.
-    fn shares(&self, version: &'static SupportedProtocolVersion) {
+    /// Checks that a session of one server is resumed at the other.
+    fn check_shared(&self, version: &'static SupportedProtocolVersion) {
         for (first, second) in [(0, 1), (1, 0)] {
             let client = self.client(version);
-            assert_eq!(self.shake(&client, first), Full);
-            assert_eq!(self.shake(&client, second), Resumed, "{version:?}");
+            assert_eq!(self.connect(&client, first), Full);
+            assert_eq!(self.connect(&client, second), Resumed, "{version:?}");
         }
     }
 
-    /// That a session begun before `away` cannot be resumed after it, and that this harms nobody.
-    fn falls_back(&self, version: &'static SupportedProtocolVersion, away: impl FnOnce()) {
+    /// Checks that a session from before `away` cannot be resumed after it, and that the handshake
+    /// succeeds.
+    fn check_full_handshake(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        away: impl FnOnce(),
+    ) {
         let client = self.client(version);
-        assert_eq!(self.shake(&client, 0), Full);
-        assert_eq!(self.shake(&client, 1), Resumed);
+        assert_eq!(self.connect(&client, 0), Full);
+        assert_eq!(self.connect(&client, 1), Resumed);
         away();
         for server in [1, 0] {
-            assert_eq!(self.shake(&client, server), Full, "{version:?}");
+            assert_eq!(self.connect(&client, server), Full, "{version:?}");
         }
     }
 }
@@ -123,10 +127,10 @@ fn start_proxy(dir: &Dir, cache: &str) -> Program {
 }
 
 #[test]
-fn in_a_process_of_its_own_this_test_is_a_tls_server() {
+fn this_test_is_a_tls_server_in_a_child_process() {
     let Some(dir) = env::var_os(ROLE).map(std::path::PathBuf::from) else { return };
-    let cache = format!("UNIX:{}", dir.join("cache").display()).parse().unwrap();
-    let client = Client::new(&cache, Flags::PERSISTENT | Flags::LATE).unwrap();
+    let cache = format!("UNIX:{}", dir.join("cache").display());
+    let client = Client::connect(cache.as_str()).unwrap();
     let certificate = CertificateDer::from(fs::read(dir.join("certificate")).unwrap());
     let key = PrivatePkcs8KeyDer::from(fs::read(dir.join("key")).unwrap());
     let mut config = ServerConfig::builder()
@@ -141,13 +145,13 @@ fn in_a_process_of_its_own_this_test_is_a_tls_server() {
     println!("tls server: listening on {}", listener.local_addr().unwrap());
     for socket in listener.incoming() {
         let config = Arc::clone(&config);
-        thread::spawn(move || greet(socket.unwrap(), config));
+        thread::spawn(move || serve(socket.unwrap(), config));
     }
 }
 
-/// Says on a connection how its handshake went, and closes it.
-fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+/// Sends on a connection how its handshake went, and closes it.
+fn serve(mut socket: TcpStream, config: Arc<ServerConfig>) {
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut connection = ServerConnection::new(config).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut socket).unwrap();
@@ -158,16 +162,16 @@ fn greet(mut socket: TcpStream, config: Arc<ServerConfig>) {
     while connection.wants_write() {
         connection.write_tls(&mut socket).unwrap();
     }
-    // Closing with unread bytes would be a reset, which may overtake what was said.
+    // Closing with unread bytes would send a reset, which may overtake what was sent.
     let _ = socket.shutdown(std::net::Shutdown::Write);
     let _ = socket.read_to_end(&mut Vec::new());
 }
 
 #[test]
-fn a_session_begun_at_one_tls_server_is_resumed_at_the_other() {
+fn a_session_of_one_tls_server_is_resumed_at_the_other() {
     let site = Site::new();
     for version in [&TLS12, &TLS13] {
-        site.shares(version);
+        site.check_shared(version);
     }
 }
 
@@ -176,14 +180,14 @@ fn a_session_can_still_be_resumed_after_two_seconds() {
     let site = Site::new();
     let clients = [&TLS12, &TLS13].map(|version| site.client(version));
     for client in &clients {
-        assert_eq!(site.shake(client, 0), Full);
+        assert_eq!(site.connect(client, 0), Full);
     }
-    // Time is the point here: sessions must outlive it, and no event would say that they did. The
-    // sender stays, so nothing but the time ends this wait.
+    // Sessions must survive this time, for which there is no event. The sender stays, so only the
+    // timeout ends the wait.
     let (_sender, nothing) = mpsc::channel::<()>();
     assert!(nothing.recv_timeout(Duration::from_secs(2)).is_err());
     for client in &clients {
-        assert_eq!(site.shake(client, 1), Resumed);
+        assert_eq!(site.connect(client, 1), Resumed);
     }
 }
 
@@ -195,9 +199,9 @@ fn many_handshakes_at_once_lose_no_session() {
             let site = &site;
             scope.spawn(move || {
                 let client = site.client([&TLS12, &TLS13][number % 2]);
-                assert_eq!(site.shake(&client, number % 2), Full);
+                assert_eq!(site.connect(&client, number % 2), Full);
                 for round in 1..20 {
-                    assert_eq!(site.shake(&client, (number + round) % 2), Resumed);
+                    assert_eq!(site.connect(&client, (number + round) % 2), Resumed);
                 }
             });
         }
@@ -205,57 +209,57 @@ fn many_handshakes_at_once_lose_no_session() {
 }
 
 #[test]
-fn while_the_cache_stands_still_handshakes_are_full_and_end() {
+fn while_the_cache_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
-        site.falls_back(version, || site.cache.freeze());
+        site.check_full_handshake(version, || site.cache.freeze());
         site.cache.signal(Signal::CONT);
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
 #[test]
-fn while_the_proxy_stands_still_handshakes_are_full_and_end() {
+fn while_the_proxy_is_stopped_handshakes_are_full_and_succeed() {
     for version in [&TLS12, &TLS13] {
         let site = Site::new();
-        site.falls_back(version, || site.proxy.freeze());
+        site.check_full_handshake(version, || site.proxy.freeze());
         site.proxy.signal(Signal::CONT);
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
 #[test]
-fn when_the_cache_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
+fn when_the_cache_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
         let address = site.cache.address();
-        site.falls_back(version, || kill(&site.cache));
+        site.check_full_handshake(version, || kill(&site.cache));
         site.cache = Program::start(DC_SERVER, &["-listen", &address]);
         site.cache.address();
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
 #[test]
-fn when_the_proxy_is_dead_handshakes_are_full_and_with_a_new_one_shared_again() {
+fn when_the_proxy_is_dead_handshakes_are_full_until_a_new_one_starts() {
     for version in [&TLS12, &TLS13] {
         let mut site = Site::new();
-        site.falls_back(version, || kill(&site.proxy));
+        site.check_full_handshake(version, || kill(&site.proxy));
         site.proxy = start_proxy(&site.dir, &site.cache.address());
-        until_shared(&site, version);
+        wait_until_shared(&site, version);
     }
 }
 
-/// Ends a program such that it does nothing more from now on: a signal alone may still be on its way.
+/// Kills a program and waits for its end, since a signal alone may still be in flight.
 fn kill(program: &Program) {
     program.freeze();
     program.signal(Signal::KILL);
 }
 
-/// Waits until sessions are shared again: a connection may first have to be found broken.
-fn until_shared(site: &Site, version: &'static SupportedProtocolVersion) {
+/// Waits until sessions are shared again: a broken connection may have to be noticed first.
+fn wait_until_shared(site: &Site, version: &'static SupportedProtocolVersion) {
     until("sessions are shared again", || {
         let client = site.client(version);
-        (site.shake(&client, 0) == Full && site.shake(&client, 1) == Resumed).then_some(())
+        (site.connect(&client, 0) == Full && site.connect(&client, 1) == Resumed).then_some(())
     });
 }

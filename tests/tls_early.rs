@@ -1,11 +1,11 @@
-//! Early data (0-RTT) at two TLS servers that share their sessions: a session is for a single use, so
-//! what somebody has recorded and plays again to the other server is refused.
+//! Early data (0-RTT) at two TLS servers that share sessions: a session is for single use, so
+//! recorded early data is refused when it is replayed to the other server.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::client::Client;
 use distcache_posix::rustls::ServerSessions;
 use distcache_testing::process::{Dir, Program};
 use rustls::HandshakeKind;
@@ -18,7 +18,7 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 const EARLY: &[u8] = b"POST /transfer";
 const LONG: Duration = Duration::from_secs(30);
 
-/// A cache, two proxies, and what two servers behind them are made of.
+/// A cache, two proxies, and the configurations of two TLS servers behind them.
 struct Site {
     servers: [Arc<ServerConfig>; 2],
     client: Arc<ClientConfig>,
@@ -61,8 +61,7 @@ impl Site {
 }
 
 fn server_config(cache: &str, certificate: CertificateDer<'static>, key: &[u8]) -> ServerConfig {
-    let cache = cache.parse().unwrap();
-    let client = Client::with_timeout(&cache, Flags::PERSISTENT, LONG).unwrap();
+    let client = Client::builder(cache).timeout(LONG).connect_on_build().build().unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
     let builder = ServerConfig::builder_with_protocol_versions(&[&TLS13]).with_no_client_auth();
     let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
@@ -71,14 +70,14 @@ fn server_config(cache: &str, certificate: CertificateDer<'static>, key: &[u8]) 
     config
 }
 
-/// What one end has to say.
-fn said(write: impl FnOnce(&mut Vec<u8>) -> usize) -> Vec<u8> {
+/// Returns what one end wants to send.
+fn output(write: impl FnOnce(&mut Vec<u8>) -> usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(&mut bytes);
     bytes
 }
 
-fn hear(server: &mut ServerConnection, mut bytes: &[u8]) {
+fn input(server: &mut ServerConnection, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         server.read_tls(&mut bytes).unwrap();
         server.process_new_packets().unwrap();
@@ -86,7 +85,7 @@ fn hear(server: &mut ServerConnection, mut bytes: &[u8]) {
 }
 
 fn all_of_client(client: &mut ClientConnection) -> Vec<u8> {
-    said(|out| {
+    output(|out| {
         while client.wants_write() {
             client.write_tls(out).unwrap();
         }
@@ -94,10 +93,10 @@ fn all_of_client(client: &mut ClientConnection) -> Vec<u8> {
     })
 }
 
-/// Both talk until neither has anything to say.
-fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
+/// Moves bytes until neither end has anything to send.
+fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) {
     while client.wants_write() || server.wants_write() {
-        hear(server, &all_of_client(client));
+        input(server, &all_of_client(client));
         let mut back = Vec::new();
         while server.wants_write() {
             server.write_tls(&mut back).unwrap();
@@ -110,8 +109,8 @@ fn talk(client: &mut ClientConnection, server: &mut ServerConnection) {
     }
 }
 
-/// The early data that the server has taken; none where it has refused them.
-fn taken(server: &mut ServerConnection) -> Option<Vec<u8>> {
+/// Returns the early data that the server accepted; `None` if it was refused.
+fn early_data(server: &mut ServerConnection) -> Option<Vec<u8>> {
     let mut early = server.early_data()?;
     let mut bytes = Vec::new();
     early.read_to_end(&mut bytes).unwrap();
@@ -119,25 +118,25 @@ fn taken(server: &mut ServerConnection) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn early_data_are_taken_once_and_refused_when_they_are_played_again() {
+fn early_data_is_accepted_once_and_refused_when_replayed() {
     for (first, replayed_at) in [(0, 1), (1, 0), (0, 0)] {
         let site = Site::new();
         let (mut client, mut server) = (site.client(), site.server(0));
-        talk(&mut client, &mut server);
+        exchange(&mut client, &mut server);
         assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
 
         let (mut client, mut server) = (site.client(), site.server(first));
         let mut early = client.early_data().expect("a session that allows early data");
         early.write_all(EARLY).unwrap();
         let recorded = all_of_client(&mut client);
-        hear(&mut server, &recorded);
-        assert_eq!(taken(&mut server).as_deref(), Some(EARLY));
-        talk(&mut client, &mut server);
+        input(&mut server, &recorded);
+        assert_eq!(early_data(&mut server).as_deref(), Some(EARLY));
+        exchange(&mut client, &mut server);
         assert_eq!(client.handshake_kind(), Some(HandshakeKind::Resumed));
         assert!(client.is_early_data_accepted());
 
         let mut other = site.server(replayed_at);
-        hear(&mut other, &recorded);
-        assert_eq!(taken(&mut other), None, "played again at server {replayed_at}");
+        input(&mut other, &recorded);
+        assert_eq!(early_data(&mut other), None, "replayed at server {replayed_at}");
     }
 }

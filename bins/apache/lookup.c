@@ -16,9 +16,9 @@
 #include "lookup.h"
 
 /* Seconds between two attempts. */
-#define PAUSE_S 2
+#define RETRY_S 2
 
-/* On the heap and never freed: the thread may outlive every pool of the process. */
+/* On the heap and never freed: the thread may run longer than any pool exists. */
 struct lookup {
     _Atomic(DC_CTX *) ctx;
     unsigned int flags;
@@ -36,19 +36,19 @@ DC_CTX *lookup_now(const char *target, unsigned int flags)
     return ctx;
 }
 
-static void *look(void *argument)
+static void *look_up(void *argument)
 {
     lookup_t *lookup = argument;
-    const struct timespec pause = { PAUSE_S, 0 };
+    const struct timespec interval = { RETRY_S, 0 };
     DC_CTX *ctx;
 
     while (!(ctx = lookup_now(lookup->target, lookup->flags)))
-        nanosleep(&pause, NULL);
+        nanosleep(&interval, NULL);
     atomic_store_explicit(&lookup->ctx, ctx, memory_order_release);
     return NULL;
 }
 
-/* The thread is not waited for at the end of the process, so its code must not be unloaded before. */
+/* Keeps the code of this module loaded, since nothing waits for the thread before an unload. */
 static int stay_loaded(void)
 {
     static const char here;
@@ -75,10 +75,10 @@ lookup_t *lookup_start(const char *target, unsigned int flags)
         return NULL;
     }
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    /* Signals are for httpd's own threads. */
+    /* Only httpd's own threads handle signals. */
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    failed = pthread_create(&thread, &detached, look, lookup);
+    failed = pthread_create(&thread, &detached, look_up, lookup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&detached);
     if (failed) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * A context whose host has no address yet: looked for beside the requests, which never wait for it.
+ * Creates a context in the background while the host of its cache cannot be found.
  */
 #ifndef DISTCACHE_LOOKUP_H
 #define DISTCACHE_LOOKUP_H
@@ -9,13 +9,20 @@
 
 typedef struct lookup lookup_t;
 
-/* A context without a pause of its own after a timeout: all children leave the cache alone together. */
+/*
+ * Creates a context, or returns NULL as DC_CTX_new does. The context does not pause after a timeout,
+ * because the module pauses for all children together.
+ */
 DC_CTX *lookup_now(const char *target, unsigned int flags);
 
-/* Looks for the host of `target` until it is found, in a thread. NULL where there is no thread. */
+/*
+ * Starts a thread that tries to create the context every two seconds until it succeeds. Returns NULL if
+ * there is no thread or no memory. The result is never freed, because the thread may use it until the
+ * process exits.
+ */
 lookup_t *lookup_start(const char *target, unsigned int flags);
 
-/* The context once the host is found, and NULL before. */
+/* Returns the context once it exists, and NULL before. */
 DC_CTX *lookup_context(lookup_t *lookup);
 
 #endif

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The cache `dc` for httpd's shared object caches, on libdistcache:
+ * The provider `dc` for httpd's shared object caches, on libdistcache:
  *
  *     SSLSessionCache  dc:UNIX:/run/distcache/scache
  *     SSLStaplingCache dc:UNIX:/run/distcache/scache
  *
  * See README.md beside this file.
  */
-#include <errno.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "httpd.h"
 #include "http_config.h"
@@ -25,90 +22,47 @@
 
 #include <distcache/dc_client.h>
 
-#include "lookup.h"
+#include "instance.h"
 
-extern module AP_MODULE_DECLARE_DATA socache_distcache_module;
 APLOG_USE_MODULE(socache_distcache);
 
-#define PROVIDER "dc"
 #define DEFAULT_TARGET "UNIX:/run/distcache/scache"
 #define CONTEXT_FLAGS \
     (DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_PIDCHECK | DC_CTX_FLAG_PERSISTENT_RETRY \
      | DC_CTX_FLAG_PERSISTENT_LATE)
 
-/* No TLS session has a longer id, and nobody can offer a longer one. */
+/* The longest id of a TLS session, in bytes. */
 #define SESSION_ID_MAX 32
-/* A failure that took this long counts as a timeout: a proxy waited for its server, and gave it up. */
-#define SLOW_MS 100
-/* How long a cache that does not answer is left alone. */
-#define PAUSE_MS 1000
-/* Failures are told at most so often. */
-#define TELL_S 10
 
-/* Shared by all children, so that each tells what all did. Long is free of locks everywhere. */
-typedef struct {
-    atomic_ulong stores, hits, misses, removes, remove_misses;
-    atomic_ulong refused;      /* not asked: an id or object that the protocol has no room for */
-    atomic_ulong errors;       /* asked, and nobody could tell, or the server refused */
-    atomic_ulong skipped;      /* not asked: the cache is being left alone */
-    atomic_ulong told_at;      /* when failures were last told, in seconds */
-    atomic_ulong told;         /* how many errors there were then */
-    atomic_ulong paused_until; /* in milliseconds, odd; 0: the cache answers */
-    atomic_ulong found;        /* whether it was told that the host was found after the start */
-} shared_t;
-
-struct ap_socache_instance_t {
-    const char *target;
-    const char *cname;
-    DC_CTX *ctx;          /* NULL where the target's host was not found */
-    const char *not_found; /* why not */
-    lookup_t *lookup;      /* each child looks for it again */
-    shared_t *shared;
-    unsigned char name_space; /* the byte in front of ids; 0: sessions, which have none */
-};
-
-/* Instances that mod_ssl does not show on server-status: all but that of sessions. */
-static apr_array_header_t *unshown;
+/* Instances that mod_ssl does not show on server-status: all but the one for sessions. */
+static apr_array_header_t *not_shown_by_ssl;
 /* Instances whose host was not found. */
-static apr_array_header_t *unfound;
-
-static unsigned long count(atomic_ulong *counter)
-{
-    return atomic_fetch_add_explicit(counter, 1, memory_order_relaxed) + 1;
-}
-
-static unsigned long read_count(atomic_ulong *counter)
-{
-    return atomic_load_explicit(counter, memory_order_relaxed);
-}
-
-static unsigned long now_ms(void)
-{
-    return (unsigned long)(apr_time_now() / 1000);
-}
+static apr_array_header_t *without_host;
 
 /*
- * Ids on the wire. A session's is its own: so it is shared with every other server on distcache. All
- * else has its name space's byte, its length, itself, and zeros until it is longer than any session's
- * id: so no id that a client may offer is the key of anything else. 0 where it has no room.
+ * Writes the key of an object in the cache, and returns its length; 0 if the id is empty or too long.
+ *
+ * The key of a session is its id, so that all servers on distcache share it. The key of anything else is
+ * its name space, the length of its id, the id, and zeros up to more bytes than a session id can have.
+ * So no session id that a client offers can be the key of anything else.
  */
-static unsigned int wire_id(const ap_socache_instance_t *inst, const unsigned char *id,
-                            unsigned int len, unsigned char wire[DC_MAX_ID_LEN])
+static unsigned int cache_key(const ap_socache_instance_t *inst, const unsigned char *id,
+                              unsigned int len, unsigned char key[DC_MAX_ID_LEN])
 {
     if (len == 0 || len > (inst->name_space ? DC_MAX_ID_LEN - 2 : SESSION_ID_MAX))
         return 0;
     if (!inst->name_space) {
-        memcpy(wire, id, len);
+        memcpy(key, id, len);
         return len;
     }
-    memset(wire, 0, DC_MAX_ID_LEN);
-    wire[0] = inst->name_space;
-    wire[1] = (unsigned char)len;
-    memcpy(wire + 2, id, len);
+    memset(key, 0, DC_MAX_ID_LEN);
+    key[0] = inst->name_space;
+    key[1] = (unsigned char)len;
+    memcpy(key + 2, id, len);
     return len + 2 > SESSION_ID_MAX ? len + 2 : SESSION_ID_MAX + 1;
 }
 
-/* The byte for a user of the cache: its own for mod_ssl's two, one of the upper half for any other. */
+/* Returns the name space of a module that uses the cache: 0 and 's' for mod_ssl, else 0x80 to 0xff. */
 static unsigned char name_space(const char *cname)
 {
     unsigned int sum = 2166136261u;
@@ -122,89 +76,8 @@ static unsigned char name_space(const char *cname)
     return (unsigned char)(0x80 | ((sum >> 16 ^ sum) & 0x7f));
 }
 
-/* The context, or NULL while the target's host is not found. The first that has it after a wait tells. */
-static DC_CTX *context(ap_socache_instance_t *inst, server_rec *s)
-{
-    DC_CTX *ctx = inst->ctx;
-
-    if (!ctx && inst->lookup) {
-        ctx = lookup_context(inst->lookup);
-        if (ctx && atomic_exchange(&inst->shared->found, 1) == 0)
-            ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, s, PROVIDER ":%s: the host is found, and the "
-                         "cache is used for %s", inst->target, inst->cname);
-    }
-    return ctx;
-}
-
-/*
- * The context, where the cache may be asked, else NULL. After an operation that timed out it is left
- * alone for a while, by all children, and then one thread tries it: a cache that hangs costs a
- * handshake one deadline and not three, and most handshakes nothing.
- */
-static DC_CTX *may_ask(ap_socache_instance_t *inst, server_rec *s)
-{
-    shared_t *shared = inst->shared;
-    unsigned long until = read_count(&shared->paused_until), now;
-    DC_CTX *ctx = context(inst, s);
-
-    if (ctx && until == 0)
-        return ctx;
-    now = now_ms();
-    /* The difference, so that it holds where long has 32 bits. A clock set back ends the pause. */
-    if (!ctx || until - now <= PAUSE_MS + 1
-        || !atomic_compare_exchange_strong(&shared->paused_until, &until, (now + PAUSE_MS) | 1)) {
-        count(&shared->skipped);
-        return NULL;
-    }
-    return ctx;
-}
-
-/* The cache has answered: whoever waits for its return may ask. */
-static void answered(shared_t *shared)
-{
-    if (read_count(&shared->paused_until) != 0)
-        atomic_store(&shared->paused_until, 0);
-}
-
-/* What to add where there is no socket below /tmp: many services have a /tmp of their own. */
-static const char *hint(const char *target)
-{
-    if (strncmp(target, "UNIX:/tmp/", 10) != 0 && strncmp(target, "UNIX:/var/tmp/", 14) != 0)
-        return "";
-    return access(target + 5, F_OK) != 0 && errno == ENOENT ? " (PrivateTmp?)" : "";
-}
-
-/* The cache did not answer what was asked at `began`: counts it, and tells it where that is due. */
-static void failed(ap_socache_instance_t *inst, server_rec *s, const char *what,
-                   unsigned long began, const char *why)
-{
-    shared_t *shared = inst->shared;
-    unsigned long now = now_ms(), last = read_count(&shared->told_at);
-    unsigned long errors = count(&shared->errors);
-
-    /* The deadline may be shorter than what is slow. */
-    if (strstr(why, DC_CTX_TIMED_OUT) || now - began >= SLOW_MS)
-        atomic_store(&shared->paused_until, (now + PAUSE_MS) | 1);
-    if ((last == 0 || now / 1000 - last >= TELL_S)
-        && atomic_compare_exchange_strong(&shared->told_at, &last, now / 1000)) {
-        ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s,
-                     PROVIDER ":%s: %s for %s: %s%s (%lu failures since the last such line; "
-                     "handshakes go on without the cache)", inst->target, what, inst->cname, why,
-                     hint(inst->target), errors - atomic_exchange(&shared->told, errors));
-    }
-}
-
-static apr_status_t refused(ap_socache_instance_t *inst, server_rec *s, const char *what,
-                            unsigned int size, apr_status_t why)
-{
-    count(&inst->shared->refused);
-    ap_log_error(APLOG_MARK, APLOG_INFO, 0, s, PROVIDER ":%s: %s for %s has %u bytes, which has "
-                 "no room", inst->target, what, inst->cname, size);
-    return why;
-}
-
-/* Why the last call of this thread failed; null where it was answered, and there was nothing there. */
-static const char *failure(void)
+/* Returns why this thread's last call failed, or NULL if the answer was that there is no such object. */
+static const char *failure_reason(void)
 {
     const char *why = DC_CTX_errstr();
 
@@ -223,12 +96,12 @@ static const char *dc_create(ap_socache_instance_t **instance, const char *arg, 
     if (!inst->ctx) {
         const char *why = DC_CTX_errstr();
 
-        if (strncmp(why, DC_CTX_NO_HOST, sizeof DC_CTX_NO_HOST - 1) != 0 || !unfound)
+        if (strncmp(why, DC_CTX_NO_HOST, sizeof DC_CTX_NO_HOST - 1) != 0 || !without_host)
             return apr_psprintf(p, PROVIDER ":%s: %s; give the address of dc_client or dc_server, "
                                 "such as " PROVIDER ":" DEFAULT_TARGET, inst->target, why);
-        /* A name server that is away must not keep httpd from starting. */
+        /* httpd must start even if the name server is unreachable. */
         inst->not_found = apr_pstrdup(p, why);
-        APR_ARRAY_PUSH(unfound, ap_socache_instance_t *) = inst;
+        APR_ARRAY_PUSH(without_host, ap_socache_instance_t *) = inst;
         if (ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_CONFIG_TEST)
             ap_log_perror(APLOG_MARK, APLOG_WARNING, 0, tmp, PROVIDER ":%s: %s", inst->target, why);
     }
@@ -240,20 +113,20 @@ static apr_status_t dc_init(ap_socache_instance_t *inst, const char *cname,
                             const struct ap_socache_hints *hints, server_rec *s, apr_pool_t *p)
 {
     apr_shm_t *memory;
-    /* Without a name: nothing is left in the file system, and nobody else comes by it. */
+    /* Anonymous memory: it leaves no file behind, and no other process can map it. */
     apr_status_t rv = apr_shm_create(&memory, sizeof *inst->shared, NULL, p);
 
     (void)hints;
     if (rv != APR_SUCCESS) {
-        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, PROVIDER ":%s: no shared memory for what %s "
-                     "counts", inst->target, cname);
+        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, s, PROVIDER ":%s: no shared memory for the "
+                     "counters of %s", inst->target, cname);
         return rv;
     }
     inst->shared = memset(apr_shm_baseaddr_get(memory), 0, sizeof *inst->shared);
     inst->cname = apr_pstrdup(p, cname);
     inst->name_space = name_space(cname);
-    if (inst->name_space && unshown)
-        APR_ARRAY_PUSH(unshown, ap_socache_instance_t *) = inst;
+    if (inst->name_space && not_shown_by_ssl)
+        APR_ARRAY_PUSH(not_shown_by_ssl, ap_socache_instance_t *) = inst;
     if (inst->not_found)
         ap_log_error(APLOG_MARK, APLOG_WARNING, 0, s, PROVIDER ":%s: %s; handshakes go on without the "
                      "cache for %s until the host is found", inst->target, inst->not_found, cname);
@@ -263,7 +136,7 @@ static apr_status_t dc_init(ap_socache_instance_t *inst, const char *cname,
 static void dc_destroy(ap_socache_instance_t *inst, server_rec *s)
 {
     (void)s;
-    /* Not by a clean-up of the pool: mod_ssl's outlives this module, which a restart loads anew. */
+    /* Not in a pool cleanup: the pool is mod_ssl's, and a restart unloads this module before it. */
     DC_CTX_free(inst->ctx);
     inst->ctx = NULL;
 }
@@ -272,8 +145,8 @@ static apr_status_t dc_store(ap_socache_instance_t *inst, server_rec *s, const u
                              unsigned int idlen, apr_time_t expiry, unsigned char *data,
                              unsigned int datalen, apr_pool_t *pool)
 {
-    unsigned char wire[DC_MAX_ID_LEN];
-    unsigned int len = wire_id(inst, id, idlen, wire);
+    unsigned char key[DC_MAX_ID_LEN];
+    unsigned int len = cache_key(inst, id, idlen, key);
     apr_time_t now = apr_time_now();
     apr_int64_t lifetime = expiry > now ? (expiry - now) / 1000 : 0, max = DC_MAX_TIMEOUT;
     unsigned long began;
@@ -281,21 +154,21 @@ static apr_status_t dc_store(ap_socache_instance_t *inst, server_rec *s, const u
 
     (void)pool;
     if (!len)
-        return refused(inst, s, "an id", idlen, APR_EINVAL);
+        return dc_refuse(inst, s, "an id", idlen, APR_EINVAL);
     if (datalen == 0 || datalen > DC_MAX_TOTAL_DATA - len)
-        return refused(inst, s, "an object", datalen, datalen ? APR_ENOSPC : APR_EINVAL);
+        return dc_refuse(inst, s, "an object", datalen, datalen ? APR_ENOSPC : APR_EINVAL);
     if (lifetime < 1)
-        return APR_EINVAL; /* Over before it could be stored. */
-    ctx = may_ask(inst, s);
+        return APR_EINVAL; /* Expired already. */
+    ctx = dc_usable_context(inst, s);
     if (!ctx)
         return APR_TIMEUP;
-    began = now_ms();
-    if (!DC_CTX_put_session(ctx, wire, len, data, datalen,
+    began = dc_now_ms();
+    if (!DC_CTX_put_session(ctx, key, len, data, datalen,
                             lifetime < max ? (unsigned long)lifetime : DC_MAX_TIMEOUT)) {
-        failed(inst, s, "storing", began, DC_CTX_errstr());
+        dc_count_failure(inst, s, "storing", began, DC_CTX_errstr());
         return APR_EGENERAL;
     }
-    answered(inst->shared);
+    dc_end_pause(inst->shared);
     count(&inst->shared->stores);
     return APR_SUCCESS;
 }
@@ -304,34 +177,34 @@ static apr_status_t dc_retrieve(ap_socache_instance_t *inst, server_rec *s,
                                 const unsigned char *id, unsigned int idlen, unsigned char *data,
                                 unsigned int *datalen, apr_pool_t *pool)
 {
-    unsigned char wire[DC_MAX_ID_LEN];
-    unsigned int len = wire_id(inst, id, idlen, wire), found = 0;
+    unsigned char key[DC_MAX_ID_LEN];
+    unsigned int len = cache_key(inst, id, idlen, key), found = 0;
     unsigned long began;
     DC_CTX *ctx;
 
     (void)pool;
     if (!len)
-        return refused(inst, s, "an id", idlen, APR_EINVAL);
-    ctx = may_ask(inst, s);
+        return dc_refuse(inst, s, "an id", idlen, APR_EINVAL);
+    ctx = dc_usable_context(inst, s);
     if (!ctx)
         return APR_TIMEUP;
-    began = now_ms();
-    if (!DC_CTX_get_session(ctx, wire, len, data, *datalen, &found)) {
-        const char *why = failure();
+    began = dc_now_ms();
+    if (!DC_CTX_get_session(ctx, key, len, data, *datalen, &found)) {
+        const char *why = failure_reason();
 
         if (why) {
-            failed(inst, s, "fetching", began, why);
+            dc_count_failure(inst, s, "fetching", began, why);
             return APR_EGENERAL;
         }
-        answered(inst->shared);
+        dc_end_pause(inst->shared);
         count(&inst->shared->misses);
         ap_log_error(APLOG_MARK, APLOG_DEBUG, 0, s, PROVIDER ":%s: nothing there for %s",
                      inst->target, inst->cname);
         return APR_NOTFOUND;
     }
-    answered(inst->shared);
+    dc_end_pause(inst->shared);
     if (found > *datalen)
-        return refused(inst, s, "what was found", found, APR_ENOSPC);
+        return dc_refuse(inst, s, "what was found", found, APR_ENOSPC);
     *datalen = found;
     count(&inst->shared->hits);
     return APR_SUCCESS;
@@ -340,35 +213,35 @@ static apr_status_t dc_retrieve(ap_socache_instance_t *inst, server_rec *s,
 static apr_status_t dc_remove(ap_socache_instance_t *inst, server_rec *s, const unsigned char *id,
                               unsigned int idlen, apr_pool_t *pool)
 {
-    unsigned char wire[DC_MAX_ID_LEN];
-    unsigned int len = wire_id(inst, id, idlen, wire);
+    unsigned char key[DC_MAX_ID_LEN];
+    unsigned int len = cache_key(inst, id, idlen, key);
     unsigned long began;
     DC_CTX *ctx;
 
     (void)pool;
     if (!len)
-        return refused(inst, s, "an id", idlen, APR_EINVAL);
-    ctx = may_ask(inst, s);
+        return dc_refuse(inst, s, "an id", idlen, APR_EINVAL);
+    ctx = dc_usable_context(inst, s);
     if (!ctx)
         return APR_TIMEUP;
-    began = now_ms();
-    if (!DC_CTX_remove_session(ctx, wire, len)) {
-        const char *why = failure();
+    began = dc_now_ms();
+    if (!DC_CTX_remove_session(ctx, key, len)) {
+        const char *why = failure_reason();
 
         if (why) {
-            failed(inst, s, "removing", began, why);
+            dc_count_failure(inst, s, "removing", began, why);
             return APR_EGENERAL;
         }
-        answered(inst->shared);
+        dc_end_pause(inst->shared);
         count(&inst->shared->remove_misses);
         return APR_NOTFOUND;
     }
-    answered(inst->shared);
+    dc_end_pause(inst->shared);
     count(&inst->shared->removes);
     return APR_SUCCESS;
 }
 
-/* The names are those of mod_socache_shmcb, as far as it has them: what reads those knows ours. */
+/* Uses the counter names of mod_socache_shmcb, where it has them, for programs that parse the page. */
 static void dc_status(ap_socache_instance_t *inst, request_rec *r, int flags)
 {
     shared_t *shared = inst->shared;
@@ -401,7 +274,7 @@ static apr_status_t dc_iterate(ap_socache_instance_t *inst, server_rec *s, void 
     return APR_ENOTIMPL;
 }
 
-/* No flags: a context serves any number of threads and processes. */
+/* No flags: httpd needs no lock, since a context serves any number of threads and processes. */
 static const ap_socache_provider_t provider = {
     PROVIDER, 0, dc_create, dc_init, dc_destroy, dc_store, dc_retrieve, dc_remove, dc_status,
     dc_iterate,
@@ -409,12 +282,13 @@ static const ap_socache_provider_t provider = {
 
 /* ---- the module ---- */
 
-static int show_the_unshown(request_rec *r, int flags)
+/* Shows the caches that mod_ssl does not show on server-status. */
+static int show_other_caches(request_rec *r, int flags)
 {
     int i;
 
-    for (i = 0; unshown && i < unshown->nelts; i++) {
-        ap_socache_instance_t *inst = APR_ARRAY_IDX(unshown, i, ap_socache_instance_t *);
+    for (i = 0; not_shown_by_ssl && i < not_shown_by_ssl->nelts; i++) {
+        ap_socache_instance_t *inst = APR_ARRAY_IDX(not_shown_by_ssl, i, ap_socache_instance_t *);
 
         if (!(flags & AP_STATUS_SHORT))
             ap_rprintf(r, "<hr>\n<h2>Cache of %s</h2>\n<p>", ap_escape_html(r->pool, inst->cname));
@@ -425,30 +299,31 @@ static int show_the_unshown(request_rec *r, int flags)
     return OK;
 }
 
-/* Each child has connections of its own, and looks for hosts by itself. */
-static void look_for_hosts(apr_pool_t *p, server_rec *s)
+/* Starts this child's search for the hosts that were not found at the start of httpd. */
+static void start_lookups(apr_pool_t *p, server_rec *s)
 {
     int i;
 
     (void)p;
-    for (i = 0; unfound && i < unfound->nelts; i++) {
-        ap_socache_instance_t *inst = APR_ARRAY_IDX(unfound, i, ap_socache_instance_t *);
+    for (i = 0; without_host && i < without_host->nelts; i++) {
+        ap_socache_instance_t *inst = APR_ARRAY_IDX(without_host, i, ap_socache_instance_t *);
 
         if (!inst->shared)
             continue;
         inst->lookup = lookup_start(inst->target, CONTEXT_FLAGS);
         if (!inst->lookup)
-            ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, PROVIDER ":%s: no thread to look for the host; "
-                         "this child does without the cache for %s", inst->target, inst->cname);
+            ap_log_error(APLOG_MARK, APLOG_ERR, 0, s, PROVIDER ":%s: cannot start a thread to look up "
+                         "the host; this child does not use the cache for %s", inst->target,
+                         inst->cname);
     }
 }
 
-/* Which of two modules of one name is used depends on their order: that is not left to chance. */
+/* Fails if another module has registered the same provider later, since httpd would use that one. */
 static int check_provider(apr_pool_t *p, apr_pool_t *log, apr_pool_t *tmp)
 {
     (void)log, (void)tmp;
-    unshown = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
-    unfound = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
+    not_shown_by_ssl = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
+    without_host = apr_array_make(p, 1, sizeof(ap_socache_instance_t *));
     if (ap_lookup_provider(AP_SOCACHE_PROVIDER_GROUP, PROVIDER, AP_SOCACHE_PROVIDER_VERSION)
         == &provider)
         return OK;
@@ -462,8 +337,8 @@ static void register_hooks(apr_pool_t *p)
     ap_register_provider(p, AP_SOCACHE_PROVIDER_GROUP, PROVIDER, AP_SOCACHE_PROVIDER_VERSION,
                          &provider);
     ap_hook_pre_config(check_provider, NULL, NULL, APR_HOOK_MIDDLE);
-    ap_hook_child_init(look_for_hosts, NULL, NULL, APR_HOOK_MIDDLE);
-    APR_OPTIONAL_HOOK(ap, status_hook, show_the_unshown, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_init(start_lookups, NULL, NULL, APR_HOOK_MIDDLE);
+    APR_OPTIONAL_HOOK(ap, status_hook, show_other_caches, NULL, NULL, APR_HOOK_MIDDLE);
 }
 
 module AP_MODULE_DECLARE_DATA socache_distcache_module = {

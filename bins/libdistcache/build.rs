@@ -1,4 +1,4 @@
-//! Gives the shared library the name by which programs ask for it at run time.
+//! Linker arguments of the shared library.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -8,7 +8,7 @@ fn main() {
         return;
     }
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libdistcache.so.1");
-    // Servers unload their modules and load them again. What threads of theirs have in thread-local
-    // storage is released by code of ours when they end, so that code has to stay.
+    // Servers unload their modules and load them again. The library's destructors for thread data still run
+    // when a thread ends, so its code must stay loaded.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

@@ -1,13 +1,13 @@
-# What build, install and uninstall have in common; sourced with `here` set.
+# Functions and variables of build, install and uninstall, which set `here` and source this file.
 
 complain() { echo "$(basename "$0"): $*" >&2; exit 1; }
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
-# Where `build` puts what it builds.
+# The directory of the built library.
 built=${CARGO_TARGET_DIR:-$here/../../target}/libdistcache
 built=$(realpath -m "$built")
 
-# Takes NAME=value arguments, as make does, over what the environment says.
+# Reads NAME=value arguments, as make does. They override the environment.
 settings() {
     local setting
     for setting in "$@"; do
@@ -28,9 +28,9 @@ settings() {
     libraries=$destdir$libdir
 }
 
-# Puts a file there whole or not at all; programs that run keep the one they have.
+# Installs a file with mode $1, from $2 into directory $3, in one step: running programs keep the old file.
 put() {
-    mkdir -p "$3" 2>/dev/null && [ -w "$3" ] || 
+    mkdir -p "$3" 2>/dev/null && [ -w "$3" ] ||
         complain "cannot write to $3: choose another directory, or run this as root"
     local name=$3/${4:-$(basename "$2")}
     install -m "$1" "$2" "$name.$$"
@@ -39,14 +39,14 @@ put() {
 
 ldconfig=$(PATH=$PATH:/usr/sbin:/sbin command -v ldconfig || true)
 
-# Whether programs find what is in LIBDIR without being told where it is.
+# Returns whether the dynamic linker searches LIBDIR by default.
 searched() {
     [ -n "$ldconfig" ] || return
-    # All of it is read: ldconfig must not die of a closed pipe.
+    # Not grep -q, which would close the pipe early and make ldconfig fail.
     "$ldconfig" -v -N -X 2>/dev/null | grep "^$libdir\(:\| (\)" >/dev/null
 }
 
-# Tells the system that the libraries have changed: not for a package, and only root can.
+# Updates the cache of the dynamic linker. Only root can, and packages do it when they are unpacked.
 refresh() {
     if [ -z "$destdir" ] && [ "$(id -u)" = 0 ] && searched; then "$ldconfig"; fi
 }

@@ -1,8 +1,8 @@
--- Lets nginx keep its TLS 1.2 sessions in distcache. docs/tls-servers.md, "nginx", has the configuration around it.
+-- Keeps the TLS 1.2 sessions of nginx in distcache. The configuration for it is in docs/tls-servers.md, "nginx".
 --
--- A call waits for its answer and the worker waits with it: use a dc_client on a UNIX socket of this machine, and
--- keep `timeout` low. It is what a cache that stands still costs a handshake. The library then leaves that
--- cache alone for a second, and the handshakes of this worker go on without it at once.
+-- Calls block: the worker does nothing else until the answer arrives. So use a dc_client on a UNIX socket of this
+-- machine, and keep `timeout` low, which is how long a cache that hangs delays a handshake. After a timeout the
+-- library does not ask the cache for a second, and the handshakes of this worker go on without it.
 
 local ffi = require "ffi"
 local session = require "ngx.ssl.session"
@@ -20,53 +20,54 @@ int DC_CTX_set_timeout(DC_CTX *ctx, unsigned int msecs);
 ]]
 local library = ffi.load "libdistcache.so.1"
 
--- May be changed in init_by_lua_block. Times are in milliseconds.
+-- Settings, which init_by_lua_block may change. Times are in milliseconds.
 local M = { target = "UNIX:/run/distcache/scache", timeout = 50, lifetime = 300 * 1000, log_every = 10 * 1000 }
 
--- PERSISTENT, PIDCHECK, RETRY and LATE.
+-- DC_CTX_FLAG_PERSISTENT, PERSISTENT_PIDCHECK, PERSISTENT_RETRY and PERSISTENT_LATE.
 local FLAGS = 1 + 2 + 4 + 8
--- What set_serialized_session has room for. It does not look: more would run over its stack.
+-- The buffer of set_serialized_session, in bytes. It does not check: a longer session would overrun its stack.
 local SESSION_MAX = 4096
 local NO_SESSION = "no such session"
 
 local buffer, used = ffi.new("unsigned char[?]", SESSION_MAX), ffi.new "unsigned int[1]"
 local context
-local retry_at, log_at, silent = 0, 0, 0
+local retry_at, log_at, not_shared = 0, 0, 0
 
--- Clocks of nginx stand still while a worker is busy, which is exact enough here.
+-- The time in milliseconds. nginx updates it once in each turn of its event loop, which is exact enough here.
 local function now() return ngx.now() * 1000 end
 
--- Tells what went wrong, seldom: a cache that is away fails every handshake.
+-- Logs a failure, once in `log_every`: while the cache is unreachable, every handshake fails.
 local function log(why)
-    silent = silent + 1
+    not_shared = not_shared + 1
     if now() < log_at then return end
-    ngx.log(ngx.ERR, "distcache: ", M.target, ": ", why, "; ", silent, " sessions not shared since the last such line")
-    log_at, silent = now() + M.log_every, 0
+    ngx.log(ngx.ERR, "distcache: ", M.target, ": ", why, "; ", not_shared, " sessions not shared since the last such line")
+    log_at, not_shared = now() + M.log_every, 0
 end
 
--- The worker's own context, made when it is first needed. A target that can't be used is not tried at each handshake.
-local function connection()
+-- Returns the context of this worker, created at the first use, or nil and why. Retries after `log_every` at most.
+local function current_context()
     if not context and now() >= retry_at then
-        local made = library.DC_CTX_new(M.target, FLAGS)
-        if made == nil then
+        local new = library.DC_CTX_new(M.target, FLAGS)
+        if new == nil then
             retry_at = now() + M.log_every
             return nil, ffi.string(library.DC_CTX_errstr())
         end
-        context = ffi.gc(made, library.DC_CTX_free)
+        context = ffi.gc(new, library.DC_CTX_free)
         library.DC_CTX_set_timeout(context, M.timeout)
     end
     return context, "could not be used a moment ago"
 end
 
--- The id as bytes: nginx gives digits, and other servers know nothing of those.
+-- Returns the session id as bytes, as other servers store it. nginx gives it as hexadecimal digits.
 local function id()
     local digits, why = session.get_session_id()
     return digits and digits:gsub("..", function(pair) return string.char(tonumber(pair, 16)) end), why
 end
 
 -- For ssl_session_store_by_lua_block: stores the session of this handshake for `lifetime` milliseconds.
+-- Errors are logged.
 function M.store(lifetime)
-    local ctx, why = connection()
+    local ctx, why = current_context()
     local key, data
     if ctx then key, why = id() end
     if key then data, why = session.get_serialized_session() end
@@ -76,9 +77,10 @@ function M.store(lifetime)
     end
 end
 
--- For ssl_session_fetch_by_lua_block: hands nginx the session that the client wants to resume, where there is one.
+-- For ssl_session_fetch_by_lua_block: fetches the session that the client wants to resume, and gives it to nginx.
+-- Without one the handshake is a full one. Errors are logged.
 function M.fetch()
-    local ctx, why = connection()
+    local ctx, why = current_context()
     local key
     if ctx then key, why = id() end
     if not key then return log(why) end

@@ -1,38 +1,40 @@
-// A TLS or HTTPS server of Node (18 or later) that shares its sessions through distcache. No dependencies.
+// Shares the sessions of a TLS or HTTPS server through distcache. For Node 18 or later; no dependencies.
 //
 //     import https from 'node:https';
 //     import { constants } from 'node:crypto';
 //     import { attach } from './distcache.mjs';
 //
-//     const secureOptions = constants.SSL_OP_NO_TICKET; // else TLS 1.2 clients keep their sessions themselves
-//     const sessionIdContext = 'shop';                  // the same at all servers; Node derives one from argv else
+//     const secureOptions = constants.SSL_OP_NO_TICKET; // with tickets, the cache would not be used
+//     const sessionIdContext = 'shop';                  // the same on all servers; Node's default depends on argv
 //     attach(https.createServer({ key, cert, secureOptions, sessionIdContext }, answer), { path: '/run/distcache/scache' });
 //
-// This is for TLS 1.2. In TLS 1.3 a session is named by its ticket, and Node never tells that name: it emits
-// 'resumeSession' with a field of the ClientHello that is random there, which costs a question in vain. So sessions
-// of TLS 1.3 are not stored, and its handshakes are full ones with SSL_OP_NO_TICKET. Without that both versions
-// resume by tickets, of which no cache knows: then servers share 48 secret bytes, by the option `ticketKeys` and
-// `server.setTicketKeys()`, and need none of this.
+// This works for TLS 1.2 only. In TLS 1.3 the id of a session is inside its ticket, and Node does not expose it: the
+// id of 'resumeSession' is a random field of the ClientHello, so that request to the cache finds nothing. Sessions of
+// TLS 1.3 are therefore not stored, and with SSL_OP_NO_TICKET its handshakes are full ones.
+//
+// Without SSL_OP_NO_TICKET both versions resume by tickets, without a cache. Servers then need the same 48 secret
+// bytes (option `ticketKeys`, `server.setTicketKeys()`), and not this module.
 
 import net from 'node:net';
 
 const [ADD, GET, REMOVE, PUT] = [0, 1, 2, 4];
-const [OK, AWAY, EXISTS] = [0, 2, 101];
-/** Version 0x11 and patch level 1: who answers at level 1 or more has PUT. */
+const [OK, UNREACHABLE, EXISTS] = [0, 2, 101];
+/** Version 0x11 and patch level 1. A server that answers at level 1 or more supports PUT. */
 const PROTOCOL = 0x0011_0001;
 const [HEADER_LEN, FRAME_DATA_MAX, FRAMES_MAX] = [14, 2048, 16];
 const [ID_MAX, SESSION_MIN, LIFETIME_MAX] = [64, 5, 604_800_000];
-/** Milliseconds between two lines about what fails: a cache that is away fails every handshake. */
+/** Milliseconds between two log lines: while the cache is unreachable, every handshake fails. */
 const LOG_EVERY = 10_000;
 
 /**
- * Lets a tls.Server or https.Server keep its sessions in the cache; gives the Cache.
- * `lifetime` is that of sessions in milliseconds, the other options are those of Cache.
+ * Makes a tls.Server or https.Server keep its sessions in the cache. Returns the Cache, which is closed when the
+ * server closes. `lifetime` is that of a session, in milliseconds, 300,000 by default and 7 days at most. The other
+ * options are those of Cache. Throws a TypeError if an option is invalid.
  */
 export function attach(server, { lifetime = 300_000, ...options } = {}) {
   if (!(lifetime >= 1)) throw new TypeError(`distcache: lifetime must be milliseconds, not ${lifetime}`);
   const cache = new Cache(options);
-  // The handshake waits for the store: its client may be at another server a moment later.
+  // The handshake waits for the store, since the client may resume on another server at once.
   server.on('newSession', (id, session, done) => {
     if (isTls13(session)) done();
     else cache.put(id, session, lifetime).then(() => done());
@@ -42,22 +44,25 @@ export function attach(server, { lifetime = 300_000, ...options } = {}) {
   return cache;
 }
 
-/** Whether it is a session of TLS 1.3: OpenSSL writes SEQUENCE { INTEGER format, INTEGER version, ... }. */
+/** Returns whether a session is of TLS 1.3. OpenSSL encodes SEQUENCE { INTEGER format, INTEGER version, ... }. */
 function isTls13(session) {
   const body = session[1] < 0x80 ? 2 : 2 + (session[1] & 0x7f);
   return session.length >= body + 7 && session.readUInt16BE(body + 5) === 0x0304;
 }
 
 /**
- * A cache at `path` (a UNIX socket, usually dc_client's) or at `host` and `port`. Every operation ends within
- * `timeout` milliseconds, and whatever fails is a miss: no promise is ever rejected. `log` gets a line at times.
+ * A client of the cache at `path` (a UNIX socket, usually of dc_client) or at `host` and `port`.
+ *
+ * Every operation ends within `timeout` milliseconds, 250 by default. A failure counts as a miss: no promise is ever
+ * rejected. `log` is called with a line of text about failures, at most once in ten seconds. The constructor throws a
+ * TypeError if an option is invalid.
  */
 export class Cache {
   #where;
   #timeout;
   #log;
   #loggedAt = -Infinity;
-  #line = null;
+  #connection = null;
 
   constructor({ path, host = '127.0.0.1', port, timeout = 250, log = () => {} }) {
     const place = path ? typeof path === 'string' : Number.isInteger(port) && port > 0 && port < 65_536;
@@ -68,18 +73,21 @@ export class Cache {
     this.#log = log;
   }
 
-  /** The session of an id, or null. */
+  /** Returns the session of an id, a Uint8Array of 1 to 64 bytes, or null. */
   async get(id) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', null);
     const answer = await this.#ask(GET, id, this.#deadline());
     return answer && answer.payload.length >= SESSION_MIN ? answer.payload : null;
   }
 
-  /** Stores a session for `lifetime` milliseconds, in place of what is there; says whether it is stored. */
+  /**
+   * Stores a session for `lifetime` milliseconds, 7 days at most, and replaces one that the id has. Returns whether it
+   * is stored. `id` and `session` are Uint8Arrays: the session of 5 bytes or more, both together of 32,760 or less.
+   */
   async put(id, session, lifetime) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', false);
     if (!(session instanceof Uint8Array)) return this.#refuse('a session must be a Uint8Array', false);
-    // Not a lifetime at all, or one that is over before it could be stored.
+    // Also rejects what is not a number.
     if (!(lifetime >= 1)) return this.#refuse('a lifetime must be a number of milliseconds, at least 1', false);
     if (session.length < SESSION_MIN) return false;
     const fixed = Buffer.alloc(8);
@@ -92,79 +100,79 @@ export class Cache {
     const added = await this.#ask(ADD, payload, deadline);
     if (added?.status !== EXISTS) return added?.status === OK;
     if (added.level >= 1 && (await this.#ask(PUT, payload, deadline))?.status === OK) return true;
-    // A server of old, perhaps behind a proxy that is not: the id is free for a moment between.
+    // The server does not support PUT. Between the two requests the id is free for a moment.
     if (!(await this.#ask(REMOVE, id, deadline))) return false;
     return (await this.#ask(ADD, payload, deadline))?.status === OK;
   }
 
-  /** Gives the connection up. A later operation makes a new one. */
+  /** Closes the connection. A later operation opens a new one. */
   close() {
-    this.#line?.end();
+    this.#connection?.end();
   }
 
   #deadline() {
     return performance.now() + this.#timeout;
   }
 
-  /** What the caller passed is not usable: a failure like any other, and the cache is not asked. */
+  /** Logs an invalid argument and returns `failure`, without asking the cache. */
   #refuse(why, failure) {
-    this.#tell(why);
+    this.#report(why);
     return failure;
   }
 
-  /** An answer, or null. */
+  /** Sends a request. Returns the answer, or null. */
   async #ask(op, payload, deadline) {
     try {
-      if (!this.#line || this.#line.ended) this.#line = new Line(this.#where, (why) => this.#tell(why));
-      const answer = await this.#line.ask(op, payload, deadline);
-      if (answer?.status === AWAY) this.#tell('its server is away');
+      if (!this.#connection || this.#connection.ended) this.#connection = new Connection(this.#where, (why) => this.#report(why));
+      const answer = await this.#connection.ask(op, payload, deadline);
+      if (answer?.status === UNREACHABLE) this.#report('its server is unreachable');
       return answer;
     } catch (error) {
-      this.#tell(error.message);
+      this.#report(error.message);
       return null;
     }
   }
 
-  #tell(why) {
+  #report(why) {
     if (performance.now() - this.#loggedAt < LOG_EVERY) return;
     this.#loggedAt = performance.now();
     try {
       const { path, host, port } = this.#where;
       this.#log(`distcache: ${path ?? `${host}:${port}`}: ${why}; sessions are not shared meanwhile`);
-    } catch {} // Somebody else's function may not end a handshake.
+    } catch {} // An error of the caller's function must not end a handshake.
   }
 }
 
-/** Whether it is an id that the protocol has room for. Text is none: its length is not that of its bytes. */
+/** Returns whether it is a valid id. Text is not: its length is not its number of bytes. */
 function isId(id) {
   return id instanceof Uint8Array && id.length >= 1 && id.length <= ID_MAX;
 }
 
-/** One connection. Requests are answered in their order; after anything else it is closed, all they ask a miss. */
-class Line {
+/** One connection, on which the server answers requests in order. Any other data closes it and fails all requests. */
+class Connection {
   ended = false;
   #socket;
-  #tell;
+  #report;
   #uid = 0;
   #waiting = [];
   #bytes = Buffer.alloc(0);
   #frames = [];
 
-  constructor(where, tell) {
-    this.#tell = tell;
+  constructor(where, report) {
+    this.#report = report;
     this.#socket = net.connect(where);
     this.#socket.on('data', (bytes) => this.#read(bytes));
     this.#socket.on('error', (error) => this.end(error.message));
     for (const event of ['end', 'close']) this.#socket.on(event, () => this.end('closed the connection'));
-    // It shall not keep a process alive that has nothing else to do; the deadline of a request does.
+    // An idle connection must not keep the process alive. The timer of a request does.
     this.#socket.unref();
   }
 
   ask(op, payload, deadline) {
     return new Promise((resolve) => {
       this.#uid = (this.#uid + 1) >>> 0;
-      const late = () => this.end('no answer in time');
-      const timer = setTimeout(late, Math.max(deadline - performance.now(), 0));
+      const timedOut = () => this.end('no answer in time');
+      const timer = setTimeout(timedOut, Math.max(deadline - performance.now(), 0));
       const answer = (found) => (clearTimeout(timer), resolve(found));
       this.#waiting.push({ uid: this.#uid, op, answer });
       this.#socket.write(encode(this.#uid, op, payload));
@@ -175,30 +183,30 @@ class Line {
     if (this.ended) return;
     this.ended = true;
     this.#socket.destroy();
-    if (why && this.#waiting.length > 0) this.#tell(why);
+    if (why && this.#waiting.length > 0) this.#report(why);
     for (const { answer } of this.#waiting.splice(0)) answer(null);
   }
 
   #read(bytes) {
     this.#bytes = Buffer.concat([this.#bytes, bytes]);
     while (!this.ended && this.#bytes.length > 0) {
-      const asked = this.#waiting[0];
-      const frame = asked && parse(this.#bytes, asked);
-      if (frame === null) return; // Not whole yet.
-      if (!frame || this.#frames.push(frame.data) > FRAMES_MAX) return this.end('what it said is not an answer');
+      const request = this.#waiting[0];
+      const frame = request && parse(this.#bytes, request);
+      if (frame === null) return; // Not complete yet.
+      if (!frame || this.#frames.push(frame.data) > FRAMES_MAX) return this.end('received data that is not an answer');
       this.#bytes = this.#bytes.subarray(HEADER_LEN + frame.data.length);
       if (!frame.complete) continue;
       const payload = Buffer.concat(this.#frames.splice(0));
-      if (asked.op !== GET && payload.length > 1) return this.end('what it said is not an answer');
+      if (request.op !== GET && payload.length > 1) return this.end('received data that is not an answer');
       this.#waiting.shift();
-      // dc_client of old says nothing at all where it should say that the server is away.
-      const status = payload.length === 0 ? AWAY : payload.length === 1 ? payload[0] : undefined;
-      asked.answer({ level: frame.level, payload, status });
+      // Old versions of dc_client send an empty answer if the server is unreachable.
+      const status = payload.length === 0 ? UNREACHABLE : payload.length === 1 ? payload[0] : undefined;
+      request.answer({ level: frame.level, payload, status });
     }
   }
 }
 
-/** A request as its frames. */
+/** Encodes a request as frames. */
 function encode(uid, op, payload) {
   const parts = [];
   for (let at = 0; at === 0 || at < payload.length; at += FRAME_DATA_MAX) {
@@ -214,14 +222,14 @@ function encode(uid, op, payload) {
   return Buffer.concat(parts);
 }
 
-/** The first frame, where it belongs to the answer of what was asked; undefined if not, null if more must come. */
+/** Returns the first frame, null if it is incomplete, or undefined if it does not answer the request. */
 function parse(bytes, { uid, op }) {
   if (bytes.length < HEADER_LEN) return null;
   const [complete, length] = [bytes[11], bytes.readUInt16BE(12)];
   const ours = bytes.readUInt16BE(0) === PROTOCOL >>> 16 && bytes[4] === 1 && bytes[9] === 0;
   const fits = bytes.readUInt32BE(5) === uid && bytes[10] === op;
-  const lawful = complete === 1 ? length <= FRAME_DATA_MAX : complete === 0 && length === FRAME_DATA_MAX;
-  if (!ours || !fits || !lawful) return undefined;
+  const valid = complete === 1 ? length <= FRAME_DATA_MAX : complete === 0 && length === FRAME_DATA_MAX;
+  if (!ours || !fits || !valid) return undefined;
   if (bytes.length < HEADER_LEN + length) return null;
   const data = bytes.subarray(HEADER_LEN, HEADER_LEN + length);
   return { level: bytes.readUInt16BE(2), complete: complete === 1, data };

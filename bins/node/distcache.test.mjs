@@ -1,5 +1,5 @@
-// What distcache.mjs holds to: on a real dc_server, whose address is in DISTCACHE_SERVER as host:port, and on
-// scripted ones that are old, silent or hostile. TLS_DIR has key.pem and cert.pem.
+// Tests of distcache.mjs: with a real dc_server, whose address is in DISTCACHE_SERVER as host:port, and with scripted
+// servers that are old, silent or hostile. TLS_DIR has key.pem and cert.pem.
 //
 //     DISTCACHE_SERVER=127.0.0.1:9001 TLS_DIR=/path node --test distcache.test.mjs
 
@@ -16,13 +16,13 @@ import { promisify } from 'node:util';
 import { attach, Cache } from './distcache.mjs';
 
 const [ADD, GET, REMOVE, PUT] = [0, 1, 2, 4];
-const [OK, AWAY, UNSUPPORTED, EXISTS] = [0, 2, 3, 101];
+const [OK, UNREACHABLE, UNSUPPORTED, EXISTS] = [0, 2, 3, 101];
 const MINUTE = 60_000;
-/** Milliseconds after which what does not end is a failure; far more than anything takes. */
+/** Milliseconds after which a test fails. No operation takes nearly as long. */
 const PATIENCE = 20_000;
 
 function setting(name) {
-  assert.ok(process.env[name], `${name} must be set: see the head of this file`);
+  assert.ok(process.env[name], `${name} must be set: see the top of this file`);
   return process.env[name];
 }
 
@@ -31,14 +31,14 @@ function realServer() {
   return { host, port: Number(port) };
 }
 
-/** A cache that is closed when its test is over. */
+/** Returns a cache that is closed at the end of its test. */
 function open(t, options) {
   const cache = new Cache({ timeout: PATIENCE, ...options });
   t.after(() => cache.close());
   return cache;
 }
 
-/** One frame, written after the protocol's text: fields are as a test wants them, right or wrong. */
+/** Encodes one frame after docs/protocol.md, with the fields of a test, right or wrong. */
 function frame({ version = 0x11, level = 1, response = 1, uid, opClass = 0, op, complete = 1, data, length }) {
   const header = Buffer.alloc(14);
   header.writeUInt16BE(version, 0);
@@ -52,7 +52,7 @@ function frame({ version = 0x11, level = 1, response = 1, uid, opClass = 0, op, 
   return Buffer.concat([header, data]);
 }
 
-/** A whole answer, in as many frames as it needs. */
+/** Encodes a whole answer, in as many frames as it needs. */
 function message({ data, ...fields }) {
   const frames = Math.max(Math.ceil(data.length / 2048), 1);
   const one = (_, number) => {
@@ -63,8 +63,8 @@ function message({ data, ...fields }) {
 }
 
 /**
- * A server that answers each request with what `answer({ level, uid, op, payload }, socket)` gives, or not at all.
- * Knows what it was asked, and how many connections were made.
+ * Starts a server that answers each request with the result of `answer({ level, uid, op, payload }, socket)`, if any.
+ * Records requests and connections.
  */
 async function scripted(t, answer) {
   const script = { asked: [], sockets: [], port: 0 };
@@ -98,12 +98,12 @@ async function scripted(t, answer) {
   return script;
 }
 
-/** A scripted server that answers with these status bytes, one after the other. */
+/** Starts a scripted server that answers with these status bytes, one after the other. */
 function statuses(t, level, ...codes) {
   return scripted(t, ({ uid, op }) => frame({ level, uid, op, data: Buffer.from([codes.shift()]) }));
 }
 
-test('a session that was stored is fetched, and no other', async (t) => {
+test('a stored session is fetched, and no other', async (t) => {
   const cache = open(t, realServer());
   const id = randomBytes(32);
   assert.equal(await cache.get(id), null);
@@ -121,7 +121,7 @@ test('a session of any length that fits comes back as it was', async (t) => {
   }
 });
 
-test('what no cache can hold is refused without asking', async (t) => {
+test('an id or session out of bounds is refused without asking', async (t) => {
   const server = await scripted(t, () => null);
   const cache = open(t, { port: server.port });
   const session = Buffer.from('a session');
@@ -132,7 +132,7 @@ test('what no cache can hold is refused without asking', async (t) => {
   assert.equal(server.sockets.length, 0);
 });
 
-test('what is no id, no session or no lifetime is a failure, and harms no other operation', async (t) => {
+test('an invalid id, session or lifetime is a failure that harms no other operation', async (t) => {
   const lines = [];
   const server = await scripted(t, ({ uid, op, payload }) =>
     op === GET ? frame({ uid, op, data: payload }) : frame({ uid, op, data: Buffer.from([OK]) }),
@@ -148,7 +148,7 @@ test('what is no id, no session or no lifetime is a failure, and harms no other 
     assert.equal(await cache.put(id, session, lifetime), false, String(lifetime));
   }
   await fine();
-  // Text of which some has more bytes than characters: sent as it is, it would not be the length it says.
+  // Some of these texts have more bytes than characters, so their length would be wrong on the wire.
   for (const unfit of ['a text', 'ein Schlüssel', '', 7, null, undefined, [1, 2], {}, new ArrayBuffer(8)]) {
     assert.equal(await cache.get(unfit), null, String(unfit));
     assert.equal(await cache.put(unfit, session, MINUTE), false, String(unfit));
@@ -158,7 +158,7 @@ test('what is no id, no session or no lifetime is a failure, and harms no other 
   assert.equal(server.sockets.length, 1, 'the connection was kept');
   assert.ok(server.asked.every(({ payload }) => payload.equals(id) || payload.subarray(8, 40).equals(id)));
   assert.match(String(lines), /lifetime must be a number/);
-  assert.equal(await cache.put(id, session, Infinity), true, 'and an endless one is the longest there is');
+  assert.equal(await cache.put(id, session, Infinity), true, 'an infinite lifetime is cut to the longest');
 });
 
 test('an id of any Uint8Array is taken', async (t) => {
@@ -168,7 +168,7 @@ test('an id of any Uint8Array is taken', async (t) => {
   assert.equal(String(await cache.get(id)), 'a session');
 });
 
-test('storing again replaces', async (t) => {
+test('storing again replaces the session', async (t) => {
   const cache = open(t, realServer());
   const id = randomBytes(32);
   for (const session of ['the first', 'the second', 'the third']) {
@@ -193,7 +193,7 @@ test('of a thousand requests at once each gets its own answer', async (t) => {
   ids.forEach((id, number) => assert.deepEqual(found[number], Buffer.concat([id, id])));
 });
 
-test('where an id is taken, PUT is sent to who has answered at level 1', async (t) => {
+test('if the id has a session, a server that answers at level 1 is sent PUT', async (t) => {
   const server = await statuses(t, 1, EXISTS, OK);
   assert.equal(await open(t, server).put(randomBytes(32), Buffer.from('a session'), MINUTE), true);
   assert.deepEqual(server.asked.map(({ op }) => op), [ADD, PUT]);
@@ -201,43 +201,43 @@ test('where an id is taken, PUT is sent to who has answered at level 1', async (
   assert.deepEqual(server.asked[0].payload, server.asked[1].payload);
 });
 
-test('to who has answered at level 0, REMOVE and ADD are sent instead', async (t) => {
+test('a server that answers at level 0 is sent REMOVE and ADD instead', async (t) => {
   const server = await statuses(t, 0, EXISTS, OK, OK);
   assert.equal(await open(t, server).put(randomBytes(32), Buffer.from('a session'), MINUTE), true);
   assert.deepEqual(server.asked.map(({ op }) => op), [ADD, REMOVE, ADD]);
 });
 
-test('a proxy whose server does not have PUT is asked for REMOVE and ADD', async (t) => {
+test('a proxy whose server does not support PUT is sent REMOVE and ADD', async (t) => {
   const server = await statuses(t, 1, EXISTS, UNSUPPORTED, OK, OK);
   assert.equal(await open(t, server).put(randomBytes(32), Buffer.from('a session'), MINUTE), true);
   assert.deepEqual(server.asked.map(({ op }) => op), [ADD, PUT, REMOVE, ADD]);
 });
 
-test('an answer is understood however it is cut', async (t) => {
+test('an answer may arrive in pieces of any size', async (t) => {
   const session = randomBytes(4100);
   const server = await scripted(t, ({ uid, op }, socket) => {
     socket.setNoDelay(true);
     const said = message({ uid, op, data: session });
     let at = 0;
-    // One byte a turn of the event loop, so that many of them are a read of their own.
+    // One byte in each turn of the event loop, so that many of them arrive alone.
     const step = () => at < said.length && (socket.write(said.subarray(at, ++at)), setImmediate(step));
     step();
   });
   assert.deepEqual(await open(t, server).get(randomBytes(32)), session);
 });
 
-test('that its server is away is a miss, and is said once in a while', async (t) => {
+test('an unreachable server is a miss, and is logged at most once in ten seconds', async (t) => {
   const lines = [];
-  const server = await scripted(t, ({ uid, op }) => frame({ uid, op, data: Buffer.from([AWAY]) }));
+  const server = await scripted(t, ({ uid, op }) => frame({ uid, op, data: Buffer.from([UNREACHABLE]) }));
   const cache = open(t, { port: server.port, log: (line) => lines.push(line) });
   for (let round = 0; round < 3; round++) assert.equal(await cache.get(randomBytes(32)), null);
   assert.equal(lines.length, 1, String(lines));
-  assert.match(lines[0], /^distcache: 127\.0\.0\.1:\d+: its server is away; /);
+  assert.match(lines[0], /^distcache: 127\.0\.0\.1:\d+: its server is unreachable; /);
 });
 
 const many = (length) => Array.from({ length }, (_, number) => number);
 const full = randomBytes(2048);
-/** What is not an answer to the request, each with why. */
+/** Data that is not an answer to the request, by what is wrong with it. */
 const HOSTILE = {
   garbage: () => randomBytes(100).fill(0xee, 0, 2),
   'another protocol': () => Buffer.from('HTTP/1.1 400 Bad Request\r\n\r\n'),
@@ -266,7 +266,7 @@ const HOSTILE = {
 };
 
 for (const [what, answer] of Object.entries(HOSTILE)) {
-  test(`${what} is a miss, ends the connection, and harms nobody`, async (t) => {
+  test(`${what} is a miss, closes the connection, and harms no later request`, async (t) => {
     let hostile = true;
     const server = await scripted(t, (request, socket) => {
       if (hostile) return answer(request, socket);
@@ -275,8 +275,8 @@ for (const [what, answer] of Object.entries(HOSTILE)) {
     const lines = [];
     const cache = open(t, { port: server.port, log: (line) => lines.push(line) });
     assert.equal(await cache.get(randomBytes(32)), null);
-    assert.match(String(lines), /not an answer|closed the connection|ECONNRESET/, 'at once, not when the time is over');
-    // Several at once: they share the connection and its end.
+    assert.match(String(lines), /not an answer|closed the connection|ECONNRESET/, 'at once, not after the timeout');
+    // Several at once share the connection and fail with it.
     const found = await Promise.all(many(3).map(() => cache.get(randomBytes(32))));
     assert.deepEqual(found, [null, null, null]);
     const before = server.sockets.length;
@@ -286,7 +286,7 @@ for (const [what, answer] of Object.entries(HOSTILE)) {
   });
 }
 
-test('a session of four bytes is a miss, and a status longer than a byte ends the connection', async (t) => {
+test('a session of four bytes is a miss, and a status longer than a byte closes the connection', async (t) => {
   const server = await scripted(t, ({ uid, op }) => frame({ uid, op, data: Buffer.alloc(4) }));
   const cache = open(t, server);
   assert.equal(await cache.get(randomBytes(32)), null);
@@ -295,7 +295,7 @@ test('a session of four bytes is a miss, and a status longer than a byte ends th
   assert.equal(server.sockets.length, 2);
 });
 
-test('an answer that nobody asked for ends the connection before it can be taken for one', async (t) => {
+test('an answer without a request closes the connection before it can answer the next one', async (t) => {
   const right = ({ uid, op }) => frame({ uid, op, data: Buffer.from('a session') });
   const server = await scripted(t, (request) => {
     const next = frame({ uid: request.uid + 1, op: GET, data: Buffer.from('somebody else') });
@@ -308,7 +308,7 @@ test('an answer that nobody asked for ends the connection before it can be taken
   }
 });
 
-test('a silent server is a miss when the time is over, and a late answer reaches nobody', async (t) => {
+test('a silent server is a miss after the timeout, and a late answer is dropped', async (t) => {
   let held;
   const server = await scripted(t, (request, socket) => {
     held ??= { request, socket };
@@ -323,7 +323,7 @@ test('a silent server is a miss when the time is over, and a late answer reaches
   assert.equal(server.sockets.length, 2);
 });
 
-test('one connection serves all that is asked, for longer than one operation may take', async (t) => {
+test('one connection serves all requests, for longer than the timeout of one', async (t) => {
   const server = await scripted(t, ({ uid, op }) => frame({ uid, op, data: Buffer.from('a session') }));
   const cache = open(t, { port: server.port, timeout: 1000 });
   for (const began = performance.now(); performance.now() < began + 1200; ) {
@@ -332,7 +332,7 @@ test('one connection serves all that is asked, for longer than one operation may
   assert.equal(server.sockets.length, 1);
 });
 
-test('a kept connection keeps no process alive', async () => {
+test('an idle connection does not keep the process alive', async () => {
   const { host, port } = realServer();
   const module = new URL('distcache.mjs', import.meta.url);
   const program = `const { Cache } = await import('${module}');
@@ -343,7 +343,7 @@ test('a kept connection keeps no process alive', async () => {
   assert.equal(stdout, 'null\n');
 });
 
-test('where nobody listens every operation is a miss at once', async (t) => {
+test('if nothing listens, every operation is a miss at once', async (t) => {
   const lines = [];
   const cache = open(t, { path: join(setting('TLS_DIR'), 'nobody'), log: (line) => lines.push(line) });
   assert.equal(await cache.get(randomBytes(32)), null);
@@ -352,7 +352,7 @@ test('where nobody listens every operation is a miss at once', async (t) => {
   assert.match(lines[0], /ENOENT/);
 });
 
-test('a log that throws harms nobody', async (t) => {
+test('an error thrown by the log function harms no operation', async (t) => {
   const log = () => {
     throw new Error('not now');
   };
@@ -360,7 +360,7 @@ test('a log that throws harms nobody', async (t) => {
   assert.equal(await cache.get(randomBytes(32)), null);
 });
 
-test('options that cannot be followed are refused at once, by name', () => {
+test('invalid options are refused at once, by name', () => {
   const refused = (options, what) => assert.throws(() => attach(new net.Server(), options), what);
   refused({}, /path/);
   refused({ port: 0 }, /port/);
@@ -371,7 +371,7 @@ test('options that cannot be followed are refused at once, by name', () => {
   refused({ path: '/run/distcache/scache', lifetime: 0 }, /lifetime/);
 });
 
-/** A TLS server that keeps its sessions where `options` say. */
+/** Starts a TLS server that keeps its sessions in the cache of `options`. */
 async function tlsServer(t, options) {
   const read = (name) => readFileSync(join(setting('TLS_DIR'), name));
   const context = { key: read('key.pem'), cert: read('cert.pem'), sessionIdContext: 'test' };
@@ -387,8 +387,8 @@ async function tlsServer(t, options) {
   return server;
 }
 
-/** A whole connection to it: whether it resumed `session`, and the session for the next. */
-function shake(server, version, session) {
+/** Connects and disconnects. Returns whether `session` was resumed, and the session for the next connection. */
+function connect(server, version, session) {
   return new Promise((resolve, reject) => {
     const versions = { minVersion: version, maxVersion: version };
     const { port } = server.address();
@@ -404,17 +404,17 @@ function shake(server, version, session) {
 
 test('a TLS 1.2 session of one server is resumed at another', async (t) => {
   const [one, other] = [await tlsServer(t, realServer()), await tlsServer(t, realServer())];
-  const first = await shake(one, 'TLSv1.2');
+  const first = await connect(one, 'TLSv1.2');
   assert.equal(first.resumed, false);
-  assert.equal((await shake(other, 'TLSv1.2', first.session)).resumed, true);
+  assert.equal((await connect(other, 'TLSv1.2', first.session)).resumed, true);
 });
 
 test('a TLS 1.3 session is neither stored nor resumed, and its handshake is a full one', async (t) => {
   const server = await scripted(t, ({ uid, op }) => frame({ uid, op, data: Buffer.from([1]) }));
   const secure = await tlsServer(t, { port: server.port });
-  const first = await shake(secure, 'TLSv1.3');
+  const first = await connect(secure, 'TLSv1.3');
   assert.ok(first.session, 'the client was given a session');
-  assert.equal((await shake(secure, 'TLSv1.3', first.session)).resumed, false);
+  assert.equal((await connect(secure, 'TLSv1.3', first.session)).resumed, false);
   assert.ok(server.asked.every(({ op }) => op === GET));
 });
 
@@ -434,8 +434,8 @@ test('a cache that serves garbage as sessions costs a full handshake each', asyn
   });
   const secure = await tlsServer(t, { port: server.port });
   for (next of garble) {
-    const first = await shake(secure, 'TLSv1.2');
-    assert.equal((await shake(secure, 'TLSv1.2', first.session)).resumed, false);
+    const first = await connect(secure, 'TLSv1.2');
+    assert.equal((await connect(secure, 'TLSv1.2', first.session)).resumed, false);
   }
 });
 
@@ -447,7 +447,7 @@ test('a client that leaves while the cache is asked costs nobody anything', asyn
     request.op === GET ? answer({ request, socket }) : frame({ ...request, response: 1, data: Buffer.from([OK]) }),
   );
   const secure = await tlsServer(t, { port: server.port });
-  const first = await shake(secure, 'TLSv1.2');
+  const first = await connect(secure, 'TLSv1.2');
 
   const leaving = tls.connect({
     ...{ host: '127.0.0.1', port: secure.address().port, rejectUnauthorized: false },
@@ -460,5 +460,5 @@ test('a client that leaves while the cache is asked costs nobody anything', asyn
   await gone;
   socket.write(frame({ ...request, response: 1, data: Buffer.from([1]) }));
   answer = ({ request }) => frame({ ...request, response: 1, data: Buffer.from([1]) });
-  assert.equal((await shake(secure, 'TLSv1.2', first.session)).resumed, false);
+  assert.equal((await connect(secure, 'TLSv1.2', first.session)).resumed, false);
 });

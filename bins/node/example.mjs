@@ -1,4 +1,4 @@
-// A TLS server that keeps its sessions in distcache, and says on each connection how its handshake went.
+// A TLS server that keeps its sessions in distcache. Tells each client whether its session was resumed.
 //
 //     node example.mjs key.pem cert.pem /run/distcache/scache 127.0.0.1:4433
 
@@ -9,7 +9,7 @@ import { attach } from './distcache.mjs';
 
 const [key, cert, path, address = '127.0.0.1:4433'] = process.argv.slice(2);
 if (!path) {
-  console.error('example.mjs: needs a key, a certificate, the path of dc_client, and where to listen');
+  console.error('example.mjs: needs KEY CERT SOCKET_OF_DC_CLIENT [ADDRESS:PORT]');
   process.exit(1);
 }
 const options = {
@@ -19,7 +19,7 @@ const options = {
   sessionIdContext: 'distcache example',
 };
 const server = tls.createServer(options, (socket) => {
-  // A client that leaves in the middle is no reason to end.
+  // Without a listener, a client that disconnects early would end the process.
   socket.on('error', () => {});
   socket.resume();
   socket.end(`hello, the handshake was ${socket.isSessionReused() ? 'Resumed' : 'Full'}\n`);

@@ -38,6 +38,7 @@
 //! ```
 //! use distcache_core::{Id, Instant, Limits, Machine, Peer, Pool, Proxy, Reply, Request, Status};
 //! use distcache_core::{MESSAGE_MAX, client, proxy};
+//! use std::time::Duration;
 //! # use distcache_core::{Layout, Server, Table, server};
 //! # let table = Table::new(Layout::for_sessions(9).unwrap(), [0; 16], |lines| vec![[0; 64]; lines]);
 //! # let pool = Pool::new(vec![0; 2 * MESSAGE_MAX], MESSAGE_MAX);
@@ -50,13 +51,13 @@
 //! let (slots, in_flight) = (sizes.client_slots(), sizes.in_flight_slots());
 //! let pool = Pool::new(vec![0; sizes.bytes()], sizes.buffer_len);
 //! let servers = [proxy::Upstream::new(b"IP:192.0.2.1:9001")];
-//! let config = proxy::Config::new(Limits::default(), 5000);
+//! let config = proxy::Config::new(Limits::default(), Duration::from_secs(5));
 //! let (slots, in_flight): (Vec<_>, Vec<_>) = (slots.collect(), in_flight.collect());
 //! let mut proxy = Proxy::new(slots, in_flight, servers, pool, config).unwrap();
 //!
 //! // The caller connects when the proxy says so. The server sees one more client.
 //! let now = Instant::ORIGIN;
-//! let key = proxy.dial(now).unwrap();
+//! let Some(proxy::Dial::Connect(key)) = proxy.dial(now) else { panic!("it is time to connect") };
 //! proxy.connected(now, key);
 //! let (upstream, link) = (Peer::Server(key), Peer::Client(server.open(now).unwrap()));
 //!

@@ -1,4 +1,4 @@
-//! Feeds `distcache_fuzz::address` what the fuzzer finds.
+//! Runs the fuzz body `address` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| distcache_fuzz::address::body(data));

@@ -1,4 +1,4 @@
-//! Feeds `distcache_fuzz::client` what the fuzzer finds.
+//! Runs the fuzz body `client` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| distcache_fuzz::client::body(data));

@@ -1,4 +1,4 @@
-//! Feeds `distcache_fuzz::server` what the fuzzer finds.
+//! Runs the fuzz body `server` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| distcache_fuzz::server::body(data));

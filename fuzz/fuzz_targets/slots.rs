@@ -1,4 +1,4 @@
-//! Feeds `distcache_fuzz::slots` what the fuzzer finds.
+//! Runs the fuzz body `slots` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| distcache_fuzz::slots::body(data));

@@ -1,7 +1,11 @@
-//! A TLS server that shares its sessions: start two of them, and each resumes what the other began.
+//! A TLS server with shared sessions. Start two of them, and each resumes the sessions of the other.
 //!
-//! `tls_server 127.0.0.1:4433 [UNIX:/run/distcache/scache]` answers every connection with one line that says
-//! how its handshake went. The certificate is made at start, for `localhost`.
+//! ```text
+//! cargo run --example tls_server --features rustls -- 127.0.0.1:4433 UNIX:/run/distcache/scache
+//! ```
+//!
+//! It answers every connection with one line that names the kind of handshake, and makes its
+//! certificate, for `localhost`, at start.
 
 use std::env;
 use std::error::Error;
@@ -11,16 +15,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use distcache_posix::client::{Client, Flags};
+use distcache_posix::Client;
 use distcache_posix::rustls::ServerSessions;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
-/// How long a session may be resumed.
+/// The lifetime of a session.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// How long a cache that does not answer in time is left alone.
+/// How long handshakes skip the cache after a timeout.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a client may take over its side.
+/// The read and write timeout of a TLS client.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,8 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let listen = arguments.next().ok_or("usage: tls_server ADDRESS:PORT [CACHE]")?;
     let cache = arguments.next().unwrap_or_else(|| "UNIX:/run/distcache/scache".into());
 
-    let client = Client::new(&cache.parse()?, Flags::PERSISTENT | Flags::LATE)?;
-    client.set_pause(PAUSE);
+    let client = Client::builder(cache.as_str()).pause(PAUSE).build()?;
     let config = Arc::new(config(client)?);
     let listener = TcpListener::bind(&listen)?;
     println!("tls_server: listening on {}", listener.local_addr()?);
@@ -43,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Sessions are kept in the cache, and never in tickets, which servers with different keys could
-/// not read.
+/// Without a `ticketer`, sessions are stored in the cache. Tickets would take precedence, and servers
+/// with different ticket keys cannot read each other's.
 fn config(client: Client) -> Result<ServerConfig, Box<dyn Error>> {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());

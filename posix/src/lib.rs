@@ -1,7 +1,21 @@
-//! distcache on POSIX: sockets, clock, memory and processes for the machines of `distcache-core`.
+//! distcache, the TLS session cache, on POSIX systems: a blocking client and a session store for rustls
+//! servers.
 //!
-//! The default feature gives the blocking client, which is what an application needs: see
-//! [`client`]. The other features build the programs and the store for rustls.
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use distcache_posix::{Client, Id};
+//!
+//! let client = Client::connect("UNIX:/run/distcache/scache")?;
+//! let id = Id::new(b"an id of 1 to 64 bytes").expect("22 bytes");
+//! client.put(id, b"the session", Duration::from_secs(300))?;
+//! assert_eq!(client.get(id)?.as_deref(), Some(&b"the session"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`client`] describes deadlines, threads and forks, and [`net::address`] the syntax of addresses.
+//!
+//! # Features
 //!
 //! | feature | adds | for |
 //! |---|---|---|
@@ -10,7 +24,7 @@
 //! | `daemon` | everything else | `dc_server`, `dc_client`, `dc_snoop` and `dc_test` |
 //!
 //! What `daemon` adds is the inside of the programs. It follows their needs, without promises of
-//! compatibility.
+//! compatibility. The rest of this page is about it.
 //!
 //! # How bytes and time move
 //!
@@ -61,6 +75,8 @@
 //! `sys` holds all `unsafe` code: system calls that neither `std` nor `rustix` offers as safe
 //! functions.
 #![deny(unsafe_code)]
+// The client needs only parts of `net` and `sys`.
+#![cfg_attr(not(feature = "daemon"), allow(dead_code))]
 
 #[cfg(feature = "daemon")]
 pub mod check;
@@ -101,3 +117,19 @@ mod sys;
 mod testing;
 #[cfg(feature = "daemon")]
 mod trim;
+
+use std::time::Duration;
+
+#[cfg(feature = "client")]
+pub use client::Client;
+pub use distcache_core::id::Id;
+pub use distcache_core::message::Status;
+pub use net::address::Address;
+
+/// The longest lifetime of a session: 7 days.
+pub const TTL_MAX: Duration = Duration::from_millis(distcache_core::message::TTL_MAX as u64);
+
+/// Compiles the example in `README.md`.
+#[cfg(all(doctest, feature = "client"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

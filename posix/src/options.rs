@@ -1,7 +1,7 @@
-//! Command lines as the original has them: long words behind one dash.
+//! Command lines with long options behind one dash, as in the C original.
 //!
-//! `-listen x`, `--listen x`, `-listen=x` and `--listen=x` are the same. `lexopt` splits what follows
-//! one dash into letters, so it gets every word with two.
+//! `-listen x`, `--listen x`, `-listen=x` and `--listen=x` are the same. `lexopt` splits a word behind
+//! one dash into letters, so every such word gets a second dash first.
 
 pub mod table;
 mod units;
@@ -19,7 +19,7 @@ use self::table::Command;
 use self::units::Units;
 use crate::net::address::Address;
 
-/// The options of a program, one after the other.
+/// The command line of a program, read option by option.
 ///
 /// ```
 /// # use distcache_posix::options::{Options, OptionsError};
@@ -41,9 +41,9 @@ use crate::net::address::Address;
 #[derive(Debug)]
 pub struct Options {
     parser: Parser,
-    /// Where names are looked up; `None` to take any.
+    /// The table of known options; `None` to accept any name.
     command: Option<&'static Command>,
-    /// The option at hand, with one dash and without its value.
+    /// The current option, with one dash and without its value.
     option: String,
 }
 
@@ -53,7 +53,7 @@ impl Options {
         Self { command: Some(command), ..Self::new(std::env::args_os().skip(1)) }
     }
 
-    /// Any other arguments, of a program whose options no table has.
+    /// Any other arguments. Every option name is accepted.
     pub fn new(arguments: impl IntoIterator<Item = OsString>) -> Self {
         let parser = Parser::from_args(arguments.into_iter().map(two_dashes));
         Self { parser, command: None, option: String::new() }
@@ -61,14 +61,13 @@ impl Options {
 
     /// The name of the next option, without dashes; `None` after the last.
     ///
-    /// An alias is told as the name that it stands for; `-h` and `-?` are "help", `-V` is "version".
+    /// An alias is returned as the name that it stands for: `-h` and `-?` are "help", `-V` is "version".
     ///
     /// # Errors
-    /// An argument that is not an option, an option that the table does not have, and a value of the
-    /// option before that nobody took.
+    /// [`OptionsError`] for an argument that is not an option, an unknown option, or a value of a switch.
     #[allow(
         clippy::should_implement_trait,
-        reason = "an iterator could not lend itself for values"
+        reason = "an iterator could not be borrowed to read values"
     )]
     pub fn next(&mut self) -> Result<Option<String>, OptionsError> {
         let name = match self.parser.next() {
@@ -92,7 +91,7 @@ impl Options {
         }
     }
 
-    /// The error that there is no such option as the one at hand; suggests the one that was meant.
+    /// The error for an unknown option: the current one. Suggests a similar option.
     pub fn unknown(&self) -> OptionsError {
         let name = self.option.get(1..).unwrap_or_default();
         match self.command.and_then(|command| command.nearest(name)) {
@@ -101,13 +100,16 @@ impl Options {
         }
     }
 
-    /// An error about the option at hand: `why` goes on after its name, as in "needs root".
+    /// An error about the current option. `why` follows its name, as in "needs root".
     pub fn error(&self, why: &str) -> OptionsError {
         OptionsError(format!("{} {why}", self.option))
     }
 
-    /// The value of the option at hand. One that looks like an option counts as forgotten; write
-    /// `-pidfile=-odd` if it is meant.
+    /// The value of the current option.
+    ///
+    /// # Errors
+    /// [`OptionsError`] if it is missing, empty, or looks like an option. `-pidfile=-odd` is accepted.
+    /// The methods below have these errors, too, and one for a value that does not fit.
     pub fn value(&mut self) -> Result<OsString, OptionsError> {
         let value = self.parser.optional_value().or_else(|| {
             let mut words = self.parser.try_raw_args()?;
@@ -130,23 +132,23 @@ impl Options {
 
     /// The value as a decimal number in `range`.
     pub fn number(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
-        self.measure(&units::PLAIN, range)
+        self.in_units(&units::PLAIN, range)
     }
 
-    /// The value as a number of things in `range`; k and M behind it stand for 1,000 and 1,000,000.
+    /// The value as a count in `range`; the units k and M are 1,000 and 1,000,000.
     pub fn count(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
-        self.measure(&units::COUNT, range)
+        self.in_units(&units::COUNT, range)
     }
 
-    /// The value as a number of bytes in `range`; K, M, G and T behind it stand for powers of 1024,
-    /// and so do KB and KiB and their like.
+    /// The value as a number of bytes in `range`; the units K, M, G and T, also KB, KiB and so on, are
+    /// powers of 1024.
     pub fn bytes(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
-        self.measure(&units::BYTES, range)
+        self.in_units(&units::BYTES, range)
     }
 
-    /// The value as a time in `range`, both in milliseconds; ms, s, m, h and d behind it are units.
+    /// The value as a time in `range`, in milliseconds; the units are ms, s, m, h and d.
     pub fn millis(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
-        self.measure(&units::MILLIS, range)
+        self.in_units(&units::MILLIS, range)
     }
 
     /// The value as [`Options::millis`] reads it, where 0 stands for no limit.
@@ -154,13 +156,12 @@ impl Options {
         Ok(Some(self.millis(range)?).filter(|millis| *millis > 0).map(Duration::from_millis))
     }
 
-    /// The value as a time in `range`, both in seconds; s, m, h and d behind it are units.
+    /// The value as a time in `range`, in seconds; the units are s, m, h and d.
     pub fn seconds(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
-        self.measure(&units::SECONDS, range)
+        self.in_units(&units::SECONDS, range)
     }
 
-    /// The value as a time that may be a part of a second, in `range`; ms, s, m and h behind it are
-    /// units, and without one it is in seconds.
+    /// The value as a time in `range`, in seconds with a fraction; the units are ms, s, m and h.
     pub fn duration(&mut self, range: RangeInclusive<Duration>) -> Result<Duration, OptionsError> {
         let text = self.text()?;
         let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -192,22 +193,21 @@ impl Options {
         }
     }
 
-    /// The value as an address to listen on, for streams or for datagrams, independent of the working
-    /// directory.
+    /// The value as an address to listen on, for streams or datagrams, with an absolute path.
     pub fn service_address(&mut self) -> Result<Address, OptionsError> {
         let text = self.text()?;
         let address = text.parse::<Address>();
-        // A path may have a comma in it; what follows one in a list is another address.
+        // A path may contain a comma. In a list, another address follows it.
         let mut parts = text.split(',');
         let is_list = parts.next().is_some() && parts.any(|part| part.parse::<Address>().is_ok());
         if is_list || address.is_err() && text.contains(',') {
-            return Err(self.list(&text));
+            return Err(self.list_error(&text));
         }
         let address = address.and_then(Address::absolute);
         address.map_err(|error| OptionsError(format!("{}: {error}", self.option)))
     }
 
-    /// The value as an address to listen on for streams, independent of the working directory.
+    /// The value as an address to listen on for streams, with an absolute path.
     pub fn listen_address(&mut self) -> Result<Address, OptionsError> {
         let address = self.service_address()?;
         match address.streaming() {
@@ -216,7 +216,7 @@ impl Options {
         }
     }
 
-    /// The value as an address to connect to, independent of the working directory.
+    /// The value as an address to connect to, with an absolute path.
     pub fn server_address(&mut self) -> Result<Address, OptionsError> {
         let address = self.service_address()?;
         match address.connectable() {
@@ -225,7 +225,8 @@ impl Options {
         }
     }
 
-    fn list(&self, text: &str) -> OptionsError {
+    /// The error for a list of addresses.
+    fn list_error(&self, text: &str) -> OptionsError {
         let name = self.option.get(1..).unwrap_or_default();
         let entry = self.command.and_then(|command| command.find(name));
         let option = &self.option;
@@ -240,19 +241,19 @@ impl Options {
         })
     }
 
-    fn measure(&mut self, units: &Units, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
+    fn in_units(&mut self, units: &Units, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
         let (low, high) = (*range.start(), *range.end());
         if let Some(negative) = self.negative() {
             let most = if low > 0 { "must be positive" } else { "must not be negative" };
             return Err(self.error(&format!("{most}, not '{negative}'")));
         }
         let text = self.text()?;
-        let number = units.read(&text).filter(|number| range.contains(number));
+        let number = units.parse(&text).filter(|number| range.contains(number));
         number
             .ok_or_else(|| self.error(&format!("needs {}, not '{text}'", units.needed(low, high))))
     }
 
-    /// The next word, where it is a number with a minus: not an option that follows.
+    /// The next word, if it is a negative number and not an option.
     fn negative(&mut self) -> Option<String> {
         let words = self.parser.try_raw_args()?;
         let word = words.peek()?.to_str()?.strip_prefix("--")?;
@@ -260,7 +261,7 @@ impl Options {
     }
 }
 
-/// A word that begins with one dash, with two.
+/// Adds a second dash to a word with one.
 fn two_dashes(word: OsString) -> OsString {
     match word.as_bytes() {
         [b'-', second, ..] if *second != b'-' => {
@@ -270,13 +271,12 @@ fn two_dashes(word: OsString) -> OsString {
     }
 }
 
-/// A command line that cannot be followed; prints as one line that names the option and the reason.
-/// The program then exits with 1.
+/// An invalid command line. Prints as one line with the option and the reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OptionsError(String);
 
 impl OptionsError {
-    /// An error about options together, as in "-server is missing".
+    /// An error about a combination of options, as in "-server is missing".
     pub fn new(line: impl Into<String>) -> Self {
         Self(line.into())
     }
@@ -284,7 +284,7 @@ impl OptionsError {
 
 impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line, whatever the words on the command line were.
+        // The arguments may contain newlines; the message must not.
         self.0.chars().try_for_each(|c| match c.is_control() {
             true => write!(f, "{}", c.escape_default()),
             false => f.write_char(c),

@@ -1,4 +1,4 @@
-//! What all programs do alike: options in, exit code out.
+//! What all programs share: from the command line to the exit status.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,24 +9,24 @@ use crate::options::table::{Command, Entry, Group};
 use crate::options::{Options, OptionsError};
 use crate::process::start::Startup;
 
-/// The most places that a daemon listens in: each takes one of the descriptors that it has to spare.
+/// The most addresses that a daemon listens on. Each takes one of its extra descriptors.
 pub(crate) const LISTENERS_MAX: usize = 16;
 
-/// Why a program ends otherwise than by having done its work.
+/// Why a program ends without having done its work.
 #[derive(Debug)]
 pub enum Stop {
-    /// It could not do its work: a line that says why. Exit code 1.
+    /// It failed; the reason, one line. Exit status 1.
     Failed(String),
-    /// Its usage was asked for. Exit code 0.
+    /// Print the usage. Exit status 0.
     Help,
-    /// The command line can't be followed: a line that says why. Exit code 1.
+    /// The command line is invalid. Exit status 1.
     Usage(OptionsError),
-    /// Its version was asked for. Exit code 0.
+    /// Print the version. Exit status 0.
     Version,
 }
 
 impl Stop {
-    /// A failure that prints as `error` does.
+    /// A failure with the message of `error`.
     pub fn failed(error: impl Display) -> Self {
         Self::Failed(error.to_string())
     }
@@ -38,14 +38,14 @@ impl From<OptionsError> for Stop {
     }
 }
 
-/// Runs a program, and says on stdout or stderr how it ended, as far as that is to be said.
+/// Runs a program: calls `work` with its options, and prints usage, version or the reason of a failure.
 ///
-/// 0 is success, help and version; 1 is everything else.
+/// Returns 0 after success, usage and version, else 1.
 pub fn run(
     command: &'static Command,
     work: impl FnOnce(&mut Options) -> Result<(), Stop>,
 ) -> ExitCode {
-    // Whoever reads our words may be gone; that does not change how the work ended.
+    // Failed output is ignored: it does not change the outcome.
     let (mut out, mut err) = (io::stdout(), io::stderr());
     let name = command.name;
     let _ = match work(&mut Options::from_env(command)) {
@@ -68,7 +68,7 @@ pub fn run(
     ExitCode::FAILURE
 }
 
-/// Reads an option that every program has; `Err` where it is none of the program's either.
+/// What to do about an option that the program itself does not read: `-help`, `-version`, or unknown.
 pub fn common_option(name: &str, options: &Options) -> Stop {
     match name {
         "help" => Stop::Help,
@@ -77,7 +77,7 @@ pub fn common_option(name: &str, options: &Options) -> Stop {
     }
 }
 
-/// The options that [`daemon_option`] reads, `-listen` apart.
+/// The options that [`daemon_option`] reads, except `-listen`.
 pub const DAEMON: Group = Group {
     title: "Process",
     options: &[
@@ -99,49 +99,49 @@ pub const DAEMON: Group = Group {
     ],
 };
 
-/// Reads an option that daemons have in common; false where it is none of those.
+/// Reads an option that the daemons share; false for another option.
 ///
 /// # Errors
-/// A value that is missing or unfit.
+/// [`OptionsError`] for a missing or invalid value.
 pub fn daemon_option(
-    service: &mut Startup,
+    startup: &mut Startup,
     name: &str,
     options: &mut Options,
 ) -> Result<bool, OptionsError> {
     match name {
-        "daemon" => service.daemon = true,
-        "killable" => service.killable = true,
-        "listen" if service.listen.len() == LISTENERS_MAX => {
+        "daemon" => startup.daemon = true,
+        "killable" => startup.killable = true,
+        "listen" if startup.listen.len() == LISTENERS_MAX => {
             return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
         }
-        "listen" => service.listen.push(options.service_address()?),
+        "listen" => startup.listen.push(options.service_address()?),
         "pidfile" => {
             let path = options.path()?;
             let path = std::path::absolute(path).map_err(|error| {
                 options.error(&format!("needs a path that can be made absolute: {error}"))
             })?;
-            service.pid_file = Some(path);
+            startup.pid_file = Some(path);
         }
-        "sockgroup" => service.ownership.group = Some(options.text()?),
-        "sockowner" => service.ownership.owner = Some(options.text()?),
-        "sockperms" => service.ownership.mode = Some(options.mode()?),
-        "user" => service.user = Some(options.text()?),
+        "sockgroup" => startup.ownership.group = Some(options.text()?),
+        "sockowner" => startup.ownership.owner = Some(options.text()?),
+        "sockperms" => startup.ownership.mode = Some(options.mode()?),
+        "user" => startup.user = Some(options.text()?),
         _ => return Ok(false),
     }
     Ok(true)
 }
 
-/// The service of a daemon that is told nothing more than where to listen, if nothing else is said.
+/// The default settings of a daemon that listens on `listen` unless told otherwise.
 ///
 /// # Errors
-/// The address is none.
+/// [`OptionsError`] if that address is invalid.
 pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError> {
-    let usual: Address =
+    let default_listen: Address =
         listen.parse().map_err(|error| OptionsError::new(format!("-listen: {error}")))?;
     Ok(Startup {
         name,
         listen: Vec::new(),
-        usual,
+        default_listen,
         inherits: Vec::new(),
         ownership: Default::default(),
         daemon: false,

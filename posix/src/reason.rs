@@ -1,11 +1,11 @@
-//! Messages about failed connections, in plainer words than the system's.
+//! Messages about failed connections, in words that fit sockets.
 
 use std::fmt;
 use std::io;
 
 use crate::net::address::Address;
 
-/// Displays why an attempt to connect has failed. The system's messages talk about files.
+/// Prints why connecting failed; the system's own messages are about files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unreachable(pub(crate) io::ErrorKind);
 
@@ -19,7 +19,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// Displays that connecting to an address has failed, and what may be missing there.
+/// Prints that connecting to an address failed, and which program may be missing.
 pub(crate) struct NotConnected<'a>(pub(crate) &'a Address, pub(crate) io::ErrorKind);
 
 impl fmt::Display for NotConnected<'_> {
@@ -48,7 +48,7 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-/// Whether the error means that the peer has closed the connection.
+/// Whether an error means that the peer has closed the connection.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

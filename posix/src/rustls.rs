@@ -1,63 +1,76 @@
-//! Sessions of rustls servers in the cache, so that several servers resume each other's.
+//! A session store for rustls servers, so that several servers resume each other's sessions.
 //!
-//! ```ignore
-//! let client = Client::new(&"UNIX:/run/distcache/scache".parse()?, Flags::PERSISTENT | Flags::LATE)?;
-//! client.set_pause(Duration::from_secs(1));
-//! server_config.session_storage = Arc::new(ServerSessions::new(client, Duration::from_secs(300)));
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use distcache_posix::Client;
+//! use distcache_posix::rustls::ServerSessions;
+//! use rustls::ServerConfig;
+//! use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+//!
+//! # fn config(
+//! #     certificates: Vec<CertificateDer<'static>>,
+//! #     key: PrivateKeyDer<'static>,
+//! # ) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+//! let mut config =
+//!     ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
+//! let client =
+//!     Client::builder("UNIX:/run/distcache/scache").pause(Duration::from_secs(1)).build()?;
+//! config.session_storage = Arc::new(ServerSessions::new(client, Duration::from_secs(300)));
+//! # Ok(config) }
 //! ```
 //!
-//! The servers must agree in what a session depends on: the certificate's names, ALPN, and whether
-//! clients authenticate. Session tickets go before stored sessions: leave `ticketer` unset.
+//! Leave `ticketer` unset: tickets take precedence over stored sessions. The servers must agree in what
+//! a session depends on: the names in the certificate, ALPN, and whether clients authenticate.
 //!
-//! A cache that is away costs each handshake at most one deadline of the client, and then a full
-//! handshake: nothing here fails a connection. With [`Client::set_pause`] a cache that stands still costs
-//! one deadline in each pause, whatever the number of handshakes.
+//! If the cache is slow or unreachable, a handshake waits for at most the client's deadline and is then
+//! a full one; no connection fails. With a [pause](crate::client::Builder::pause) only one handshake a
+//! pause waits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::rustls::server::StoresServerSessions;
-use distcache_core::id::Id;
-use distcache_core::message::TTL_MAX;
 
 use crate::client::Client;
+use crate::{Id, TTL_MAX};
 
-/// A store of server sessions on a [`Client`].
+/// A [`StoresServerSessions`] that stores sessions through a [`Client`].
 ///
-/// rustls asks from within handshakes, and waits: the client's deadline is what a handshake can lose.
-/// Keys of more than 64 bytes, which rustls does not make, are refused.
+/// rustls calls it during handshakes and waits. Keys of more than 64 bytes, which rustls does not
+/// generate, are refused.
 #[derive(Clone, Debug)]
 pub struct ServerSessions {
     client: Arc<Client>,
-    ttl: u32,
+    lifetime: Duration,
 }
 
 impl ServerSessions {
-    /// Sessions live for `lifetime`, counted in milliseconds and cut to the protocol's 7 days.
+    /// Stores sessions for `lifetime`: whole milliseconds, reduced to the protocol's 7 days.
     pub fn new(client: impl Into<Arc<Client>>, lifetime: Duration) -> Self {
-        let ttl = u32::try_from(lifetime.as_millis()).unwrap_or(TTL_MAX).min(TTL_MAX);
-        Self { client: client.into(), ttl }
+        Self { client: client.into(), lifetime: lifetime.min(TTL_MAX) }
     }
 
-    /// The client through which sessions go.
+    /// The client that sessions are stored through.
     pub fn client(&self) -> &Client {
         &self.client
     }
 }
 
 impl StoresServerSessions for ServerSessions {
-    /// Stores a session in place of what is there; false where that could not be done.
+    /// Stores a session, in place of one under the same key; false if that failed.
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
-        Id::new(&key).is_some_and(|id| self.client.put(self.ttl, id, &value).is_ok())
+        Id::new(&key).is_some_and(|id| self.client.put(id, &value, self.lifetime).is_ok())
     }
 
-    /// Fetches a session; none where the cache cannot tell.
+    /// Fetches a session; `None` also if the cache does not answer.
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.client.get(Id::new(key)?).ok()?
     }
 
-    /// Fetches a session and removes it. Of several who take one session, one has it: a session for a
-    /// single use is used once, so early data can't be replayed to another server.
+    /// Fetches a session and removes it. Of several servers that take one session, one gets it, so
+    /// early data cannot be replayed to another server.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.client.take(Id::new(key)?).ok()?
     }
@@ -71,16 +84,15 @@ impl StoresServerSessions for ServerSessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Flags;
     use crate::client::tests::Server;
 
     fn sessions(server: &Server) -> ServerSessions {
-        let client = Client::new(&server.address, Flags::PERSISTENT).unwrap();
+        let client = Client::connect(&server.address).unwrap();
         ServerSessions::new(client, Duration::from_secs(300))
     }
 
     #[test]
-    fn a_session_is_put_got_and_put_again() {
+    fn a_session_can_be_stored_fetched_and_replaced() {
         let server = Server::with_store();
         let sessions = sessions(&server);
         assert!(sessions.can_cache());
@@ -91,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_take_one_session_one_has_it() {
+    fn of_several_threads_that_take_one_session_one_gets_it() {
         let server = Server::with_store();
         let sessions = sessions(&server);
         for _ in 0..20 {
@@ -105,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_no_id_can_be_are_refused() {
+    fn keys_that_are_not_ids_are_refused() {
         let server = Server::with_store();
         let sessions = sessions(&server);
         for key in [vec![], vec![7; 65]] {
@@ -115,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_is_away_stores_and_finds_nothing() {
+    fn an_unreachable_cache_stores_and_finds_nothing() {
         let server = Server::with_store();
         let sessions = sessions(&server);
         drop(server);
@@ -124,15 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_cut_to_what_the_protocol_allows() {
+    fn a_lifetime_is_reduced_to_the_longest_of_the_protocol() {
         let server = Server::with_store();
-        let client = Arc::new(Client::new(&server.address, Flags::NONE).unwrap());
-        for (lifetime, ttl) in [
-            (Duration::from_millis(1500), 1500),
+        let client = Arc::new(Client::connect(&server.address).unwrap());
+        for (lifetime, cut) in [
+            (Duration::from_millis(1500), Duration::from_millis(1500)),
             (Duration::from_secs(604_801), TTL_MAX),
             (Duration::MAX, TTL_MAX),
         ] {
-            assert_eq!(ServerSessions::new(Arc::clone(&client), lifetime).ttl, ttl);
+            assert_eq!(ServerSessions::new(Arc::clone(&client), lifetime).lifetime, cut);
         }
     }
 }

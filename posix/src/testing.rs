@@ -87,14 +87,10 @@ pub(crate) fn spawn(test: &str, word: &str) -> Output {
 pub(crate) fn spawn_with(test: &str, word: &str, variables: &[(&str, &str)]) -> Output {
     let arguments = ["--exact", test, "--nocapture"];
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command
-        .args(arguments)
-        .env(CHILD, format!("+{word}"))
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    // A name that no test has would make the child succeed without running anything.
-    assert!(text(&output.stdout).contains("running 1 test\n"), "no test is named {test}");
+    command.args(arguments).env(CHILD, format!("+{word}"));
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let printed = text(&output.stdout);
+    assert!(printed.contains("running 1 test\n"), "there is no test {test}: {printed}");
     output
 }
 

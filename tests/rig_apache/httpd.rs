@@ -1,4 +1,4 @@
-//! Debian's httpd with our module, as a process of its own.
+//! Debian's httpd with `mod_socache_distcache`, as a process.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -14,7 +14,7 @@ use distcache_testing::rig::{installed, succeed};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TMP: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// Where the module is, built once in a process.
+/// Returns the path of the module, which is built once in each test process.
 pub(crate) fn module() -> &'static Path {
     static MODULE: OnceLock<PathBuf> = OnceLock::new();
     MODULE.get_or_init(|| {
@@ -27,7 +27,7 @@ pub(crate) fn module() -> &'static Path {
     })
 }
 
-/// What it takes to begin a configuration: modules that are not built in, and where things are.
+/// Returns the first lines of a configuration: the modules to load, and the paths.
 pub(crate) fn preamble(dir: &Path) -> String {
     static MODULES: OnceLock<String> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
@@ -38,7 +38,7 @@ pub(crate) fn preamble(dir: &Path) -> String {
     });
     let module = module().display();
     let dir = dir.display();
-    // Where tests run as root, the children do not.
+    // If the tests run as root, the children run as www-data.
     format!(
         "ServerRoot {dir}\nServerName localhost\nDefaultRuntimeDir {dir}\nPidFile {dir}/httpd.pid\n\
          ErrorLog {dir}/error.log\nLogLevel warn socache_distcache:debug\n\
@@ -47,7 +47,7 @@ pub(crate) fn preamble(dir: &Path) -> String {
     )
 }
 
-/// One httpd, in a process group of its own; all of it ends on drop.
+/// An httpd in its own process group, which ends on drop.
 #[derive(Debug)]
 pub(crate) struct Httpd {
     program: Program,
@@ -55,13 +55,13 @@ pub(crate) struct Httpd {
 }
 
 impl Httpd {
-    /// Starts one on a whole configuration, by the words `before` and with a deadline for its cache, and
-    /// waits until it takes connections; `None` where somebody else came to have its port.
+    /// Starts httpd by the command `before` with a configuration and a timeout for its cache, and waits until
+    /// it listens. Returns `None` if another process has taken its port.
     pub(crate) fn start(
         dir: &Dir,
         config: &str,
         before: &[String],
-        deadline: Duration,
+        timeout: Duration,
     ) -> Option<Self> {
         let (file, log) = (dir.join("httpd.conf"), dir.join("error.log"));
         fs::write(&file, config).expect("a configuration in our own directory");
@@ -69,9 +69,9 @@ impl Httpd {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
         command.arg("-DFOREGROUND").arg("-d").arg(dir.path()).arg("-f").arg(&file);
-        command.env("DISTCACHE_TIMEOUT_MS", deadline.as_millis().to_string());
+        command.env("DISTCACHE_TIMEOUT_MS", timeout.as_millis().to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let mut httpd = Self { program: Program::adopt(command), log };
+        let mut httpd = Self { program: Program::spawn(command), log };
         let started = until("httpd listens, or says why not", || {
             if httpd.log().contains("resuming normal operations") {
                 return Some(true);
@@ -86,12 +86,12 @@ impl Httpd {
         None
     }
 
-    /// Has it read its configuration again, and begin new children while the old ones finish.
+    /// Restarts it gracefully: it reads its configuration again, and replaces its children.
     pub(crate) fn restart(&self) {
         self.program.signal(Signal::USR1);
     }
 
-    /// All that it has written to its error log.
+    /// Returns its error log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -103,28 +103,27 @@ impl Drop for Httpd {
             eprintln!("{}: {}", self.log.display(), self.log());
         }
         if self.program.is_running() {
-            // The parent sees to its children.
+            // The parent ends its children.
             self.program.signal(Signal::TERM);
-            // A second panic would hide the first.
+            // A second panic would abort the process.
             if !std::thread::panicking() {
                 until("httpd has ended", || (!self.program.is_running()).then_some(()));
             }
         }
-        // What is left of the group, if anything is: nobody else is in it.
+        // Kills what is left of the process group, if anything.
         self.program.kill_group();
         let died = self.log().contains("nasty error detected in the parent process");
         assert!(std::thread::panicking() || !died, "httpd ended badly: {}", self.log());
     }
 }
 
-/// How long the module's operations may take: longer than they do on the busiest machine, so what fails,
-/// fails for a reason.
-pub(crate) const PATIENT: Duration = Duration::from_secs(20);
+/// The timeout of the module for tests whose cache answers: long enough for a busy machine.
+pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long they may take where the cache stands still, which each of some handshakes waits for.
-pub(crate) const IMPATIENT: Duration = Duration::from_secs(2);
+/// The timeout for tests whose cache hangs.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A port that is free on both addresses at the moment.
+/// Returns a port that is free on both addresses at the moment.
 pub(crate) fn free_port(addresses: &[Ipv4Addr; 2]) -> u16 {
     for _ in 0..100 {
         let one = TcpListener::bind((addresses[0], 0)).expect("a port of our own machine");

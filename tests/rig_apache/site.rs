@@ -7,19 +7,19 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use distcache_testing::process::{Dir, PATIENCE, Program};
+use distcache_testing::process::{Dir, Program, TIMEOUT};
 use rustls::pki_types::ServerName;
 use rustls::version::TLS12;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Stream, SupportedProtocolVersion,
 };
 
-use super::httpd::{Httpd, PATIENT, free_port, preamble};
+use super::httpd::{Httpd, LONG_TIMEOUT, free_port, preamble};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
-/// mod_ssl makes its session context of name and port: so both have the same, at two addresses.
+/// mod_ssl derives its session context from name and port, so both servers have the same port.
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
 
 /// ```text
@@ -31,7 +31,7 @@ pub(crate) struct Site {
     pub(crate) servers: [Httpd; 2],
     pub(crate) proxies: [Program; 2],
     pub(crate) cache: Program,
-    /// Each machine's own directory.
+    /// A directory for each of the two machines.
     pub(crate) dirs: [Dir; 2],
     port: u16,
     roots: Arc<RootCertStore>,
@@ -40,27 +40,27 @@ pub(crate) struct Site {
 /// What a test changes about a site.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    /// More configuration, in which `CACHE` stands for the address of the machine's proxy, and `PORT` for
+    /// More configuration, in which `CACHE` is replaced by the address of the machine's proxy, and `PORT` by
     /// the port of the cache.
     pub(crate) more: String,
-    /// How long the module's operations may take.
-    pub(crate) deadline: Duration,
+    /// The timeout of the module.
+    pub(crate) timeout: Duration,
     /// More options of the proxies.
     pub(crate) proxy: Vec<&'static str>,
-    /// The words of the command that starts an httpd.
+    /// A command that starts httpd, in front of its own.
     pub(crate) before: Vec<String>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { more: String::new(), deadline: PATIENT, proxy: Vec::new(), before: Vec::new() }
+        Self { more: String::new(), timeout: LONG_TIMEOUT, proxy: Vec::new(), before: Vec::new() }
     }
 }
 
-/// A handshake, and what was fetched behind it.
+/// A handshake, and the page that was fetched.
 pub(crate) struct Visit {
     pub(crate) kind: HandshakeKind,
-    /// From the first packet to the end of the answer.
+    /// From connecting to the end of the response.
     pub(crate) took: Duration,
     pub(crate) page: String,
 }
@@ -71,7 +71,7 @@ impl Site {
         Self::set_up(&Setup::default())
     }
 
-    /// A site with sessions in the cache and what a test changes.
+    /// A site with the changes of a test.
     pub(crate) fn set_up(setup: &Setup) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
@@ -79,7 +79,7 @@ impl Site {
         Self::with(&made.cert.pem(), &made.signing_key.serialize_pem(), setup, roots)
     }
 
-    /// The same with a certificate of the caller's.
+    /// The same with a certificate of the caller.
     pub(crate) fn with(cert: &str, key: &str, setup: &Setup, roots: RootCertStore) -> Self {
         let cache = Program::start(DC_SERVER, &["-listen", "IP:127.0.0.1:0"]);
         let dirs = [(); 2].map(|()| Dir::new());
@@ -97,7 +97,7 @@ impl Site {
             let port = free_port(&ADDRESSES);
             let start = |number: usize| {
                 let (dir, at) = (&dirs[number], ADDRESSES[number]);
-                Httpd::start(dir, &config(dir, at, port, &more), &setup.before, setup.deadline)
+                Httpd::start(dir, &config(dir, at, port, &more), &setup.before, setup.timeout)
             };
             if let (Some(one), Some(other)) = (start(0), start(1)) {
                 break ([one, other], port);
@@ -106,27 +106,27 @@ impl Site {
         Self { servers, proxies, cache, dirs, port, roots: Arc::new(roots) }
     }
 
-    /// Where a server listens.
+    /// Returns the address of a server.
     pub(crate) fn address(&self, server: usize) -> String {
         format!("{}:{}", ADDRESSES[server], self.port)
     }
 
-    /// Starts a machine's proxy anew, for the cache at `address`.
+    /// Restarts the proxy of a machine, for the cache at `address`.
     pub(crate) fn restart_proxy(&mut self, number: usize, address: &str) {
         self.proxies[number] = start_proxy(&self.dirs[number], address, &[]);
     }
 
-    /// A client that remembers sessions and speaks one version only.
+    /// Returns a client that remembers sessions and supports one version only.
     pub(crate) fn client(&self, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
         let builder = ClientConfig::builder_with_protocol_versions(&[version]);
         Arc::new(builder.with_root_certificates(Arc::clone(&self.roots)).with_no_client_auth())
     }
 
-    /// Connects to a server, and fetches a page to its very end.
+    /// Connects to a server and fetches a page.
     pub(crate) fn visit(&self, client: &Arc<ClientConfig>, server: usize, page: &str) -> Visit {
         let began = Instant::now();
         let mut socket = TcpStream::connect((ADDRESSES[server], self.port)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut connection = ClientConnection::new(Arc::clone(client), name).unwrap();
         let mut stream = Stream::new(&mut connection, &mut socket);
@@ -139,15 +139,15 @@ impl Site {
         Visit { kind: connection.handshake_kind().unwrap(), took, page }
     }
 
-    /// What a server's status page says of a counter.
+    /// Returns a counter from a server's status page.
     pub(crate) fn counter(&self, server: usize, name: &str) -> u64 {
         let page = self.visit(&self.client(&TLS12), server, "/server-status?auto").page;
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{name} in {page}"))
     }
 
-    /// How a handshake with a server goes.
-    pub(crate) fn shake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
+    /// Connects to a server and returns the kind of handshake.
+    pub(crate) fn handshake(&self, client: &Arc<ClientConfig>, server: usize) -> HandshakeKind {
         let visit = self.visit(client, server, "/index.html");
         assert_eq!(visit.page, "hello\n");
         visit.kind
@@ -155,7 +155,7 @@ impl Site {
 }
 
 fn start_proxy(dir: &Dir, cache: &str, more: &[&str]) -> Program {
-    // httpd's children are another user than who runs the tests, where that is root.
+    // If the tests run as root, httpd's children are another user.
     let listen = dir.address("cache");
     let arguments = ["-listen", &listen, "-server", cache, "-retry", "50", "-sockperms", "666"];
     let proxy = Program::start(DC_CLIENT, &[&arguments[..], more].concat());
@@ -167,7 +167,7 @@ fn start_proxy(dir: &Dir, cache: &str, more: &[&str]) -> Program {
 fn config(dir: &Dir, at: Ipv4Addr, port: u16, more: &str) -> String {
     let mut config = preamble(dir.path());
     let (cache, dir) = (dir.address("cache"), dir.path().display());
-    // Several children, so that nothing is learned from what one of them remembers by itself.
+    // Several children, so that no child can resume from its own memory.
     let ours = format!(
         "StartServers 2\nServerLimit 4\nThreadsPerChild 16\nMaxRequestWorkers 64\n\
          MinSpareThreads 16\nMaxSpareThreads 64\n\

@@ -1,4 +1,4 @@
-//! A certificate authority with an OCSP responder, which counts who asks.
+//! A certificate authority with an OCSP responder that counts its requests.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use distcache_testing::process::{Dir, PATIENCE};
+use distcache_testing::process::{Dir, TIMEOUT};
 use distcache_testing::rig::succeed;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// Answers each request with what `openssl ocsp` says at that moment; ends on drop.
+/// Answers each request by running `openssl ocsp`. Ends on drop.
 pub(crate) struct Responder {
     dir: PathBuf,
     address: SocketAddr,
@@ -25,7 +25,7 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// Makes an authority and a certificate of its for `localhost` in `dir`, and answers for them.
+    /// Creates an authority and its certificate for `localhost` in `dir`, and starts the responder.
     pub(crate) fn new(dir: &Dir) -> Self {
         let dir = dir.path().to_owned();
         make_certificates(&dir);
@@ -47,30 +47,30 @@ impl Responder {
         Self { dir, address, asked, ending, thread: Some(thread) }
     }
 
-    /// Where it is to be asked.
+    /// Returns the URL of the responder.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    /// How often it was asked.
+    /// Returns the number of requests.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// The certificate with its authority's behind it, and its key.
+    /// Returns the certificate chain and the key.
     pub(crate) fn certificate(&self) -> (String, String) {
         let read = |name| fs::read_to_string(self.dir.join(name)).expect("openssl has made it");
         (read("leaf.pem") + &read("ca.pem"), read("leaf.key"))
     }
 
-    /// The certificate's SHA-1 in hexadecimal, by which httpd knows its staple.
+    /// Returns the SHA-1 of the certificate in hexadecimal, which is httpd's id of the staple.
     pub(crate) fn fingerprint(&self) -> String {
         let arguments = "x509 -noout -fingerprint -sha1 -in leaf.pem".split_whitespace();
         let printed = succeed(Command::new("openssl").args(arguments).current_dir(&self.dir));
         printed.trim().split_once('=').expect("a name and digits").1.to_owned()
     }
 
-    /// Whom to trust.
+    /// Returns the roots that a client must trust.
     pub(crate) fn roots(&self) -> RootCertStore {
         let authority = CertificateDer::from_pem_file(self.dir.join("ca.pem"));
         let mut roots = RootCertStore::empty();
@@ -82,7 +82,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::SeqCst);
-        // What it waits for is a connection.
+        // The thread waits for a connection.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -104,14 +104,14 @@ fn make_certificates(dir: &Path) {
         "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -set_serial 0x1000 -days 29 \
          -extfile extensions -out leaf.pem",
     );
-    // The authority's list of its certificates: V is for valid.
+    // The authority's list of certificates. V means valid.
     let list = "V\t491231235959Z\t\t1000\tunknown\t/CN=localhost\n";
     fs::write(dir.join("index.txt"), list).expect("a file in our own directory");
 }
 
-/// Reads a POST, and answers it.
+/// Reads a POST request and answers it.
 fn answer(dir: &Path, asked: &AtomicUsize, socket: TcpStream) {
-    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     let mut reader = BufReader::new(socket);
     let (mut line, mut len) = (String::new(), 0);
     while reader.read_line(&mut line).is_ok_and(|len| len > 2) {

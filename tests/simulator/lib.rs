@@ -1,73 +1,74 @@
 //! The whole system in one process, over a virtual network and virtual time, driven by one seed.
 //!
 //! ```text
-//!  callers ─┐                  ┌─► proxy 1 ──┐ ┌──► 1 to 4 servers ──► table ∥ plain map
-//!           ├── wires, time ───┤     ▲       ├─┤    of level 1 or 0,
-//!  villains ┘    (faults)      └─► proxy 2 ──┘ └──► or a liar alone
-//!      └──────────── ledger: who asked what, what was executed, which answers came ────────┘
+//!  clients ─┐                  ┌─► proxy 1 ──┐ ┌──► 1 to 4 servers ──► table ∥ plain map
+//!           ├─ network, time ──┤     ▲       ├─┤    of level 1 or 0,
+//!  hostile ─┘     (faults)     └─► proxy 2 ──┘ └──► or one faulty server
+//!      └──────── oracle: requests made, requests executed, answers received ────────┘
 //! ```
 //!
 //! The machines are the real ones: [`Server`] over the real [`Table`], [`Proxy`], [`Connection`].
-//! Around them everything is made up, and decided by the seed: who there is and who talks to whom
-//! (clients at a server, at one or several proxies, proxies behind proxies, one copy of each session
-//! or two, at which patch levels), how much memory
-//! and patience each has, what is asked for, how bytes travel, and what goes wrong.
-//! [`plan::Plan`] is all that is decided beforehand; each kind of trouble is there or not in a
-//! given run, so that none hides another, and in one run of five nothing goes wrong at all.
+//! Everything around them is simulated. The seed decides which nodes and clients there are and how
+//! they are connected (clients of a server, of one or several proxies, proxies behind proxies, one
+//! or two copies of each session, patch levels), how much memory and which timeouts each has, which
+//! requests are made, how bytes travel, and which faults happen. [`plan::Plan`] is all that is
+//! decided beforehand. Each kind of fault is there or not in a given run, so that none hides
+//! another, and one run of five has no faults at all.
 //!
-//! # What goes wrong
+//! # Faults
 //!
-//! - Bytes travel in pieces of any size, late, through pipes that hold as little as one byte.
-//! - Connections end at any byte: reset, swallowed without a word (one way or both), or half
-//!   closed.
-//! - Attempts to connect are refused or never decided.
-//! - Servers and proxies stop for a while, die and come back with nothing, and do nothing for
-//!   many rounds or no more than one piece of work a turn.
-//! - Clients vanish in the middle of a request, hang up and wait for the rest, lose patience,
-//!   never read, say nothing, flood, or send what is no message: noise, HTTP, one bit changed, 17
-//!   frames, answers, frames that disagree.
-//! - The server lies: answers out of order, twice, for nobody, with another operation, not at
-//!   all.
-//! - Servers of old answer at level 0, and hang up on who asks for more ([`scan::Scan::age`]).
-//! - One server alone dies, loses connections or stops for good, with all else well ([`park`]).
-//! - Tables of one session or one block; pools of the fewest buffers; one request in flight; few slots.
-//! - Time jumps: a little, by minutes, by 8 days, and to where a session is just about to expire.
+//! - Bytes arrive late and in pieces of any size, through pipes that hold as little as one byte.
+//! - Connections end at any byte: reset, silently lost (in one direction or both), or half closed.
+//! - Attempts to connect are refused, or hang.
+//! - Servers and proxies pause, crash and restart empty, do nothing for many rounds, or do no more
+//!   than one piece of work a turn.
+//! - Clients leave in the middle of a request, end their sending side and wait for the rest, time
+//!   out, never read, send nothing, flood, or send what is no message: noise, HTTP, one bit changed,
+//!   17 frames, answers, frames that disagree.
+//! - A faulty server answers out of order, twice, without a request, with another operation, or not
+//!   at all.
+//! - Old servers answer at level 0, and close connections with a higher level
+//!   ([`framing::FrameScanner::clear_level`]).
+//! - One server alone crashes, loses connections or stops for good ([`cluster`]).
+//! - Tables of one session or one block; pools of the fewest buffers; one request in flight; few
+//!   slots.
+//! - Time jumps: a little, by minutes, by 8 days, and to just before a session expires.
 //!
 //! # What must hold
 //!
 //! - A request ends exactly once: with an answer in its turn, under its own uid and operation, or
-//!   with its connection ([`caller`]).
-//! - An answer is what a store said to that very request after it was made, and every execution
-//!   answers once; or a proxy's word that its server is away, and not even that where nothing
-//!   goes wrong. What a store executes somebody has asked for, byte for byte and no more often
-//!   ([`ledger`]).
-//! - A request leaves a proxy for the best of its servers that are up, in the id's own order, which
-//!   is the same in all proxies and is worked out here without the core; it visits each once, asks
-//!   there for what the table in the core's `request in flight` says, and for nothing that the server has not
-//!   shown that it has ([`route`], [`rank`]).
-//! - A session that was stored is there until it expires or somebody has it taken away, where there
-//!   is no reason for anything else: where nothing goes wrong, and with two copies where only one
-//!   server is in trouble. One that is taken is taken once, with two copies as long as no proxy has
-//!   been without a server ([`keeper`]).
-//! - Where one server is stuck, whoever asks for what it does not hold is answered within 10 ms, even
-//!   where clients leave it unanswered requests by the dozen.
-//! - A GET or HAVE goes to a second server only when the first has had 50 ms; a proxy counts each
-//!   request of a client once, and all queues are whole whenever a machine rests.
+//!   with its connection ([`client`]).
+//! - An answer is what a store said to that request after it was made, and every execution answers
+//!   once. Only a proxy may answer by itself, that its server is unreachable, and not even that in a
+//!   run without faults. A store executes what a client has requested, byte for byte and no more
+//!   often ([`oracle`]).
+//! - A request leaves a proxy for the best of its servers that are up, in the id's own order. All
+//!   proxies have the same order, which is computed here without the core. A request visits each
+//!   server once, uses there the operations that the table in the core's `in_flight` lists, and
+//!   none that the server has not shown that it has ([`routing`], [`rank`]).
+//! - A stored session is there until it expires or a client has it removed, if nothing else can
+//!   explain a miss: in runs without faults, and with two copies if faults hit only one server. A
+//!   session is taken once, with two copies as long as no proxy has been without a server
+//!   ([`guarantees`]).
+//! - If one server hangs, requests for ids of other servers are answered within 10 ms, even if
+//!   clients leave dozens of unanswered requests with the one that hangs.
+//! - A GET or HAVE goes to a second server only when the first has had 50 ms. A proxy counts each
+//!   request of a client once, and all queues are consistent whenever a machine is idle.
 //! - An answer is at the lower of the request's level and the server's.
-//! - A session's bytes follow from its id and a version that is its own: bytes of another
-//!   session, or of memory used before, are seen wherever they turn up ([`ask`]).
-//! - The table agrees with a plain map at every operation. A session is missing only because it
-//!   was removed, has expired, or was the oldest of its class of lives when room was short and needed
-//!   ([`checked`]).
-//! - A machine closes a connection only for a reason; who hangs up is answered first. It says
-//!   what it has to: it is woken only after events and at its deadline, and watched only as it
-//!   asked to be when it last named the peer. It rests when it has nothing to do, does a bounded
-//!   number of steps for each thing done, never dials more often than it may, has never more than
-//!   one buffer pending, and stale keys find nothing and change nothing ([`shell`]).
-//! - Once faults cease, every request ends within the patience and retries on its way; then, with
-//!   all clients gone, no slot, request in flight or buffer is still held, every proxy is back at its
-//!   server, and a new client of every node gets real answers, to each operation what it is for. With all connections lost, nothing
-//!   is kept at all (`finish`).
+//! - The bytes of a session follow from its id and a unique version: bytes of another session, or of
+//!   memory used before, are detected wherever they turn up ([`request`]).
+//! - The table agrees with a plain map at every operation. A session is missing only because it was
+//!   removed, has expired, or was the oldest of its lifetime class when room was needed
+//!   ([`checked_table`]).
+//! - A machine closes a connection only for a reason. A client that ends its sending side is answered
+//!   first. A machine reports what it must: it is woken only after events and at its deadline, and
+//!   polled only for what it wanted when it last named the peer. It rests when it has nothing to do,
+//!   does a bounded number of steps for each event, never dials more often than it may, and never
+//!   has more than one message pending. Stale keys find nothing and change nothing ([`event_loop`]).
+//! - Once faults end, every request ends within the timeouts and retries on its way. Then, with all
+//!   clients gone, no slot, request in flight or buffer is still held, every proxy is connected to
+//!   its servers, and a new client of every node gets real answers to every operation. With all
+//!   connections lost, a machine keeps nothing at all (`finish`).
 //!
 //! # How to run it
 //!
@@ -81,154 +82,155 @@
 //! is the same run, event for event. To run with the core's own assertions as well, give cargo
 //! `--config profile.release.debug-assertions=true`; `cargo test` has them on.
 //!
-//! # That it can fail
+//! # Planted faults
 //!
-//! Faults planted in the core by hand, one at a time, and how many seeds it took to find each,
-//! beginning with seed 0:
+//! Faults were planted in the core by hand, one at a time, to see that the simulator fails. The
+//! last column is the number of seeds until it did, from seed 0 on:
 //!
-//! | fault | where | seeds |
+//! | planted fault | where | seeds |
 //! |---|---|---|
-//! | tag without the era: uids of old requests in flight come again | `slots` | 80 |
-//! | the era of a client's key is not looked at | `slots` | 1 |
+//! | a queue ticket has no era: uids of old requests in flight are used again | `slots` | 80 |
+//! | the era of a client's key is not compared | `slots` | 1 |
 //! | a frame of 2048 bytes is refused | `wire` | 2 |
 //! | an empty frame is counted after a full last one | `wire` | 2 |
 //! | a full last frame is not marked as the last | `wire` | 2 |
-//! | frames of a message are gathered a byte too near each other | `wire` | 2 |
-//! | a session is still there at its due time | `table` | 1 |
-//! | a session due now is not dropped | `table` | 4 |
-//! | the heap sinks the wrong way: what has expired is still there | `table/expiry` | 3 |
-//! | the heap is not mended upwards when something is removed | `table/expiry` | 55 |
-//! | one session more than needed leaves | `table` | 19 |
+//! | the frames of a message are joined with one byte missing between them | `wire` | 2 |
+//! | a session is still found at the time it expires | `table` | 1 |
+//! | a session that expires now is not dropped | `table` | 4 |
+//! | the heap sinks entries the wrong way, so expired sessions are found | `table/expiry` | 3 |
+//! | the heap is not repaired upwards after a removal | `table/expiry` | 55 |
+//! | one session more than needed is evicted | `table` | 19 |
 //! | an ADD replaces a live session | `table` | 1 |
-//! | a request in flight is not ended by its answer: a second one is delivered | `proxy` | 2 |
-//! | an answer goes back under the proxy's uid | `proxy` | 2 |
-//! | the answer to a client that left stays at the front | `proxy` | 5 |
+//! | PUT is refused if there is a session | `table` | 1 |
+//! | an answer does not end its request in flight, so a second one is delivered | `proxy` | 2 |
+//! | an answer is delivered under the proxy's own uid | `proxy` | 2 |
+//! | the answer to a client that left stays at the front of its queue | `proxy` | 5 |
 //! | the request in flight of a client that left never ends | `proxy` | 25 |
-//! | requests in flight are not failed when the connection is lost | `proxy` | 4 |
+//! | requests in flight do not fail when the connection is lost | `proxy` | 4 |
 //! | the outbox to the server is not cleared with the connection | `proxy` | 6 |
 //! | the inbox from the server is not cleared with the connection | `proxy` | 5 |
-//! | patience with the server never ends | `proxy` | 16 |
+//! | the timeout of the server never expires | `proxy` | 16 |
 //! | `retry` is ignored | `proxy` | 4 |
-//! | what waits for room at the server is not tried again | `proxy` | 5 |
-//! | a request is dropped when the pool is dry | `server` | 110 |
-//! | a client without a buffer for its answer is forgotten | `clients` | 110 |
-//! | a client's outbox is not cleared when it leaves | `clients` | 4 |
-//! | a reader's progress does not begin its patience anew | `clients` | 29 |
-//! | a request does not end a client's idleness | `clients` | 4 |
-//! | who has hung up is closed before its answer is there | `clients` | 2 |
-//! | a client's next request is forgotten when its answer is sent | `clients` | 6 |
-//! | a client that waits for a buffer is closed as idle | `clients` | 4 |
-//! | the second copy is not written | `proxy/request in flight` | 110 |
-//! | TAKE leaves the copy | `proxy/request in flight` | 26 |
-//! | REMOVE: the miss of a server that may have forgotten is final | `proxy/request in flight` | 476 |
-//! | GET: the first miss is final | `proxy/request in flight` | 476 |
-//! | a server is visited again | `proxy/request in flight` | 5 |
-//! | what is new is sent to a server of level 0 | `proxy/request in flight` | 4 |
-//! | the level of the last connection is kept | `proxy` | 8 |
-//! | a held session is sent before the end | `clients` | 5 |
-//! | a request waiting for a server is lost with it | `proxy/journey` | 1143 |
-//! | a request with copies is not consumed at the end | `proxy/journey` | 5 |
-//! | a request without copies is consumed twice | `proxy/journey` | 1 |
-//! | the worst server comes first | `proxy/journey` | 1 |
-//! | the rank depends on the order of the servers | `proxy/upstream` | 3 |
-//! | the proxy ignores the minimum lifetime | `proxy/journey` | 11 |
+//! | a request that waits for room at its server is not tried again | `proxy` | 5 |
+//! | a request waiting for a full server is not sent after a reconnect | `proxy` | 2012 |
+//! | the deadline has passed while all places for requests in flight are taken | `proxy` | 1831 |
+//! | one server that hangs takes all places for requests in flight | `proxy` | 306 |
+//! | the level of the previous connection is kept | `proxy` | 8 |
+//! | a server is up before it has answered the probe | `proxy/probe` | 1 |
+//! | the rank of a server depends on the order of the servers | `proxy/upstream` | 3 |
+//! | the second copy is not written | `proxy/in_flight` | 110 |
+//! | TAKE leaves the second copy | `proxy/in_flight` | 26 |
+//! | REMOVE removes only one copy | `proxy/in_flight` | 5 |
+//! | REMOVE: the miss of a server that may lack data is final | `proxy/in_flight` | 476 |
+//! | GET: the first miss is final | `proxy/in_flight` | 476 |
+//! | a server is visited again | `proxy/in_flight` | 5 |
+//! | an operation of level 1 is sent to a server of level 0 | `proxy/in_flight` | 4 |
+//! | a request waiting for a server is lost with the connection | `proxy/forward` | 1143 |
+//! | a request with copies is not consumed at the end | `proxy/forward` | 5 |
+//! | a request without copies is consumed twice | `proxy/forward` | 1 |
+//! | the worst server comes first | `proxy/forward` | 1 |
+//! | the proxy ignores the minimum lifetime | `proxy/forward` | 11 |
+//! | a request is dropped when the pool is empty | `server` | 110 |
 //! | the server ignores the minimum lifetime | `server` | 6 |
 //! | TAKE does not remove | `server` | 1 |
-//! | REMOVE of one copy only | `proxy/request in flight` | 5 |
-//! | PUT is refused where something is there | `table` | 1 |
-//! | who waits for a full server is not sent after a reconnect | `proxy` | 2012 |
-//! | a deadline that has passed while all requests in flight are taken | `proxy` | 1831 |
-//! | a server has no share of the requests in flight: one that hangs takes all | `proxy` | 306 |
-//! | a server is up before it has answered the probe | `proxy/probe` | 1 |
-//! | the client does not look at an answer's uid | `client` | 23 |
-//! | the client keeps bytes of the last answer | `client` | 2 |
+//! | a client without a buffer for its answer is forgotten | `clients` | 110 |
+//! | a client's outbox is not cleared when it leaves | `clients` | 4 |
+//! | progress of a client that reads does not restart its timeout | `clients` | 29 |
+//! | a request does not restart the idle timeout | `clients` | 4 |
+//! | a client that ended its sending side is closed before its answer is there | `clients` | 2 |
+//! | a client's next request is forgotten when its answer is sent | `clients` | 6 |
+//! | a client that waits for a buffer is closed as idle | `clients` | 4 |
+//! | a session that is held back is sent before the request ends | `clients` | 5 |
+//! | the client does not compare an answer's uid | `client` | 23 |
+//! | the client keeps bytes of the previous answer | `client` | 2 |
 //! | an answer does not clear `Proxy::blocked` | `proxy/replies` | 19 |
-//! | the proxy's deadline forgets clients that wait for a buffer | `proxy` | 2468 |
-//! | the first miss of a hedged GET is taken for the answer | `proxy/forward` | 3189 |
+//! | the proxy's deadline ignores clients that wait for a buffer | `proxy` | 2468 |
+//! | a miss of one of two hedged requests is final | `proxy/forward` | 3189 |
 //!
-//! One was not found in 20000: an operation of level 1 that waited for a lost connection is sent on the
-//! next. No server here changes its level. `tests/hung.rs` has the scenario.
+//! One was not found in 20000 seeds: an operation of level 1 that waited for a lost connection is sent
+//! on the next. No server here changes its level. `tests/hung.rs` finds it.
 //!
-//! Three more, of the proxy's copies, were not found in 4000: TAKE's miss taken for final where the
-//! server may have forgotten; a lost request that is not tried elsewhere; a further copy that is not
-//! put in the place of an old one. `tests/replicas.rs` tells all three. No server here answers under
-//! the uids of another: the fuzz body `replicas` does that.
+//! Three faults of the proxy's copies were not found in 4000 seeds: TAKE's miss is final at a server
+//! that may lack data; a lost request is not tried elsewhere; a further copy does not replace an old
+//! one. `tests/replicas.rs` finds them. No server here answers under the uids of another server; the
+//! fuzz body `replicas` does that.
 //!
-//! What it does not see: who comes before whom among clients that all get their answers; how long
-//! anything takes in real time; what the shell around the machines does with sockets; and wrong
-//! answers that are right by chance, such as two to the same question that change places.
+//! # What it does not see
+//!
+//! The order among clients that all get their answers; real time; what the event loop does with real
+//! sockets; and wrong answers that are right by chance, such as two equal answers in exchanged order.
 //!
 //! [`Connection`]: distcache_core::client::Connection
 //! [`Proxy`]: distcache_core::proxy::Proxy
 //! [`Server`]: distcache_core::server::Server
 //! [`Table`]: distcache_core::table::Table
 
-pub mod ask;
-pub mod caller;
-pub mod checked;
+pub mod checked_table;
+pub mod client;
+pub mod cluster;
+pub mod event_loop;
+pub mod faulty_server;
 mod finish;
-pub mod keeper;
-pub mod ledger;
-pub mod liar;
-pub mod park;
+pub mod framing;
+pub mod guarantees;
+pub mod hostile_client;
+pub mod network;
+pub mod oracle;
 pub mod pipe;
 pub mod plan;
 pub mod rank;
-pub mod route;
-pub mod scan;
-pub mod shell;
+pub mod request;
+pub mod routing;
 pub mod subject;
 pub mod trace;
 mod verify;
-pub mod villain;
-pub mod wires;
 pub mod world;
 
 use distcache_testing::random::Random;
 use plan::Plan;
-use world::{Stock, World};
+use world::{Arena, World};
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Outcome {
-    /// Things that happened.
+    /// How many events there were.
     pub events: u64,
-    /// A hash of all of them, in their order: the same seed has the same.
+    /// A hash of all events in order: equal for equal seeds.
     pub hash: u64,
     /// Requests that were answered.
     pub answered: u64,
-    /// Those of them that were answered that the server is away.
-    pub away: u64,
-    /// Those of them that were answered that the server may not have the operation.
+    /// Those of `answered` that said that the server is unreachable.
+    pub unreachable: u64,
+    /// Those of `answered` that said that the server may not have the operation.
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
 }
 
-/// Runs one seed; `aloud` prints every event.
+/// Runs one seed; `verbose` prints every event.
 ///
 /// # Panics
-/// Where a property does not hold; [`trace::report_panics`] says more about it.
-pub fn run(seed: u64, aloud: bool) -> Outcome {
-    trace::begin(seed, aloud);
+/// If a property does not hold. [`trace::report_panics`] makes such a panic say more.
+pub fn run(seed: u64, verbose: bool) -> Outcome {
+    trace::begin(seed, verbose);
     let mut random = Random::new(seed);
     let plan = Plan::draw(&mut random);
-    if aloud {
+    if verbose {
         println!("{plan:#?}");
     }
-    let mut stock = Stock::new(&plan);
-    let mut world = World::new(&plan, &mut stock, random);
-    world.storm();
+    let mut arena = Arena::new(&plan);
+    let mut world = World::new(&plan, &mut arena, random);
+    world.run_with_faults();
     world.finish();
     let (events, hash) = trace::outcome();
-    let ledger = world.ledger.borrow();
+    let oracle = world.oracle.borrow();
     Outcome {
         events,
         hash,
-        answered: ledger.answered,
-        away: ledger.away,
-        unsupported: ledger.unsupported,
-        lost: ledger.lost,
+        answered: oracle.answered,
+        unreachable: oracle.unreachable,
+        unsupported: oracle.unsupported,
+        lost: oracle.lost,
     }
 }
 

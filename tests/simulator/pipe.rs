@@ -1,4 +1,4 @@
-//! One direction of a connection: bytes on their way, in order, each with the time of its arrival.
+//! One direction of a connection: bytes in flight, in order, each with its time of arrival.
 
 use distcache_core::time::Instant;
 use std::collections::VecDeque;
@@ -6,20 +6,20 @@ use std::collections::VecDeque;
 /// How a direction ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ending {
-    /// After the bytes: the writer sends no more.
-    Over,
-    /// At once: the connection is broken, and what has not been read is lost.
-    Broken,
+    /// After the bytes: the writer has ended its side.
+    Finished,
+    /// At once: the connection is reset, and unread bytes are lost.
+    Reset,
 }
 
 /// What a reader finds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Front {
+pub enum Readable {
     /// Nothing has arrived.
     Nothing,
-    /// So many bytes: 1 or more.
+    /// The number of bytes that have arrived, at least 1.
     Bytes(usize),
-    /// There are none and there will be none.
+    /// No bytes are left, and no more will come.
     Ended(Ending),
 }
 
@@ -27,59 +27,61 @@ pub enum Front {
 #[derive(Debug)]
 pub struct Pipe {
     bytes: VecDeque<u8>,
-    /// When how many of `bytes` arrive; in order.
+    /// Times of arrival, and how many of `bytes` arrive then; in order.
     arrivals: VecDeque<(Instant, usize)>,
     end: Option<(Instant, Ending)>,
     capacity: usize,
-    /// Nothing that has not arrived arrives any more, and nobody is told.
-    dead: bool,
+    /// What has not arrived never arrives, and neither end is told.
+    is_black_hole: bool,
 }
 
 impl Pipe {
-    /// An empty one that holds no more than `capacity` bytes.
+    /// Creates an empty pipe that holds up to `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
         let (bytes, arrivals) = (VecDeque::new(), VecDeque::new());
-        Self { bytes, arrivals, end: None, capacity, dead: false }
+        Self { bytes, arrivals, end: None, capacity, is_black_hole: false }
     }
 
-    /// How many bytes it takes now.
+    /// Returns how many bytes it takes now.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
     }
 
-    /// Takes bytes, which arrive at `at`, or after what came before.
+    /// Takes bytes, which arrive at `at`, or after those before them.
     pub fn push(&mut self, at: Instant, bytes: &[u8]) {
         let at = self.arrivals.back().map_or(at, |(last, _)| at.max(*last));
         if self.end.is_none() && !bytes.is_empty() {
             self.bytes.extend(bytes);
             match self.arrivals.back_mut() {
-                _ if self.dead => (),
+                _ if self.is_black_hole => (),
                 Some((last, len)) if *last == at => *len += bytes.len(),
                 _ => self.arrivals.push_back((at, bytes.len())),
             }
         }
     }
 
-    /// Ends the direction; only breaking can follow on being over.
+    /// Ends the direction. After `Finished` only `Reset` has an effect.
     pub fn end(&mut self, at: Instant, ending: Ending) {
         match (self.end, ending) {
-            (None, _) | (Some((_, Ending::Over)), Ending::Broken) => self.end = Some((at, ending)),
+            (None, _) | (Some((_, Ending::Finished)), Ending::Reset) => {
+                self.end = Some((at, ending));
+            }
             _ => (),
         }
     }
 
-    /// Swallows all that has not arrived, and all that follows, without a word.
-    pub fn kill(&mut self, now: Instant) {
+    /// Silently loses all that has not arrived, and all that follows.
+    pub fn black_hole(&mut self, now: Instant) {
         self.arrivals.retain(|(at, _)| *at <= now);
-        self.dead = true;
+        self.is_black_hole = true;
     }
 
-    /// Whether it swallows what is sent.
-    pub const fn is_dead(&self) -> bool {
-        self.dead
+    /// Returns whether it silently loses what is sent.
+    pub const fn is_black_hole(&self) -> bool {
+        self.is_black_hole
     }
 
-    /// All that is on its way arrives at once, and there is plenty of room.
+    /// Lets everything in flight arrive at once, and lifts the capacity.
     pub fn heal(&mut self, now: Instant) {
         self.capacity = usize::MAX / 2;
         for (at, _) in &mut self.arrivals {
@@ -90,20 +92,20 @@ impl Pipe {
         }
     }
 
-    /// What the reader finds.
-    pub fn front(&self, now: Instant) -> Front {
-        if let Some((at, Ending::Broken)) = self.end
+    /// Returns what the reader finds.
+    pub fn readable(&self, now: Instant) -> Readable {
+        if let Some((at, Ending::Reset)) = self.end
             && at <= now
         {
-            return Front::Ended(Ending::Broken);
+            return Readable::Ended(Ending::Reset);
         }
         let here = self.here(now);
         match self.end {
-            _ if here > 0 => Front::Bytes(here),
-            Some((at, ending)) if at <= now && self.bytes.is_empty() && !self.dead => {
-                Front::Ended(ending)
+            _ if here > 0 => Readable::Bytes(here),
+            Some((at, ending)) if at <= now && self.bytes.is_empty() && !self.is_black_hole => {
+                Readable::Ended(ending)
             }
-            _ => Front::Nothing,
+            _ => Readable::Nothing,
         }
     }
 
@@ -111,8 +113,8 @@ impl Pipe {
         self.arrivals.iter().take_while(|(at, _)| *at <= now).map(|(_, len)| len).sum()
     }
 
-    /// Moves up to `out.len()` bytes that have arrived to `out`, and says how many.
-    pub fn pull(&mut self, now: Instant, out: &mut [u8]) -> usize {
+    /// Moves up to `out.len()` bytes that have arrived to `out`, and returns how many.
+    pub fn take(&mut self, now: Instant, out: &mut [u8]) -> usize {
         let len = self.here(now).min(out.len());
         for (to, from) in out.iter_mut().zip(self.bytes.drain(..len)) {
             *to = from;
@@ -129,7 +131,7 @@ impl Pipe {
         len
     }
 
-    /// When the reader finds something that it does not find now.
+    /// Returns when the reader will find something new.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let end = self.end.map(|(at, _)| at).filter(|at| *at > now);
         let bytes = self.arrivals.iter().map(|(at, _)| *at).find(|at| *at > now);

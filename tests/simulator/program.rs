@@ -1,4 +1,4 @@
-//! Runs seeds until there are enough, time is over, or one fails.
+//! Runs seeds until there are enough, the time is over, or one fails.
 
 use distcache_simulator::{Outcome, run, trace};
 use std::process::ExitCode;
@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-usage: distcache-simulator [--seeds n | --minutes m] [--from s]   runs many seeds (3000)
-       distcache-simulator --seed s [--trace]                     runs one again";
+usage: distcache-simulator [--seeds n | --minutes m] [--from s]   runs many seeds (default 3000)
+       distcache-simulator --seed s [--trace]                     repeats one";
 
-/// What the command line asks for.
+/// Command-line options.
 #[derive(Default)]
 struct Options {
     seeds: Option<u64>,
     minutes: Option<u64>,
     from: u64,
     seed: Option<u64>,
-    aloud: bool,
+    verbose: bool,
 }
 
 fn options() -> Option<Options> {
@@ -25,7 +25,7 @@ fn options() -> Option<Options> {
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--trace" {
-            options.aloud = true;
+            options.verbose = true;
             continue;
         }
         let number = words.next()?.parse().ok()?;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     };
     trace::report_panics();
     if let Some(seed) = options.seed {
-        println!("seed {seed} holds: {:?}", run(seed, options.aloud));
+        println!("seed {seed} holds: {:?}", run(seed, options.verbose));
         return ExitCode::SUCCESS;
     }
     run_many(&options);
@@ -70,26 +70,27 @@ fn run_many(options: &Options) {
                 break;
             }
             let outcome = run(options.from + number, false);
-            let mut sum = sum.lock().expect("nobody fails with this in hand");
+            let mut sum = sum.lock().expect("no thread has panicked");
             sum.0 += 1;
             sum.1.events += outcome.events;
             sum.1.answered += outcome.answered;
-            sum.1.away += outcome.away;
+            sum.1.unreachable += outcome.unreachable;
             sum.1.unsupported += outcome.unsupported;
             sum.1.lost += outcome.lost;
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (seeds, total) = *sum.lock().expect("nobody failed");
+    let (seeds, total) = *sum.lock().expect("no thread has panicked");
     let seconds = begun.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds hold ({:.0} a second): {} events; {} requests answered, {} of them that the \
-         server is away and {} that it may be too old; {} lost with their connections",
+         server is unreachable and {} that the operation is unsupported; {} lost with their \
+         connections",
         seeds as f64 / seconds,
         total.events,
         total.answered,
-        total.away,
+        total.unreachable,
         total.unsupported,
         total.lost
     );

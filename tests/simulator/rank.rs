@@ -1,16 +1,16 @@
-//! Which servers an id belongs to, worked out without the code under test: all proxies of all
-//! builds must come to the same.
+//! Which servers an id belongs to, computed without the code under test: all proxies of all builds
+//! must agree.
 
-/// The servers of a proxy by the numbers of their nodes, best first for this id. Proxies know the
-/// node of number 2 as `server 2`.
+/// Returns the nodes of a proxy's servers, best first for this id. A proxy knows node 2 as `server
+/// 2`.
 pub fn order(id: &[u8], servers: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut order: Vec<usize> = servers.collect();
     order.sort_by_key(|number| std::cmp::Reverse(rank(id, *number)));
     order
 }
 
-/// How high a node stands for an id: no two are equal but by a chance that does not come. Requests that
-/// every server refuses have no id, and all go the same way.
+/// Returns the rank of a node for an id. Equal ranks are too unlikely to occur. Requests that every
+/// server refuses have no id, and all rank nodes alike.
 pub fn rank(id: &[u8], node: usize) -> u64 {
     let id = if id.is_empty() { 0 } else { sip(id) };
     let mixed = id ^ sip(format!("server {node}").as_bytes());
@@ -19,7 +19,7 @@ pub fn rank(id: &[u8], node: usize) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// SipHash-1-3 under the key 0.
+/// SipHash-1-3 with the key 0.
 fn sip(bytes: &[u8]) -> u64 {
     let mut state: [u64; 4] = [
         0x736f_6d65_7073_6575,

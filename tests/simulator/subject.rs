@@ -1,29 +1,29 @@
-//! What can be asked of a machine under test, whichever it is.
+//! What checks ask of a machine under test.
 
-use crate::park::SERVERS_MAX;
+use crate::cluster::SERVERS_MAX;
 use distcache_core::proxy::{self, Proxy, Traffic};
 use distcache_core::server::{self, Server, Store};
-use distcache_testing::net::Station;
+use distcache_testing::net::TestMachine;
 
-/// What can be asked of both sorts of machine, for checking.
-pub trait Subject: Station {
-    /// How much it has done: with every unit, `advance` may have something to say.
+/// A machine under test.
+pub trait Subject: TestMachine {
+    /// Returns how much it has done. For each unit, `advance` may name a peer.
     fn work(&self) -> u64;
-    /// How many clients it believes to have.
+    /// Returns how many clients it counts.
     fn clients(&self) -> usize;
-    /// How many of its buffers nobody holds.
+    /// Returns how many of its buffers are free.
     fn buffers_free(&self) -> u32;
-    /// How many requests it believes to be on their way.
+    /// Returns how many requests it counts as in flight.
     fn in_flight(&self) -> usize;
-    /// Whether it is connected to a server of its own.
+    /// Returns whether it is connected to the server of this number.
     fn is_up(&self, _number: u8) -> bool {
         false
     }
-    /// Whether a server of its own has all the requests that it may have.
+    /// Returns whether the server of this number has as many requests as it may have.
     fn is_full(&self, _number: u8) -> bool {
         false
     }
-    /// What became of requests.
+    /// Returns its counters of requests, if it is a proxy.
     fn traffic(&self) -> Option<Traffic> {
         None
     }

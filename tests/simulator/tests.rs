@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn some_hundred_seeds_hold() {
+fn three_hundred_seeds_hold() {
     trace::report_panics();
     for seed in 0..300 {
         run(seed, false);

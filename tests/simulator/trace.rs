@@ -1,7 +1,7 @@
 //! What happened in a run: a hash of everything, and the last events in words.
 //!
-//! The trace belongs to the thread, so that it can be printed from wherever a run fails, be it a
-//! property of ours or a panic in what is tested.
+//! The trace belongs to the thread, so it can be printed wherever a run fails, in the simulator or
+//! in the code under test.
 
 use distcache_core::time::Instant;
 use std::cell::RefCell;
@@ -11,37 +11,37 @@ use std::fmt;
 /// How many events are printed when a run fails.
 const SHOWN: usize = 40;
 
-/// Who did something.
+/// The part of the world that acts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Who {
+pub enum Actor {
     /// Chance: a fault, or time itself.
     World,
-    /// The servers, or the liar in the place of the only one; proxies follow.
+    /// A server, the faulty server, or a proxy.
     Node(usize),
-    /// A client that keeps to the rules.
-    Caller(usize),
+    /// A client that follows the protocol.
+    Client(usize),
     /// A client that does not.
-    Villain(usize),
+    HostileClient(usize),
 }
 
-impl Who {
+impl Actor {
     const fn code(self) -> u64 {
         match self {
             Self::World => 0,
             Self::Node(number) => 1 << 8 | number as u64,
-            Self::Caller(number) => 2 << 8 | number as u64,
-            Self::Villain(number) => 3 << 8 | number as u64,
+            Self::Client(number) => 2 << 8 | number as u64,
+            Self::HostileClient(number) => 3 << 8 | number as u64,
         }
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for Actor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::World => write!(out, "world"),
             Self::Node(number) => write!(out, "node {number}"),
-            Self::Caller(number) => write!(out, "caller {number}"),
-            Self::Villain(number) => write!(out, "villain {number}"),
+            Self::Client(number) => write!(out, "client {number}"),
+            Self::HostileClient(number) => write!(out, "hostile {number}"),
         }
     }
 }
@@ -49,7 +49,7 @@ impl fmt::Display for Who {
 #[derive(Clone, Copy)]
 struct Event {
     at: u64,
-    who: Who,
+    actor: Actor,
     what: &'static str,
     numbers: [u64; 2],
 }
@@ -59,36 +59,36 @@ struct Trace {
     hash: u64,
     events: u64,
     last: VecDeque<Event>,
-    aloud: bool,
+    verbose: bool,
 }
 
 thread_local! {
     static TRACE: RefCell<Trace> = const {
-        RefCell::new(Trace { seed: 0, hash: 0, events: 0, last: VecDeque::new(), aloud: false })
+        RefCell::new(Trace { seed: 0, hash: 0, events: 0, last: VecDeque::new(), verbose: false })
     };
 }
 
-/// Begins the trace of a run; `aloud` prints every event.
-pub fn begin(seed: u64, aloud: bool) {
+/// Begins the trace of a run; `verbose` prints every event.
+pub fn begin(seed: u64, verbose: bool) {
     TRACE.with_borrow_mut(|trace| {
-        *trace = Trace { seed, hash: seed, events: 0, last: VecDeque::new(), aloud };
+        *trace = Trace { seed, hash: seed, events: 0, last: VecDeque::new(), verbose };
     });
 }
 
-/// The number of events so far and the hash of all.
+/// Returns the number of events so far, and the hash of all.
 pub fn outcome() -> (u64, u64) {
     TRACE.with_borrow(|trace| (trace.events, trace.hash))
 }
 
-/// Takes down one event; what the numbers mean follows from `what`.
-pub fn note(now: Instant, who: Who, what: &'static str, numbers: [u64; 2]) {
+/// Records one event. The meaning of the numbers follows from `what`.
+pub fn record(now: Instant, actor: Actor, what: &'static str, numbers: [u64; 2]) {
     TRACE.with_borrow_mut(|trace| {
-        let event = Event { at: now.as_millis(), who, what, numbers };
+        let event = Event { at: now.as_millis(), actor, what, numbers };
         let [a, b] = numbers;
         let words = what.bytes().fold(0, |sum, byte| fold(sum, u64::from(byte)));
-        trace.hash = [event.at, who.code(), words, a, b].into_iter().fold(trace.hash, fold);
+        trace.hash = [event.at, actor.code(), words, a, b].into_iter().fold(trace.hash, fold);
         trace.events += 1;
-        if trace.aloud {
+        if trace.verbose {
             println!("{event}");
         }
         if trace.last.len() == SHOWN {
@@ -105,11 +105,11 @@ const fn fold(hash: u64, value: u64) -> u64 {
 impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = self.numbers;
-        write!(out, "{:>14} ms  {:<10} {} {a} {b}", self.at, self.who.to_string(), self.what)
+        write!(out, "{:>14} ms  {:<10} {} {a} {b}", self.at, self.actor.to_string(), self.what)
     }
 }
 
-/// From now on, a panic anywhere says which seed it was, what came before, and how to see it again.
+/// Makes every panic from now on print its seed, the last events, and how to repeat the run.
 pub fn report_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -119,7 +119,7 @@ pub fn report_panics() {
                     eprintln!("{event}");
                 }
                 let seed = trace.seed;
-                eprintln!("seed {seed} fails after {} events; to see it again:", trace.events);
+                eprintln!("seed {seed} fails after {} events; to repeat it:", trace.events);
                 eprintln!("  cargo run --release -p distcache-simulator -- --seed {seed} --trace");
             }
         });

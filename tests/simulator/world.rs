@@ -1,18 +1,17 @@
-//! Everybody together: rounds of turns in the order of chance, faults between them, and time that
-//! moves when nothing else does.
+//! All parts together: rounds of turns in random order, faults between them, and time that moves
+//! when nothing else does.
 
-use crate::ask::{Asker, Speaks};
-use crate::caller::Caller;
-use crate::checked::Checked;
-use crate::ledger::Ledger;
-use crate::liar::Liar;
-use crate::plan::{LIVES, Plan, pick};
-use crate::route::Route;
-use crate::shell::Shell;
-use crate::trace::{Who, note};
-use crate::villain::Villain;
-use crate::wires::Wires;
-use distcache_core::client;
+use crate::checked_table::CheckedTable;
+use crate::client::Client;
+use crate::event_loop::EventLoop;
+use crate::faulty_server::FaultyServer;
+use crate::hostile_client::HostileClient;
+use crate::network::Network;
+use crate::oracle::Oracle;
+use crate::plan::{Plan, STARTS_MAX, pick};
+use crate::request::{Dialect, Generator};
+use crate::routing::RoutingCheck;
+use crate::trace::{Actor, record};
 use distcache_core::proxy;
 use distcache_core::server;
 use distcache_core::time::Instant;
@@ -22,186 +21,190 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A server over a table that is checked.
-type Cache<'m> = server::Borrowed<'m, Checked<'m>>;
+/// A server over a checked table.
+type Cache<'m> = server::Borrowed<'m, CheckedTable<'m>>;
 
-/// A time that does not come.
+/// A time that is never reached.
 const NEVER: Instant = Instant::from_millis(u64::MAX);
 
 /// Rounds in which faults happen.
-const STORM: usize = 3_000;
+const FAULT_ROUNDS: usize = 3_000;
 
-/// The memory that all machines of a run live in: some for each of their lives.
-pub struct Stock {
+/// The memory of all machines of a run, some for each start.
+pub struct Arena {
     nodes: Vec<Vec<Memory>>,
     tables: Vec<Vec<u8>>,
-    clients: Vec<Vec<Vec<u8>>>,
+    client_memory: Vec<Vec<Vec<u8>>>,
 }
 
-impl Stock {
-    /// As much as this plan can need.
+impl Arena {
+    /// Allocates as much as this plan can need.
     pub fn new(plan: &Plan) -> Self {
-        let lives = if plan.faults.deaths > 0 { LIVES } else { 1 };
+        let starts = if plan.faults.crashes > 0 { STARTS_MAX } else { 1 };
         let node = |node: &crate::plan::Node| {
             let memory =
-                || Memory::with_buffers(node.slots, node.buffers).with_flights(node.in_flight);
+                || Memory::with_buffers(node.slots, node.buffers).with_in_flight(node.in_flight);
             let servers = || node.upstreams().iter().copied();
-            (0..lives).map(|_| memory().with_servers_called(servers())).collect()
+            (0..starts).map(|_| memory().with_servers_named(servers())).collect()
         };
-        let client = |caller: &crate::plan::Caller| {
-            let connections = if caller.careful { caller.connections } else { 0 };
-            (0..connections).map(|_| vec![0; client::MEMORY]).collect()
+        let client_memory = |client: &crate::plan::Client| {
+            let connections = if client.core_client { client.connections } else { 0 };
+            (0..connections).map(|_| vec![0; distcache_core::client::MEMORY]).collect()
         };
         Self {
             nodes: plan.nodes.iter().map(node).collect(),
-            tables: (0..lives * plan.servers).map(|_| vec![0; plan.layout.size() + 64]).collect(),
-            clients: plan.callers.iter().map(client).collect(),
+            tables: (0..starts * plan.servers).map(|_| vec![0; plan.layout.size() + 64]).collect(),
+            client_memory: plan.clients.iter().map(client_memory).collect(),
         }
     }
 }
 
 /// What runs as one node.
-enum Post<'m> {
-    Server(Box<Shell<Cache<'m>>>),
-    Proxy(Box<Shell<proxy::Borrowed<'m>>>),
-    Liar(Liar),
-    /// Its process is dead.
-    Nobody,
+enum Process<'m> {
+    Server(Box<EventLoop<Cache<'m>>>),
+    Proxy(Box<EventLoop<proxy::Borrowed<'m>>>),
+    FaultyServer(FaultyServer),
+    /// The process is dead.
+    Dead,
 }
 
 /// A node, and what keeps it from running.
-struct Seat<'m> {
-    post: Post<'m>,
+struct Host<'m> {
+    process: Process<'m>,
     memory: Vec<&'m mut Memory>,
     /// It does nothing before this.
-    stopped: Instant,
+    stopped_until: Instant,
 }
 
 /// The whole system.
 pub struct World<'m> {
     pub(crate) plan: &'m Plan,
-    pub(crate) wires: Wires,
-    pub(crate) ledger: Rc<RefCell<Ledger>>,
-    pub(crate) callers: Vec<Caller<'m>>,
-    pub(crate) villains: Vec<Villain>,
-    seats: Vec<Seat<'m>>,
+    pub(crate) network: Network,
+    pub(crate) oracle: Rc<RefCell<Oracle>>,
+    pub(crate) clients: Vec<Client<'m>>,
+    pub(crate) hostile_clients: Vec<HostileClient>,
+    hosts: Vec<Host<'m>>,
     tables: Vec<&'m mut Vec<u8>>,
-    storm: bool,
+    faults_on: bool,
 }
 
 impl<'m> World<'m> {
-    /// All nodes up, and nobody connected yet.
-    pub fn new(plan: &'m Plan, stock: &'m mut Stock, random: Random) -> Self {
-        let mut wires = Wires::new(random, plan.wire, plan.nodes.len());
-        wires.victim = plan.victim;
-        let asker = |owner: usize, node: usize, speaks: Speaks| Asker {
+    /// Creates a world with all nodes up and no connections.
+    pub fn new(plan: &'m Plan, arena: &'m mut Arena, random: Random) -> Self {
+        let mut network = Network::new(random, plan.conditions, plan.nodes.len());
+        network.victim = plan.victim;
+        let generator = |owner: usize, node: usize, dialect: Dialect| Generator {
             owner: owner as u64,
             ids: plan.ids,
             shared: plan.shared,
-            session: plan.session,
-            life: plan.life,
-            speaks,
-            least: plan.least(node),
+            session_len: plan.session_len,
+            max_ttl: plan.max_ttl,
+            dialect,
+            min_ttl: plan.min_ttl_of(node),
             proxied: node >= plan.servers,
         };
-        let clients = stock.clients.iter_mut().map(|own| own.iter_mut().map(Vec::as_mut_slice));
-        let callers = plan.callers.iter().zip(clients).enumerate();
-        let callers = callers.map(|(number, (caller, memory))| {
-            let asker = asker(number + 1, caller.node, caller.speaks);
-            let flags = (plan.calm, plan.liar, plan.level_of(caller.node));
-            Caller::new(number, *caller, asker, flags, memory.collect())
+        let client_memory =
+            arena.client_memory.iter_mut().map(|own| own.iter_mut().map(Vec::as_mut_slice));
+        let clients = plan.clients.iter().zip(client_memory).enumerate();
+        let clients = clients.map(|(number, (client, memory))| {
+            let generator = generator(number + 1, client.node, client.dialect);
+            let flags = (plan.fault_free, plan.faulty_server, plan.level_of(client.node));
+            Client::new(number, *client, generator, flags, memory.collect())
         });
-        let villains = plan.villains.iter().enumerate();
-        let villains = villains.map(|(number, villain)| {
-            let asker = asker(number + 100, villain.node, Speaks::All);
-            Villain::new(number, *villain, asker)
+        let hostile_clients = plan.hostile_clients.iter().enumerate();
+        let hostile_clients = hostile_clients.map(|(number, hostile_client)| {
+            let generator = generator(number + 100, hostile_client.node, Dialect::AllOps);
+            HostileClient::new(number, *hostile_client, generator)
         });
-        let seats = stock.nodes.iter_mut().map(|memory| Seat {
-            post: Post::Nobody,
+        let hosts = arena.nodes.iter_mut().map(|memory| Host {
+            process: Process::Dead,
             memory: memory.iter_mut().collect(),
-            stopped: Instant::ORIGIN,
+            stopped_until: Instant::ORIGIN,
         });
         let mut world = Self {
             plan,
-            wires,
-            ledger: Rc::new(RefCell::new(Ledger::new(plan))),
-            callers: callers.collect(),
-            villains: villains.collect(),
-            seats: seats.collect(),
-            tables: stock.tables.iter_mut().collect(),
-            storm: true,
+            network,
+            oracle: Rc::new(RefCell::new(Oracle::new(plan))),
+            clients: clients.collect(),
+            hostile_clients: hostile_clients.collect(),
+            hosts: hosts.collect(),
+            tables: arena.tables.iter_mut().collect(),
+            faults_on: true,
         };
-        (0..plan.nodes.len()).for_each(|number| world.raise(number));
+        (0..plan.nodes.len()).for_each(|number| world.start(number));
         world
     }
 
-    /// A node's process begins.
-    fn raise(&mut self, number: usize) {
+    /// Starts the process of a node.
+    fn start(&mut self, number: usize) {
         let plan = self.plan.nodes[number];
-        if self.plan.liar && number == 0 {
-            let level = self.wires.random.below(2) as u8;
-            self.seats[0].post = Post::Liar(Liar::new(level));
+        if self.plan.faulty_server && number == 0 {
+            let level = self.network.random.below(2) as u8;
+            self.hosts[0].process = Process::FaultyServer(FaultyServer::new(level));
             return;
         }
-        let memory = self.seats[number].memory.pop().expect("a life is left");
-        let old = |node: &usize| (*node, self.plan.nodes[*node].old);
-        let route = Route::new(plan.upstreams().iter().map(old), plan.config.copies);
-        self.seats[number].post = match number < self.plan.servers {
+        let memory = self.hosts[number].memory.pop().expect("no starts are left");
+        let level_zero = |node: &usize| (*node, self.plan.nodes[*node].level_zero);
+        let routing =
+            RoutingCheck::new(plan.upstreams().iter().map(level_zero), plan.config.copies);
+        self.hosts[number].process = match number < self.plan.servers {
             true => {
-                let table = self.tables.pop().expect("a life is left");
+                let table = self.tables.pop().expect("no starts are left");
                 let aligned = table.as_ptr().align_offset(64);
-                let key = self.wires.random.next();
-                let (layout, ledger) = (self.plan.layout, self.ledger.clone());
-                let table = Checked::new(&mut table[aligned..], number, layout, key, ledger);
+                let key = self.network.random.next();
+                let (layout, oracle) = (self.plan.layout, self.oracle.clone());
+                let table = CheckedTable::new(&mut table[aligned..], number, layout, key, oracle);
                 let config = server::Config {
                     budget: self.plan.budget,
                     min_lifetime: Duration::from_millis(plan.config.min_ttl.into()),
                     ..server::Config::new(plan.config.limits)
                 };
                 let server = memory.server_with(config, table);
-                Post::Server(Box::new(Shell::new(server, number, plan, route)))
+                Process::Server(Box::new(EventLoop::new(server, number, plan, routing)))
             }
             false => {
                 let proxy = memory.proxy(plan.config.of_proxy());
-                Post::Proxy(Box::new(Shell::new(proxy, number, plan, route)))
+                Process::Proxy(Box::new(EventLoop::new(proxy, number, plan, routing)))
             }
         };
-        self.wires.listeners[number].up = true;
-        note(self.wires.now, Who::Node(number), "begins", [0, 0]);
+        self.network.listeners[number].up = true;
+        record(self.network.now, Actor::Node(number), "begins", [0, 0]);
     }
 
-    /// Storms until everybody has asked what they had to ask, or the storm has blown long enough.
-    pub fn storm(&mut self) {
-        for _ in 0..STORM {
+    /// Runs with faults until all clients have made their requests, or for a limited number of
+    /// rounds.
+    pub fn run_with_faults(&mut self) {
+        for _ in 0..FAULT_ROUNDS {
             self.faults();
             self.round();
-            if self.callers.iter().all(Caller::is_done) {
+            if self.clients.iter().all(Client::is_done) {
                 break;
             }
         }
-        self.storm = false;
+        self.faults_on = false;
     }
 
-    /// One turn of everybody; where nothing moves, time does.
+    /// Gives each part one turn. If nothing moves, time does.
     pub(crate) fn round(&mut self) {
         if self.turns() {
             return;
         }
         match self.wake() {
-            Some(at) => self.wires.now = self.wires.now.max(at),
-            None => self.wires.now = self.wires.now.after(1),
+            Some(at) => self.network.now = self.network.now.max(at),
+            None => self.network.now = self.network.now.after(1),
         }
     }
 
-    /// One turn of everybody who is not idle by chance; false where nothing moved and nobody was.
+    /// Gives one turn to each part that is not idle by chance. Returns whether anything moved or
+    /// was idle.
     pub(crate) fn turns(&mut self) -> bool {
-        let count = self.seats.len() + self.callers.len() + self.villains.len();
-        let first = self.wires.random.below(count);
-        let sloth = if self.storm { self.plan.faults.sloth } else { 0 };
+        let count = self.hosts.len() + self.clients.len() + self.hostile_clients.len();
+        let first = self.network.random.below(count);
+        let idle_turns = if self.faults_on { self.plan.faults.idle_turns } else { 0 };
         let mut moved = false;
         for number in 0..count {
             let number = (first + number) % count;
-            if self.wires.chance(if self.plan.calm { 100 } else { 100.max(sloth) }) {
+            if self.network.chance(if self.plan.fault_free { 100 } else { 100.max(idle_turns) }) {
                 moved = true;
                 continue;
             }
@@ -211,154 +214,157 @@ impl<'m> World<'m> {
     }
 
     fn turn(&mut self, number: usize) -> bool {
-        let (nodes, callers) = (self.seats.len(), self.callers.len());
-        if number >= nodes + callers {
-            let villain = &mut self.villains[number - nodes - callers];
-            return villain.turn(&mut self.wires, &mut self.ledger.borrow_mut());
+        let (nodes, clients) = (self.hosts.len(), self.clients.len());
+        if number >= nodes + clients {
+            let hostile_client = &mut self.hostile_clients[number - nodes - clients];
+            return hostile_client.turn(&mut self.network, &mut self.oracle.borrow_mut());
         }
         if number >= nodes {
-            let caller = &mut self.callers[number - nodes];
-            return caller.turn(&mut self.wires, &mut self.ledger.borrow_mut());
+            let client = &mut self.clients[number - nodes];
+            return client.turn(&mut self.network, &mut self.oracle.borrow_mut());
         }
-        let seat = &mut self.seats[number];
-        if seat.stopped > self.wires.now {
+        let host = &mut self.hosts[number];
+        if host.stopped_until > self.network.now {
             return false;
         }
-        match &mut seat.post {
-            Post::Server(shell) => shell.turn(&mut self.wires),
-            Post::Proxy(shell) => {
-                let moved = shell.turn(&mut self.wires);
-                self.ledger.borrow_mut().keeper.shaken |= shell.shaken;
+        match &mut host.process {
+            Process::Server(event_loop) => event_loop.turn(&mut self.network),
+            Process::Proxy(event_loop) => {
+                let moved = event_loop.turn(&mut self.network);
+                self.oracle.borrow_mut().guarantees.degraded |= event_loop.degraded;
                 moved
             }
-            Post::Liar(liar) => liar.turn(&mut self.wires, &mut self.ledger.borrow_mut()),
-            Post::Nobody => {
-                self.raise(number);
+            Process::FaultyServer(faulty_server) => {
+                faulty_server.turn(&mut self.network, &mut self.oracle.borrow_mut())
+            }
+            Process::Dead => {
+                self.start(number);
                 true
             }
         }
     }
 
-    /// When the next thing happens.
+    /// Returns when the next thing happens.
     pub(crate) fn wake(&self) -> Option<Instant> {
-        let seats = self.seats.iter().map(|seat| match &seat.post {
-            _ if seat.stopped == NEVER => None,
-            _ if seat.stopped > self.wires.now => Some(seat.stopped),
-            Post::Server(shell) => shell.wake(&self.wires),
-            Post::Proxy(shell) => shell.wake(&self.wires),
-            Post::Liar(liar) => liar.wake(&self.wires),
-            Post::Nobody => None,
+        let hosts = self.hosts.iter().map(|host| match &host.process {
+            _ if host.stopped_until == NEVER => None,
+            _ if host.stopped_until > self.network.now => Some(host.stopped_until),
+            Process::Server(event_loop) => event_loop.wake(&self.network),
+            Process::Proxy(event_loop) => event_loop.wake(&self.network),
+            Process::FaultyServer(faulty_server) => faulty_server.wake(&self.network),
+            Process::Dead => None,
         });
-        let callers = self.callers.iter().map(|caller| caller.wake(&self.wires));
-        let villains = self.villains.iter().map(|villain| villain.wake(&self.wires));
-        // What did not move though its time had come waits for something else.
-        let later = |at: &Instant| *at > self.wires.now;
-        seats.chain(callers).chain(villains).flatten().filter(later).min()
+        let clients = self.clients.iter().map(|client| client.wake(&self.network));
+        let hostile_clients =
+            self.hostile_clients.iter().map(|hostile_client| hostile_client.wake(&self.network));
+        // A part that is due and did not move waits for something else.
+        let later = |at: &Instant| *at > self.network.now;
+        hosts.chain(clients).chain(hostile_clients).flatten().filter(later).min()
     }
 
     fn faults(&mut self) {
         let faults = self.plan.faults;
-        if self.wires.chance(faults.jumps) {
+        if self.network.chance(faults.jumps) {
             self.jump();
         }
-        // The first connections are waited for, whoever is asked.
+        // Requests wait for the first connections, whichever server they are for.
         if let Some(stuck) = self.plan.stuck
-            && self.seats[stuck].stopped != NEVER
-            && self.proxies().all(|shell| shell.is_complete())
-            && self.wires.chance(20)
+            && self.hosts[stuck].stopped_until != NEVER
+            && self.proxies().all(|event_loop| event_loop.is_complete())
+            && self.network.chance(20)
         {
-            self.seats[stuck].stopped = NEVER;
-            note(self.wires.now, Who::Node(stuck), "is stuck", [0, 0]);
+            self.hosts[stuck].stopped_until = NEVER;
+            record(self.network.now, Actor::Node(stuck), "is stuck", [0, 0]);
         }
-        let number = self.wires.random.below(self.seats.len());
+        let number = self.network.random.below(self.hosts.len());
         let number = self.plan.victim.unwrap_or(number);
-        if self.wires.chance(faults.freezes) {
-            let longest = pick(&mut self.wires.random, &[20, 2_000, 60_000]);
-            let pause = self.wires.random.below(longest) as u64;
-            self.seats[number].stopped = self.wires.now.after(pause);
-            note(self.wires.now, Who::Node(number), "stops for ms", [pause, 0]);
+        if self.network.chance(faults.pauses) {
+            let longest = pick(&mut self.network.random, &[20, 2_000, 60_000]);
+            let pause = self.network.random.below(longest) as u64;
+            self.hosts[number].stopped_until = self.network.now.after(pause);
+            record(self.network.now, Actor::Node(number), "stops for ms", [pause, 0]);
         }
-        if self.wires.chance(faults.deaths) && !self.seats[number].memory.is_empty() {
-            self.kill(number);
-            let pause = self.wires.random.below(10_000) as u64;
-            self.seats[number].stopped = self.wires.now.after(pause);
+        if self.network.chance(faults.crashes) && !self.hosts[number].memory.is_empty() {
+            self.crash(number);
+            let pause = self.network.random.below(10_000) as u64;
+            self.hosts[number].stopped_until = self.network.now.after(pause);
         }
     }
 
-    fn kill(&mut self, number: usize) {
-        note(self.wires.now, Who::Node(number), "dies", [0, 0]);
-        match std::mem::replace(&mut self.seats[number].post, Post::Nobody) {
-            Post::Server(mut shell) => shell.die(&mut self.wires),
-            Post::Proxy(mut shell) => shell.die(&mut self.wires),
-            Post::Liar(_) | Post::Nobody => (),
+    fn crash(&mut self, number: usize) {
+        record(self.network.now, Actor::Node(number), "dies", [0, 0]);
+        match std::mem::replace(&mut self.hosts[number].process, Process::Dead) {
+            Process::Server(mut event_loop) => event_loop.crash(&mut self.network),
+            Process::Proxy(mut event_loop) => event_loop.crash(&mut self.network),
+            Process::FaultyServer(_) | Process::Dead => (),
         }
-        self.wires.shut(number);
+        self.network.shut(number);
     }
 
-    /// Time jumps: a little, a lot, or to where something is just about to expire.
+    /// Lets time jump: a little, a lot, or to just before a session expires.
     fn jump(&mut self) {
-        let now = self.wires.now;
-        let number = self.wires.random.below(1_000);
-        let server = self.wires.random.below(self.plan.servers);
-        let due = match &self.seats[server].post {
-            Post::Server(shell) => shell.machine.store().due(number),
+        let now = self.network.now;
+        let number = self.network.random.below(1_000);
+        let server = self.network.random.below(self.plan.servers);
+        let due = match &self.hosts[server].process {
+            Process::Server(event_loop) => event_loop.machine.store().due(number),
             _ => None,
         };
-        let to = match (due, self.wires.random.below(6)) {
+        let to = match (due, self.network.random.below(6)) {
             (Some(due), 0..=2) => due,
             (Some(due), 3) => Instant::from_millis(due.as_millis() - 1),
             (_, 4) => now.after(8 * 86_400_000),
-            _ => now.after(pick(&mut self.wires.random, &[1, 30, 1_000, 300_000])),
+            _ => now.after(pick(&mut self.network.random, &[1, 30, 1_000, 300_000])),
         };
-        self.wires.now = now.max(to);
-        note(self.wires.now, Who::World, "jumps ms", [self.wires.now.since(now), 0]);
+        self.network.now = now.max(to);
+        record(self.network.now, Actor::World, "jumps ms", [self.network.now.since(now), 0]);
     }
 
-    /// The nodes that are proxies.
-    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut Shell<proxy::Borrowed<'m>>> {
-        self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
-            Post::Proxy(shell) => Some(&mut **shell),
+    /// Returns the nodes that are proxies.
+    pub(crate) fn proxies(&mut self) -> impl Iterator<Item = &mut EventLoop<proxy::Borrowed<'m>>> {
+        self.hosts.iter_mut().filter_map(|host| match &mut host.process {
+            Process::Proxy(event_loop) => Some(&mut **event_loop),
             _ => None,
         })
     }
 
-    /// The nodes that are servers, and do not lie.
-    pub(crate) fn servers(&mut self) -> impl Iterator<Item = &mut Shell<Cache<'m>>> {
-        self.seats.iter_mut().filter_map(|seat| match &mut seat.post {
-            Post::Server(shell) => Some(&mut **shell),
+    /// Returns the nodes that are correct servers.
+    pub(crate) fn servers(&mut self) -> impl Iterator<Item = &mut EventLoop<Cache<'m>>> {
+        self.hosts.iter_mut().filter_map(|host| match &mut host.process {
+            Process::Server(event_loop) => Some(&mut **event_loop),
             _ => None,
         })
     }
 
-    /// A node loses all its connections, and keeps nothing.
-    pub(crate) fn lose(&mut self, number: usize) {
-        match &mut self.seats[number].post {
-            Post::Server(shell) => shell.lose_everybody(&mut self.wires),
-            Post::Proxy(shell) => shell.lose_everybody(&mut self.wires),
-            Post::Liar(_) | Post::Nobody => (),
+    /// Breaks all connections of a node, which must keep nothing.
+    pub(crate) fn disconnect_all_of(&mut self, number: usize) {
+        match &mut self.hosts[number].process {
+            Process::Server(event_loop) => event_loop.disconnect_all(&mut self.network),
+            Process::Proxy(event_loop) => event_loop.disconnect_all(&mut self.network),
+            Process::FaultyServer(_) | Process::Dead => (),
         }
     }
 
-    /// Faults cease: everybody runs, and the network is well.
+    /// Ends all faults: every node runs, and the network is perfect.
     pub(crate) fn heal(&mut self) {
-        note(self.wires.now, Who::World, "calms down", [0, 0]);
-        for seat in &mut self.seats {
-            seat.stopped = Instant::ORIGIN;
+        record(self.network.now, Actor::World, "faults end", [0, 0]);
+        for host in &mut self.hosts {
+            host.stopped_until = Instant::ORIGIN;
         }
-        for number in 0..self.seats.len() {
-            if let Post::Nobody = self.seats[number].post {
-                self.raise(number);
+        for number in 0..self.hosts.len() {
+            if let Process::Dead = self.hosts[number].process {
+                self.start(number);
             }
         }
-        // Nodes that have patience must find out on their own that nothing comes from another node.
+        // A node with a timeout must find out on its own that a connection to another node is dead.
         let patient: Vec<bool> =
             self.plan.nodes.iter().map(|node| node.config.limits.patience.is_some()).collect();
-        self.wires.heal(|who, other| match (who, other) {
-            (Who::Node(number), Who::Node(_)) => !patient[number],
+        self.network.heal(|actor, other| match (actor, other) {
+            (Actor::Node(number), Actor::Node(_)) => !patient[number],
             _ => true,
         });
         if patient.iter().skip(self.plan.servers).any(|patient| !patient) {
-            self.wires.refuse_hanging();
+            self.network.refuse_hanging();
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Messages as bytes, written after the protocol's text and without the code under test.
+//! Messages as bytes, written from the protocol's text and without the code under test.
 
-/// What a frame says that an answer to it says too.
+/// Stores a session. The value of the operation's byte in requests and answers.
 pub const ADD: u8 = 0;
-/// Fetch a session.
+/// Fetches a session.
 pub const GET: u8 = 1;
-/// Forget a session.
+/// Removes a session.
 pub const REMOVE: u8 = 2;
-/// Ask for a session.
+/// Asks whether there is a session.
 pub const HAVE: u8 = 3;
-/// Store a session in place of what is there; from patch level 1 on.
+/// Stores a session, replacing an old one; needs patch level 1.
 pub const PUT: u8 = 4;
-/// Fetch a session and forget it; from patch level 1 on.
+/// Fetches and removes a session; needs patch level 1.
 pub const TAKE: u8 = 5;
 
-/// One frame: `response` and `complete` are 0 or 1, or not, where a test wants it so.
+/// Returns one frame. `response` and `complete` are 0 or 1 in a valid one.
 pub fn frame(response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(14 + data.len());
     push_frame(&mut bytes, response, uid, op, complete, data);
@@ -27,7 +27,7 @@ fn push_frame(bytes: &mut Vec<u8>, response: u8, uid: u32, op: u8, complete: u8,
     bytes.extend_from_slice(data);
 }
 
-/// A whole message, in as many frames as its payload needs.
+/// Returns a whole message, in as many frames as its payload needs.
 pub fn message(response: u8, uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     let frames = payload.len().div_ceil(2048).max(1);
     let mut bytes = Vec::with_capacity(14 * frames + payload.len());
@@ -41,7 +41,7 @@ pub fn message(response: u8, uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The same message at another patch level.
+/// Returns the same message at another patch level.
 pub fn at_level(level: u8, mut message: Vec<u8>) -> Vec<u8> {
     for frame in message.chunks_mut(14 + 2048) {
         frame[3] = level;
@@ -49,43 +49,43 @@ pub fn at_level(level: u8, mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-/// The payload of an ADD or a PUT.
+/// Returns the payload of an ADD or a PUT.
 pub fn add_payload(ttl: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
     let id_len = id.len() as u32;
     [&ttl.to_be_bytes(), &id_len.to_be_bytes(), id, session].concat()
 }
 
-/// A request to store a session for a minute.
+/// Returns a request to store a session for a minute.
 pub fn add(uid: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
     add_for(uid, 60_000, id, session)
 }
 
-/// A request to store a session for `ttl` milliseconds.
+/// Returns a request to store a session for `ttl` milliseconds.
 pub fn add_for(uid: u32, ttl: u32, id: &[u8], session: &[u8]) -> Vec<u8> {
     message(0, uid, ADD, &add_payload(ttl, id, session))
 }
 
-/// A request to fetch a session.
+/// Returns a request to fetch a session.
 pub fn get(uid: u32, id: &[u8]) -> Vec<u8> {
     message(0, uid, GET, id)
 }
 
-/// A request to forget a session.
+/// Returns a request to remove a session.
 pub fn remove(uid: u32, id: &[u8]) -> Vec<u8> {
     message(0, uid, REMOVE, id)
 }
 
-/// Asks whether a session is there.
+/// Returns a request that asks whether there is a session.
 pub fn have(uid: u32, id: &[u8]) -> Vec<u8> {
     message(0, uid, HAVE, id)
 }
 
-/// An answer of one byte.
+/// Returns an answer of one byte.
 pub fn status(uid: u32, op: u8, status: u8) -> Vec<u8> {
     message(1, uid, op, &[status])
 }
 
-/// An answer to GET.
+/// Returns an answer to GET.
 pub fn session(uid: u32, session: &[u8]) -> Vec<u8> {
     message(1, uid, GET, session)
 }
@@ -93,18 +93,17 @@ pub fn session(uid: u32, session: &[u8]) -> Vec<u8> {
 /// A message: its uid, its operation, its payload.
 pub type Message = (u32, u8, Vec<u8>);
 
-/// The lawful messages that `bytes` consist of, each as uid, operation and payload. Written for
-/// streams that are known to be lawful.
+/// Splits valid bytes into messages, each as uid, operation and payload.
 ///
 /// # Panics
-/// Where they are not.
+/// If the last message is not whole.
 pub fn messages(bytes: &[u8]) -> Vec<Message> {
     let (whole, rest) = whole_messages(bytes);
-    assert!(rest.is_empty(), "half a message is left: {rest:02x?}");
+    assert!(rest.is_empty(), "part of a message is left: {rest:02x?}");
     whole
 }
 
-/// As [`messages`], and what is behind them: the beginning of one, or nothing.
+/// As [`messages`], and returns the bytes behind the last whole message.
 pub fn whole_messages(bytes: &[u8]) -> (Vec<Message>, &[u8]) {
     let (mut whole, mut rest, mut begun) = (Vec::new(), bytes, bytes);
     let mut payload = Vec::new();

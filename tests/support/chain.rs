@@ -1,4 +1,4 @@
-//! A proxy with a server behind it, both real, in one world.
+//! A proxy in front of a server, both real, over virtual connections.
 
 use crate::net::{End, Net, Pieces, Probes, SERVER};
 use distcache_core::proxy;
@@ -11,12 +11,12 @@ pub struct Chain<'m, S> {
     pub front: Net<proxy::Borrowed<'m>>,
     /// The server, whose client is the proxy.
     pub back: Net<server::Borrowed<'m, S>>,
-    /// The server's end, and how many times the proxy had dialed by then.
+    /// The server's end, and how often the proxy had dialed when it was made.
     link: Option<(End, usize)>,
 }
 
 impl<'m, S: Store> Chain<'m, S> {
-    /// A proxy that is about to connect to a server.
+    /// Creates both. The proxy is about to connect to the server.
     pub fn new(
         proxy: proxy::Borrowed<'m>,
         server: server::Borrowed<'m, S>,
@@ -28,7 +28,7 @@ impl<'m, S: Store> Chain<'m, S> {
         Self { front, back, link: None }
     }
 
-    /// Turns both until nothing moves any more.
+    /// Runs both until nothing moves any more.
     pub fn drive(&mut self) {
         loop {
             self.front.drive();
@@ -39,7 +39,7 @@ impl<'m, S: Store> Chain<'m, S> {
         }
     }
 
-    /// Lets time pass for both, a millisecond at a time.
+    /// Lets time pass for both, one millisecond at a time.
     pub fn pass(&mut self, millis: u64) {
         for _ in 0..millis {
             self.front.pass(1);
@@ -48,7 +48,7 @@ impl<'m, S: Store> Chain<'m, S> {
         }
     }
 
-    /// Moves what is between the two; false where nothing is.
+    /// Moves bytes between the two. Returns whether anything moved.
     fn carry(&mut self) -> bool {
         let dials = self.front.dials.len();
         let alive = |end: End| self.front.is_open(SERVER) && self.back.is_open(end);
@@ -61,7 +61,7 @@ impl<'m, S: Store> Chain<'m, S> {
         !requests.is_empty() || !answers.is_empty()
     }
 
-    /// Lets both know that their connection is gone, or has come.
+    /// Reports to both that their connection is gone, or makes a new one.
     fn relink(&mut self, dials: usize) -> bool {
         let up = self.front.is_open(SERVER);
         match self.link.take() {

@@ -1,4 +1,4 @@
-//! Processes that nobody is the parent of.
+//! Daemons: processes that have left their parent.
 
 use std::path::Path;
 
@@ -7,23 +7,23 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::process::until;
 
-/// A daemon by its number; killed on drop.
+/// A daemon, known by its pid; killed on drop.
 #[derive(Debug)]
 pub struct Daemon(Pid);
 
 impl Daemon {
-    /// The daemon whose number is in a file.
+    /// Returns the daemon whose pid is in a file.
     ///
     /// # Panics
-    /// Where the file has no such number, or more than that.
+    /// If the file is anything but one line with a pid.
     pub fn of(pid_file: &Path) -> Self {
         let text = std::fs::read_to_string(pid_file).expect("a pid file");
         let number = text.strip_suffix('\n').and_then(|line| line.parse().ok());
         let pid = number.and_then(Pid::from_raw);
-        Self(pid.unwrap_or_else(|| panic!("a number and a line's end, not {text:?}")))
+        Self(pid.unwrap_or_else(|| panic!("a pid and a line feed, not {text:?}")))
     }
 
-    /// Its number.
+    /// Returns its pid.
     pub fn pid(&self) -> i32 {
         self.0.as_raw_pid()
     }
@@ -31,24 +31,24 @@ impl Daemon {
     /// Sends it a signal.
     ///
     /// # Panics
-    /// Where it is gone.
+    /// If it has ended.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.0, signal).expect("a daemon that runs");
+        kill_process(self.0, signal).expect("the daemon runs");
     }
 
-    /// Sends it a signal, and waits until it is gone.
+    /// Sends it a signal, and waits for its end.
     ///
     /// # Panics
-    /// Where it goes on.
+    /// If it does not end.
     pub fn end(self, signal: Signal) {
         self.signal(signal);
         until("the end of the daemon", || (!self.is_running()).then_some(()));
         std::mem::forget(self);
     }
 
-    /// Whether it is there.
+    /// Returns whether it runs.
     pub fn is_running(&self) -> bool {
-        // One that has ended is there until whoever became its parent has looked at it.
+        // After its end it is a zombie until its new parent has waited for it.
         test_kill_process(self.0) != Err(Errno::SRCH) && !self.is_zombie()
     }
 
@@ -56,17 +56,17 @@ impl Daemon {
         self.about("stat").is_some_and(|stat| stat.contains(") Z "))
     }
 
-    /// What the system tells about it under a name, where it does tell.
+    /// Returns a file of `/proc/PID`, if there is one.
     pub fn about(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.pid())).ok()
     }
 
-    /// The words behind a key of its status.
+    /// Returns the words behind a key in `/proc/PID/status`.
     ///
     /// # Panics
-    /// Where the system does not tell.
+    /// If that cannot be read.
     pub fn status(&self, key: &str) -> Vec<String> {
-        let status = self.about("status").expect("a daemon that runs");
+        let status = self.about("status").expect("the daemon runs");
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         line.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     }

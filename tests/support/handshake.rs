@@ -1,4 +1,4 @@
-//! TLS connections made by `openssl s_client`: whether a session was resumed, as its client sees it.
+//! TLS connections made by `openssl s_client`, and whether they resumed a session.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::Program;
 
-/// A version of TLS, as s_client's options and its output name it.
+/// A version of TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Version {
     /// TLS 1.2.
@@ -24,7 +24,7 @@ impl Version {
         }
     }
 
-    /// Its name in what programs on OpenSSL print.
+    /// Returns its name in the output of programs that use OpenSSL.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tls12 => "TLSv1.2",
@@ -33,48 +33,48 @@ impl Version {
     }
 }
 
-/// What became of a connection.
+/// A finished connection.
 #[derive(Debug)]
 pub struct Handshake {
-    /// Whether the session that was offered was resumed.
+    /// Whether the offered session was resumed.
     pub resumed: bool,
-    /// The session's id.
+    /// The id of the session.
     pub session_id: Vec<u8>,
-    /// How long all of it took, with the start of s_client.
+    /// The time it took, including the start of s_client.
     pub took: Duration,
-    /// All that s_client printed: what the server said is somewhere in it.
+    /// All that s_client printed, including what the server sent.
     pub said: String,
 }
 
-/// Where a client connects to, and the file that keeps its session from one connection to the next.
+/// A TLS client that keeps its session in a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// The version that it insists on.
+    /// The only version that it uses.
     pub version: Version,
-    /// The file.
+    /// The file of the session.
     pub session: &'a Path,
 }
 
 impl Client<'_> {
-    /// Connects without a session, and keeps the one that is made. `place` is s_client's option and
-    /// value for it: `-unix path` or `-connect host:port`.
+    /// Connects without a session, and keeps the new one. `place` is s_client's option and value
+    /// for the address: `-unix path` or `-connect host:port`.
     ///
     /// # Panics
-    /// Where no handshake comes of it.
+    /// If the handshake fails.
     pub fn begin(&self, place: [&str; 2]) -> Handshake {
         self.shake(place, false)
     }
 
-    /// Connects with the session that was kept, and keeps the one that comes of it.
+    /// Connects with the kept session, and keeps the resulting one.
     ///
     /// # Panics
-    /// Where no handshake comes of it.
+    /// If the handshake fails.
     pub fn go_on(&self, place: [&str; 2]) -> Handshake {
         self.shake(place, true)
     }
 
     fn shake(&self, place: [&str; 2], resume: bool) -> Handshake {
-        // Both servers that this is for say something, and close: one asked by HTTP, the other at once.
+        // The servers send something and close, one after an HTTP request, the other at once.
         let request = self.session.with_extension("request");
         fs::write(&request, "GET / HTTP/1.0\r\n\r\n").expect("a file of our own");
         let mut command = Command::new("openssl");
@@ -85,7 +85,7 @@ impl Client<'_> {
         }
         command.stdin(File::open(request).expect("a file of our own")).stdout(Stdio::piped());
         let started = Instant::now();
-        let ended = Program::adopt(command).ended();
+        let ended = Program::spawn(command).ended();
         let took = started.elapsed();
         let line = |start: &str| ended.out.lines().find_map(|line| line.trim().strip_prefix(start));
         let wanted = format!("{}, ", self.version.name());

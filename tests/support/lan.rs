@@ -1,13 +1,13 @@
-//! Two hosts with a wire between them, on this machine: each is a network namespace, and both are gone
-//! with the processes that hold them.
+//! Two hosts with a cable between them on this machine. Each is a network namespace, which
+//! disappears with the process that holds it.
 
 use std::process::Command;
 
 use crate::process::{Program, until};
 
-/// Where the host `a` is.
+/// The address of host `a`.
 pub const A: &str = "10.91.0.1";
-/// Where the host `b` is.
+/// The address of host `b`.
 pub const B: &str = "10.91.0.2";
 
 /// Two hosts.
@@ -18,13 +18,13 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// Makes both, and the wire.
+    /// Creates both, and the cable.
     ///
     /// # Panics
-    /// Where that can't be done: who is not root may not.
+    /// If that fails: it needs root.
     #[allow(clippy::new_without_default, reason = "it makes something in the system")]
     pub fn new() -> Self {
-        // They end some time even if nobody ends them.
+        // A limit, in case the test is killed.
         let host = || Program::start("unshare", &["--net", "sleep", "300"]);
         let lan = Self { a: host(), b: host() };
         let ours = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
@@ -47,28 +47,28 @@ impl Lan {
         lan
     }
 
-    /// Does something on the host `a`.
+    /// Runs a command on host `a`.
     ///
     /// # Panics
-    /// Where it fails.
+    /// If it fails.
     pub fn on_a(&self, words: &[&str]) {
         run(&self.a, words);
     }
 
-    /// Does something on the host `b`.
+    /// Runs a command on host `b`.
     ///
     /// # Panics
-    /// Where it fails.
+    /// If it fails.
     pub fn on_b(&self, words: &[&str]) {
         run(&self.b, words);
     }
 
-    /// Starts a program on the host `a`.
+    /// Starts a program on host `a`.
     pub fn start_on_a(&self, words: &[&str]) -> Program {
         start(&self.a, words)
     }
 
-    /// Starts a program on the host `b`.
+    /// Starts a program on host `b`.
     pub fn start_on_b(&self, words: &[&str]) -> Program {
         start(&self.b, words)
     }

@@ -1,11 +1,10 @@
-//! What the tests and the fuzz bodies have in common: bytes as the protocol's text has them, a plain
-//! store, a small world of wires and virtual time, and the reference vectors.
+//! What tests and fuzz bodies share: messages as bytes, a plain store, a network harness with
+//! virtual time, real programs as processes, and the reference vectors.
 //!
-//! Nothing here uses the code under test to say what is right.
+//! Nothing here uses the code under test to decide what is right.
 
 pub mod bytes;
 pub mod c;
-pub mod caller;
 pub mod chain;
 pub mod daemon;
 pub mod handshake;
@@ -15,10 +14,12 @@ pub mod memory;
 pub mod net;
 pub mod process;
 pub mod random;
+pub mod raw_client;
 pub mod rig;
+pub mod scripted;
 pub mod sessiond;
-pub mod siege;
 pub mod start;
 pub mod store;
-pub mod stranger;
+pub mod stress;
+pub mod tcp;
 pub mod vectors;

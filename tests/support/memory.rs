@@ -1,4 +1,4 @@
-//! The memory that machines live in.
+//! The memory of the machines.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use distcache_core::server::{self, Server, Store};
 use distcache_core::wire::MESSAGE_MAX;
 use distcache_core::{ClientSlot, Limits, Pool};
 
-/// No client is ever closed for being slow.
+/// No timeouts.
 pub const NO_LIMITS: Limits = Limits::NONE;
 
-/// Limits in milliseconds; 0 for none.
+/// Returns timeouts of these milliseconds; 0 for none.
 pub const fn limits(idle: u64, patience: u64) -> Limits {
     const fn limit(millis: u64) -> Option<Duration> {
         if millis == 0 { None } else { Some(Duration::from_millis(millis)) }
@@ -19,12 +19,12 @@ pub const fn limits(idle: u64, patience: u64) -> Limits {
     Limits { idle: limit(idle), patience: limit(patience) }
 }
 
-/// A limit in milliseconds; 0 for none.
+/// Returns a timeout in milliseconds; 0 for none.
 pub fn millis(limit: Option<Duration>) -> u64 {
     limit.map_or(0, |limit| limit.as_millis() as u64)
 }
 
-/// Slots and buffers for one server or one proxy.
+/// Memory for one server or one proxy.
 #[derive(Debug)]
 pub struct Memory {
     clients: Vec<ClientSlot>,
@@ -34,12 +34,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Places for `clients`, and as many buffers as they can ever use.
+    /// Allocates for `clients` clients, with as many buffers as they can use.
     pub fn of(clients: usize) -> Self {
         Self::with_buffers(clients, 2 * clients + 2)
     }
 
-    /// Places for `clients`, and `buffers` buffers.
+    /// Allocates for `clients` clients and `buffers` buffers.
     pub fn with_buffers(clients: usize, buffers: usize) -> Self {
         Self {
             clients: (0..clients).map(|_| Slot::EMPTY).collect(),
@@ -49,7 +49,7 @@ impl Memory {
         }
     }
 
-    /// The same for a proxy of so many servers, called `server 0`, `server 1` and so on.
+    /// Adds room for a proxy of this many servers, called `server 0`, `server 1` and so on.
     #[must_use]
     pub fn with_servers(mut self, servers: usize) -> Self {
         let name = |number| Upstream::new(format!("server {number}").as_bytes());
@@ -59,34 +59,34 @@ impl Memory {
         self
     }
 
-    /// The same for a proxy of these servers, by the numbers in their names; its own buffers are to be
-    /// enough for all of them.
+    /// Sets the servers of a proxy by the numbers in their names. `buffers` must be enough for all
+    /// of them.
     #[must_use]
-    pub fn with_servers_called(mut self, numbers: impl Iterator<Item = usize>) -> Self {
+    pub fn with_servers_named(mut self, numbers: impl Iterator<Item = usize>) -> Self {
         let name = |number| Upstream::new(format!("server {number}").as_bytes());
         self.servers = numbers.map(name).collect();
         self
     }
 
-    /// The same with room for no more than `in_flight` requests in flight.
+    /// Limits the requests in flight.
     #[must_use]
-    pub fn with_flights(mut self, in_flight: usize) -> Self {
+    pub fn with_in_flight(mut self, in_flight: usize) -> Self {
         self.in_flight = (0..in_flight).map(|_| Slot::EMPTY).collect();
         self
     }
 
-    /// A server.
+    /// Creates a server.
     ///
     /// # Panics
-    /// Where it finds this memory too small.
+    /// If the memory is too small.
     pub fn server<S: Store>(&mut self, limits: Limits, store: S) -> server::Borrowed<'_, S> {
         self.server_with(server::Config::new(limits), store)
     }
 
-    /// A server of this configuration.
+    /// Creates a server of this configuration.
     ///
     /// # Panics
-    /// If it finds this memory too small.
+    /// If the memory is too small.
     pub fn server_with<S: Store>(
         &mut self,
         config: server::Config,
@@ -96,10 +96,10 @@ impl Memory {
         Server::new(&mut self.clients[..], pool, config, store).expect("enough memory")
     }
 
-    /// A proxy.
+    /// Creates a proxy.
     ///
     /// # Panics
-    /// Where it finds this memory too small.
+    /// If the memory is too small.
     pub fn proxy(&mut self, config: Config) -> proxy::Borrowed<'_> {
         let pool = Pool::new(&mut self.buffers[..], MESSAGE_MAX);
         let Self { clients, in_flight, servers, .. } = self;

@@ -1,4 +1,4 @@
-//! A small world: one machine, its peers at the other ends of wires, and time that only tests move.
+//! A harness for one machine: peers at the other ends of its connections, and time that only tests move.
 //!
 //! ```text
 //!  test ── send ──► up ──► space/filled ─┐
@@ -6,9 +6,9 @@
 //!  test ◄─ received ◄── down ◄── pending/sent ─┘
 //! ```
 //!
-//! The world moves bytes as a poll loop would: it looks at a peer's wants only after a verb on that
-//! peer or when `advance` names it, in turns of writes, reads, thinking and closing. What it moves at
-//! a time is [`Pieces`]. All is the same for the same seed.
+//! The harness moves bytes as a poll loop does: it looks at a peer's wants only after a verb on that
+//! peer or when `advance` names it, in turns of writes, reads, `advance` and closing. [`Pieces`] says how
+//! many bytes move at a time. The same seed gives the same run.
 
 use crate::bytes::{HAVE, at_level, message, status};
 use crate::random::Random;
@@ -17,36 +17,36 @@ use distcache_core::proxy::{self, Dial, PROBE_ID, Proxy};
 use distcache_core::server::{self, Server, Store};
 use distcache_core::time::Instant;
 
-/// How many turns, or pieces of work in a turn, are taken for a machine that runs in circles.
-const PATIENCE: usize = 1_000_000;
+/// After this many turns, or steps in a turn, a machine counts as running in circles.
+const STEPS_MAX: usize = 1_000_000;
 
-/// How many servers a world has at most.
+/// The most servers of a proxy.
 pub const SERVERS: usize = 4;
 
 /// A machine that may have servers to connect to.
-pub trait Station: Machine {
-    /// What to do about the connections to its servers.
+pub trait TestMachine: Machine {
+    /// Returns what to do about the connections to its servers.
     fn dial(&mut self, _now: Instant) -> Option<Dial> {
         None
     }
 
-    /// A server is connected.
+    /// Reports that a server is connected.
     fn connected(&mut self, _now: Instant, _key: ServerKey) {}
 
-    /// What does not hold of its queues.
+    /// Checks its queues.
     ///
     /// # Errors
-    /// In a few words.
+    /// A description of the inconsistency.
     fn check(&self) -> Result<(), &'static str>;
 }
 
-impl<S: Store> Station for server::Borrowed<'_, S> {
+impl<S: Store> TestMachine for server::Borrowed<'_, S> {
     fn check(&self) -> Result<(), &'static str> {
         Server::check(self)
     }
 }
 
-impl Station for proxy::Borrowed<'_> {
+impl TestMachine for proxy::Borrowed<'_> {
     fn dial(&mut self, now: Instant) -> Option<Dial> {
         Proxy::dial(self, now)
     }
@@ -63,13 +63,13 @@ impl Station for proxy::Borrowed<'_> {
 /// How many bytes move at a time.
 #[derive(Clone, Debug)]
 pub enum Pieces {
-    /// As many as there are, and as there is room for.
+    /// All that there are, and for which there is room.
     Whole,
-    /// No more than this.
+    /// At most this many.
     Of(usize),
     /// All, but not across this offset of each stream.
     CutAt(usize),
-    /// From 1 to all.
+    /// A random number, at least 1.
     Any(Random),
 }
 
@@ -86,9 +86,9 @@ impl Pieces {
     }
 }
 
-/// Report a scenario in every way: at once, byte for byte, in random pieces, and with a cut at every
-/// offset up to `longest`.
-pub fn every_way(longest: usize, scenario: impl Fn(Pieces)) {
+/// Runs a scenario with every split of its streams: at once, byte for byte, in random pieces, and
+/// split at every offset up to `longest`.
+pub fn with_every_split(longest: usize, scenario: impl Fn(Pieces)) {
     scenario(Pieces::Whole);
     scenario(Pieces::Of(1));
     for seed in 0..5 {
@@ -99,53 +99,53 @@ pub fn every_way(longest: usize, scenario: impl Fn(Pieces)) {
     }
 }
 
-/// One end of a wire, as a test names it.
+/// The peer's end of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct End(usize);
 
-/// The end at which the server of a proxy sits, or the first of them.
+/// The end of a proxy's server, or of the first of them.
 pub const SERVER: End = End(0);
 
-/// The end at which server `number` of a proxy sits.
+/// Returns the end of a proxy's server `number`.
 pub const fn server(number: u8) -> End {
     End(number as usize)
 }
 
-/// What happens to a proxy that dials.
+/// What happens when a proxy dials.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reach {
     /// It is connected.
     Accepts,
     /// It gets no answer.
     Hangs,
-    /// It is told at once that nobody is there.
+    /// It is refused at once.
     Refuses,
 }
 
-/// What a server does with a proxy's probe.
+/// What happens to a proxy's probe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Probes {
-    /// The world answers it at this patch level, and tests see nothing of it.
+    /// The harness answers it at this patch level, hidden from the test.
     AnsweredAt(u8),
-    /// It is a request like any other.
+    /// The test sees it, as any request.
     Seen,
 }
 
-/// The probe on the wire.
+/// Returns the bytes of a probe.
 pub fn probe() -> Vec<u8> {
     at_level(1, message(0, u32::MAX, HAVE, PROBE_ID))
 }
 
 #[derive(Debug)]
-struct Wire {
+struct Link {
     /// `None` before the first connection to this server.
     peer: Option<Peer>,
-    /// Bytes that tests do not see: how many were sent, and how many are still to come.
+    /// Hidden bytes: how many were sent, and how many are still to come.
     probe: [usize; 2],
     up: Vec<u8>,
     read: usize,
     down: Vec<u8>,
-    /// How many bytes more the peer takes.
+    /// How many more bytes the peer takes.
     window: usize,
     writes: usize,
     hung_up: bool,
@@ -154,7 +154,7 @@ struct Wire {
     wants: Wants,
 }
 
-impl Wire {
+impl Link {
     fn new(peer: Option<Peer>, open: bool) -> Self {
         let (up, down, window) = (Vec::new(), Vec::new(), usize::MAX);
         let wants = Wants::default();
@@ -183,118 +183,118 @@ pub struct Net<M> {
     pub now: Instant,
     /// How bytes move.
     pub pieces: Pieces,
-    /// What becomes of attempts to reach the server.
+    /// What happens to attempts to reach a server.
     pub reach: Reach,
-    /// What becomes of probes.
+    /// What happens to probes.
     pub probes: Probes,
-    /// What becomes of attempts to reach one of several servers, where that differs from `reach`.
+    /// What happens to attempts to reach one of several servers, if not the same as `reach`.
     pub reach_of: [Option<Reach>; SERVERS],
-    /// The keys of the last attempts to reach each server.
+    /// The key of the last attempt to reach each server.
     pub keys: [Option<ServerKey>; SERVERS],
     /// When the machine dialed.
     pub dials: Vec<Instant>,
-    /// How often it was connected to each of its servers.
+    /// How often each server was connected.
     pub connects: [usize; SERVERS],
-    wires: Vec<Wire>,
+    links: Vec<Link>,
 }
 
-impl<M: Station> Net<M> {
-    /// A machine without peers at some time.
+impl<M: TestMachine> Net<M> {
+    /// Creates a machine without peers.
     pub fn new(machine: M, pieces: Pieces) -> Self {
         let now = Instant::from_millis(1_000_000);
-        let wires = (0..SERVERS).map(|_| Wire::new(None, false)).collect();
+        let links = (0..SERVERS).map(|_| Link::new(None, false)).collect();
         let (probes, keys) = (Probes::AnsweredAt(0), [None; SERVERS]);
         let (reach, reach_of) = (Reach::Accepts, [None; SERVERS]);
         let (dials, connects) = (Vec::new(), [0; SERVERS]);
-        Self { machine, now, pieces, reach, probes, reach_of, keys, dials, connects, wires }
+        Self { machine, now, pieces, reach, probes, reach_of, keys, dials, connects, links }
     }
 
-    /// Connects a client; `None` where it is refused.
+    /// Connects a client; `None` if it is refused.
     pub fn try_connect(&mut self) -> Option<End> {
         let key = self.machine.open(self.now)?;
-        self.wires.push(Wire::new(Some(Peer::Client(key)), true));
-        let end = End(self.wires.len() - 1);
-        self.look(end);
+        self.links.push(Link::new(Some(Peer::Client(key)), true));
+        let end = End(self.links.len() - 1);
+        self.refresh_wants(end);
         Some(end)
     }
 
     /// Connects a client.
     ///
     /// # Panics
-    /// Where it is refused.
+    /// If it is refused.
     pub fn connect(&mut self) -> End {
         self.try_connect().expect("a place for one more client")
     }
 
-    /// The peer sends; the bytes move when the world turns.
+    /// Queues bytes from the peer. They move with the next turns.
     pub fn send(&mut self, end: End, bytes: &[u8]) {
-        self.wires[end.0].up.extend(bytes);
+        self.links[end.0].up.extend(bytes);
     }
 
-    /// All that the peer has received.
+    /// Returns all that the peer has received.
     pub fn received(&self, end: End) -> &[u8] {
-        &self.wires[end.0].down
+        &self.links[end.0].down
     }
 
-    /// All that the peer has received since this was asked last.
+    /// Returns what the peer has received since the last call.
     pub fn take(&mut self, end: End) -> Vec<u8> {
-        std::mem::take(&mut self.wires[end.0].down)
+        std::mem::take(&mut self.links[end.0].down)
     }
 
-    /// In how many pieces the peer was sent what it was sent.
+    /// Returns how many writes the peer's bytes took.
     pub fn writes(&self, end: End) -> usize {
-        self.wires[end.0].writes
+        self.links[end.0].writes
     }
 
-    /// How many of the peer's bytes the machine has not taken.
+    /// Returns how many of the peer's bytes the machine has not taken.
     pub fn unread(&self, end: End) -> usize {
-        self.wires[end.0].up.len() - self.wires[end.0].read
+        self.links[end.0].up.len() - self.links[end.0].read
     }
 
-    /// The peer takes `bytes` more and then none.
+    /// Lets the peer take `bytes` more bytes and then none.
     pub fn window(&mut self, end: End, bytes: usize) {
-        self.wires[end.0].window = bytes;
+        self.links[end.0].window = bytes;
     }
 
-    /// The peer will send no more, once what it sent has arrived.
+    /// Ends the peer's sending side, after what it has sent.
     pub fn hang_up(&mut self, end: End) {
-        self.wires[end.0].hung_up = true;
+        self.links[end.0].hung_up = true;
     }
 
-    /// The connection breaks, with all that is on its way.
+    /// Breaks the connection, with all that is in flight.
     pub fn cut(&mut self, end: End) {
-        if self.wires[end.0].open {
+        if self.links[end.0].open {
             self.close(end);
         }
     }
 
-    /// Whether the machine has not closed the connection, nor has it broken.
+    /// Returns whether the connection is neither closed nor broken.
     pub fn is_open(&self, end: End) -> bool {
-        self.wires[end.0].open
+        self.links[end.0].open
     }
 
-    /// Turns the world until nothing moves any more.
+    /// Takes turns until nothing moves any more.
     ///
     /// # Panics
-    /// Where that takes too long, where the machine would not let its shell sleep, or where it has
-    /// changed its mind about a peer and has not said so.
+    /// If that takes too long, if the machine is due again at once, or if it has changed its wants
+    /// of a peer without naming it.
     pub fn drive(&mut self) {
-        for _ in 0..PATIENCE {
+        for _ in 0..STEPS_MAX {
             if !self.step() {
-                return self.check_rest();
+                return self.check_idle();
             }
         }
-        panic!("the world does not come to rest");
+        panic!("the machine does not come to rest");
     }
 
-    /// Lets `millis` milliseconds pass, and wakes the machine whenever it wants to be woken.
+    /// Lets `millis` milliseconds pass, and wakes the machine at its deadlines.
     ///
     /// # Panics
     /// As [`Net::drive`].
     pub fn pass(&mut self, millis: u64) {
         let end = self.now.after(millis);
         self.drive();
-        for _ in 0..PATIENCE {
+        for _ in 0..STEPS_MAX {
             let Some(at) = self.machine.deadline().filter(|at| *at <= end) else {
                 self.now = end;
                 return self.drive();
@@ -305,28 +305,32 @@ impl<M: Station> Net<M> {
         panic!("the machine never sleeps");
     }
 
-    fn check_rest(&self) {
+    fn check_idle(&self) {
         let (now, deadline) = (self.now, self.machine.deadline());
-        assert!(deadline.is_none_or(|at| at > now), "at {now:?} it would wake at {deadline:?}");
-        for wire in self.wires.iter().filter(|wire| wire.open) {
-            let Some(peer) = wire.peer else { continue };
-            assert_eq!(self.machine.wants(peer), wire.wants, "{peer:?} was not named");
+        assert!(deadline.is_none_or(|at| at > now), "at {now:?} it is due at {deadline:?}");
+        for link in self.links.iter().filter(|link| link.open) {
+            let Some(peer) = link.peer else { continue };
+            assert_eq!(
+                self.machine.wants(peer),
+                link.wants,
+                "a change of {peer:?} was not reported"
+            );
         }
         assert_eq!(self.machine.check(), Ok(()));
     }
 
-    /// Takes one turn; false where nothing moved.
+    /// Takes one turn. Returns whether anything moved.
     pub fn step(&mut self) -> bool {
         let mut moved = self.dial();
-        for number in 0..self.wires.len() {
+        for number in 0..self.links.len() {
             moved |= self.write(End(number));
         }
-        for number in 0..self.wires.len() {
+        for number in 0..self.links.len() {
             moved |= self.read(End(number));
         }
-        moved |= self.think();
-        for number in 0..self.wires.len() {
-            let close = self.wires[number].open && self.wires[number].wants.close;
+        moved |= self.advance();
+        for number in 0..self.links.len() {
+            let close = self.links[number].open && self.links[number].wants.close;
             if close {
                 self.close(End(number));
             }
@@ -348,97 +352,97 @@ impl<M: Station> Net<M> {
         match self.reach_of[usize::from(number)].unwrap_or(self.reach) {
             Reach::Hangs => (),
             Reach::Refuses => self.machine.closed(Peer::Server(key)),
-            Reach::Accepts => self.pick_up_at(number),
+            Reach::Accepts => self.accept_dial_of(number),
         }
         true
     }
 
-    /// The server answers an attempt to reach it.
-    pub fn pick_up(&mut self) {
-        self.pick_up_at(0);
+    /// Lets the server accept the last attempt to reach it.
+    pub fn accept_dial(&mut self) {
+        self.accept_dial_of(0);
     }
 
-    fn pick_up_at(&mut self, number: u8) {
+    fn accept_dial_of(&mut self, number: u8) {
         let key = self.keys[usize::from(number)].expect("it was dialed");
-        let mut wire = Wire::new(Some(Peer::Server(key)), true);
+        let mut link = Link::new(Some(Peer::Server(key)), true);
         if let Probes::AnsweredAt(_) = self.probes {
-            wire.probe[1] = probe().len();
+            link.probe[1] = probe().len();
         }
-        self.wires[usize::from(number)] = wire;
+        self.links[usize::from(number)] = link;
         self.connects[usize::from(number)] += 1;
         self.machine.connected(self.now, key);
-        self.look(server(number));
+        self.refresh_wants(server(number));
     }
 
     fn write(&mut self, end: End) -> bool {
-        let wire = &mut self.wires[end.0];
-        let (Some(peer), true) = (wire.peer, wire.open && wire.wants.write) else {
+        let link = &mut self.links[end.0];
+        let (Some(peer), true) = (link.peer, link.open && link.wants.write) else {
             return false;
         };
         let pending = self.machine.pending(peer);
-        let len = self.pieces.of(pending.len().min(wire.window), wire.down.len());
+        let len = self.pieces.of(pending.len().min(link.window), link.down.len());
         if len == 0 {
             return false;
         }
-        let [done, left] = wire.probe;
+        let [done, left] = link.probe;
         let (hidden, seen) = pending[..len].split_at(len.min(left));
         assert_eq!(*hidden, probe()[done..][..hidden.len()], "a probe comes first");
-        wire.probe = [done + hidden.len(), left - hidden.len()];
-        wire.down.extend(seen);
+        link.probe = [done + hidden.len(), left - hidden.len()];
+        link.down.extend(seen);
         if let Probes::AnsweredAt(level) = self.probes
             && left > 0
-            && wire.probe[1] == 0
+            && link.probe[1] == 0
         {
-            wire.up.extend(at_level(level, status(u32::MAX, HAVE, 1)));
+            link.up.extend(at_level(level, status(u32::MAX, HAVE, 1)));
         }
-        wire.window = wire.window.saturating_sub(if wire.window == usize::MAX { 0 } else { len });
-        wire.writes += usize::from(!seen.is_empty());
+        link.window = link.window.saturating_sub(if link.window == usize::MAX { 0 } else { len });
+        link.writes += usize::from(!seen.is_empty());
         self.machine.sent(self.now, peer, len);
-        self.look(end);
+        self.refresh_wants(end);
         true
     }
 
     fn read(&mut self, end: End) -> bool {
-        let wire = &mut self.wires[end.0];
-        if !wire.open || !wire.wants.read || wire.ended {
+        let link = &mut self.links[end.0];
+        if !link.open || !link.wants.read || link.ended {
             return false;
         }
-        let here = &wire.up[wire.read..];
-        if here.is_empty() && !wire.hung_up {
+        let here = &link.up[link.read..];
+        if here.is_empty() && !link.hung_up {
             return false;
         }
-        let Some(peer) = wire.peer else { return false };
-        // Asking twice is asking once.
+        let Some(peer) = link.peer else { return false };
+        // A second call of `space` must change nothing.
         self.machine.space(peer);
         let space = self.machine.space(peer);
-        // The answer to a probe that tests do not see comes whole and alone.
-        let unseen = if wire.probe[0] > 0 { status(0, HAVE, 1).len() } else { 0 };
-        let len = match unseen.checked_sub(wire.read) {
-            None | Some(0) => self.pieces.of(here.len().min(space.len()), wire.read - unseen),
+        // The hidden answer to a probe comes whole and alone.
+        let unseen = if link.probe[0] > 0 { status(0, HAVE, 1).len() } else { 0 };
+        let len = match unseen.checked_sub(link.read) {
+            None | Some(0) => self.pieces.of(here.len().min(space.len()), link.read - unseen),
             Some(rest) => rest.min(here.len()).min(space.len()),
         };
         let room = !space.is_empty();
         space[..len].copy_from_slice(&here[..len]);
-        wire.read += len;
+        link.read += len;
         self.machine.filled(peer, len);
-        wire.ended = room && wire.hung_up && wire.read == wire.up.len();
-        if wire.ended {
+        link.ended = room && link.hung_up && link.read == link.up.len();
+        if link.ended {
             self.machine.ended(self.now, peer);
         }
-        let moved = len > 0 || wire.ended;
-        self.look(end);
+        let moved = len > 0 || link.ended;
+        self.refresh_wants(end);
         moved
     }
 
-    fn think(&mut self) -> bool {
-        for turn in 0..PATIENCE {
+    fn advance(&mut self) -> bool {
+        for turn in 0..STEPS_MAX {
             let Some(peer) = self.machine.advance(self.now) else {
                 return turn > 0;
             };
-            let at = |wire: &Wire| wire.open && wire.peer == Some(peer);
-            let number = self.wires.iter().position(at);
+            let at = |link: &Link| link.open && link.peer == Some(peer);
+            let number = self.links.iter().position(at);
             if let Some(number) = number {
-                self.look(End(number));
+                self.refresh_wants(End(number));
             } else if matches!(peer, Peer::Server(_)) && self.machine.wants(peer).close {
                 self.machine.closed(peer);
             }
@@ -446,18 +450,21 @@ impl<M: Station> Net<M> {
         panic!("the machine never rests");
     }
 
-    fn look(&mut self, end: End) {
-        let wire = &mut self.wires[end.0];
-        let Some(peer) = wire.peer else { return };
-        wire.wants = self.machine.wants(peer);
+    fn refresh_wants(&mut self, end: End) {
+        let link = &mut self.links[end.0];
+        let Some(peer) = link.peer else { return };
+        link.wants = self.machine.wants(peer);
         let pending = self.machine.pending(peer);
-        assert!(wire.wants.close || wire.wants.write != pending.is_empty(), "write as it says");
+        assert!(
+            link.wants.close || link.wants.write != pending.is_empty(),
+            "`wants.write` differs from `pending`"
+        );
     }
 
     fn close(&mut self, end: End) {
-        let wire = &mut self.wires[end.0];
-        wire.open = false;
-        if let Some(peer) = wire.peer {
+        let link = &mut self.links[end.0];
+        link.open = false;
+        if let Some(peer) = link.peer {
             self.machine.closed(peer);
         }
     }

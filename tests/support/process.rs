@@ -1,8 +1,7 @@
-//! Programs as processes: started, listened to, waited for, and ended when a test is over, whatever
-//! came of it.
+//! Programs as processes: started, observed, and always ended with their test.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,17 +12,17 @@ use std::time::{Duration, Instant};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group};
 
-/// How long anything may take before a test fails: far longer than anything takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The limit for anything that a test waits for, far above what it takes.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Asks for something until it is so.
+/// Calls `poll` until it returns something.
 ///
 /// # Panics
-/// Where it is not so for [`PATIENCE`].
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+/// If it does not within [`TIMEOUT`].
+pub fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(found) = ask() {
+        if let Some(found) = poll() {
             return found;
         }
         assert!(Instant::now() < deadline, "never happened: {what}");
@@ -31,26 +30,45 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Whether this process may change users and owners; says so loudly where a test must be left out.
+/// Reports the test on this thread as skipped. `tests/run` lists these reports at its end.
+pub fn skip(needs: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    // Not `eprintln!`: libtest shows that only if the test fails.
+    let _ = std::io::stderr().write_all(format!("SKIPPED in {test}: needs {needs}\n").as_bytes());
+}
+
+/// Returns whether this process may change users and owners. If not, reports the test as skipped.
 pub fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
+    let root = runs_as_root();
     if !root {
-        eprintln!("SKIPPED: this test needs root and proves nothing without");
+        skip("root");
     }
     root
 }
 
-/// Whether a tool of the system is there; says so loudly where a test must be left out.
-pub fn has_tool(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    if !there {
-        eprintln!("SKIPPED: this test needs {name} and proves nothing without");
-    }
-    there
+/// Returns whether this process may change users and owners.
+pub fn runs_as_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
-/// Makes sure that this process may open `wanted` descriptors; says so loudly where it may not.
+/// Returns whether a tool is in `PATH`. If not, reports the test as skipped.
+pub fn has_tool(name: &str) -> bool {
+    let found = is_in_path(name);
+    if !found {
+        skip(name);
+    }
+    found
+}
+
+/// Returns whether a tool is in `PATH`.
+pub fn is_in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
+
+/// Returns whether this process may open `wanted` descriptors, after raising its limit. If not,
+/// reports the test as skipped.
 pub fn has_descriptors(wanted: u64) -> bool {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
@@ -59,22 +77,22 @@ pub fn has_descriptors(wanted: u64) -> bool {
         let current = Some(wanted.min(most));
         let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum });
     }
-    let enough = getrlimit(Resource::Nofile).current.is_none_or(|current| current >= wanted);
-    if !enough {
-        eprintln!("SKIPPED: this test needs {wanted} descriptors and proves nothing without");
+    let found = getrlimit(Resource::Nofile).current.is_none_or(|current| current >= wanted);
+    if !found {
+        skip(&format!("{wanted} descriptors"));
     }
-    enough
+    found
 }
 
-/// A fresh directory that everybody may enter, removed with all that is in it on drop.
+/// A new directory that all users may enter, removed with its contents on drop.
 #[derive(Debug)]
 pub struct Dir(PathBuf);
 
 impl Dir {
-    /// Makes it.
+    /// Creates it.
     ///
     /// # Panics
-    /// Where that can't be done.
+    /// If that fails.
     #[allow(clippy::new_without_default, reason = "it makes something in the file system")]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -86,39 +104,39 @@ impl Dir {
         dir
     }
 
-    /// Sets who may do what there.
+    /// Sets its permissions.
     ///
     /// # Panics
-    /// Where that can't be done.
+    /// If that fails.
     pub fn permit(&self, mode: u32) {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&self.0, mode).expect("permissions of our own directory");
     }
 
-    /// A path in it.
+    /// Returns a path in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// A path in it, as text.
+    /// Returns a path in it, as text.
     pub fn text(&self, name: &str) -> String {
         self.join(name).display().to_string()
     }
 
-    /// The address of a socket in it.
+    /// Returns the address of a socket in it.
     pub fn address(&self, name: &str) -> String {
         format!("UNIX:{}", self.text(name))
     }
 
-    /// Its path.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// What is in it, in order.
+    /// Returns the names in it, sorted.
     ///
     /// # Panics
-    /// Where it can't be read.
+    /// If it cannot be read.
     pub fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.0).expect("our own directory");
         let name = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -138,88 +156,89 @@ impl Drop for Dir {
 
 /// What a process prints, as it comes.
 #[derive(Clone)]
-pub struct Words(Arc<(Mutex<Heard>, Condvar)>);
+pub struct Output(Arc<(Mutex<Printed>, Condvar)>);
 
 #[derive(Default)]
-struct Heard {
+struct Printed {
     bytes: Vec<u8>,
     ended: bool,
 }
 
-impl Words {
+impl Output {
     fn of(stream: Option<impl Read + Send + 'static>) -> Self {
-        let words = Self(Arc::default());
+        let output = Self(Arc::default());
         let Some(mut stream) = stream else {
-            words.heard(&[], true);
-            return words;
+            output.append(&[], true);
+            return output;
         };
-        let heard = words.clone();
+        let printed = output.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(len @ 1..) = stream.read(&mut buffer) {
-                heard.heard(&buffer[..len], false);
+                printed.append(&buffer[..len], false);
             }
-            heard.heard(&[], true);
+            printed.append(&[], true);
         });
-        words
+        output
     }
 
-    fn heard(&self, bytes: &[u8], ended: bool) {
-        let mut heard = self.0.0.lock().expect("nobody panics with it");
-        heard.bytes.extend(bytes);
-        heard.ended |= ended;
+    fn append(&self, bytes: &[u8], ended: bool) {
+        let mut printed = self.0.0.lock().expect("no thread panics with the lock");
+        printed.bytes.extend(bytes);
+        printed.ended |= ended;
         self.0.1.notify_all();
     }
 
-    /// What was printed so far.
+    /// Returns what was printed so far.
     ///
     /// # Panics
     /// Never.
     pub fn so_far(&self) -> String {
-        let heard = self.0.0.lock().expect("nobody panics with it");
-        String::from_utf8_lossy(&heard.bytes).into_owned()
+        let printed = self.0.0.lock().expect("no thread panics with the lock");
+        String::from_utf8_lossy(&printed.bytes).into_owned()
     }
 
-    /// Waits until `enough` finds what it looks for in all that was printed.
+    /// Waits until `found` finds something in all that was printed.
     ///
     /// # Panics
-    /// Where it does not come.
-    pub fn find<T>(&self, what: &str, enough: impl FnMut(&str) -> Option<T>) -> T {
-        self.find_within(PATIENCE, what, enough)
+    /// If it does not.
+    pub fn find<T>(&self, what: &str, found: impl FnMut(&str) -> Option<T>) -> T {
+        self.find_within(TIMEOUT, what, found)
     }
 
-    /// The same for what takes its time.
+    /// As [`find`](Self::find), with another timeout.
     ///
     /// # Panics
-    /// Where it does not come.
+    /// If nothing is found.
     pub fn find_within<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         what: &str,
-        mut enough: impl FnMut(&str) -> Option<T>,
+        mut found: impl FnMut(&str) -> Option<T>,
     ) -> T {
-        let (heard, changed) = &*self.0;
-        let deadline = Instant::now() + patience;
-        let mut heard = heard.lock().expect("nobody panics with it");
+        let (printed, changed) = &*self.0;
+        let deadline = Instant::now() + timeout;
+        let mut printed = printed.lock().expect("no thread panics with the lock");
         loop {
-            let text = String::from_utf8_lossy(&heard.bytes);
-            if let Some(found) = enough(&text) {
-                return found;
+            let text = String::from_utf8_lossy(&printed.bytes);
+            if let Some(value) = found(&text) {
+                return value;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if heard.ended || left.is_zero() {
+            if printed.ended || left.is_zero() {
                 let text = text.into_owned();
-                drop(heard);
+                drop(printed);
                 panic!("no {what} in what was printed:\n{text}");
             }
-            heard = changed.wait_timeout(heard, left).expect("nobody panics with it").0;
+            printed =
+                changed.wait_timeout(printed, left).expect("no thread panics with the lock").0;
         }
     }
 
-    /// Waits for a text, and hands out all up to the end of the line in which it first is.
+    /// Waits for a text, and returns everything up to the end of its line.
     ///
     /// # Panics
-    /// Where it does not come.
+    /// If it does not come.
     pub fn wait_for(&self, wanted: &str) -> String {
         self.find(wanted, |text| {
             let at = text.find(wanted)?;
@@ -228,12 +247,13 @@ impl Words {
         })
     }
 
-    /// Waits until `count` lines contain a text, and hands out the last of them.
+    /// Waits until `count` lines contain a text, and returns the last of them.
     ///
-    /// For what is printed more than once: [`wait_for`](Self::wait_for) is satisfied by the first.
+    /// Use this for what is printed more than once: [`wait_for`](Self::wait_for) returns at the
+    /// first.
     ///
     /// # Panics
-    /// Where they do not come.
+    /// If they do not come.
     pub fn wait_for_nth(&self, wanted: &str, count: usize) -> String {
         self.find(&format!("{count} lines with {wanted}"), |text| {
             lines(text)
@@ -243,54 +263,54 @@ impl Words {
         })
     }
 
-    /// Waits for the end, and hands out everything.
+    /// Waits for the end of the output, and returns all of it.
     ///
     /// # Panics
-    /// Where it does not come.
+    /// If it does not end.
     pub fn all(&self) -> String {
         let ended = self.end();
         let text = self.so_far();
-        assert!(ended, "the program goes on, and printed:\n{text}");
+        assert!(ended, "the program has not ended, and printed:\n{text}");
         text
     }
 
-    /// Waits for the end, when nobody is left who could print here; false where it does not come.
+    /// Waits until no process can print here any more. Returns whether that happened.
     ///
     /// # Panics
     /// Never.
     pub fn end(&self) -> bool {
-        let (heard, changed) = &*self.0;
-        let heard = heard.lock().expect("nobody panics with it");
-        let ended = changed.wait_timeout_while(heard, PATIENCE, |heard| !heard.ended);
-        ended.expect("nobody panics with it").0.ended
+        let (printed, changed) = &*self.0;
+        let printed = printed.lock().expect("no thread panics with the lock");
+        let ended = changed.wait_timeout_while(printed, TIMEOUT, |printed| !printed.ended);
+        ended.expect("no thread panics with the lock").0.ended
     }
 }
 
-/// The whole lines of a text: without what is behind the last line's end.
+/// Returns the whole lines of a text, without an unfinished last one.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.rfind('\n').map_or("", |end| &text[..end]).lines()
 }
 
-impl fmt::Debug for Words {
+impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.so_far())
     }
 }
 
-/// A program that runs; killed on drop.
+/// A running program; killed on drop.
 #[derive(Debug)]
 pub struct Program {
     child: Child,
-    /// What it prints on stdout, where that is not somebody else's.
-    pub out: Words,
+    /// What it prints on stdout, if that is a pipe of this process.
+    pub out: Output,
     /// What it prints on stderr.
-    pub err: Words,
+    pub err: Output,
 }
 
 /// How a program ended, and what it printed.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Ended {
-    /// Its exit code, or the negative number of the signal that ended it.
+    /// Its exit code, or the negated number of the signal that ended it.
     pub code: i32,
     /// All of stdout.
     pub out: String,
@@ -302,51 +322,51 @@ impl Program {
     /// Starts a program with arguments.
     ///
     /// # Panics
-    /// Where it can't be started.
+    /// If it can't be started.
     pub fn start(program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-        Self::adopt(command)
+        Self::spawn(command)
     }
 
-    /// Starts a program whose stdin and stdout the caller has seen to.
+    /// Starts a program whose stdin and stdout are set in `command`.
     ///
     /// # Panics
-    /// Where it can't be started.
-    pub fn adopt(mut command: Command) -> Self {
+    /// If it can't be started.
+    pub fn spawn(mut command: Command) -> Self {
         let child = command.stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        let (out, err) = (Words::of(child.stdout.take()), Words::of(child.stderr.take()));
+        let (out, err) = (Output::of(child.stdout.take()), Output::of(child.stderr.take()));
         Self { child, out, err }
     }
 
     /// Runs a program to its end.
     ///
     /// # Panics
-    /// Where it can't be started, or does not end.
+    /// If it can't be started, or does not end.
     pub fn run(program: &str, arguments: &[&str]) -> Ended {
         Self::start(program, arguments).ended()
     }
 
-    /// Waits until it says where it listens.
+    /// Waits until it prints the address on which it listens, and returns it.
     ///
     /// # Panics
-    /// Where it never says so.
+    /// If it does not.
     pub fn address(&self) -> String {
-        let heard = || format!("line about where it listens; stderr: {}", self.err.so_far());
-        self.out.find(&heard(), |text| {
+        let missing = || format!("line about where it listens; stderr: {}", self.err.so_far());
+        self.out.find(&missing(), |text| {
             let (_, behind) = text.split_once(": listening on ")?;
             Some(behind.split_once('\n')?.0.to_owned())
         })
     }
 
-    /// Waits until it says where it listens, in several places.
+    /// Waits until it prints `count` addresses on which it listens, and returns them.
     ///
     /// # Panics
-    /// Where it never says so.
+    /// If it does not.
     pub fn addresses(&self, count: usize) -> Vec<String> {
-        let heard = || format!("{count} lines; stderr: {}", self.err.so_far());
-        self.out.find(&heard(), |text| {
+        let missing = || format!("{count} lines; stderr: {}", self.err.so_far());
+        self.out.find(&missing(), |text| {
             let whole = &text[..text.rfind('\n')?];
             let lines = whole.lines().filter_map(|line| line.split_once(": listening on "));
             let addresses: Vec<String> = lines.map(|(_, address)| address.to_owned()).collect();
@@ -354,37 +374,49 @@ impl Program {
         })
     }
 
-    /// Its number.
+    /// Returns its pid.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns its resident memory, in bytes.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the program runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
     }
 
     /// Sends it a signal.
     ///
     /// # Panics
-    /// Where it has ended and was waited for.
+    /// If it has been waited for.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("our own child");
     }
 
-    /// Kills what is left of the process group that it was started as the leader of, if anything is.
+    /// Kills what is left of its process group, if it was started as the leader of one.
     pub fn kill_group(&self) {
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
     }
 
-    /// Stops it as if it did not get any time from the system; waits until it stands still.
+    /// Stops it with SIGSTOP, and waits until it is stopped.
     ///
     /// # Panics
-    /// Where it can't be stopped.
+    /// If it can't be stopped.
     pub fn freeze(&self) {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         self.signal(Signal::STOP);
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(Pid::from_child(&self.child)), options);
-        assert!(status.is_ok_and(|status| status.is_some()), "it stands still");
+        assert!(status.is_ok_and(|status| status.is_some()), "it is stopped");
     }
 
-    /// Whether it has not ended.
+    /// Returns whether it has not ended.
     ///
     /// # Panics
     /// Never.
@@ -395,19 +427,19 @@ impl Program {
     /// Waits for its end.
     ///
     /// # Panics
-    /// Where it goes on.
+    /// If it does not end.
     pub fn ended(mut self) -> Ended {
         let (out, err) = (self.out.all(), self.err.all());
-        // Its streams are closed: what is left of its end does not take long.
+        // Its streams are closed, so it ends soon.
         let status = self.child.wait().expect("our own child");
         let code = status.code().or_else(|| status.signal().map(|signal| -signal));
         Ended { code: code.unwrap_or(i32::MIN), out, err }
     }
 
-    /// Asks it to end with a signal, and waits for that.
+    /// Sends it a signal, and waits for its end.
     ///
     /// # Panics
-    /// Where it goes on.
+    /// If it does not end.
     pub fn end(self, signal: Signal) -> Ended {
         self.signal(signal);
         self.ended()

@@ -1,35 +1,34 @@
-//! What tests with other people's programs need: those programs, our C library installed somewhere, and
-//! a certificate.
+//! What rigs with other programs need: those programs, the C library installed, and a certificate.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::process::has_tool;
+use crate::process::{is_in_path, runs_as_root, skip};
 
-/// Whether a test can run that needs these tools, and root where `root` says so.
+/// Returns whether a test has the tools that it needs, and root if `root` is set.
 ///
 /// # Panics
-/// Where it can't, unless `DC_SKIP_RIGS` is 1: then it says by its name that it proves nothing.
+/// If not, unless `DC_SKIP_RIGS` is 1: then it reports the test as skipped.
 pub fn can_run(test: &str, root: bool, tools: &[&str]) -> bool {
-    let mut missing: Vec<_> = tools.iter().copied().filter(|tool| !has_tool(tool)).collect();
-    if root && !rustix::process::geteuid().is_root() {
+    let mut missing: Vec<_> = tools.iter().copied().filter(|tool| !is_in_path(tool)).collect();
+    if root && !runs_as_root() {
         missing.push("root");
     }
     if missing.is_empty() {
         return true;
     }
     let missing = missing.join(", ");
-    eprintln!("SKIPPED: {test} needs {missing}, and proves nothing without");
-    let skip = std::env::var_os("DC_SKIP_RIGS").is_some_and(|value| value == "1");
-    assert!(skip, "{test} needs {missing}: tests/run installs it; DC_SKIP_RIGS=1 goes on without");
+    let may_skip = std::env::var_os("DC_SKIP_RIGS").is_some_and(|value| value == "1");
+    assert!(may_skip, "{test} needs {missing}: tests/run installs it; DC_SKIP_RIGS=1 skips it");
+    skip(&missing);
     false
 }
 
-/// Runs a command to its end, and gives what it printed.
+/// Runs a command to its end, and returns what it printed.
 ///
 /// # Panics
-/// Where it fails, with what it said.
+/// If it fails, with its output.
 pub fn succeed(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
@@ -39,15 +38,15 @@ pub fn succeed(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// Where the C library is installed with its headers and its pkg-config file: once in a process, into a
-/// directory below `tmp`, which is to be `CARGO_TARGET_TMPDIR`.
+/// Returns where the C library is installed, with its headers and its pkg-config file. It is
+/// installed once in a process, below `tmp`, which must be `CARGO_TARGET_TMPDIR`.
 ///
 /// # Panics
-/// Where it can't be built.
+/// If it can't be built.
 pub fn installed(root: &str, tmp: &str) -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
-        // Every process its own: two that install into one place would cut each other's files short.
+        // One for each process, since two installations at once would overwrite each other's files.
         let prefix = Path::new(tmp).join(format!("prefix-{}", std::process::id()));
         let (library, built) = (Path::new(root).join("bins/libdistcache"), prefix.join("built"));
         succeed(Command::new(library.join("build")).arg(&built));
@@ -58,10 +57,11 @@ pub fn installed(root: &str, tmp: &str) -> &'static Path {
     })
 }
 
-/// Makes a key and a certificate for `localhost` and 127.0.0.1 in `dir`: `key.pem` and `cert.pem`.
+/// Creates a key and a certificate for `localhost` and 127.0.0.1 in `dir`: `key.pem` and
+/// `cert.pem`.
 ///
 /// # Panics
-/// Where openssl fails.
+/// If openssl fails.
 pub fn certificate(dir: &Path) {
     let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
                      -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \

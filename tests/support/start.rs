@@ -1,31 +1,31 @@
-//! The programs, started as most tests need them.
+//! Starts the programs as most tests need them.
 
 use crate::process::Program;
 
-/// Where to listen: the system chooses the port.
+/// Listens on a port that the system chooses.
 pub const ANY_PORT: &str = "IP:127.0.0.1:0";
 
-/// A server, once it listens.
+/// Starts a server, and waits until it listens.
 ///
 /// # Panics
-/// Where it does not come up.
+/// If it does not.
 pub fn server(dc_server: &str, listen: &str, arguments: &[&str]) -> Program {
     listening(dc_server, &["-listen", listen], arguments)
 }
 
-/// A proxy or a snoop in front of a server, once it listens.
+/// Starts a proxy or a snoop in front of a server, and waits until it listens.
 ///
 /// # Panics
-/// Where it does not come up.
+/// If it does not.
 pub fn before(program: &str, listen: &str, server: &str, arguments: &[&str]) -> Program {
     listening(program, &["-listen", listen, "-server", server], arguments)
 }
 
-/// A proxy, once it listens and is connected to its server. It is patient with that, unless
-/// `arguments` say otherwise: a busy machine may let a server wait for long.
+/// Starts a proxy, and waits until it listens and is connected to its server. The server's timeout
+/// is long by default, since a server may be slow on a busy machine.
 ///
 /// # Panics
-/// Where it does not come up, or does not find its server.
+/// If either does not happen.
 pub fn connected(dc_client: &str, listen: &str, server: &str, arguments: &[&str]) -> Program {
     let arguments = [&["-servertimeout", "10000"], arguments].concat();
     let program = before(dc_client, listen, server, &arguments);

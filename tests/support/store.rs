@@ -1,4 +1,4 @@
-//! A store that is too plain to be wrong: what a real one is compared with.
+//! A store too simple to be wrong, to compare a real one with.
 
 use distcache_core::id::Id;
 use distcache_core::message::Status;
@@ -6,7 +6,7 @@ use distcache_core::server::Store;
 use distcache_core::time::Instant;
 use std::collections::BTreeMap;
 
-/// Sessions in a map, with their expiries.
+/// Sessions in a map, with their expiry times.
 #[derive(Clone, Debug)]
 pub struct Plain {
     capacity: usize,
@@ -14,12 +14,12 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// A store of at most `capacity` sessions.
+    /// Creates a store of at most `capacity` sessions.
     pub const fn new(capacity: usize) -> Self {
         Self { capacity, sessions: BTreeMap::new() }
     }
 
-    /// The session under `id`, if it is there.
+    /// Returns the session under `id`, if there is one.
     pub fn find(&self, now: Instant, id: &[u8]) -> Option<&[u8]> {
         let (due, session) = self.sessions.get(id)?;
         (now < *due).then_some(session)

@@ -1,16 +1,16 @@
-//! The reference vectors: requests, and what the original answers to them, byte for byte.
+//! The reference vectors: requests, and the answers of the original, byte for byte.
 //!
-//! The lines stand in an order: what one stores, a later one finds. Each is for a connection of its
-//! own.
+//! Their order matters: a line may find what an earlier one has stored. Each has a connection of
+//! its own.
 
 use std::sync::OnceLock;
 
 const TABLE: &str = include_str!("../vectors/reference.tsv");
 
-/// One request, and what is to become of it.
+/// One request, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// What the line is about.
+    /// What the line tests.
     pub name: &'static str,
     /// What the client sends.
     pub request: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct Line {
     pub outcome: Outcome,
 }
 
-/// What a client gets on its connection.
+/// What a client receives on its connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Outcome {
     /// Nothing, or whole answers.
@@ -27,37 +27,37 @@ pub struct Outcome {
     pub close: bool,
 }
 
-/// Whatever answers requests.
-pub trait World {
-    /// Sends a request on a connection of its own, and says what came of it. Where that takes real
-    /// time, `expected` says what is worth waiting for.
+/// Something that answers requests.
+pub trait Responder {
+    /// Sends a request on a new connection, and returns the outcome. If that takes real time,
+    /// `expected` says what to wait for.
     fn exchange(&mut self, request: &[u8], expected: &Outcome) -> Outcome;
 }
 
 /// Sends each line on its own, and compares.
 ///
 /// # Panics
-/// Where an outcome is another than the line's.
-pub fn replay(world: &mut impl World, lines: &[Line]) {
+/// If an outcome is not that of the line.
+pub fn replay(responder: &mut impl Responder, lines: &[Line]) {
     for line in lines {
-        check(world, line.name, &line.request, &line.outcome);
+        check(responder, line.name, &line.request, &line.outcome);
     }
 }
 
-/// Sends each line, from line number `first` on, with the next one behind it, and compares.
+/// Sends each line, from number `first` on, in one piece with the next one, and compares.
 ///
 /// # Panics
-/// Where an outcome is another than the two lines'.
-pub fn replay_merged(world: &mut impl World, lines: &[Line], first: usize) {
+/// If an outcome is not that of the two lines.
+pub fn replay_merged(responder: &mut impl Responder, lines: &[Line], first: usize) {
     let (alone, pairs) = lines.split_at(first);
-    replay(world, alone);
+    replay(responder, alone);
     for pair in pairs.chunks(2) {
         let [one, two] = pair else {
-            return replay(world, pair);
+            return replay(responder, pair);
         };
-        // What is only half a request is not followed by another one.
+        // No request can follow part of one.
         if one.outcome.reply.is_empty() && !one.outcome.close {
-            replay(world, pair);
+            replay(responder, pair);
             continue;
         }
         let request = [&one.request[..], &two.request].concat();
@@ -66,22 +66,22 @@ pub fn replay_merged(world: &mut impl World, lines: &[Line], first: usize) {
             both.reply.extend(&two.outcome.reply);
             both.close = two.outcome.close;
         }
-        check(world, &format!("{} and {}", one.name, two.name), &request, &both);
+        check(responder, &format!("{} and {}", one.name, two.name), &request, &both);
         if one.outcome.close {
-            replay(world, &pair[1..]);
+            replay(responder, &pair[1..]);
         }
     }
 }
 
-fn check(world: &mut impl World, name: &str, request: &[u8], expected: &Outcome) {
-    let outcome = world.exchange(request, expected);
+fn check(responder: &mut impl Responder, name: &str, request: &[u8], expected: &Outcome) {
+    let outcome = responder.exchange(request, expected);
     assert!(outcome == *expected, "{name}: got {outcome:02x?}");
 }
 
-/// All lines, in their order.
+/// Returns all lines in order.
 ///
 /// # Panics
-/// Where the table is not what its first line says.
+/// If the table is malformed.
 pub fn lines() -> &'static [Line] {
     static LINES: OnceLock<Vec<Line>> = OnceLock::new();
     let texts = TABLE.lines().filter(|text| !text.starts_with('#') && !text.is_empty());

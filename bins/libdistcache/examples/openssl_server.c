@@ -1,11 +1,11 @@
 /*
- * A TLS server that shares its sessions: start two of them, and each resumes what the other began.
+ * A TLS server that shares its sessions. Start two of them, and each resumes the sessions of the other.
  *
  *     cc openssl_server.c -o openssl_server $(pkg-config --cflags --libs distcache openssl) -lpthread
  *     ./openssl_server 127.0.0.1:4433 cert.pem key.pem UNIX:/run/distcache/scache [once]
  *
- * Answers each connection with one line, "full TLSv1.3" or "resumed TLSv1.2" and so on. With `once`
- * a session of TLS 1.3 is resumed only once. SIGTERM ends it when the open connections are done.
+ * Answers each connection with one line such as "full TLSv1.3" or "resumed TLSv1.2". With `once`, each
+ * TLS 1.3 session can be resumed only once. On SIGTERM the server finishes its connections and exits.
  */
 #include <distcache/dc_openssl.h>
 
@@ -23,20 +23,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* How long a client may take over each step, and how many there are at a time. */
-#define PATIENCE_S 5
+/* How long one read or write of a client may take, and the most clients at a time. */
+#define CLIENT_TIMEOUT_S 5
 #define CLIENTS_MAX 64
-/* How long a session may be resumed. */
-#define LIFETIME_S 300
+/* How long a session can be resumed. */
+#define SESSION_LIFETIME_S 300
 
 static SSL_CTX *tls;
 static int clients;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t left = PTHREAD_COND_INITIALIZER;
-static volatile sig_atomic_t ending;
-/* The thread whose client left last. */
-static pthread_t departed;
-static int some_departed;
+static pthread_cond_t client_left = PTHREAD_COND_INITIALIZER;
+static volatile sig_atomic_t stopping;
+/* The last thread that has finished and is not joined yet. */
+static pthread_t finished;
+static int has_finished;
 
 static void fail(const char *what, const char *why)
 {
@@ -44,47 +44,48 @@ static void fail(const char *what, const char *why)
     exit(1);
 }
 
-static void end(int signal)
+static void stop(int signal)
 {
     (void)signal;
-    ending = 1;
+    stopping = 1;
 }
 
-/* Waits until there are at most `most` clients; then counts `more` of them. */
+/* Waits until there are at most `most` clients, then adds `more` to their number. */
 static void count_clients(int most, int more)
 {
     pthread_mutex_lock(&lock);
     while (clients > most)
-        pthread_cond_wait(&left, &lock);
+        pthread_cond_wait(&client_left, &lock);
     clients += more;
-    pthread_cond_signal(&left);
+    pthread_cond_signal(&client_left);
     pthread_mutex_unlock(&lock);
 }
 
 /*
- * Ends the thread of a client. What a thread has of its own is freed until it is joined, so each joins the
- * one before it, and the last one is for main.
+ * Ends the thread of a client. Each thread joins the one that finished before it, and main joins the last
+ * one, so that at exit no thread is still freeing its thread-local data.
  */
-static void depart(void)
+static void finish(void)
 {
     pthread_t before;
-    int some_before;
+    int has_before;
 
     pthread_mutex_lock(&lock);
-    before = departed;
-    some_before = some_departed;
-    departed = pthread_self();
-    some_departed = 1;
+    before = finished;
+    has_before = has_finished;
+    finished = pthread_self();
+    has_finished = 1;
     clients--;
-    pthread_cond_signal(&left);
+    pthread_cond_signal(&client_left);
     pthread_mutex_unlock(&lock);
-    if (some_before)
+    if (has_before)
         pthread_join(before, NULL);
 }
 
+/* Does the handshake and sends the line. */
 static void greet(SSL *ssl)
 {
-    char line[64], rest[512];
+    char line[64], ignored[512];
     int len;
 
     if (SSL_accept(ssl) != 1)
@@ -93,26 +94,26 @@ static void greet(SSL *ssl)
                    SSL_get_version(ssl));
     if (SSL_write(ssl, line, len) != len || SSL_shutdown(ssl) < 0)
         return;
-    /* Closing now would throw away the line if the client has sent anything. */
+    /* Closing now would discard the line if the client has sent anything. */
     shutdown(SSL_get_fd(ssl), SHUT_WR);
-    while (SSL_read(ssl, rest, sizeof rest) > 0 && !ending) {
+    while (SSL_read(ssl, ignored, sizeof ignored) > 0 && !stopping) {
     }
 }
 
 static void *serve(void *number)
 {
-    struct timeval patience = {PATIENCE_S, 0};
+    struct timeval timeout = {CLIENT_TIMEOUT_S, 0};
     int fd = (int)(long)number;
     SSL *ssl = SSL_new(tls);
 
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     if (ssl != NULL && SSL_set_fd(ssl, fd) == 1)
         greet(ssl);
     SSL_free(ssl);
     close(fd);
     ERR_clear_error();
-    depart();
+    finish();
     return NULL;
 }
 
@@ -125,7 +126,7 @@ static int listen_on(char *address)
     int fd, status, yes = 1;
 
     if (colon == NULL)
-        fail(address, "it is not ADDRESS:PORT");
+        fail(address, "not ADDRESS:PORT");
     *colon = '\0';
     memset(&hints, 0, sizeof hints);
     hints.ai_socktype = SOCK_STREAM;
@@ -154,24 +155,24 @@ static SSL_CTX *configure(const char *cert, const char *key, DC_CTX *cache, unsi
     if (ctx == NULL || SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 ||
         SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
         fail(cert, ERR_reason_error_string(ERR_peek_last_error()));
-    SSL_CTX_set_timeout(ctx, LIFETIME_S);
+    SSL_CTX_set_timeout(ctx, SESSION_LIFETIME_S);
     if (SSL_CTX_set_session_id_context(ctx, name, sizeof name - 1) != 1 ||
         DC_OPENSSL_setup(ctx, cache, flags) != 1)
         fail("sessions", "no memory");
     return ctx;
 }
 
-/* Takes clients until a signal ends it. */
-static void run(int listener, const sigset_t *unblocked)
+/* Accepts clients until a signal arrives. */
+static void accept_clients(int listener, const sigset_t *unblocked)
 {
     pthread_t thread;
     fd_set ready;
     int fd;
 
-    while (!ending) {
+    while (!stopping) {
         FD_ZERO(&ready);
         FD_SET(listener, &ready);
-        /* Only here does a signal come in, so that none comes between the question and the wait. */
+        /* Signals are unblocked only here, so none is lost between the test of `stopping` and the wait. */
         if (pselect(listener + 1, &ready, NULL, NULL, NULL, unblocked) != 1)
             continue;
         fd = accept(listener, NULL, NULL);
@@ -196,14 +197,14 @@ int main(int count, char **arguments)
     if (count < 5 || count > 6 || (count == 6 && flags == 0))
         fail("usage", "openssl_server ADDRESS:PORT CERT KEY CACHE [once]");
     memset(&action, 0, sizeof action);
-    action.sa_handler = end;
+    action.sa_handler = stop;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGTERM);
     sigaddset(&blocked, SIGINT);
     pthread_sigmask(SIG_BLOCK, &blocked, &unblocked);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    /* OpenSSL writes to clients that may be gone. */
+    /* OpenSSL writes to sockets whose clients may have left. */
     signal(SIGPIPE, SIG_IGN);
 
     cache = DC_CTX_new(arguments[4], DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_RETRY |
@@ -212,11 +213,11 @@ int main(int count, char **arguments)
         fail("cache", DC_CTX_errstr());
     tls = configure(arguments[2], arguments[3], cache, flags);
     listener = listen_on(arguments[1]);
-    run(listener, &unblocked);
+    accept_clients(listener, &unblocked);
     close(listener);
     count_clients(0, 0);
-    if (some_departed)
-        pthread_join(departed, NULL);
+    if (has_finished)
+        pthread_join(finished, NULL);
     SSL_CTX_free(tls);
     DC_CTX_free(cache);
     return 0;

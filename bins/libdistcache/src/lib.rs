@@ -1,12 +1,12 @@
-//! `libdistcache`: the blocking client as C programs know it; `include/distcache/dc_client.h` says what
-//! each function does.
+//! `libdistcache`: the blocking client with a C interface. `include/distcache/dc_client.h` documents the
+//! functions.
 //!
-//! It runs inside other people's servers, so a call may fail and nothing else: it never ends the
-//! process, prints nothing, and raises no signal. Nothing here can panic, which the lints below see
-//! to; should a layer below do so all the same, `call` makes a failure of it.
+//! The library runs inside other servers, so a call may fail but does nothing worse: it never ends the
+//! process, prints nothing, and raises no signal. The lints below keep this crate from panicking. If a
+//! crate below panics all the same, `call` turns that into a failure.
 //!
-//! `unsafe` is what C's pointers need, and all of it says the same: the header asks for pointers to
-//! as many bytes as the length beside them says, that stay as they are during the call.
+//! `unsafe` appears where C pointers do. It relies on what the header asks of callers: a pointer has as
+//! many bytes behind it as the length beside it says, and these do not change during the call.
 #![cfg_attr(
     not(test),
     deny(
@@ -34,26 +34,26 @@ use std::ptr;
 use std::time::Duration;
 
 use distcache_core::id::Id;
-use distcache_core::message::TTL_MAX;
 use distcache_core::wire::PAYLOAD_MAX;
-use distcache_posix::client::Client;
+use distcache_posix::{Client, TTL_MAX};
 
-use call::{call, caught, last_words};
+use call::{call, caught, last_reason};
 use reason::Reason;
 use recent::Number;
 
-/// What C programs hold a pointer to: a client, and the deadline that it has if nobody sets another.
+/// A context of the C interface.
 pub struct DC_CTX {
     client: Client,
-    usual: Duration,
-    /// Its mark in each thread's memory of the last fetch.
+    /// The timeout that `DC_CTX_set_timeout(ctx, 0)` restores.
+    default_timeout: Duration,
+    /// Identifies this context in each thread's list of recent fetches.
     number: Number,
 }
 
 impl DC_CTX {
-    /// The client, for a call that asks the cache: what the thread has fetched before is not the last
-    /// call's any more.
-    fn asked(&self) -> &Client {
+    /// Returns the client for an operation. What this thread fetched before is then no longer its last
+    /// operation, so it is forgotten.
+    fn begin(&self) -> &Client {
         recent::forget(self.number);
         &self.client
     }
@@ -65,13 +65,13 @@ impl Drop for DC_CTX {
     }
 }
 
-/// Threads share it: that it can be is for the compiler to say.
+/// Threads may share a context.
 const _: () = {
-    const fn shared<T: Send + Sync>() {}
-    shared::<DC_CTX>();
+    const fn assert_thread_safe<T: Send + Sync>() {}
+    assert_thread_safe::<DC_CTX>();
 };
 
-/// Makes a context for the server or proxy at `target`; null where that can't be.
+/// Creates a context for the server or proxy at `target`, or returns null.
 ///
 /// # Safety
 /// `target` is null or a C string.
@@ -80,23 +80,23 @@ pub unsafe extern "C" fn DC_CTX_new(target: *const c_char, flags: c_uint) -> *mu
     call(ptr::null_mut(), || {
         // SAFETY: the caller's promise.
         let target = unsafe { target::text(target)? };
-        let (client, usual) = target::client(target, flags)?;
-        let ctx = reserve::boxed(DC_CTX { client, usual, number: Number::next() });
-        // What comes from the reserve goes back there at the end of the call.
-        match ctx.filter(|_| !reserve::used()) {
+        let (client, default_timeout) = target::client(target, flags)?;
+        let ctx = reserve::try_box(DC_CTX { client, default_timeout, number: Number::next() });
+        // Memory from the reserve must not outlive the call, and a context does.
+        match ctx.filter(|_| !reserve::take_used()) {
             Some(ctx) => Ok(Box::into_raw(ctx)),
-            None => Err(Reason::Said("no memory")),
+            None => Err(Reason::Text("no memory")),
         }
     })
 }
 
-/// Closes the connections of a context, and forgets it. Null is no context.
+/// Closes the connections of a context and frees it. Does nothing if it is null.
 ///
 /// # Safety
-/// `ctx` is null, or came from [`DC_CTX_new`] and is used by nobody any more.
+/// `ctx` is null, or came from [`DC_CTX_new`] and is not used any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_free(ctx: *mut DC_CTX) {
-    // Not a call whose outcome anyone asks for: the reason of the one before is still to be had.
+    // Not `call`, which would replace the reason of the call before.
     caught(|| {
         if !ctx.is_null() {
             // SAFETY: the caller's promise.
@@ -105,10 +105,10 @@ pub unsafe extern "C" fn DC_CTX_free(ctx: *mut DC_CTX) {
     });
 }
 
-/// Stores a session where the id is free.
+/// Stores a session unless the id already has one.
 ///
 /// # Safety
-/// `ctx` is null or a context; `id` and `session` are null or have as many bytes as is said.
+/// `ctx` is null or a context; `id` and `session` are null or have as many bytes as their lengths say.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_add_session(
     ctx: *mut DC_CTX,
@@ -122,15 +122,15 @@ pub unsafe extern "C" fn DC_CTX_add_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.asked().add(ttl(timeout_msecs), id, session)?;
+        ctx.begin().add(id, session, ttl(timeout_msecs))?;
         Ok(1)
     })
 }
 
-/// Stores a session in place of what is there.
+/// Stores a session, and replaces the one that the id has.
 ///
 /// # Safety
-/// As with [`DC_CTX_add_session`].
+/// As for [`DC_CTX_add_session`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_put_session(
     ctx: *mut DC_CTX,
@@ -144,15 +144,15 @@ pub unsafe extern "C" fn DC_CTX_put_session(
         // SAFETY: the caller's promise.
         let (ctx, id, session) =
             unsafe { (context(ctx)?, name(id, id_len)?, content(session, session_len)?) };
-        ctx.asked().put(ttl(timeout_msecs), id, session)?;
+        ctx.begin().put(id, session, ttl(timeout_msecs))?;
         Ok(1)
     })
 }
 
-/// Forgets a session.
+/// Removes a session.
 ///
 /// # Safety
-/// `ctx` is null or a context; `id` is null or has as many bytes as is said.
+/// `ctx` is null or a context; `id` is null or has `id_len` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_remove_session(
     ctx: *mut DC_CTX,
@@ -162,39 +162,39 @@ pub unsafe extern "C" fn DC_CTX_remove_session(
     call(0, || {
         // SAFETY: the caller's promise.
         let (ctx, id) = unsafe { (context(ctx)?, name(id, id_len)?) };
-        match ctx.asked().remove(id)? {
+        match ctx.begin().remove(id)? {
             true => Ok(1),
-            false => Err(Reason::NotThere),
+            false => Err(Reason::NoSession),
         }
     })
 }
 
-/// Whether there is a session: 1 or 0, or -1 where nobody could tell.
+/// Returns whether there is a session: 1 or 0, or -1 on failure.
 ///
 /// # Safety
-/// As with [`DC_CTX_remove_session`].
+/// As for [`DC_CTX_remove_session`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_has_session(
     ctx: *mut DC_CTX,
     id: *const c_uchar,
     id_len: c_uint,
 ) -> c_int {
-    let there = call(-1, || {
+    let found = call(-1, || {
         // SAFETY: the caller's promise.
         let (ctx, id) = unsafe { (context(ctx)?, name(id, id_len)?) };
-        Ok(c_int::from(ctx.asked().has(id)?))
+        Ok(c_int::from(ctx.begin().has(id)?))
     });
-    if there == 0 {
-        call::explain(&Reason::NotThere);
+    if found == 0 {
+        call::set_reason(&Reason::NoSession);
     }
-    there
+    found
 }
 
 /// Fetches a session.
 ///
 /// # Safety
-/// `ctx` is null or a context; `id` is null or has as many bytes as is said; `result` is null or has
-/// room for as many as is said, `used` is null or has room for a number, and neither lies in the other.
+/// `ctx` is null or a context; `id` is null or has `id_len` bytes; `result` is null or has
+/// room for `result_size` bytes, `used` is null or has room for a number, and neither lies in the other.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_get_session(
     ctx: *mut DC_CTX,
@@ -208,18 +208,18 @@ pub unsafe extern "C" fn DC_CTX_get_session(
         // SAFETY: the caller's promise.
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
-        let found = ctx.asked().get_with(id, |session| {
+        let found = ctx.begin().get_with(id, |session| {
             recent::remember(ctx.number, id, session);
             out.fill(session);
         })?;
-        found.map(|()| 1).ok_or(Reason::NotThere)
+        found.map(|()| 1).ok_or(Reason::NoSession)
     })
 }
 
-/// What this thread's last get fetched through this context, if it was this id.
+/// Copies what this thread's last operation on this context fetched, if it was this id.
 ///
 /// # Safety
-/// As with [`DC_CTX_get_session`].
+/// As for [`DC_CTX_get_session`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_reget_session(
     ctx: *mut DC_CTX,
@@ -236,14 +236,14 @@ pub unsafe extern "C" fn DC_CTX_reget_session(
         let found = recent::recall(ctx.number, id, |session| out.fill(session));
         found
             .map(|()| 1)
-            .ok_or(Reason::Said("this thread's last call on this context did not fetch it"))
+            .ok_or(Reason::Text("this thread's last call on this context did not fetch it"))
     })
 }
 
-/// Fetches a session and forgets it, such that of several who do so one gets it.
+/// Fetches a session and removes it. If several clients do so, one of them gets it.
 ///
 /// # Safety
-/// As with [`DC_CTX_get_session`].
+/// As for [`DC_CTX_get_session`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn DC_CTX_take_session(
     ctx: *mut DC_CTX,
@@ -257,20 +257,20 @@ pub unsafe extern "C" fn DC_CTX_take_session(
         // SAFETY: the caller's promise.
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
-        let client = ctx.asked();
-        // What does not fit would be lost: the cache has it no more.
+        let client = ctx.begin();
+        // The cache no longer has the session, so it must fit either here or in `result`.
         if !recent::reserve(ctx.number) && out.size < PAYLOAD_MAX {
-            return Err(Reason::Said("no memory"));
+            return Err(Reason::Text("no memory"));
         }
         let found = client.take_with(id, |session| {
             recent::remember(ctx.number, id, session);
             out.fill(session);
         })?;
-        found.map(|()| 1).ok_or(Reason::NotThere)
+        found.map(|()| 1).ok_or(Reason::NoSession)
     })
 }
 
-/// Sets how long each operation may take; 0 for as long as a new context of this target has.
+/// Sets how long each operation may take, in milliseconds; 0 restores the default.
 ///
 /// # Safety
 /// `ctx` is null or a context.
@@ -280,15 +280,14 @@ pub unsafe extern "C" fn DC_CTX_set_timeout(ctx: *mut DC_CTX, msecs: c_uint) -> 
         // SAFETY: the caller's promise.
         let ctx = unsafe { context(ctx)? };
         ctx.client.set_timeout(match msecs {
-            0 => ctx.usual,
+            0 => ctx.default_timeout,
             msecs => Duration::from_millis(msecs.into()),
         });
         Ok(1)
     })
 }
 
-/// Sets for how long the cache is left alone after a call that it did not answer in time; 0 for not at
-/// all.
+/// Sets for how long calls fail at once after a timeout, in milliseconds; 0 for no pause.
 ///
 /// # Safety
 /// `ctx` is null or a context.
@@ -302,52 +301,52 @@ pub unsafe extern "C" fn DC_CTX_set_pause(ctx: *mut DC_CTX, msecs: c_uint) -> c_
     })
 }
 
-/// Why this thread's last call did not do what was asked: one line that stays until its next call.
+/// Returns why this thread's last call failed: one line, valid until its next call.
 #[unsafe(no_mangle)]
 pub extern "C" fn DC_CTX_errstr() -> *const c_char {
-    last_words()
+    last_reason()
 }
 
 /// # Safety
 /// `ctx` is null, or a context that lives for as long as the result is used.
 unsafe fn context<'a>(ctx: *const DC_CTX) -> Result<&'a DC_CTX, Reason> {
     // SAFETY: the caller's promise.
-    unsafe { ctx.as_ref() }.ok_or(Reason::Said("the context is NULL"))
+    unsafe { ctx.as_ref() }.ok_or(Reason::Text("the context is NULL"))
 }
 
 /// # Safety
 /// `id` is null, or has `len` bytes that stay as they are for as long as the result is used.
 unsafe fn name<'a>(id: *const c_uchar, len: c_uint) -> Result<Id<'a>, Reason> {
     if id.is_null() {
-        return Err(Reason::Said("the id is NULL"));
+        return Err(Reason::Text("the id is NULL"));
     }
     let len =
         usize::try_from(len).ok().filter(|len| (1..=distcache_core::id::ID_MAX).contains(len));
-    let len = len.ok_or(Reason::Said("an id has 1 to 64 bytes"))?;
+    let len = len.ok_or(Reason::Text("an id has 1 to 64 bytes"))?;
     // SAFETY: the caller's promise.
-    Id::new(unsafe { std::slice::from_raw_parts(id, len) }).ok_or(Reason::NotThere)
+    Id::new(unsafe { std::slice::from_raw_parts(id, len) }).ok_or(Reason::NoSession)
 }
 
 /// # Safety
 /// `session` is null, or has `len` bytes that stay as they are for as long as the result is used.
 unsafe fn content<'a>(session: *const c_uchar, len: c_uint) -> Result<&'a [u8], Reason> {
     if session.is_null() {
-        return Err(Reason::Said("the session is NULL"));
+        return Err(Reason::Text("the session is NULL"));
     }
     let len = usize::try_from(len).ok().filter(|len| *len <= PAYLOAD_MAX);
-    let len = len.ok_or(Reason::Said("the session is too long for a message"))?;
+    let len = len.ok_or(Reason::Text("the session is too long for a message"))?;
     if len == 0 {
-        return Err(Reason::Said("the session is empty"));
+        return Err(Reason::Text("the session is empty"));
     }
     // SAFETY: the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(session, len) })
 }
 
-fn ttl(msecs: c_ulong) -> u32 {
-    u32::try_from(msecs).unwrap_or(TTL_MAX).min(TTL_MAX)
+fn ttl(msecs: c_ulong) -> Duration {
+    u32::try_from(msecs).map_or(TTL_MAX, |msecs| Duration::from_millis(msecs.into())).min(TTL_MAX)
 }
 
-/// Where a fetched session goes. Pointers and not a slice: what is there was never written perhaps.
+/// Where a fetched session is copied to. Pointers, not a slice: the memory may be uninitialized.
 struct Out {
     result: *mut c_uchar,
     size: usize,
@@ -355,31 +354,31 @@ struct Out {
 }
 
 impl Out {
-    /// Says that nothing was fetched yet.
+    /// Checks the pointers, and sets the length to 0.
     ///
     /// # Safety
-    /// As with [`DC_CTX_get_session`], until the last use of the result.
+    /// As for [`DC_CTX_get_session`], until the last use of the result.
     unsafe fn new(result: *mut c_uchar, size: c_uint, used: *mut c_uint) -> Result<Self, Reason> {
         if used.is_null() {
-            return Err(Reason::Said("there is no place for the length: result_used is NULL"));
+            return Err(Reason::Text("result_used is NULL"));
         }
         // SAFETY: the caller's promise.
         unsafe { used.write_unaligned(0) };
         if result.is_null() && size != 0 {
-            return Err(Reason::Said("result is NULL, and result_size is not 0"));
+            return Err(Reason::Text("result is NULL and result_size is not 0"));
         }
         Ok(Self { result, size: usize::try_from(size).unwrap_or(0), used })
     }
 
-    /// Copies as much as fits, and tells the whole length.
+    /// Copies as much as fits, and sets the whole length.
     fn fill(self, session: &[u8]) {
         let fits = session.len().min(self.size);
         if fits > 0 {
-            // SAFETY: as `new` was promised: there is room for `size` bytes, which are not ours.
+            // SAFETY: the promise made to `new`: there is room for `size` bytes, outside this library.
             unsafe { ptr::copy_nonoverlapping(session.as_ptr(), self.result, fits) };
         }
         let len = c_uint::try_from(session.len()).unwrap_or(c_uint::MAX);
-        // SAFETY: as `new` was promised.
+        // SAFETY: the promise made to `new`.
         unsafe { self.used.write_unaligned(len) };
     }
 }

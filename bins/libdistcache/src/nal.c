@@ -1,4 +1,6 @@
-/* libnal.so.1: in the original it is the network layer below libdistcache, and programs name it when
- * they link. Here nothing is left for it to do, but the name has to be found. */
+/*
+ * libnal.so.1, an empty library. In the original distcache it is the network layer below libdistcache, and
+ * programs link with both, so the linker and the loader must find it.
+ */
 extern const int distcache_nal_is_empty;
 const int distcache_nal_is_empty = 1;

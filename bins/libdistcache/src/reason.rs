@@ -1,22 +1,24 @@
 //! Why a call failed.
+//!
+//! `DC_CTX_errstr` returns these texts.
 
 use std::fmt;
 
-use distcache_posix::client::{AddError, Failure, NewError};
+use distcache_posix::client::{AddError, BuildError, Failure};
 use distcache_posix::net::address::AddressError;
 
-/// The reason, for people.
+/// The reason of a failure. `Display` writes it for people.
 #[derive(Debug)]
 pub(crate) enum Reason {
-    /// The caller's mistake, or a rule of this library.
-    Said(&'static str),
-    /// The server knows of no such session.
-    NotThere,
-    /// The target is misspelt.
+    /// An invalid argument, no memory, or another reason without details.
+    Text(&'static str),
+    /// The server has no such session.
+    NoSession,
+    /// The target is not a valid address.
     Address(AddressError),
-    /// There is no client of the target.
-    New(NewError),
-    /// The target is not one for this library.
+    /// No client could be created for the target.
+    New(BuildError),
+    /// This library does not accept the target.
     Target(String),
     /// The session was not stored.
     Add(AddError),
@@ -27,9 +29,9 @@ pub(crate) enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Said(why) => f.write_str(why),
-            // The header has these words, too.
-            Self::NotThere => f.write_str("no such session"),
+            Self::Text(why) => f.write_str(why),
+            // DC_CTX_NO_SESSION in the header is the same text.
+            Self::NoSession => f.write_str("no such session"),
             Self::Address(why) => why.fmt(f),
             Self::New(why) => why.fmt(f),
             Self::Target(why) => f.write_str(why),
@@ -45,8 +47,8 @@ impl From<AddressError> for Reason {
     }
 }
 
-impl From<NewError> for Reason {
-    fn from(why: NewError) -> Self {
+impl From<BuildError> for Reason {
+    fn from(why: BuildError) -> Self {
         Self::New(why)
     }
 }

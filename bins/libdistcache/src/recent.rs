@@ -8,50 +8,51 @@ use distcache_core::wire::PAYLOAD_MAX;
 use crate::reserve::BLOCK_LEN;
 use crate::thread::{Thread, with, with_existing};
 
-/// For how many contexts a thread remembers its last fetch; the one used longest ago goes first.
+/// For how many contexts a thread remembers its last fetch. The least recently used is replaced first.
 const CONTEXTS_MAX: usize = 8;
 
-/// The fewest bytes of memory for a session.
-const ROOM_MIN: usize = 1024;
+/// The least capacity of a session buffer, in bytes. More than a block of the reserve, which must not be
+/// used for memory that outlives a call.
+const CAPACITY_MIN: usize = 1024;
 
-const _: () = assert!(ROOM_MIN > BLOCK_LEN);
+const _: () = assert!(CAPACITY_MIN > BLOCK_LEN);
 
-/// What tells contexts apart, for as long as the process lives. Above 0.
+/// Identifies a context. Unique in the process, and above 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Number(usize);
 
 impl Number {
-    /// One that no context had before.
+    /// Returns a number that no context has had before.
     pub(crate) fn next() -> Self {
         static LAST: AtomicUsize = AtomicUsize::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 }
 
-/// The latest fetch first.
+/// Recent fetches, the latest first.
 pub(crate) type Recent = [Fetched; CONTEXTS_MAX];
 
-/// A session that was fetched.
+/// A fetched session.
 #[derive(Default)]
 pub(crate) struct Fetched {
     context: Option<Number>,
-    id: Name,
+    id: OwnedId,
     session: Vec<u8>,
 }
 
-/// An id; none where `len` is 0.
-struct Name {
+/// An owned id; empty if `len` is 0.
+struct OwnedId {
     bytes: [u8; ID_MAX],
     len: usize,
 }
 
-impl Default for Name {
+impl Default for OwnedId {
     fn default() -> Self {
         Self { bytes: [0; ID_MAX], len: 0 }
     }
 }
 
-impl Name {
+impl OwnedId {
     fn set(&mut self, id: Id<'_>) {
         self.len = 0;
         if let Some(room) = self.bytes.get_mut(..id.bytes().len()) {
@@ -65,9 +66,10 @@ impl Name {
     }
 }
 
-/// Makes room for whatever this thread fetches next through the context; false where there is none.
+/// Allocates memory for the next session that this thread fetches through the context. Returns false if
+/// there is none.
 pub(crate) fn reserve(context: Number) -> bool {
-    enter(true, |recent| {
+    with_recent(true, |recent| {
         let last = entry(recent, context)?;
         last.id.len = 0;
         last.session.clear();
@@ -76,48 +78,47 @@ pub(crate) fn reserve(context: Number) -> bool {
     .is_some()
 }
 
-/// This thread has just fetched `session`. Without memory there is nothing to remember, and no reason to
-/// fail.
+/// Remembers the session that this thread has just fetched. Does nothing without memory, since the fetch
+/// itself has succeeded.
 pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
-    enter(true, |recent| {
+    with_recent(true, |recent| {
         let last = entry(recent, context)?;
         last.id.len = 0;
         last.session.clear();
-        // More than a block of the reserve, where nothing must stay.
-        last.session.try_reserve(session.len().max(ROOM_MIN)).ok()?;
+        last.session.try_reserve(session.len().max(CAPACITY_MIN)).ok()?;
         last.id.set(id);
         last.session.extend_from_slice(session);
         Some(())
     });
 }
 
-/// This thread's last fetch must not be seen again. Its memory stays for the next.
+/// Forgets this thread's last fetch through the context. Keeps its memory for the next.
 pub(crate) fn forget(context: Number) {
-    enter(false, |recent| {
+    with_recent(false, |recent| {
         let last = recent.iter_mut().find(|last| last.context == Some(context))?;
         last.id.len = 0;
         Some(())
     });
 }
 
-/// There is no such context any more.
+/// Forgets a context that is being freed, and frees the memory that this thread kept for it.
 pub(crate) fn retire(context: Number) {
-    enter(false, |recent| {
+    with_recent(false, |recent| {
         let last = recent.iter_mut().find(|last| last.context == Some(context))?;
         *last = Fetched::default();
         Some(())
     });
 }
 
-/// Reads what this thread fetched last through the context, if that was `id`.
+/// Calls `read` with the session that this thread fetched last through the context, if that was `id`.
 pub(crate) fn recall<T>(context: Number, id: Id<'_>, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-    enter(false, |recent| {
+    with_recent(false, |recent| {
         let wanted = |last: &&Fetched| last.context == Some(context) && last.id.is(id);
         recent.iter().find(wanted).map(|last| read(&last.session))
     })
 }
 
-/// The place for the context, at the front: its own one, or the one used longest ago.
+/// Moves the context's entry to the front and returns it. A new context replaces the last entry.
 fn entry(recent: &mut Recent, context: Number) -> Option<&mut Fetched> {
     let own = recent.iter().position(|last| last.context == Some(context));
     let at = own.unwrap_or(CONTEXTS_MAX.saturating_sub(1));
@@ -127,10 +128,11 @@ fn entry(recent: &mut Recent, context: Number) -> Option<&mut Fetched> {
     Some(first)
 }
 
-/// `None` where there is no memory of this thread, and none can be had or is wanted.
-fn enter<T>(make: bool, work: impl FnOnce(&mut Recent) -> Option<T>) -> Option<T> {
+/// Calls `work` with this thread's fetches. Returns `None` if the thread has none, and `create` is false or
+/// there is no memory.
+fn with_recent<T>(create: bool, work: impl FnOnce(&mut Recent) -> Option<T>) -> Option<T> {
     let work = |thread: &Thread| work(&mut *thread.recent.try_borrow_mut().ok()?);
-    if make { with(work) } else { with_existing(work) }.flatten()
+    if create { with(work) } else { with_existing(work) }.flatten()
 }
 
 #[cfg(test)]
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_sees_its_own_last_fetch_through_each_context_and_no_other_s() {
+    fn a_thread_recalls_only_its_own_last_fetch_through_each_context() {
         let (a, b) = (Id::new(b"a").unwrap(), Id::new(b"b").unwrap());
         let (one, two) = (Number::next(), Number::next());
         remember(one, a, b"first");
@@ -158,13 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn a_context_that_is_freed_leaves_nothing_in_the_thread_s_memory() {
-        let (client, usual) = crate::target::client("UNIX:/no/such/socket", 0).ok().unwrap();
+    fn a_context_that_is_freed_leaves_no_session_in_memory() {
+        let (client, default_timeout) =
+            crate::target::client("UNIX:/no/such/socket", 0).ok().unwrap();
         let number = Number::next();
-        let ctx = crate::DC_CTX { client, usual, number };
+        let ctx = crate::DC_CTX { client, default_timeout, number };
         remember(number, Id::new(b"id").unwrap(), b"session");
         let place = |number| {
-            enter(false, |recent| recent.iter().position(|last| last.context == Some(number)))
+            with_recent(false, |recent| recent.iter().position(|last| last.context == Some(number)))
         };
         assert_eq!(place(number), Some(0));
         drop(ctx);
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fetch_of_longest_ago_makes_room() {
+    fn the_oldest_fetch_is_forgotten_first() {
         let id = Id::new(b"id").unwrap();
         let contexts: Vec<_> = (0..=CONTEXTS_MAX).map(|_| Number::next()).collect();
         for context in &contexts {
@@ -183,12 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_no_fetch_and_is_used_for_the_next() {
+    fn reserved_memory_holds_no_session_and_is_used_for_the_next_fetch() {
         let (context, id) = (Number::next(), Id::new(b"id").unwrap());
         remember(context, id, b"session");
         assert!(reserve(context));
         assert_eq!(recalled(context, b"id"), None);
-        let place = || enter(false, |recent| recent.first().map(|last| last.session.as_ptr()));
+        let place =
+            || with_recent(false, |recent| recent.first().map(|last| last.session.as_ptr()));
         let before = place();
         remember(context, id, &[7; PAYLOAD_MAX]);
         assert_eq!(place(), before);

@@ -1,9 +1,9 @@
-//! Memory for small things, where the system has none.
+//! A small reserve of memory for when the system has none.
 //!
-//! Rust's collections end the process where an allocation is refused, unless they are asked with care.
-//! What takes much memory here is asked for with care. The rest, such as the text of an address or of a
-//! reason, is small and gone when its call ends: it comes from a fixed reserve where the system refuses
-//! it, so the call ends with a failure of its own and the process goes on.
+//! Most allocations of Rust's collections abort the process if they fail. Here large allocations use the
+//! fallible methods. The others, such as the text of an address or a reason, are small and freed when
+//! their call ends. If the system refuses one of them, it comes from a fixed reserve: so the call can end
+//! with an ordinary failure, and the process goes on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -12,32 +12,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::thread::with_existing;
 
-/// The most bytes that come from the reserve at once. More than the longest text: see `TARGET_MAX`.
+/// The size of a block, in bytes. More than the longest text: see `TARGET_MAX`.
 pub(crate) const BLOCK_LEN: usize = 512;
 
-/// A call holds no more than a dozen at a time, so this serves some twenty threads. What is never used
-/// takes no memory.
+/// The number of blocks. A call holds a dozen at most, so this serves about twenty threads. Unused blocks
+/// take no physical memory.
 const BLOCKS: usize = 256;
 
 #[global_allocator]
 static ALLOCATOR: Reserve =
     Reserve { taken: [const { AtomicBool::new(false) }; BLOCKS], blocks: Blocks::new() };
 
-/// Whether this thread's call had to take something from the reserve, since the last time this was asked.
-/// What outlives the call must not stay there.
-pub(crate) fn used() -> bool {
+/// Returns whether this thread has allocated from the reserve since it last asked. Memory that outlives a
+/// call must not come from there.
+pub(crate) fn take_used() -> bool {
     with_existing(|thread| thread.used_reserve.replace(false)).unwrap_or(false)
 }
 
-/// A value on the heap; `None` where there is no room for it, and the value is dropped.
-pub(crate) fn boxed<T>(value: T) -> Option<Box<T>> {
+/// Boxes a value. Returns `None`, and drops the value, if there is no memory.
+pub(crate) fn try_box<T>(value: T) -> Option<Box<T>> {
     const { assert!(size_of::<T>() > 0) };
     // SAFETY: the layout is not empty.
     let place = unsafe { std::alloc::alloc(Layout::new::<T>()) }.cast::<T>();
     if place.is_null() {
         return None;
     }
-    // SAFETY: it has the size and the alignment, and came from the allocator that the box gives it to.
+    // SAFETY: size and alignment fit, and the box frees it with the allocator that it came from.
     unsafe {
         place.write(value);
         Some(Box::from_raw(place))
@@ -49,7 +49,7 @@ struct Block(UnsafeCell<[u8; BLOCK_LEN]>);
 
 struct Blocks([Block; BLOCKS]);
 
-// SAFETY: a block belongs to the one that has set its flag.
+// SAFETY: a block belongs to the thread that has set its flag.
 unsafe impl Sync for Blocks {}
 
 impl Blocks {
@@ -58,15 +58,15 @@ impl Blocks {
     }
 }
 
-/// The system's allocator, and blocks for what that refuses. No lock: what a thread held when its process
-/// forked is lost to the child, and nobody waits for it.
+/// The system's allocator, with blocks for what it refuses. It has no lock, so a child process cannot hang
+/// on one that another thread held during the fork.
 struct Reserve {
     taken: [AtomicBool; BLOCKS],
     blocks: Blocks,
 }
 
 impl Reserve {
-    /// A block; null where none fits or is left.
+    /// Takes a block. Returns null if a block is too small or none is left.
     fn take(&self, layout: Layout) -> *mut u8 {
         if layout.size() > BLOCK_LEN || layout.align() > align_of::<Block>() {
             return ptr::null_mut();
@@ -80,15 +80,15 @@ impl Reserve {
         ptr::null_mut()
     }
 
-    /// The flag of the block at `place`; `None` where that is the system's memory.
+    /// Returns the flag of the block at `place`, or `None` if that is memory of the system.
     fn taken(&self, place: *mut u8) -> Option<&AtomicBool> {
         let offset = place.addr().checked_sub((&raw const self.blocks).addr())?;
         self.taken.get(offset.checked_div(size_of::<Block>())?)
     }
 }
 
-// SAFETY: what it gives out is the system's, or a block that is large enough, aligned, and nobody else's
-// until it is given back; nothing here unwinds or allocates.
+// SAFETY: memory comes from the system, or is a block that is large enough, aligned, and used by nobody
+// else until it is freed; nothing here unwinds or allocates.
 unsafe impl GlobalAlloc for Reserve {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -113,7 +113,7 @@ unsafe impl GlobalAlloc for Reserve {
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         match self.taken(place) {
             Some(taken) => taken.store(false, Ordering::Release),
-            // SAFETY: the caller's promise, and it is not one of ours.
+            // SAFETY: the caller's promise, and it is no block.
             None => unsafe { System.dealloc(place, layout) },
         }
     }
@@ -126,7 +126,7 @@ unsafe impl GlobalAlloc for Reserve {
             // SAFETY: the caller's promise.
             Some(_) => unsafe { System.alloc(wanted) },
             None => {
-                // SAFETY: the caller's promise, and it is not one of ours.
+                // SAFETY: the caller's promise, and it is no block.
                 let moved = unsafe { System.realloc(place, layout, len) };
                 if !moved.is_null() {
                     return moved;
@@ -135,7 +135,7 @@ unsafe impl GlobalAlloc for Reserve {
             }
         };
         if !new.is_null() {
-            // SAFETY: both have as many bytes, and the new place is nobody else's.
+            // SAFETY: both places have that many bytes, and do not overlap.
             unsafe {
                 ptr::copy_nonoverlapping(place, new, layout.size().min(len));
                 self.dealloc(place, layout);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_apart_and_are_given_again_when_they_came_back() {
+    fn blocks_do_not_overlap_and_are_reused_when_freed() {
         let (reserve, layout) = (reserve(), Layout::from_size_align(BLOCK_LEN, 16).unwrap());
         assert!(!crate::thread::with(|thread| thread.used_reserve.get()).unwrap());
         let blocks: Vec<_> = (0..BLOCKS).map(|_| reserve.take(layout)).collect();
@@ -164,20 +164,20 @@ mod tests {
             // SAFETY: it is a block of ours.
             unsafe { block.write_bytes(u8::try_from(number).unwrap(), BLOCK_LEN) };
         }
-        assert!(reserve.take(layout).is_null() && used());
+        assert!(reserve.take(layout).is_null() && take_used());
         for (number, block) in blocks.iter().enumerate() {
             // SAFETY: as above.
             let bytes = unsafe { std::slice::from_raw_parts(*block, BLOCK_LEN) };
             assert!(bytes.iter().all(|byte| usize::from(*byte) == number));
         }
-        // SAFETY: it came from there, and is not used any more.
+        // SAFETY: the block is ours and is not used any more.
         unsafe { reserve.dealloc(blocks[7], layout) };
         assert_eq!(reserve.take(layout), blocks[7]);
         assert!(reserve.take(layout).is_null());
     }
 
     #[test]
-    fn what_is_larger_than_a_block_is_refused() {
+    fn an_allocation_larger_than_a_block_is_refused() {
         let reserve = reserve();
         for (size, align) in [(BLOCK_LEN + 1, 1), (1, 32)] {
             assert!(reserve.take(Layout::from_size_align(size, align).unwrap()).is_null());
@@ -185,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_grows_keeps_its_bytes_and_its_place_is_free_again() {
+    fn a_block_that_grows_keeps_its_bytes_and_is_freed() {
         let (reserve, small) = (reserve(), Layout::from_size_align(5, 1).unwrap());
         let block = reserve.take(small);
-        // SAFETY: the block is ours, and each place is used with the length that it has.
+        // SAFETY: the block is ours, and each place is used with its own length.
         unsafe {
             block.copy_from_nonoverlapping(b"bytes".as_ptr(), 5);
             let same = reserve.realloc(block, small, BLOCK_LEN);

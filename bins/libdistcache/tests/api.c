@@ -1,4 +1,4 @@
-/* Every function, with good and with bad arguments: api TARGET FLAGS */
+/* Calls every function with valid and invalid arguments: api TARGET FLAGS */
 #include "check.h"
 
 #include <pthread.h>
@@ -38,9 +38,9 @@ static void stores_and_fetches(void)
     CHECK(SAYS(DC_CTX_NO_SESSION));
 }
 
-static void takes_any_timeout(void)
+static void accepts_any_lifetime(void)
 {
-    /* The longest that an unsigned long has, and those up to 500 that the original dies of. */
+    /* Up to the largest unsigned long. The original library crashes on those up to 500. */
     unsigned long timeouts[] = {501, 604800000UL, 604800001UL, 0xffffffffUL, ~0UL};
     unsigned long brief;
     size_t i;
@@ -70,7 +70,7 @@ static void copies_what_fits(void)
     CHECK(DC_CTX_take_session(ctx, BYTES("s"), out, 1, &used) == 1 && used == 10);
 }
 
-static void keeps_limits(void)
+static void enforces_limits(void)
 {
     unsigned char *big = malloc(40000), *out = malloc(40000), id[100];
     unsigned int used, most = DC_MAX_TOTAL_DATA - DC_MAX_ID_LEN;
@@ -92,7 +92,7 @@ static void keeps_limits(void)
     free(out);
 }
 
-static void refuses_nothing_at_all(void)
+static void rejects_null_and_empty_arguments(void)
 {
     const unsigned char *id = (const unsigned char *)"id";
     unsigned char out[4];
@@ -128,17 +128,17 @@ static void refuses_nothing_at_all(void)
     CHECK(DC_CTX_remove_session(ctx, id, 2) == 1);
 }
 
-static void *fetches_elsewhere(void *nothing)
+static void *fetches_in_another_thread(void *unused)
 {
     unsigned char out[16];
     unsigned int used;
 
     CHECK(DC_CTX_reget_session(ctx, BYTES("mine"), out, sizeof out, &used) == 0 && used == 0);
     CHECK(DC_CTX_get_session(ctx, BYTES("other"), out, sizeof out, &used) == 1 && used == 6);
-    return nothing;
+    return unused;
 }
 
-static void gives_again_what_this_thread_fetched(void)
+static void copies_again_what_this_thread_fetched(void)
 {
     unsigned char out[16];
     unsigned int used;
@@ -148,7 +148,7 @@ static void gives_again_what_this_thread_fetched(void)
     CHECK(DC_CTX_put_session(ctx, BYTES("other"), BYTES("theirs"), MINUTE) == 1);
     CHECK(DC_CTX_reget_session(ctx, BYTES("mine"), out, sizeof out, &used) == 0);
     CHECK(DC_CTX_get_session(ctx, BYTES("mine"), NULL, 0, &used) == 1);
-    CHECK(pthread_create(&thread, NULL, fetches_elsewhere, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, fetches_in_another_thread, NULL) == 0);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(DC_CTX_reget_session(ctx, BYTES("mine"), out, sizeof out, &used) == 1);
     CHECK(used == 10 && memcmp(out, "my session", 10) == 0);
@@ -162,11 +162,11 @@ int main(int count, char **arguments)
     CHECK(count == 3);
     ctx = context(arguments[1], (unsigned int)atoi(arguments[2]));
     stores_and_fetches();
-    takes_any_timeout();
+    accepts_any_lifetime();
     copies_what_fits();
-    keeps_limits();
-    refuses_nothing_at_all();
-    gives_again_what_this_thread_fetched();
+    enforces_limits();
+    rejects_null_and_empty_arguments();
+    copies_again_what_this_thread_fetched();
     DC_CTX_free(ctx);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* What the test programs have in common. */
+/* Macros and functions that the test programs share. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -8,28 +8,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Ends the program with a reason where something is not so. */
+/* Ends the program with a message if `what` is false. */
 #define CHECK(what)                                                                       \
     do {                                                                                  \
         if (!(what)) {                                                                    \
-            fprintf(stderr, "%s:%d: not so: %s (the last call: %s)\n", __FILE__, __LINE__, \
+            fprintf(stderr, "%s:%d: false: %s (last call: %s)\n", __FILE__, __LINE__, \
                     #what, DC_CTX_errstr());                                              \
             exit(1);                                                                      \
         }                                                                                 \
     } while (0)
 
-/* Whether the last call failed for this reason. */
+/* Whether the reason of the last failure contains this text. */
 #define SAYS(text) (strstr(DC_CTX_errstr(), text) != NULL)
 
+/* A string literal as two arguments: its bytes and their number. */
 #define BYTES(text) ((const unsigned char *)(text)), ((unsigned int)(sizeof(text) - 1))
 
 #define MINUTE 60000UL
 
-/* A session that tells by its length and by each of its bytes whose it is. */
-static unsigned int session_of(unsigned int owner, unsigned char *out, unsigned int room)
+/* Writes a session whose length and bytes depend on its owner. Returns the length. */
+static unsigned int session_of(unsigned int owner, unsigned char *out, unsigned int size)
 {
     unsigned int len = 50 + owner % 4000, i;
-    CHECK(len <= room);
+    CHECK(len <= size);
     for (i = 0; i < len; i++)
         out[i] = (unsigned char)(owner * 31 + i * 7);
     return len;
@@ -42,7 +43,7 @@ static DC_CTX *context(const char *target, unsigned int flags)
     return ctx;
 }
 
-/* Writes an id of 12 bytes. */
+/* Writes the id of an owner. Returns its length, 12. */
 static unsigned int id_of(unsigned int owner, unsigned char *out)
 {
     char text[16];

@@ -1,4 +1,4 @@
-/* Sixteen threads on one context: threads TARGET FLAGS. With a fork on top: threads TARGET FLAGS fork */
+/* Uses one context in sixteen threads: threads TARGET FLAGS. Forks meanwhile: threads TARGET FLAGS fork */
 #include "check.h"
 
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #define ROUNDS 150
 
 static DC_CTX *ctx;
-/* The first owner of the threads of this process. */
+/* The number of the first session of this process. */
 static unsigned int first;
 
 static void *works(void *number)
@@ -60,12 +60,12 @@ int main(int count, char **arguments)
 
     CHECK(count == 3 || count == 4);
     ctx = context(arguments[1], (unsigned int)atoi(arguments[2]));
-    /* Sixteen threads on two cores have to wait for each other. */
+    /* Sixteen threads may wait long on a few cores. */
     CHECK(DC_CTX_set_timeout(ctx, 30000) == 1);
     CHECK(DC_CTX_has_session(ctx, BYTES("warm")) == 0);
     start(threads, numbers);
     if (count == 4) {
-        /* In the middle of it, with whatever locks the threads hold. */
+        /* The threads may hold locks at this moment. */
         child = fork();
         CHECK(child != -1);
         if (child == 0) {

@@ -1,8 +1,9 @@
-//! An address is refused with a line that names it, or prints as one that reads the same again.
+//! An address is refused in one line that names it, or prints as text that reads as the same
+//! address.
 
 use distcache_posix::net::address::Address;
 
-/// All bytes are the address; those that are no text are no address anywhere.
+/// The input is the address. Bytes that are no text are never one.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Address>() {
@@ -13,7 +14,7 @@ pub fn body(data: &[u8]) {
         Ok(address) => {
             let printed = address.to_string();
             assert_eq!(printed.parse(), Ok(address.clone()), "{text:?} prints as {printed:?}");
-            // Numeric ones lead somewhere without anybody being asked.
+            // A numeric address resolves without a name server.
             if address.is_numeric() {
                 let targets = address.resolve().map(|targets| targets.len());
                 assert!(targets.is_ok_and(|targets| targets > 0) || address.connectable().is_err());

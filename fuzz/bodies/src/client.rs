@@ -1,4 +1,4 @@
-//! A client takes the answer to what it asked and nothing else, however the bytes arrive.
+//! A client accepts the answer to its request and nothing else, however the bytes arrive.
 
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
@@ -7,29 +7,29 @@ use distcache_core::id::Id;
 use distcache_core::message::{Add, Reply, Request, Status};
 use distcache_core::wire::{Malformed, Op};
 
-/// First a byte for the operation, and whether the server is known to have all of them, and 8 for the
-/// pieces; then what the server says.
+/// Input: a byte for the operation and whether the server is known to have all of them, 8 for the
+/// pieces, then what the server sends.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let first = input.byte();
     let wanted = usize::from(first & 0x7f) % Op::ALL.len();
     let mut pieces = input.word();
-    let mut said = input.rest();
+    let mut answers = input.rest();
     let mut client = Connection::new(vec![0; MEMORY]).expect("enough memory");
     client.set_level(u16::from(first >> 7));
     for uid in 1..=3 {
         let op = ask(&mut client, wanted);
-        let begun = said;
+        let begun = answers;
         let verdict = loop {
             match client.advance() {
-                Ok(false) if said.is_empty() => break Ok(None),
+                Ok(false) if answers.is_empty() => break Ok(None),
                 Ok(false) => {
                     pieces = pieces.rotate_left(7);
                     let space = client.space();
-                    let len = said.len().min(space.len()).min(1 + (pieces as usize & 0xff));
-                    space[..len].copy_from_slice(&said[..len]);
+                    let len = answers.len().min(space.len()).min(1 + (pieces as usize & 0xff));
+                    space[..len].copy_from_slice(&answers[..len]);
                     client.filled(len);
-                    said = &said[len..];
+                    answers = &answers[len..];
                 }
                 Ok(true) => break Ok(client.reply()),
                 Err(malformed) => break Err(malformed),
@@ -42,14 +42,14 @@ pub fn body(data: &[u8]) {
         if !matches!(verdict, Ok(Some(_))) {
             return;
         }
-        // Only the first answer is looked at byte for byte, and so is its level.
-        let told = begun.get(2..4).filter(|_| uid == 1).and_then(|told| told.first_chunk());
-        assert!(told.is_none_or(|told| client.level() == u16::from_be_bytes(*told)));
-        assert!(client.space().is_empty(), "what comes behind the answer waits");
+        // Only the first answer is compared byte for byte, and so is its level.
+        let parsed = begun.get(2..4).filter(|_| uid == 1).and_then(|parsed| parsed.first_chunk());
+        assert!(parsed.is_none_or(|parsed| client.level() == u16::from_be_bytes(*parsed)));
+        assert!(client.space().is_empty(), "bytes behind the answer wait");
     }
 }
 
-/// Asks for what is wanted, or, where the server is not known to have it, for something else.
+/// Requests `wanted`, or another operation if the server is not known to have it.
 fn ask(client: &mut Connection<Vec<u8>>, wanted: usize) -> usize {
     let id = Id::new(b"id").expect("two bytes");
     let add = Add { ttl: 1000, id, session: b"session" };
@@ -72,11 +72,11 @@ fn ask(client: &mut Connection<Vec<u8>>, wanted: usize) -> usize {
     op
 }
 
-fn check(said: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>) {
-    let expected = match slow(said, 1) {
-        Verdict::Waits => Ok(None),
-        Verdict::Whole(told) if told.uid == 1 && usize::from(told.op) == op => {
-            match (op, &told.payload[..]) {
+fn check(answers: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>) {
+    let expected = match slow(answers, 1) {
+        Verdict::Incomplete => Ok(None),
+        Verdict::Whole(parsed) if parsed.uid == 1 && usize::from(parsed.op) == op => {
+            match (op, &parsed.payload[..]) {
                 (_, []) => Ok(Some(Reply::Status(Status::DISCONNECTED))),
                 (_, [code]) => Ok(Some(Reply::Status(Status(*code)))),
                 (1 | 5, [_, _] | [_, _, _] | [_, _, _, _]) => {
@@ -86,7 +86,7 @@ fn check(said: &[u8], op: usize, verdict: &Result<Option<Reply<'_>>, Malformed>)
                 _ => Err(()),
             }
         }
-        Verdict::Whole(_) | Verdict::Wrong => Err(()),
+        Verdict::Whole(_) | Verdict::Invalid => Err(()),
     };
     assert_eq!(verdict.map_err(drop), expected);
 }

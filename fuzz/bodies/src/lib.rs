@@ -1,5 +1,5 @@
-//! What is fuzzed: one function a file, each taking any bytes and panicking where the code under
-//! test does not do what it must.
+//! Fuzz bodies, one function a file. Each takes any bytes, and panics if the code under test is
+//! wrong.
 //!
 //! The same functions run under cargo-fuzz (`fuzz/fuzz_targets`), in the runner of this package on
 //! stable Rust, and over their seeds in `cargo test`.
@@ -19,7 +19,7 @@ pub mod slots;
 pub mod snoop;
 pub mod table;
 
-/// A function to be fed any bytes.
+/// A function to fuzz.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.

@@ -1,9 +1,9 @@
 //! Runs the fuzz bodies on stable Rust: `distcache-fuzz [--seconds n] [--seed n] [body]`.
 //!
-//! Each body gets its seeds, then what becomes of them by chance, and the number of inputs is
-//! printed. An input on which a body panics is kept in a file under `fuzz/artifacts`, and the run
-//! ends with 1; `distcache-fuzz --once body < file` tries it again. `distcache-fuzz --corpus` writes
-//! the seeds to `fuzz/corpus`, where cargo-fuzz begins.
+//! Each body gets its seeds, then mutations of them, and the number of inputs is printed. If a body
+//! panics, its input is kept in a file under `fuzz/artifacts`, and the run ends with 1.
+//! `distcache-fuzz --once body < file` repeats it. `distcache-fuzz --corpus` writes the seeds to
+//! `fuzz/corpus`, where cargo-fuzz starts.
 
 use distcache_fuzz::seeds::{self, Mutator};
 use distcache_fuzz::{BODIES, Body};
@@ -13,7 +13,7 @@ use std::process::{ExitCode, exit};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The body that runs, and its input, for the case that it panics.
+/// The running body and its input, to report if it panics.
 static CURRENT: Mutex<(&str, Vec<u8>)> = Mutex::new(("", Vec::new()));
 
 struct Options {

@@ -5,35 +5,36 @@ use distcache_core::wire::{Direction, Envelope, MESSAGE_MAX, Message};
 /// What the protocol's text says about the first bytes of a stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// Lawful, but more is to come.
-    Waits,
+    /// Valid so far, and incomplete.
+    Incomplete,
     /// A whole message of this many bytes.
-    Whole(Told),
-    /// No lawful message begins like this.
-    Wrong,
+    Whole(Parsed),
+    /// No valid message begins like this.
+    Invalid,
 }
 
-/// A message as the slow parser has it.
+/// A message as the slow parser sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Told {
+pub struct Parsed {
     /// Bytes on the wire.
     pub wire_len: usize,
-    /// The requester's mark.
+    /// The uid.
     pub uid: u32,
     /// The operation's code.
     pub op: u8,
-    /// What it carries.
+    /// Its payload.
     pub payload: Vec<u8>,
 }
 
-/// Byte after byte, as the text has it: slow, and with nothing in common with the code under test.
+/// Parses byte by byte as the protocol's text says: slow, and without anything of the code under
+/// test.
 pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
     let mut payload = Vec::new();
     let (mut first, mut at) = (None, 0);
     for number in 1.. {
         let header: Vec<u8> = bytes[at..].iter().copied().take(14).collect();
         for (place, &byte) in header.iter().enumerate() {
-            let lawful = match place {
+            let valid = match place {
                 0 => byte == 0,
                 1 => byte == 0x11,
                 2 => true,
@@ -54,17 +55,17 @@ pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
                 12 => byte == 8,
                 _ => header[12] < 8 || byte == 0,
             };
-            if !lawful {
-                return Verdict::Wrong;
+            if !valid {
+                return Verdict::Invalid;
             }
         }
         if header.len() < 14 {
-            return Verdict::Waits;
+            return Verdict::Incomplete;
         }
         at += 14;
         for _ in 0..usize::from(header[12]) * 256 + usize::from(header[13]) {
             let Some(&byte) = bytes.get(at) else {
-                return Verdict::Waits;
+                return Verdict::Incomplete;
             };
             payload.push(byte);
             at += 1;
@@ -72,27 +73,27 @@ pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
         let first = first.get_or_insert_with(|| header.clone());
         if header[11] == 1 {
             let uid = u32::from_be_bytes([first[5], first[6], first[7], first[8]]);
-            return Verdict::Whole(Told { wire_len: at, uid, op: first[10], payload });
+            return Verdict::Whole(Parsed { wire_len: at, uid, op: first[10], payload });
         }
     }
-    Verdict::Wrong
+    Verdict::Invalid
 }
 
-/// What the code under test says.
+/// Returns the verdict of the code under test.
 fn fast(bytes: &[u8], direction: Direction) -> Verdict {
     let message = match Message::measure(bytes, direction) {
-        Err(_) => return Verdict::Wrong,
-        Ok(None) => return Verdict::Waits,
+        Err(_) => return Verdict::Invalid,
+        Ok(None) => return Verdict::Incomplete,
         Ok(Some(message)) => message,
     };
     let mut wire = bytes[..message.wire_len].to_vec();
     let payload = message.payload(&mut wire).to_vec();
     assert_eq!(payload.len(), message.payload_len);
     let (uid, op) = (message.header.uid, message.header.op as u8);
-    Verdict::Whole(Told { wire_len: message.wire_len, uid, op, payload })
+    Verdict::Whole(Parsed { wire_len: message.wire_len, uid, op, payload })
 }
 
-/// First a byte whose lowest bit says which way the bytes go.
+/// Input: a byte whose lowest bit is the direction, then the stream.
 pub fn body(data: &[u8]) {
     let Some((control, bytes)) = data.split_first() else { return };
     let direction = if control & 1 == 0 { Direction::Request } else { Direction::Response };
@@ -103,23 +104,23 @@ pub fn body(data: &[u8]) {
     };
     let near = |len: &usize| *len < 40 || (len % 2062) < 16 || len.is_multiple_of(1999);
     for len in (0..=bytes.len().min(MESSAGE_MAX + 20)).filter(near) {
-        // What is decided stays so, whatever comes behind it.
-        if judge(len) != Verdict::Waits {
+        // A decision stays the same whatever follows.
+        if judge(len) != Verdict::Incomplete {
             break;
         }
     }
-    if let Verdict::Whole(told) = judge(bytes.len()) {
-        relabeled(bytes, direction, &told);
+    if let Verdict::Whole(parsed) = judge(bytes.len()) {
+        relabeled(bytes, direction, &parsed);
     }
 }
 
-fn relabeled(bytes: &[u8], direction: Direction, told: &Told) {
+fn relabeled(bytes: &[u8], direction: Direction, parsed: &Parsed) {
     let message = Message::measure(bytes, direction).ok().flatten().expect("it was measured");
-    let mut out = vec![0; told.wire_len];
+    let mut out = vec![0; parsed.wire_len];
     let envelope = Envelope { level: 1, direction, uid: 0xdead_beef, op: message.header.op };
     let len = message.relabel(bytes, &envelope, &mut out);
-    assert_eq!(len, Some(told.wire_len));
-    let renamed = Told { uid: 0xdead_beef, ..told.clone() };
+    assert_eq!(len, Some(parsed.wire_len));
+    let renamed = Parsed { uid: 0xdead_beef, ..parsed.clone() };
     assert_eq!(slow(&out, direction as u8), Verdict::Whole(renamed));
     assert_eq!(message.relabel(bytes, &envelope, &mut out[1..]), None);
 }

@@ -1,4 +1,4 @@
-//! A command line is read to its end or to an error of one line, whatever the words are.
+//! A command line is read to its end, or to an error of one line, whatever the words are.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use distcache_posix::options::{Options, OptionsError};
 
-/// Words are what lies between NULs; what is read as what is decided by the option's first letter.
+/// Words are separated by NULs. The first letter of an option decides how its value is read.
 pub fn body(data: &[u8]) {
     let words = data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
     let words: Vec<OsString> = words.collect();

@@ -1,14 +1,14 @@
-//! Runs of bytes over a pool hold what a plain queue holds, and buffers are neither lost nor shared.
+//! Windows over a pool hold what a plain queue holds, and buffers are neither lost nor shared.
 
 use crate::input::Input;
 use distcache_core::buffer::{Fifo, Pool};
 
 const LEN: usize = 16;
-/// More than an index of buffers set aside holds.
+/// More than the index of free buffers holds.
 const BUFFERS: usize = 8;
 const RUNS: usize = 10;
 
-/// Two bytes an operation: what, and on which run how much.
+/// Input: two bytes an operation, for its kind, its window and its amount.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let mut memory = [0xee; BUFFERS * LEN + 3];

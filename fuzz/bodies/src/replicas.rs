@@ -1,80 +1,65 @@
-//! A proxy with several servers and copies, between clients that come and leave and servers that come
-//! back empty, answer late, and say things under the uids of each other: a client gets answers to
-//! what it asked, in order, and no session but of the id that it asked for; a server is asked for
-//! nothing that it is not known to have; and in the end nothing is left.
+//! A proxy with several servers and copies. Clients connect and leave; servers restart empty,
+//! answer late, and answer under the uids of each other. A client gets answers to its requests in
+//! order, and no session but of the id that it asked for. A server gets no operation that it is not
+//! known to have, and nothing is kept at the end.
 
 use crate::input::Input;
 use distcache_core::proxy::{self, Config};
 use distcache_testing::bytes::{
-    ADD, GET, PUT, REMOVE, TAKE, add_payload, at_level, message, whole_messages,
+    ADD, GET, PUT, TAKE, add_payload, at_level, message, whole_messages,
 };
 use distcache_testing::memory::{Memory, limits};
-use distcache_testing::net::{End, Net, Pieces, Reach, server};
+use distcache_testing::net::{self, End, Net, Pieces, Reach};
 use distcache_testing::random::Random;
-use std::collections::{BTreeMap, VecDeque};
+use distcache_testing::scripted::{MALFORMED, Sessions};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 const PLACES: usize = 4;
-/// How long servers may take: either less than a GET has before another server is asked too, or more.
-const PATIENCE: [(u64, u64); 2] = [(50, 30), (300, 120)];
-/// What a server says under the uid of a request that another one was asked.
+/// Timeouts of servers: shorter than the time before a GET is hedged, or longer.
+const TIMEOUTS: [(u64, u64); 2] = [(50, 30), (300, 120)];
+/// The answer of a server under a uid that another server was asked.
 const POISON: &[u8] = b"poison of another server";
 
-/// A request as a server has it: uid, operation, payload.
+/// A request as a server sees it: uid, operation, payload.
 type Asked = (u32, u8, Vec<u8>);
 
 struct Client {
     end: End,
     /// Operation and id.
-    asked: Vec<(u8, [u8; 4])>,
+    requested: Vec<(u8, [u8; 4])>,
     closing: bool,
 }
 
-/// A server: what it can do, what it holds, and what it was asked on the connection that is there now.
+/// A scripted server: its level, its sessions, and its requests on the current connection.
 #[derive(Default)]
-struct Played {
+struct ScriptedServer {
     level: u8,
-    sessions: BTreeMap<Vec<u8>, Vec<u8>>,
-    heard: Vec<u8>,
-    open: VecDeque<Asked>,
+    sessions: Sessions,
+    received: Vec<u8>,
+    pending: VecDeque<Asked>,
     answered: bool,
     connects: usize,
 }
 
-impl Played {
+impl ScriptedServer {
     fn answer(&mut self) -> Option<Vec<u8>> {
-        let (uid, op, payload) = self.open.pop_front()?;
-        let say = |done: bool| vec![u8::from(!done)];
-        let sessions = &mut self.sessions;
-        let answer = match op {
-            ADD | PUT => {
-                let (id, session) = payload[8..].split_at(4);
-                match op == ADD && sessions.contains_key(id) {
-                    true => vec![101],
-                    false => {
-                        sessions.insert(id.to_vec(), session.to_vec());
-                        say(true)
-                    }
-                }
-            }
-            GET => sessions.get(&payload).cloned().unwrap_or_else(|| say(false)),
-            TAKE => sessions.remove(&payload).unwrap_or_else(|| say(false)),
-            REMOVE => say(sessions.remove(&payload).is_some()),
-            _ => say(sessions.contains_key(&payload)),
-        };
+        let (uid, op, payload) = self.pending.pop_front()?;
+        let answer = self.sessions.execute(op, &payload);
+        assert_ne!(answer, MALFORMED, "a server gets an ADD without a whole id");
         self.answered = true;
         Some(at_level(self.level, message(1, uid, op, &answer)))
     }
 }
 
-struct World<'m> {
+struct Harness<'m> {
     net: Net<proxy::Borrowed<'m>>,
     clients: Vec<Client>,
-    servers: Vec<Played>,
+    servers: Vec<ScriptedServer>,
 }
 
-/// First a byte each for servers, copies, levels and patience, for buffers and for requests in flight, and 8 for the
-/// pieces; then three a step.
+/// Input: a byte each for servers, copies, levels and timeouts, for buffers and for requests in
+/// flight, 8 for the pieces, then three a step.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let shape = input.byte();
@@ -86,30 +71,30 @@ pub fn body(data: &[u8]) {
         seed => Pieces::Any(Random::new(seed)),
     };
     let mut memory =
-        Memory::with_buffers(PLACES, buffers).with_servers(count).with_flights(in_flight);
-    let (patience, server_patience) = PATIENCE[usize::from(shape >> 7)];
+        Memory::with_buffers(PLACES, buffers).with_servers(count).with_in_flight(in_flight);
+    let (patience, server_patience) = TIMEOUTS[usize::from(shape >> 7)];
     let limits = limits(0, patience);
     let server_patience = (server_patience > 0).then(|| Duration::from_millis(server_patience));
     let config =
         Config { copies, server_patience, ..Config::new(limits, Duration::from_millis(30)) };
     let net = Net::new(memory.proxy(config), pieces);
     let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);
-    let played = |number| Played { level: level(number), ..Played::default() };
-    let servers = (0..count).map(played).collect();
-    let mut world = World { net, clients: Vec::new(), servers };
+    let server = |number| ScriptedServer { level: level(number), ..ScriptedServer::default() };
+    let servers = (0..count).map(server).collect();
+    let mut harness = Harness { net, clients: Vec::new(), servers };
     for _ in 0..400 {
         if input.is_over() {
             break;
         }
         let (what, who, which) = (input.byte(), input.byte(), input.byte());
-        world.turn(what, who, which);
-        world.net.step();
-        world.listen();
+        harness.turn(what, who, which);
+        harness.net.step();
+        harness.read_requests();
     }
-    world.end(buffers - 2);
+    harness.end(buffers - 2);
 }
 
-impl World<'_> {
+impl Harness<'_> {
     fn turn(&mut self, what: u8, who: u8, which: u8) {
         let number = usize::from(who) % self.servers.len();
         match what % 16 {
@@ -119,15 +104,15 @@ impl World<'_> {
             7..=10 => self.answer(number, 1 + which % 4),
             11 => self.poison(number, which),
             12 => self.lose(number, which),
-            13 => self.hurry(number, which),
-            14 => self.servers.iter_mut().for_each(|played| played.level = which & 1),
+            13 => self.set_window(number, which),
+            14 => self.servers.iter_mut().for_each(|server| server.level = which & 1),
             _ => self.pass(u64::from(which % 64)),
         }
     }
 
     fn connect(&mut self) {
         let end = self.net.try_connect();
-        self.clients.extend(end.map(|end| Client { end, asked: Vec::new(), closing: false }));
+        self.clients.extend(end.map(|end| Client { end, requested: Vec::new(), closing: false }));
     }
 
     fn client(&mut self, who: u8) -> Option<&mut Client> {
@@ -139,11 +124,11 @@ impl World<'_> {
     fn ask(&mut self, who: u8, which: u8) {
         let (op, id) = (which % 6, [b'i', b'd', 0, which / 6 % 5]);
         let Some(client) = self.client(who) else { return };
-        let uid = client.asked.len() as u32;
-        client.asked.push((op, id));
+        let uid = client.requested.len() as u32;
+        client.requested.push((op, id));
         let end = client.end;
         let size = if which & 0x80 == 0 { 20 } else { 5_000 };
-        // A session says whose it is.
+        // The bytes of a session follow from its id.
         let session: Vec<u8> = id.iter().copied().cycle().take(size).collect();
         let payload = match op {
             ADD | PUT => add_payload(60_000, &id, &session),
@@ -166,32 +151,34 @@ impl World<'_> {
     fn answer(&mut self, number: usize, times: u8) {
         for _ in 0..times {
             let Some(answer) = self.servers[number].answer() else { return };
-            self.net.send(server(number as u8), &answer);
+            self.net.send(net::server(number as u8), &answer);
         }
     }
 
-    /// A server answers what another one is asked. All that was said before is heard first, and nobody
-    /// says anything else meanwhile: so the request stays where it is.
+    /// Lets a server answer a request of another one. All earlier answers are read first, and
+    /// nothing else is sent meanwhile, so the request stays in place.
     fn poison(&mut self, number: usize, which: u8) {
         self.net.drive();
-        self.listen();
+        self.read_requests();
         let others = self.servers.iter().enumerate().filter(|(other, _)| *other != number);
-        let open: Vec<_> = others.flat_map(|(_, played)| &played.open).collect();
-        let Some((uid, op, _)) = open.get(usize::from(which) % open.len().max(1)) else { return };
+        let pending: Vec<_> = others.flat_map(|(_, server)| &server.pending).collect();
+        let Some((uid, op, _)) = pending.get(usize::from(which) % pending.len().max(1)) else {
+            return;
+        };
         let poison = at_level(1, message(1, *uid, *op, POISON));
         let before = self.net.machine.traffic();
-        self.net.send(server(number as u8), &poison);
+        self.net.send(net::server(number as u8), &poison);
         self.net.drive();
         let after = self.net.machine.traffic();
         assert_eq!(before.answered, after.answered, "one server answers for another");
     }
 
     fn lose(&mut self, number: usize, which: u8) {
-        let end = server(number as u8);
+        let end = net::server(number as u8);
         match which & 3 {
             0 => self.net.cut(end),
             1 => {
-                self.servers[number].sessions.clear();
+                self.servers[number].sessions.0.clear();
                 self.net.cut(end);
             }
             2 => self.net.hang_up(end),
@@ -200,70 +187,73 @@ impl World<'_> {
                 self.net.reach_of[number] = ways[usize::from(which / 4) % 4];
             }
         }
-        self.listen();
+        self.read_requests();
     }
 
-    /// A server reads slowly, or not at all, or as fast as it can.
-    fn hurry(&mut self, number: usize, which: u8) {
+    /// Lets a server read slowly, not at all, or at full speed.
+    fn set_window(&mut self, number: usize, which: u8) {
         let bytes = if which & 0x80 == 0 { usize::from(which) } else { usize::MAX };
-        self.net.window(server(number as u8), bytes);
+        self.net.window(net::server(number as u8), bytes);
     }
 
     fn pass(&mut self, millis: u64) {
         for _ in 0..millis {
             self.net.pass(1);
-            self.listen();
+            self.read_requests();
         }
     }
 
-    /// The servers read what they were asked, each on the connection that is there now.
-    fn listen(&mut self) {
-        for (number, played) in (0..).zip(&mut self.servers) {
-            let end = server(number);
+    /// Lets the servers read their requests, each on its current connection.
+    fn read_requests(&mut self) {
+        for (number, server) in (0..).zip(&mut self.servers) {
+            let end = net::server(number);
             let connects = self.net.connects[usize::from(number)];
-            if played.connects != connects || !self.net.is_open(end) {
-                (played.connects, played.answered) = (connects, false);
-                played.open.clear();
-                played.heard.clear();
+            if server.connects != connects || !self.net.is_open(end) {
+                (server.connects, server.answered) = (connects, false);
+                server.pending.clear();
+                server.received.clear();
             }
             if !self.net.is_open(end) {
-                // What came on a connection that is gone is asked of nobody.
+                // Bytes of a lost connection are no requests.
                 self.net.take(end);
                 continue;
             }
-            played.heard.extend(self.net.take(end));
-            let heard = std::mem::take(&mut played.heard);
-            let (whole, rest) = whole_messages(&heard);
-            for asked in whole {
-                let known = asked.1 < PUT || played.answered;
-                assert!(known, "a server that has said nothing is asked for {}", asked.1);
-                played.open.push_back(asked);
+            server.received.extend(self.net.take(end));
+            let received = std::mem::take(&mut server.received);
+            let (whole, rest) = whole_messages(&received);
+            for requested in whole {
+                let known = requested.1 < PUT || server.answered;
+                assert!(known, "a server without an answer yet is asked for {}", requested.1);
+                server.pending.push_back(requested);
             }
-            played.heard = rest.to_vec();
+            server.received = rest.to_vec();
         }
     }
 
-    /// All servers go. Nothing is left unanswered, and once the clients have gone too, nothing is kept.
+    /// Disconnects all servers, which must leave no request unanswered, and then all clients, which
+    /// must leave nothing.
     fn end(&mut self, buffers: usize) {
         for client in &self.clients {
             self.net.window(client.end, usize::MAX);
         }
         for number in 0..self.servers.len() as u8 {
             self.net.reach_of[usize::from(number)] = Some(Reach::Refuses);
-            self.net.cut(server(number));
+            self.net.cut(net::server(number));
         }
         self.net.pass(200);
-        self.listen();
+        self.read_requests();
         for client in &self.clients {
             let (answers, rest) = whole_messages(self.net.received(client.end));
-            assert!(answers.len() <= client.asked.len());
-            let all = answers.len() == client.asked.len() && rest.is_empty();
-            // One whose request comes too slowly is sent away.
+            assert!(answers.len() <= client.requested.len());
+            let all = answers.len() == client.requested.len() && rest.is_empty();
+            // A client whose request comes too slowly is closed.
             let gone = client.closing || !self.net.is_open(client.end);
             assert!(all || gone, "a client waits for ever");
-            let asked = (0..).zip(&client.asked);
-            for ((uid, op, payload), (number, (asked, id))) in answers.into_iter().zip(asked) {
-                assert_eq!((uid, op), (number, *asked), "out of turn");
+            let requested = (0..).zip(&client.requested);
+            for ((uid, op, payload), (number, (requested, id))) in
+                answers.into_iter().zip(requested)
+            {
+                assert_eq!((uid, op), (number, *requested), "out of turn");
                 assert!(is_answer(op, id, &payload), "{op} {id:?} is answered {payload:?}");
             }
         }
@@ -272,11 +262,11 @@ impl World<'_> {
         }
         self.net.drive();
         assert_eq!((self.net.machine.in_flight(), self.net.machine.clients()), (0, 0));
-        assert_eq!(self.net.machine.buffers_free(), buffers as u32, "buffers stay lent");
+        assert_eq!(self.net.machine.buffers_free(), buffers as u32, "buffers are leaked");
     }
 }
 
-/// Whether a server, or the proxy itself, may say this to such a request.
+/// Returns whether a server, or the proxy itself, may answer this to such a request.
 fn is_answer(op: u8, id: &[u8; 4], payload: &[u8]) -> bool {
     match (op, payload) {
         (_, [2]) | (PUT | TAKE, [3]) => true,

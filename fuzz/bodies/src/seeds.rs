@@ -1,4 +1,4 @@
-//! Where fuzzing begins, and how one input becomes the next where no fuzzer does that.
+//! Seeds, and a mutator that makes inputs from them without a fuzzer.
 
 use distcache_testing::bytes::{ADD, GET, PUT, TAKE, add_payload, at_level, message};
 use distcache_testing::random::Random;
@@ -35,7 +35,8 @@ const LINES: [&str; 7] = [
     "-address\0SESSIOND:localhost:1\0-listen\0SESSIOND:localhost:1",
 ];
 
-/// The seeds of one body: from the reference vectors where it takes a stream, else any bytes.
+/// Returns the seeds of one body: from the reference vectors if it takes a stream, else random
+/// bytes.
 pub fn of(body: &str) -> Vec<Vec<u8>> {
     let lines = lines();
     let requests = lines.iter().map(|line| &line.request[..]);
@@ -67,7 +68,7 @@ pub fn of(body: &str) -> Vec<Vec<u8>> {
     }
 }
 
-/// Requests of level 1, each behind what it makes a difference to, and one at a level too low.
+/// Requests of level 1, each after a request that it affects, and one at a level too low.
 fn new_requests() -> Vec<Vec<u8>> {
     let store = |op, session: &[u8]| message(0, 7, op, &add_payload(60_000, b"an id", session));
     let fetch = |op| message(0, 7, op, b"an id");
@@ -84,31 +85,37 @@ fn new_requests() -> Vec<Vec<u8>> {
             [&[1; 8][..], &asks].concat()
         }
     };
-    let lawful = cases.iter().map(seed(1)).chain(cases.iter().map(seed(200)));
-    lawful.chain(cases.iter().map(seed(0))).collect()
+    let valid = cases.iter().map(seed(1)).chain(cases.iter().map(seed(200)));
+    valid.chain(cases.iter().map(seed(0))).collect()
 }
 
 /// Replies to a client that knows its server's level, or is about to learn it.
 fn new_replies() -> Vec<Vec<u8>> {
-    let said = |uid, op, level, payload: &[u8]| at_level(level, message(1, uid, op, payload));
-    let known = |op: u8, said: Vec<u8>| [&[0x80 | op][..], &[9; 8], &said].concat();
-    let learns = |op: u8, said: [Vec<u8>; 3]| [&[op; 9][..], &said.concat()].concat();
+    let answers = |uid, op, level, payload: &[u8]| at_level(level, message(1, uid, op, payload));
+    let known = |op: u8, answers: Vec<u8>| [&[0x80 | op][..], &[9; 8], &answers].concat();
+    let learns = |op: u8, answers: [Vec<u8>; 3]| [&[op; 9][..], &answers.concat()].concat();
     vec![
-        known(PUT, said(1, PUT, 1, &[0])),
-        known(PUT, said(1, PUT, 1, &[3])),
-        known(TAKE, said(1, TAKE, 1, &[7; 5_000])),
-        known(TAKE, said(1, TAKE, 1, b"four")),
-        known(TAKE, said(1, TAKE, 0, &[1])),
-        learns(PUT, [said(1, GET, 1, &[1]), said(2, PUT, 1, &[0]), said(3, PUT, 1, &[0])]),
-        learns(TAKE, [said(1, GET, 1, b"session"), said(2, TAKE, 1, &[1]), said(3, TAKE, 1, &[1])]),
-        learns(TAKE, [said(1, GET, 0, &[1]), said(2, GET, 9, &[1]), said(3, TAKE, 1, b"session")]),
+        known(PUT, answers(1, PUT, 1, &[0])),
+        known(PUT, answers(1, PUT, 1, &[3])),
+        known(TAKE, answers(1, TAKE, 1, &[7; 5_000])),
+        known(TAKE, answers(1, TAKE, 1, b"four")),
+        known(TAKE, answers(1, TAKE, 0, &[1])),
+        learns(PUT, [answers(1, GET, 1, &[1]), answers(2, PUT, 1, &[0]), answers(3, PUT, 1, &[0])]),
+        learns(
+            TAKE,
+            [answers(1, GET, 1, b"session"), answers(2, TAKE, 1, &[1]), answers(3, TAKE, 1, &[1])],
+        ),
+        learns(
+            TAKE,
+            [answers(1, GET, 0, &[1]), answers(2, GET, 9, &[1]), answers(3, TAKE, 1, b"session")],
+        ),
     ]
 }
 
-/// What a server says: operation, level, payload.
+/// An answer of the server: operation, level, payload.
 type Answer = (u8, u8, &'static [u8]);
 
-/// Datagrams of each type, each followed by what a server says.
+/// Datagrams of each type, each followed by answers of the server.
 fn packets() -> Vec<Vec<u8>> {
     let cases: [(u8, usize, &[Answer]); 7] = [
         (0, 200, &[(0, 1, &[0])]),
@@ -140,7 +147,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| random.next() as u8).collect()
 }
 
-/// Makes one input after the other from seeds; the same ones from the same seed.
+/// Makes inputs from seeds, the same ones for the same `seed`.
 #[derive(Debug)]
 pub struct Mutator<'a> {
     seeds: &'a [Vec<u8>],
@@ -149,12 +156,12 @@ pub struct Mutator<'a> {
 }
 
 impl<'a> Mutator<'a> {
-    /// Inputs from these seeds.
+    /// Creates a mutator of these seeds.
     pub const fn new(seeds: &'a [Vec<u8>], seed: u64) -> Self {
         Self { seeds, random: Random::new(seed), input: Vec::new() }
     }
 
-    /// The next input.
+    /// Returns the next input.
     #[allow(clippy::should_implement_trait, reason = "it lends, and never ends")]
     pub fn next(&mut self) -> &[u8] {
         let seed = &self.seeds[self.random.below(self.seeds.len())];
@@ -170,7 +177,7 @@ impl<'a> Mutator<'a> {
     fn change(&mut self) {
         let random = &mut self.random;
         let len = self.input.len();
-        // Most of what matters stands near the front.
+        // Most of what matters is near the front.
         let reach = if random.below(2) == 0 { len.min(40) } else { len };
         let at = random.below(reach);
         let byte = [0, 1, 2, 8, 0x11, 0xff, random.next() as u8][random.below(7)];

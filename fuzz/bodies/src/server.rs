@@ -1,4 +1,4 @@
-//! A server answers a stream in pieces as it answers it whole, and only to whom it must.
+//! A server answers a stream in pieces as it answers it whole, and only valid requests.
 
 use crate::measure::{Verdict, slow};
 use distcache_testing::bytes::{GET, TAKE, whole_messages};
@@ -7,20 +7,20 @@ use distcache_testing::net::{Net, Pieces};
 use distcache_testing::random::Random;
 use distcache_testing::store::Plain;
 
-/// What came of a stream: the answers, whether the connection is open, and operations.
+/// The outcome of a stream: the answers, whether the connection is open, and operations.
 type Outcome = (Vec<u8>, bool, u64);
 
-/// First 8 bytes that say where the rest is split.
+/// Input: 8 bytes that say where to split, then the stream.
 pub fn body(data: &[u8]) {
     let Some((seed, stream)) = data.split_first_chunk() else { return };
     let seed = u64::from_be_bytes(*seed);
-    let whole = told(stream, Pieces::Whole, 4);
-    assert_eq!(told(stream, Pieces::Any(Random::new(seed)), 4), whole);
-    assert_eq!(told(stream, Pieces::Of(1 + (seed % 3000) as usize), 2), whole);
+    let whole = parsed(stream, Pieces::Whole, 4);
+    assert_eq!(parsed(stream, Pieces::Any(Random::new(seed)), 4), whole);
+    assert_eq!(parsed(stream, Pieces::Of(1 + (seed % 3000) as usize), 2), whole);
     answers_fit(stream, &whole);
 }
 
-fn told(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
+fn parsed(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
     let mut memory = Memory::with_buffers(1, buffers);
     let mut net = Net::new(memory.server(NO_LIMITS, Plain::new(8)), pieces);
     let client = net.connect();
@@ -30,30 +30,33 @@ fn told(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
     (net.take(client), net.is_open(client), operations)
 }
 
-/// Every whole request is answered in its turn under its own uid, until one is wrong.
+/// Checks that each whole request is answered in order under its own uid, up to the first invalid
+/// one.
 fn answers_fit(stream: &[u8], (answers, open, operations): &Outcome) {
     let mut levels = answers.get(2..).unwrap_or_default();
     let (answers, rest) = whole_messages(answers);
     assert!(rest.is_empty());
     assert_eq!(answers.len() as u64, *operations);
     let (mut rest, mut answered) = (stream, answers.into_iter());
-    let lawful = loop {
+    let valid = loop {
         match slow(rest, 0) {
-            Verdict::Waits => break true,
-            Verdict::Wrong => break false,
+            Verdict::Incomplete => break true,
+            Verdict::Invalid => break false,
             // An ADD or PUT without its fixed fields.
-            Verdict::Whole(told) if told.op % 4 == 0 && told.payload.len() < 8 => break false,
-            Verdict::Whole(told) => {
+            Verdict::Whole(parsed) if parsed.op % 4 == 0 && parsed.payload.len() < 8 => {
+                break false;
+            }
+            Verdict::Whole(parsed) => {
                 let (uid, op, payload) = answered.next().expect("an answer to each request");
-                assert_eq!((uid, op), (told.uid, told.op));
+                assert_eq!((uid, op), (parsed.uid, parsed.op));
                 assert!(op == GET || op == TAKE || payload.len() == 1, "a status");
                 // At the level of the request, but no higher than 1.
                 assert_eq!(levels[..2], [0, u8::from(rest[2] > 0 || rest[3] > 0)]);
                 let frames = payload.len().div_ceil(2048).max(1);
                 levels = levels.get(14 * frames + payload.len()..).unwrap_or_default();
-                rest = &rest[told.wire_len..];
+                rest = &rest[parsed.wire_len..];
             }
         }
     };
-    assert_eq!((answered.next(), lawful), (None, *open));
+    assert_eq!((answered.next(), valid), (None, *open));
 }

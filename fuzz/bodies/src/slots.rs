@@ -13,7 +13,7 @@ struct Model {
     queues: [VecDeque<Key>; 3],
 }
 
-/// Two bytes an operation: what, and on which key.
+/// Input: two bytes an operation, for its kind and its key.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let mut memory = [const { Slot::EMPTY }; ROOM];
@@ -58,7 +58,7 @@ pub fn body(data: &[u8]) {
 }
 
 impl Model {
-    /// A key that is there, or one that is gone.
+    /// Returns a key that is in use, or a stale one.
     fn pick(&self, which: u8) -> Option<Key> {
         let all = self.live.iter().map(|(key, _)| *key).chain(self.gone.iter().copied());
         all.clone().nth(usize::from(which) / 3 % all.count().max(1))

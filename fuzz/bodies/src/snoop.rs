@@ -1,18 +1,18 @@
-//! Looking on tells the messages that a slow parser finds, in whatever pieces they go by, and every
+//! The snoop reports the messages that a slow parser finds, however the stream is split, and every
 //! byte of their payloads once.
 
 use crate::measure::{Verdict, slow};
 use distcache_core::snoop::{Event, PEEK_MAX, Pairs, Reader};
 use distcache_core::wire::Direction;
 
-/// The first byte says which way the stream goes, the second how long its pieces are.
+/// Input: a byte for the direction, one for the length of the pieces, then the stream.
 pub fn body(data: &[u8]) {
     let [way, piece, stream @ ..] = data else { return };
     let direction = if way % 2 == 0 { Direction::Request } else { Direction::Response };
-    let (told, payloads, lost) = read(stream, direction, usize::from(*piece) + 1);
+    let (parsed, payloads, lost) = read(stream, direction, usize::from(*piece) + 1);
 
     let mut rest = stream;
-    let mut messages = told.iter();
+    let mut messages = parsed.iter();
     let mut payload = Vec::new();
     let verdict = loop {
         match slow(rest, direction as u8) {
@@ -25,15 +25,15 @@ pub fn body(data: &[u8]) {
         }
     };
     assert_eq!(messages.next(), None, "no message that is not there");
-    assert_eq!(lost, verdict == Verdict::Wrong);
+    assert_eq!(lost, verdict == Verdict::Invalid);
     assert!(payloads.starts_with(&payload), "no byte lost or out of its place");
 }
 
-/// The uids and sizes of the messages that go by, all payload, and whether the stream was lost.
+/// Returns the uids and sizes of the messages, all payload, and whether the stream became invalid.
 fn read(stream: &[u8], direction: Direction, piece: usize) -> (Vec<(u32, usize)>, Vec<u8>, bool) {
     let mut reader = Reader::new(direction);
     let mut pairs = Pairs::new();
-    let (mut told, mut payloads) = (Vec::new(), Vec::new());
+    let (mut parsed, mut payloads) = (Vec::new(), Vec::new());
     for mut bytes in stream.chunks(piece) {
         loop {
             match reader.read(&mut bytes) {
@@ -41,17 +41,17 @@ fn read(stream: &[u8], direction: Direction, piece: usize) -> (Vec<(u32, usize)>
                 Ok(Some(Event::Payload(payload))) => payloads.extend_from_slice(payload),
                 Ok(Some(Event::Message(seen))) => {
                     assert_eq!(seen.peek().len(), seen.payload_len.min(PEEK_MAX));
-                    pairs.asked(told.len(), &seen);
+                    pairs.asked(parsed.len(), &seen);
                     let asked = pairs.answered(&seen.header).map(|asked| asked.mark);
-                    assert_eq!(asked, Some(told.len()), "each answer finds its request");
-                    told.push((seen.header.uid, seen.payload_len));
+                    assert_eq!(asked, Some(parsed.len()), "each answer finds its request");
+                    parsed.push((seen.header.uid, seen.payload_len));
                 }
                 Err(_) => {
                     assert!(reader.is_lost() && bytes.is_empty());
-                    return (told, payloads, true);
+                    return (parsed, payloads, true);
                 }
             }
         }
     }
-    (told, payloads, false)
+    (parsed, payloads, false)
 }

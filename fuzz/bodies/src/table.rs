@@ -1,5 +1,5 @@
-//! The session table does what a map with expiries does, and what leaves a full one is the oldest of
-//! its class of lives.
+//! The session table does what a map with expiry times does, and evicts the oldest session of a
+//! lifetime class.
 
 use crate::input::Input;
 use distcache_core::id::Id;
@@ -7,28 +7,28 @@ use distcache_core::table::{AddError, Layout, Line, SESSION_MAX, Table};
 use distcache_core::time::Instant;
 use std::collections::VecDeque;
 
-/// How many ids there are to choose from: far more than the smallest index has slots, 96 of them. A
-/// table of 81 sessions fills 0.84 of those, and moves slots to make room.
+/// How many ids there are: far more than the 96 slots of the smallest index. A table of 81 sessions
+/// fills 0.84 of those, and moves slots to make room.
 const IDS: u8 = 240;
 
-/// The longest life of each class but the last, in milliseconds.
+/// The longest lifetime of each class but the last, in milliseconds.
 const CLASSES: [u32; 3] = [300_000, 3_600_000, 21_600_000];
 
 /// What is stored under an id.
 struct Stored {
     due: Instant,
-    /// Its number among all that were stored.
+    /// The number of the operation that stored it.
     number: u64,
-    /// Each byte of it, and how many there are.
+    /// The value of each of its bytes, and how many there are.
     byte: u8,
     len: usize,
 }
 
-/// A table and what is known about it.
-struct World<'m> {
+/// A table and its model.
+struct Harness<'m> {
     table: Table<&'m mut [Line]>,
     model: [Option<Stored>; IDS as usize],
-    /// What was stored of each class, oldest first, with what has been removed since.
+    /// What was stored in each class, oldest first, including what has been removed since.
     classes: [VecDeque<(u8, u64)>; CLASSES.len() + 1],
     now: Instant,
     blocks: u32,
@@ -36,18 +36,18 @@ struct World<'m> {
     out: Vec<u8>,
 }
 
-/// First two bytes for the table's size, then some for each operation: what, on which id, how long,
-/// how much.
+/// Input: two bytes for the table's size, then some for each operation: its kind, id, lifetime and
+/// length.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let sessions = [1, 2, 5, 20, 81, 81][input.below(6)];
     let blocks = [1, 2, sessions / 2 + 1, sessions, 2 * sessions, 129 * sessions][input.below(6)];
-    // 129 times 81 blocks are too many to take from the system for each input.
+    // 129 times 81 blocks are too many to allocate for each input.
     let blocks = blocks.min(700);
-    let layout = Layout::new(sessions, u64::from(blocks) * 256).expect("lawful sizes");
+    let layout = Layout::new(sessions, u64::from(blocks) * 256).expect("valid sizes");
     let mut memory = vec![0; layout.size()];
     let table = Table::in_memory(layout, [7; 16], &mut memory).expect("enough memory");
-    let mut world = World {
+    let mut harness = Harness {
         table,
         model: [const { None }; IDS as usize],
         classes: Default::default(),
@@ -57,12 +57,12 @@ pub fn body(data: &[u8]) {
         out: vec![0; SESSION_MAX],
     };
     while !input.is_over() {
-        world.step(&mut input);
+        harness.step(&mut input);
     }
-    (0..IDS).for_each(|name| world.look(name));
+    (0..IDS).for_each(|name| harness.look(name));
 }
 
-/// The id of a name, 1 to 64 bytes long.
+/// Returns an id of 1 to 64 bytes.
 fn bytes(name: u8) -> ([u8; 64], usize) {
     ([name; 64], 1 + usize::from(name) * 3 % 64)
 }
@@ -71,7 +71,7 @@ fn blocks(name: u8, len: usize) -> u32 {
     1 + (bytes(name).1 + len).saturating_sub(240).div_ceil(256) as u32
 }
 
-impl World<'_> {
+impl Harness<'_> {
     fn step(&mut self, input: &mut Input<'_>) {
         let (what, name, amount) = (input.below(16), input.byte() % IDS, input.byte());
         let (id, len) = bytes(name);
@@ -103,7 +103,7 @@ impl World<'_> {
                 let ids = ids.repeat(1 + usize::from(amount) % 9);
                 std::hint::black_box(self.table.prefetch(&ids[..usize::from(amount) % ids.len()]));
             }
-            // A crowd of small ones.
+            // Many small sessions.
             _ => {
                 for number in 0..amount % 64 {
                     let name = name.wrapping_add(number) % IDS;
@@ -125,7 +125,7 @@ impl World<'_> {
         self.model.iter().flatten()
     }
 
-    /// Takes out of the model what has expired.
+    /// Removes expired sessions from the model.
     fn forget(&mut self) {
         for place in &mut self.model {
             place.take_if(|stored| stored.due <= self.now);
@@ -140,7 +140,7 @@ impl World<'_> {
         assert_eq!(found, stored.map(|stored| stored.len), "{name}");
         assert_eq!(self.table.has(self.now, id), found.is_some());
         if let Some(stored) = stored {
-            // The blocks' edges are 256 bytes from each other: none is missed.
+            // Blocks begin every 256 bytes, so no block is missed.
             let mut seen = self.out[..stored.len].iter().step_by(97);
             assert!(seen.all(|byte| *byte == stored.byte));
         }
@@ -193,17 +193,17 @@ impl World<'_> {
         assert_eq!(after.evicted, before.evicted, "a refused ADD evicts nothing");
     }
 
-    /// Takes out of the model what has left for a session of `need` blocks: of each class the oldest,
-    /// and no more than needed.
+    /// Removes from the model what was evicted for a session of `need` blocks: of each class the
+    /// oldest, and no more than needed.
     fn follow(&mut self, evicted: usize, ttl: u32, need: u32) {
         if evicted == 0 {
             return;
         }
-        assert!(ttl > 0, "nothing leaves for what is not stored");
+        assert!(ttl > 0, "nothing is evicted for what is not stored");
         let taken: u32 =
             (0..IDS).filter_map(|name| Some(blocks(name, self.stored(name)?.len))).sum();
         let live = self.live().count();
-        // The last to leave of each class, and how many blocks each took.
+        // The last one evicted of each class, and how many blocks it took.
         let mut last = Vec::new();
         let (mut left, mut freed) = (0, 0);
         for class in 0..self.classes.len() {
@@ -229,10 +229,10 @@ impl World<'_> {
             }
             last.extend(latest);
         }
-        assert_eq!(left, evicted, "one left that was not the oldest of its class");
+        assert_eq!(left, evicted, "an evicted session was not the oldest of its class");
         let full = live - left + 1 >= self.table.capacity() as usize;
         let short = |last: &u32| full || taken - freed + last + need > self.blocks;
-        assert!(last.iter().any(short), "one left although there was room");
+        assert!(last.iter().any(short), "a session was evicted although there was room");
     }
 
     fn stored(&self, name: u8) -> Option<&Stored> {

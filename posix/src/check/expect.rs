@@ -1,21 +1,21 @@
-//! What a server must answer about one session.
+//! What a server may answer about one session.
 
 use std::time::{Duration, Instant};
 
-/// How near an expiry either answer is right: clocks count milliseconds, and a server reads its own
-/// once for many requests. This much on either side of the time that the request itself took.
+/// The time before and after an expiry in which both answers are right, besides the duration of the
+/// request itself: clocks count milliseconds, and a server reads its own once for many requests.
 pub(super) const MARGIN: Duration = Duration::from_millis(100);
 
-/// What is known about a session at the server.
+/// What is known of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Known {
-    /// Not there.
+    /// Not stored.
     Absent,
-    /// There, until some time from `earliest` to `latest`.
+    /// Stored. It expires between `earliest` and `latest`.
     Stored { earliest: Instant, latest: Instant },
 }
 
-/// What an answer may say.
+/// Which answers are right.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Presence {
     Absent,
@@ -23,7 +23,7 @@ pub(super) enum Presence {
     Either,
 }
 
-/// When an operation was: sent, and answered. The server did it somewhere between.
+/// The time of an operation. The server executed it at some point between.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
     pub(super) sent: Instant,
@@ -31,12 +31,12 @@ pub(super) struct Span {
 }
 
 impl Known {
-    /// What is known after the session was stored for `life`.
+    /// A session that this operation stored for `life`.
     pub(super) fn stored(span: Span, life: Duration) -> Self {
         Self::Stored { earliest: span.sent + life, latest: span.answered + life }
     }
 
-    /// What an operation at that time is to find.
+    /// Which answers are right for an operation at that time.
     pub(super) fn presence(self, span: Span) -> Presence {
         match self {
             Self::Stored { earliest, .. } if span.answered + MARGIN < earliest => Presence::There,
@@ -47,7 +47,7 @@ impl Known {
 }
 
 impl Presence {
-    /// Whether an answer that says so is right.
+    /// Whether this answer is right.
     pub(super) fn allows(self, there: bool) -> bool {
         match self {
             Self::Absent => !there,
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_there_then_either_then_gone() {
+    fn a_session_is_there_until_it_expires_with_a_margin() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let span = |sent, answered| Span { sent: at(sent), answered: at(answered) };
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn only_near_an_expiry_both_answers_are_right() {
+    fn both_answers_are_right_only_near_an_expiry() {
         for (presence, there, absent) in [
             (Presence::There, true, false),
             (Presence::Absent, false, true),

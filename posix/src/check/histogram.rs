@@ -1,11 +1,11 @@
-//! How long things took, counted in a fixed number of buckets.
+//! A histogram of durations with a fixed number of buckets.
 
 use std::time::Duration;
 
-/// Values are told apart by this many bits from the highest one set: within 1/32 of the value.
+/// The significant bits of a value that select its bucket, so buckets are within 1/32 of the value.
 const BITS: u32 = 5;
 const LINEAR: usize = 1 << BITS;
-/// A row of buckets for each further power of two, up to all 64 bits of nanoseconds.
+/// One row of buckets for small values and one for each further power of two, up to 64 bits.
 const BUCKETS: usize = LINEAR * (65 - BITS as usize);
 
 /// Durations, each rounded up by less than 1/32.
@@ -17,12 +17,12 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Without any duration.
+    /// An empty histogram.
     pub fn new() -> Self {
         Self { buckets: vec![0; BUCKETS].into_boxed_slice(), count: 0, max: 0 }
     }
 
-    /// Counts one more; from 584 years on all are the same.
+    /// Counts a duration. Those of more than 584 years count as 584 years.
     pub fn record(&mut self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket(nanos)] += 1;
@@ -30,17 +30,17 @@ impl Histogram {
         self.max = self.max.max(nanos);
     }
 
-    /// How many were counted.
+    /// The number of durations.
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest, exactly; zero without any.
+    /// The longest duration, exactly; zero if there is none.
     pub const fn max(&self) -> Duration {
         Duration::from_nanos(self.max)
     }
 
-    /// What `per_mille` in a thousand took at most; zero without any.
+    /// The duration that `per_mille` of a thousand did not exceed; zero if there is none.
     pub fn quantile(&self, per_mille: u32) -> Duration {
         let rank = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1000);
         let mut seen = 0_u128;
@@ -62,14 +62,14 @@ impl Default for Histogram {
 
 fn bucket(nanos: u64) -> usize {
     let shift = (u64::BITS - nanos.leading_zeros()).saturating_sub(BITS + 1);
-    // Below one row of the linear part the highest bit is part of the number, so rows do not overlap.
+    // The highest bit of a shifted value is set, which skips the row below: rows do not overlap.
     LINEAR * shift as usize + (nanos >> shift) as usize
 }
 
 fn longest(bucket: usize) -> u64 {
     let shift = (bucket / LINEAR).saturating_sub(1);
     let first = (bucket - LINEAR * shift) as u64;
-    // The last bucket ends where the type does.
+    // The last bucket ends at u64::MAX, so adding 1 first would overflow.
     (first << shift) + ((1 << shift) - 1)
 }
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_lies_in_a_bucket_whose_end_is_within_a_32nd_of_it() {
+    fn the_end_of_a_bucket_is_within_a_32nd_of_its_values() {
         let mut last = 0;
         for shift in 0..64 {
             for value in [
@@ -99,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn buckets_follow_one_another_without_gap() {
+    fn there_is_no_gap_between_buckets() {
         for number in 1..BUCKETS {
             assert_eq!(bucket(longest(number - 1) + 1), number);
         }
     }
 
     #[test]
-    fn quantiles_are_those_of_what_was_counted() {
+    fn quantiles_are_those_of_the_counted_durations() {
         let mut histogram = Histogram::new();
         assert_eq!((histogram.quantile(500), histogram.max()), (Duration::ZERO, Duration::ZERO));
         for micros in 1..=1000 {

@@ -1,10 +1,10 @@
-//! A client that asks a server at random and knows every answer: what `dc_test` does.
+//! Random requests whose every answer is checked: what `dc_test` does.
 //!
-//! One operation at a time. Each of a set of made-up sessions is at every moment known to be there, or
-//! not to be, or to be about to expire; the first answer that does not fit ends the run.
+//! It sends one request at a time, about one of a set of random sessions. Each session is known to be
+//! stored, not stored, or about to expire. The first wrong answer ends the run.
 //!
-//! The server must have room for all the sessions, and nobody else may use the same ones: two runs of
-//! one seed at a time disturb each other.
+//! The server must have room for all sessions, and no other client may use them: two runs with the same
+//! seed disturb each other.
 
 mod expect;
 mod histogram;
@@ -21,43 +21,43 @@ use distcache_core::message::{ADD_FIXED_LEN, SESSION_MIN, Status, TTL_MAX};
 use distcache_core::wire::{Op, PAYLOAD_MAX};
 use fastrand::Rng;
 
-use crate::client::{AddError, Client, Flags, NewError};
+use crate::client::{AddError, BuildError, Client};
 use crate::net::address::Address;
 use expect::{Known, Presence, Span};
 pub use histogram::Histogram;
 pub use report::{Failure, Fault, Report};
 
-/// What is asked: what every server has, the original too.
+/// The operations that every server has, the C original included.
 const OPS: [Op; 4] = [Op::Add, Op::Get, Op::Remove, Op::Have];
-/// How long ids are.
+/// The lengths of ids.
 const ID_LENS: std::ops::RangeInclusive<usize> = 10..=63;
-/// How much longer a session is made by its peer's certificate.
+/// The additional bytes of a session with a client certificate.
 const CERT_LENS: std::ops::RangeInclusive<usize> = 1500..=2000;
-/// How long an answer may take: on a busy machine a cache may be slow, and is not wrong for that.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The deadline of an answer. On a busy machine a cache may be slow, which is not a wrong answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What kind of run; the default is that of the program without options.
+/// Settings of a run. The default is that of the program without options.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// How many sessions: 1 or more.
+    /// The number of sessions: 1 or more.
     pub sessions: u32,
-    /// The least bytes of a session: 5 or more, as less cannot be told from a status.
+    /// The least bytes of a session: 5 or more, since fewer look like a status.
     pub datamin: usize,
-    /// The most bytes of a session: up to 32697, a whole message with the longest id.
+    /// The most bytes of a session: up to 32697, which fill a message with the longest id.
     pub datamax: usize,
-    /// How many sessions are as large as with a peer's certificate: 1500 to 2000 bytes more.
+    /// The number of sessions with the size of a client certificate: 1500 to 2000 bytes more.
     pub withcert: u32,
-    /// Seconds that a session lives in the cache.
+    /// The lifetime of a session, in seconds.
     pub timeout: u32,
-    /// Seconds by which that varies, up or down, from one session to the next.
+    /// The greatest deviation of a lifetime, up or down, in seconds.
     pub timevar: u32,
-    /// How many operations; 10 x sessions x sessions where nothing is said.
+    /// The number of operations; `None` for 10 x sessions x sessions.
     pub ops: Option<u64>,
-    /// Print a line every so many operations; never for 0.
+    /// Print a line after every this many operations; 0 for no lines.
     pub progress: u64,
-    /// One connection for all operations rather than one for each.
+    /// Use one connection for all operations instead of one for each.
     pub persistent: bool,
-    /// Repeats the run of this seed, apart from time; another one each time where nothing is said.
+    /// The seed of all random numbers; `None` for a random one. The same seed sends the same requests.
     pub seed: Option<u64>,
 }
 
@@ -79,16 +79,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How many operations the run has.
+    /// The number of operations of the run.
     pub fn operations(&self) -> u64 {
         let sessions = u64::from(self.sessions);
         self.ops.unwrap_or_else(|| sessions.saturating_mul(sessions).saturating_mul(10))
     }
 
-    /// Whether there can be such a run.
+    /// Checks the combination of settings.
     ///
     /// # Errors
-    /// [`Failure::Config`] says which options do not fit.
+    /// [`Failure::Config`] with the option that is out of range.
     pub fn check(&self) -> Result<(), Failure> {
         let cert = if self.withcert > 0 { *CERT_LENS.end() } else { 0 };
         let most = PAYLOAD_MAX - ADD_FIXED_LEN - ID_LENS.end() - cert;
@@ -113,18 +113,22 @@ impl Config {
     }
 }
 
-/// Makes the run against the server at `address`; what there is to tell meanwhile and at the end goes
-/// to `out`, the seed first.
+/// Runs against the server at `address`. Prints to `out`: first the seed, then progress, then the
+/// report.
 ///
 /// # Errors
-/// [`Failure`] where the run stopped before its end.
+/// [`Failure`] if the run stopped before its end.
 pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Report, Failure> {
     config.check()?;
     let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-    let flags = if config.persistent { Flags::PERSISTENT } else { Flags::NONE };
-    let client = Client::with_timeout(address, flags, PATIENCE).map_err(|error| {
+    let builder = Client::builder(address).timeout(ANSWER_TIMEOUT);
+    let builder = match config.persistent {
+        true => builder.connect_on_build(),
+        false => builder.connection_per_operation(),
+    };
+    let client = builder.build().map_err(|error| {
         let first = match &error {
-            NewError::Connect(failure) => Failure::of_first(address, failure),
+            BuildError::Connect(failure) => Failure::of_first(address, failure),
             _ => None,
         };
         first.unwrap_or(Failure::Client(error))
@@ -139,7 +143,7 @@ pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Re
     let mut latencies = Histogram::new();
     let started = Instant::now();
     for right in 0..ops {
-        latencies.record(check.ask_one(right)?);
+        latencies.record(check.run_one(right)?);
         if config.progress > 0 && (right + 1) % config.progress == 0 {
             writeln!(out, "{} of {ops} operations, all right", right + 1)?;
             out.flush()?;
@@ -154,7 +158,7 @@ pub fn run(config: &Config, address: &Address, out: &mut dyn Write) -> Result<Re
 struct Check<'a> {
     address: &'a Address,
     client: Client,
-    /// Whether anything was ever answered.
+    /// Whether the server has answered at all.
     answered: bool,
     seed: u64,
     random: Rng,
@@ -179,18 +183,18 @@ impl<'a> Check<'a> {
         Self { address, client, answered: false, seed, random, sessions }
     }
 
-    /// Removes what an earlier run of the same seed may have left.
+    /// Removes the sessions that an earlier run with the same seed may have left.
     fn clear(&mut self) -> Result<(), Failure> {
         for session in &self.sessions {
             let done = self.client.remove(session.id());
-            done.map_err(|why| self.failure(0, Op::Remove, session, Fault::None(why)))?;
+            done.map_err(|why| self.failure(0, Op::Remove, session, Fault::NoAnswer(why)))?;
             self.answered = true;
         }
         Ok(())
     }
 
-    /// One operation, of a random kind on a random session, and how long it took.
-    fn ask_one(&mut self, right: u64) -> Result<Duration, Failure> {
+    /// Makes a random operation on a random session and returns how long it took.
+    fn run_one(&mut self, right: u64) -> Result<Duration, Failure> {
         let op = self.random.choice(OPS).unwrap_or(Op::Get);
         let number = self.random.usize(..self.sessions.len());
         let session = &self.sessions[number];
@@ -208,7 +212,7 @@ impl<'a> Check<'a> {
     }
 
     fn failure(&self, right: u64, op: Op, session: &Session, fault: Fault) -> Failure {
-        if let Fault::None(why) = &fault
+        if let Fault::NoAnswer(why) = &fault
             && !self.answered
             && let Some(failure) = Failure::of_first(self.address, why)
         {
@@ -218,13 +222,13 @@ impl<'a> Check<'a> {
     }
 }
 
-/// What a server said, whatever was asked.
+/// The answer to any operation.
 enum Answer {
-    /// Whether the session is, or was, there.
+    /// Whether the session is stored, or was before the operation.
     There(bool),
     /// The session itself.
     Session(Vec<u8>),
-    /// It was not stored, for another reason than that it is there.
+    /// The ADD was refused with another status than `ADD_EXISTS`.
     Refused(Status),
 }
 
@@ -245,9 +249,8 @@ impl Session {
     }
 
     fn ask(&self, client: &Client, op: Op) -> Result<Answer, Fault> {
-        let life = u32::try_from(self.life.as_millis()).unwrap_or(TTL_MAX);
         let answer = match op {
-            Op::Add => match client.add(life, self.id(), &self.data) {
+            Op::Add => match client.add(self.id(), &self.data, self.life) {
                 Ok(()) => Ok(Answer::There(false)),
                 Err(AddError::Refused(Status::ADD_EXISTS)) => Ok(Answer::There(true)),
                 Err(AddError::Refused(status)) => Ok(Answer::Refused(status)),
@@ -259,13 +262,13 @@ impl Session {
                 .map(|found| found.map_or(Answer::There(false), Answer::Session)),
             Op::Remove => client.remove(self.id()).map(Answer::There),
             Op::Have => client.has(self.id()).map(Answer::There),
-            // Not in OPS: every server is to be tested in the same way, the original too.
+            // Not in OPS.
             Op::Put | Op::Take => Ok(Answer::Refused(Status::UNSUPPORTED)),
         };
-        answer.map_err(Fault::None)
+        answer.map_err(Fault::NoAnswer)
     }
 
-    /// What is known after this answer, if it is right.
+    /// Checks an answer and returns what is known of the session afterwards.
     fn judge(&self, op: Op, answer: Answer, span: Span) -> Result<Known, Fault> {
         let presence = self.known.presence(span);
         let wrong = |found: String| Err(Fault::Wrong { expected: expected(op, presence), found });
@@ -282,7 +285,7 @@ impl Session {
             }
         };
         if !presence.allows(there) {
-            return wrong(says(op, there).to_owned());
+            return wrong(words(op, there).to_owned());
         }
         Ok(match (op, there) {
             (Op::Add, false) => Known::stored(span, self.life),
@@ -300,15 +303,15 @@ impl Session {
 
 fn expected(op: Op, presence: Presence) -> &'static str {
     match (op, presence) {
-        (_, Presence::There) => says(op, true),
-        (_, Presence::Absent) => says(op, false),
+        (_, Presence::There) => words(op, true),
+        (_, Presence::Absent) => words(op, false),
         (Op::Get, Presence::Either) => "the session, or not there",
         (_, Presence::Either) => "there, or not there",
     }
 }
 
-/// What an answer means in words, by whether the session is there.
-fn says(op: Op, there: bool) -> &'static str {
+/// An answer in words.
+fn words(op: Op, there: bool) -> &'static str {
     match (op, there) {
         (Op::Add, true) => "already there",
         (Op::Add, false) => "stored",

@@ -1,4 +1,4 @@
-//! What came of a run, for people.
+//! The result of a run, as text.
 
 use std::fmt;
 use std::io;
@@ -7,43 +7,43 @@ use std::time::Duration;
 use distcache_core::wire::Op;
 
 use super::histogram::Histogram;
-use crate::client::{self, FailureKind, NewError};
+use crate::client::{self, BuildError, FailureKind};
 use crate::net::address::Address;
 use crate::reason::{NotConnected, Refused, is_closed};
 
-/// A run in which every answer was right.
+/// The result of a run without a wrong answer.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How many operations there were.
+    /// The number of operations.
     pub ops: u64,
-    /// How long they took together.
+    /// The duration of the run.
     pub elapsed: Duration,
-    /// How long each took.
+    /// The durations of the operations.
     pub latencies: Histogram,
 }
 
 /// Why a run stopped.
 #[derive(Debug)]
 pub enum Failure {
-    /// There can be no such run; why.
+    /// An option is out of range; the reason.
     Config(&'static str),
-    /// There is no client of this address.
-    Client(NewError),
-    /// Nobody can be connected to at this address.
+    /// No client of this address could be made.
+    Client(BuildError),
+    /// Connecting to this address failed.
     NotConnected(Address, io::ErrorKind),
     /// The first connection to this address was closed before its first answer.
     Refused(Address),
     /// An operation had no answer, or not the right one.
     Operation {
-        /// How many operations before it were answered right.
+        /// The number of right answers before it.
         right: u64,
-        /// What was asked.
+        /// The operation.
         op: Op,
-        /// About which id.
+        /// The id of the session.
         id: Box<[u8]>,
-        /// What came of it.
+        /// What was wrong.
         fault: Fault,
-        /// What repeats the run.
+        /// The seed that repeats the run.
         seed: u64,
     },
     /// The output could not be written.
@@ -53,13 +53,13 @@ pub enum Failure {
 /// What was wrong with an answer.
 #[derive(Debug)]
 pub enum Fault {
-    /// There was none.
-    None(client::Failure),
-    /// It is not what it must be.
+    /// There was no answer.
+    NoAnswer(client::Failure),
+    /// The answer is wrong.
     Wrong {
-        /// What it had to be.
+        /// The right answer.
         expected: &'static str,
-        /// What it was.
+        /// The answer of the server.
         found: String,
     },
 }
@@ -105,7 +105,7 @@ impl fmt::Display for Failure {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None(failure) => write!(f, "had no answer: {failure}"),
+            Self::NoAnswer(failure) => write!(f, "had no answer: {failure}"),
             Self::Wrong { expected, found } => {
                 write!(f, "was answered '{found}' and not '{expected}'")
             }
@@ -118,21 +118,19 @@ impl std::error::Error for Failure {
         match self {
             Self::Client(error) => error.source(),
             Self::Output(error) => Some(error),
-            Self::Operation { fault: Fault::None(failure), .. } => Some(failure),
+            Self::Operation { fault: Fault::NoAnswer(failure), .. } => Some(failure),
             _ => None,
         }
     }
 }
 
 impl Failure {
-    /// Why nothing was ever answered at an address; `None` where an operation tells more.
+    /// The failure of a run whose first request had no answer; `None` if an operation explains it better.
     pub(super) fn of_first(address: &Address, failure: &client::Failure) -> Option<Self> {
         match failure.kind() {
-            FailureKind::NotConnected(error) => {
-                Some(Self::NotConnected(address.clone(), error.kind()))
-            }
+            FailureKind::Connect(error) => Some(Self::NotConnected(address.clone(), error.kind())),
             FailureKind::Closed => Some(Self::Refused(address.clone())),
-            FailureKind::Lost(error) if is_closed(error) => Some(Self::Refused(address.clone())),
+            FailureKind::Io(error) if is_closed(error) => Some(Self::Refused(address.clone())),
             _ => None,
         }
     }

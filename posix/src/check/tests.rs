@@ -34,7 +34,7 @@ fn a_right_server_passes_and_the_report_has_all_figures() {
 }
 
 #[test]
-fn without_a_seed_every_run_is_another_one_and_says_which() {
+fn without_a_seed_every_run_has_a_new_one_and_prints_it() {
     let server = Server::with_store();
     let seed = |out: String| {
         out.lines().next().unwrap().rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
@@ -49,7 +49,7 @@ fn without_a_seed_every_run_is_another_one_and_says_which() {
 }
 
 #[test]
-fn what_an_earlier_run_of_the_seed_left_is_no_fault() {
+fn sessions_left_by_a_run_with_the_same_seed_are_not_a_fault() {
     let server = Server::with_store();
     for _ in 0..3 {
         run_on(&server, &config(7)).0.unwrap();
@@ -64,7 +64,7 @@ fn by_default_there_are_10_operations_for_each_pair_of_sessions() {
 }
 
 #[test]
-fn sessions_are_as_the_options_say() {
+fn sessions_have_the_sizes_and_lifetimes_of_the_options() {
     let config = Config { withcert: 400, sessions: 1000, datamin: 60, datamax: 90, ..config(3) };
     let mut random = Rng::with_seed(3);
     let sessions: Vec<_> =
@@ -77,7 +77,7 @@ fn sessions_are_as_the_options_say() {
     }
 }
 
-/// How a server changes the answer to the operation before it goes out.
+/// How a server falsifies the answer to an operation.
 type Fault = fn(Op, Vec<u8>) -> Vec<u8>;
 
 fn faulty(fault: Fault) -> Server {
@@ -129,7 +129,7 @@ fn every_kind_of_wrong_answer_is_found() {
 }
 
 #[test]
-fn a_session_that_outlives_its_time_is_found_and_so_is_one_that_does_not_reach_it() {
+fn a_session_that_expires_too_late_or_too_early_is_found() {
     let config = Config::default();
     let mut session = Session::random(&config, false, &mut Rng::with_seed(5));
     let now = Instant::now();
@@ -148,13 +148,13 @@ fn a_session_that_outlives_its_time_is_found_and_so_is_one_that_does_not_reach_i
     let life = session.life.as_secs();
     for there in [true, false] {
         let known = session.judge(Op::Get, Answer::There(there), span(life)).unwrap();
-        assert_eq!(known == Known::Absent, !there, "it can only go");
+        assert_eq!(known == Known::Absent, !there, "it cannot come back");
     }
 }
 
 #[test]
-fn a_server_that_is_away_ends_the_run_with_the_reason() {
-    // Ten removals come first, and get answers.
+fn an_unreachable_server_ends_the_run_with_the_reason() {
+    // The run begins with ten removals.
     let server = Server::new(|_, peer| {
         for _ in 0..10 {
             let Some((header, _)) = peer.request() else { return };
@@ -163,11 +163,11 @@ fn a_server_that_is_away_ends_the_run_with_the_reason() {
         let _ = peer.request();
     });
     let failure = run_on(&server, &config(1)).0.unwrap_err();
-    let Failure::Operation { fault: report::Fault::None(why), right: 0, .. } = failure else {
+    let Failure::Operation { fault: report::Fault::NoAnswer(why), right: 0, .. } = failure else {
         panic!("{failure}");
     };
     assert!(
-        matches!(why.kind(), client::FailureKind::Closed | client::FailureKind::Lost(_)),
+        matches!(why.kind(), client::FailureKind::Closed | client::FailureKind::Io(_)),
         "{why}"
     );
     let away = "UNIX:/nobody/is/there".parse().unwrap();
@@ -177,7 +177,7 @@ fn a_server_that_is_away_ends_the_run_with_the_reason() {
 }
 
 #[test]
-fn options_that_fit_nothing_are_refused_by_name() {
+fn an_option_out_of_range_is_named() {
     let nobody = "UNIX:/nobody/is/there".parse().unwrap();
     let base = Config::default();
     for (config, name) in [

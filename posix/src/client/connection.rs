@@ -1,4 +1,4 @@
-//! One connection to a server, and one operation at a time on it, each within its deadline.
+//! One connection to a server: one request at a time, each with a deadline.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,7 +16,7 @@ use super::process::Process;
 use crate::net::address::Target;
 use crate::net::stream::{Received, Stream};
 
-/// How long to wait before a full backlog of a UNIX socket is tried again: the first time, and at most.
+/// The first and the longest wait before connecting again to a UNIX socket whose backlog is full.
 const BACKLOG_WAITS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
 
 /// The waits for room in a full backlog, each longer than the last.
@@ -27,7 +27,7 @@ impl BacklogWaits {
         Self(BACKLOG_WAITS[0])
     }
 
-    /// The next wait, no longer than the time that is `left`; `None` where none is.
+    /// The next wait, no longer than the time that is `left`; `None` if no time is left.
     pub(super) fn next(&mut self, left: Duration) -> Option<Duration> {
         let wait = self.0.min(left);
         self.0 = (self.0 * 2).min(BACKLOG_WAITS[1]);
@@ -35,14 +35,14 @@ impl BacklogWaits {
     }
 }
 
-/// What a connection's machine works in: [`MEMORY`] bytes.
+/// The memory of a connection: [`MEMORY`] bytes.
 pub(super) type Memory = Box<[u8]>;
 
-/// It lives as long as the connection does: its numbering of requests is what tells a late answer from
-/// the one that is waited for.
+/// The protocol side. It lives as long as the connection: it numbers the requests, and so tells a late
+/// answer from the expected one.
 type Machine = client::Connection<Memory>;
 
-/// The time by which an operation ends.
+/// The time at which an operation ends, done or not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(Instant);
 
@@ -55,24 +55,24 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// The time by which the first of `count` attempts is to end, so that each gets its share.
+    /// The deadline of the first of `count` attempts, which share the time left.
     pub(super) fn share(self, count: usize) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
         Self(self.0.min(Instant::now() + self.left() / count))
     }
 }
 
-/// A stream and the machine that speaks on it. Dropping it closes the stream.
+/// A stream and the protocol on it. Dropping it closes the stream.
 pub(super) struct Connection {
     stream: Stream,
     machine: Machine,
-    /// The process that opened it: a fork gives the descriptor to another one as well.
+    /// The process that opened it. After a fork another process has the descriptor, too.
     process: Process,
 }
 
 impl Connection {
-    /// Connects to the first of `targets` that lets it, beginning with number `first`, and says which
-    /// it was. The error is the last one's.
+    /// Connects to the first of `targets` that accepts, beginning with number `first`. Returns the
+    /// number of that target, or the error of the last one.
     pub(super) fn open(
         targets: &[Target],
         first: usize,
@@ -93,35 +93,35 @@ impl Connection {
     fn new(stream: Stream, memory: Option<Memory>) -> Result<Self, FailureKind> {
         let memory = match memory {
             Some(memory) => memory,
-            None => new_memory().ok_or(FailureKind::NoMemory)?,
+            None => new_memory().ok_or(FailureKind::OutOfMemory)?,
         };
-        // It has what a machine needs, so this can't fail.
-        let machine = Machine::new(memory).ok_or(FailureKind::NoMemory)?;
+        // Cannot fail: the memory has the needed size.
+        let machine = Machine::new(memory).ok_or(FailureKind::OutOfMemory)?;
         Ok(Self { stream, machine, process: Process::current() })
     }
 
-    /// Whether `process` opened it.
+    /// Whether `process` opened this connection.
     pub(super) fn is_of(&self, process: Process) -> bool {
         self.process == process
     }
 
-    /// What is known of the server's patch level, from earlier connections and from this one.
+    /// The server's patch level, from this connection or an earlier one; 0 if unknown.
     pub(super) fn level(&self) -> u16 {
         self.machine.level()
     }
 
-    /// Takes in a request, without sending it. Fails where the connection is of no use any more: closed
-    /// by the server since it was made or last answered, or with bytes on it that nobody asked for.
+    /// Accepts a request without sending it. Fails if the connection is unusable: the server has closed
+    /// it meanwhile, or has sent bytes that belong to no request.
     pub(super) fn begin(&mut self, request: &Request<'_>, level: u16) -> Result<(), FailureKind> {
         let Self { stream, machine, .. } = self;
         machine.set_level(level);
-        // A request too long was refused before, and one that is open closes its connection.
+        // Cannot fail: long requests were refused before, and an unanswered one closes its connection.
         machine.request(request).map_err(|_| FailureKind::Malformed(Malformed::Payload))?;
-        // Bytes behind the last answer are in the machine already.
+        // Bytes received with the last answer, behind it.
         if machine.advance().map_err(FailureKind::Malformed)? {
             return Err(FailureKind::Malformed(Malformed::Payload));
         }
-        match stream.recv(machine.space()).map_err(FailureKind::Lost)? {
+        match stream.recv(machine.space()).map_err(FailureKind::Io)? {
             Received::Nothing => Ok(()),
             Received::Bytes(_) => Err(FailureKind::Malformed(Malformed::Payload)),
             Received::Ended => Err(FailureKind::Closed),
@@ -133,18 +133,18 @@ impl Connection {
         exchange(&self.stream, &mut self.machine, deadline)
     }
 
-    /// The answer; there is one after [`finish`](Self::finish).
+    /// The answer, after [`finish`](Self::finish).
     pub(super) fn reply(&self) -> Option<Reply<'_>> {
         self.machine.reply()
     }
 
-    /// Closes the connection and hands back its memory.
+    /// Closes the connection and returns its memory.
     pub(super) fn close(self) -> Memory {
         self.machine.into_memory()
     }
 }
 
-/// Who calls may be a server that shall not end for want of memory: this is all that takes much of it.
+/// Fallible, since callers may be servers that must survive running out of memory.
 fn new_memory() -> Option<Memory> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(MEMORY).ok()?;
@@ -154,14 +154,14 @@ fn new_memory() -> Option<Memory> {
 
 fn exchange(stream: &Stream, machine: &mut Machine, deadline: Deadline) -> Result<(), FailureKind> {
     while !machine.pending().is_empty() {
-        match stream.send(machine.pending()).map_err(FailureKind::Lost)? {
+        match stream.send(machine.pending()).map_err(FailureKind::Io)? {
             0 => wait(stream.write_fd(), PollFlags::OUT, deadline)?,
             sent => machine.sent(sent),
         }
     }
     while !machine.advance().map_err(FailureKind::Malformed)? {
         wait(stream.read_fd(), PollFlags::IN, deadline)?;
-        match stream.recv(machine.space()).map_err(FailureKind::Lost)? {
+        match stream.recv(machine.space()).map_err(FailureKind::Io)? {
             Received::Bytes(len) => machine.filled(len),
             Received::Ended => return Err(FailureKind::Closed),
             Received::Nothing => {}
@@ -177,26 +177,26 @@ fn connect(target: &Target, deadline: Deadline) -> Result<Stream, FailureKind> {
             Ok((stream, false)) => return Ok(stream),
             Ok((stream, true)) => {
                 wait(stream.write_fd(), PollFlags::OUT, deadline)?;
-                stream.connected().map_err(FailureKind::NotConnected)?;
+                stream.connected().map_err(FailureKind::Connect)?;
                 return Ok(stream);
             }
-            // The backlog of a UNIX socket is full, and nothing tells when it is not any more.
+            // The backlog of a UNIX socket is full. No event tells when there is room again.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 thread::sleep(waits.next(deadline.left()).ok_or(FailureKind::TimedOut)?);
             }
-            Err(error) => return Err(FailureKind::NotConnected(error)),
+            Err(error) => return Err(FailureKind::Connect(error)),
         }
     }
 }
 
-/// Waits until `fd` is ready for `what`, or has failed, which the next call on it tells.
+/// Waits until `fd` is ready for `what` or has failed; the next call on it tells which.
 fn wait(
     fd: Option<BorrowedFd<'_>>,
     what: PollFlags,
     deadline: Deadline,
 ) -> Result<(), FailureKind> {
     let Some(fd) = fd else {
-        return Err(FailureKind::Lost(io::ErrorKind::Unsupported.into()));
+        return Err(FailureKind::Io(io::ErrorKind::Unsupported.into()));
     };
     loop {
         let left = Timespec::try_from(deadline.left()).map_err(|_| FailureKind::TimedOut)?;
@@ -204,7 +204,7 @@ fn wait(
             Ok(0) => return Err(FailureKind::TimedOut),
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(FailureKind::Lost(error.into())),
+            Err(error) => return Err(FailureKind::Io(error.into())),
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Why an operation of the client failed.
+//! Errors of the client.
 
+use std::convert::Infallible;
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -9,99 +11,105 @@ use distcache_core::wire::{Malformed, Op};
 
 use crate::net::address::{AddressError, ResolveError};
 
-/// Why no client could be made.
+/// Why a client could not be made.
 #[derive(Debug)]
-pub enum NewError {
-    /// One cannot connect to such an address.
+#[non_exhaustive]
+pub enum BuildError {
+    /// The address is invalid, or only for listening.
     Address(AddressError),
     /// The host has no address.
     Resolve(ResolveError),
-    /// The connection that was to be kept could not be made.
+    /// Connecting failed; only with [`connect_on_build`](super::Builder::connect_on_build).
     Connect(Failure),
-    /// There is no memory for it.
-    NoMemory,
+    /// There is not enough memory.
+    OutOfMemory,
 }
 
-/// Why a session was not stored, by an ADD or a PUT.
+/// Why a session was not stored, by [`add`](super::Client::add) or [`put`](super::Client::put).
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum AddError {
-    /// The server refused it: [`Status::ADD_EXISTS`] and its neighbours.
+    /// The server refused it with this status: [`Status::ADD_EXISTS`] and its neighbours.
     Refused(Status),
-    /// The session is too long for one message: id and session may have 32760 bytes together.
+    /// The session is too long for one message: id and session together can have 32760 bytes.
     TooLarge,
-    /// The server could not be asked. Whether it stored the session is not known, unless `why` tells.
+    /// There was no answer. Whether the server stored the session is unknown, unless the kind of
+    /// failure tells.
     Failed(Failure),
 }
 
-/// An operation that got no answer, or none that says anything.
+/// An operation without a usable answer: which one, at which address, and why.
 #[derive(Debug)]
 pub struct Failure {
+    /// `None` for connecting alone.
     pub(super) op: Option<Op>,
     pub(super) address: Arc<str>,
     pub(super) kind: FailureKind,
 }
 
 impl Failure {
-    /// Why it failed.
+    /// The reason.
     pub const fn kind(&self) -> &FailureKind {
         &self.kind
     }
 
-    /// Whether a proxy was reached and said that the server behind it is away.
-    pub const fn is_unavailable(&self) -> bool {
-        matches!(self.kind, FailureKind::Unavailable)
+    /// Whether a proxy answered that it cannot reach its server.
+    pub const fn is_server_unreachable(&self) -> bool {
+        matches!(self.kind, FailureKind::ServerUnreachable)
     }
 
-    /// Whether the server did not answer in time: this operation, or one shortly before it, after which
-    /// the server is left alone.
+    /// Whether the server did not answer in time: in this operation, or in an earlier one that began
+    /// a [pause](super::Client::set_pause).
     pub const fn is_timeout(&self) -> bool {
-        matches!(self.kind, FailureKind::TimedOut | FailureKind::LeftAlone)
+        matches!(self.kind, FailureKind::TimedOut | FailureKind::Paused)
     }
 }
 
 /// The reason of a [`Failure`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum FailureKind {
-    /// None of the places that the address leads to took the connection; the last one's reason.
-    NotConnected(io::Error),
-    /// The deadline came before the answer.
+    /// No target of the address accepted the connection; the error of the last one.
+    Connect(io::Error),
+    /// The deadline passed without an answer.
     TimedOut,
-    /// Nothing was sent: the deadline of an operation shortly before came without an answer.
-    LeftAlone,
-    /// There is no memory for a connection, or for the copy of a session that is to be removed.
-    NoMemory,
+    /// Nothing was sent: an earlier operation timed out and began a
+    /// [pause](super::Client::set_pause).
+    Paused,
+    /// There is not enough memory for a connection, or for the copy of a session about to be removed.
+    OutOfMemory,
     /// The connection broke.
-    Lost(io::Error),
-    /// The server closed the connection before it answered.
+    Io(io::Error),
+    /// The server closed the connection without an answer.
     Closed,
-    /// What came is not an answer to what was asked.
+    /// The server sent bytes that are not an answer to the request.
     Malformed(Malformed),
-    /// A proxy's word: the server is away.
-    Unavailable,
-    /// A whole answer, but one that the operation does not have.
-    Unexpected(Status),
+    /// A proxy answered that it cannot reach its server.
+    ServerUnreachable,
+    /// The server answered with a status that the operation does not have.
+    UnexpectedStatus(Status),
 }
 
 impl FailureKind {
-    /// Whether the same request on another connection may fare better.
-    pub(super) const fn is_network(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Closed)
+    /// Whether the request may succeed on another connection.
+    pub(super) const fn is_broken_connection(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Closed)
     }
 }
 
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotConnected(error) => write!(f, "cannot connect: {error}"),
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            // DC_CTX_TIMED_OUT of the C library has these words; both messages must contain them.
             Self::TimedOut => f.write_str("no answer within the deadline"),
-            // The same words are in it, for those that look for them.
-            Self::LeftAlone => f.write_str("left alone: no answer within the deadline just before"),
-            Self::NoMemory => f.write_str("no memory"),
-            Self::Lost(error) => write!(f, "the connection broke: {error}"),
+            Self::Paused => f.write_str("left alone: no answer within the deadline just before"),
+            Self::OutOfMemory => f.write_str("no memory"),
+            Self::Io(error) => write!(f, "the connection broke: {error}"),
             Self::Closed => f.write_str("the server closed the connection without an answer"),
             Self::Malformed(malformed) => write!(f, "not an answer: {}", malformed.reason()),
-            Self::Unavailable => f.write_str("the proxy says that the server is away"),
-            Self::Unexpected(status) => write!(f, "unexpected answer: {}", status),
+            Self::ServerUnreachable => f.write_str("the proxy cannot reach its server"),
+            Self::UnexpectedStatus(status) => write!(f, "unexpected answer: {status}"),
         }
     }
 }
@@ -123,39 +131,57 @@ impl fmt::Display for AddError {
     }
 }
 
-impl fmt::Display for NewError {
+impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(error) => error.fmt(f),
             Self::Resolve(error) => error.fmt(f),
             Self::Connect(failure) => failure.fmt(f),
-            Self::NoMemory => f.write_str("no memory"),
+            Self::OutOfMemory => f.write_str("no memory"),
         }
     }
 }
 
-impl std::error::Error for Failure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            FailureKind::NotConnected(error) | FailureKind::Lost(error) => Some(error),
+            FailureKind::Connect(error) | FailureKind::Io(error) => Some(error),
             FailureKind::Malformed(malformed) => Some(malformed),
             _ => None,
         }
     }
 }
-impl std::error::Error for AddError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+
+// The wrappers print as what they wrap, so they pass on its source.
+impl Error for AddError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Failed(failure) => failure.source(),
             _ => None,
         }
     }
 }
-impl std::error::Error for NewError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+
+impl Error for BuildError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Address(_) | Self::Resolve(_) | Self::NoMemory => None,
+            Self::Address(error) => error.source(),
+            Self::Resolve(error) => error.source(),
             Self::Connect(failure) => failure.source(),
+            Self::OutOfMemory => None,
         }
+    }
+}
+
+impl From<AddressError> for BuildError {
+    fn from(error: AddressError) -> Self {
+        Self::Address(error)
+    }
+}
+
+/// For [`Client::connect`](super::Client::connect) with an `Address`, which is always valid.
+impl From<Infallible> for BuildError {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }

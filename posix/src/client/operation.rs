@@ -69,10 +69,10 @@ impl Client {
             let request = operation.request(asked);
             // A session that could not be copied stays on the server.
             if asked.op() == Op::Take && request.op() == Op::Remove && kept.is_none() {
-                return Err(self.failure(Some(Op::Take), FailureKind::NoMemory));
+                return Err(self.failure(Some(Op::Take), FailureKind::OutOfMemory));
             }
             let (connection, resent) = match self.ask(&request, deadline) {
-                Err(failure) if failure.kind().is_network() && operation.broken() => {
+                Err(failure) if failure.kind().is_broken_connection() && operation.broken() => {
                     lost = Some(failure);
                     continue;
                 }
@@ -106,8 +106,8 @@ impl Client {
 
     fn unexpected(&self, op: Op, status: Status) -> Failure {
         let kind = match status {
-            Status::DISCONNECTED => FailureKind::Unavailable,
-            status => FailureKind::Unexpected(status),
+            Status::DISCONNECTED => FailureKind::ServerUnreachable,
+            status => FailureKind::UnexpectedStatus(status),
         };
         self.failure(Some(op), kind)
     }

@@ -1,15 +1,15 @@
-//! A bounded place for things that several threads take, use and put back.
+//! A bounded pool of items that threads take, use and put back.
 
 use std::sync::{Mutex, TryLockError};
 
-/// Up to a fixed number of things, in no order that can be relied on.
+/// Up to a fixed number of items, in no particular order.
 ///
-/// Nobody ever waits: a slot that another thread is at is passed by. So the worst that a thread that
-/// held a slot when its process forked can do to the child is that this one slot stays out of reach.
+/// No call waits: a slot locked by another thread is skipped. If a thread holds a slot while its
+/// process forks, the child loses that slot and nothing else.
 pub(super) struct ConnectionPool<T>(Box<[Mutex<Option<T>>]>);
 
 impl<T> ConnectionPool<T> {
-    /// An empty pool of `len` slots; `None` where there is no memory for it.
+    /// An empty pool of `len` slots; `None` without memory for it.
     pub(super) fn new(len: usize) -> Option<Self> {
         let mut slots = Vec::new();
         slots.try_reserve_exact(len).ok()?;
@@ -17,37 +17,37 @@ impl<T> ConnectionPool<T> {
         Some(Self(slots.into_boxed_slice()))
     }
 
-    /// Takes one thing that `wanted` accepts; those that it does not accept on the way are dropped.
+    /// Takes an item that `wanted` accepts. Drops the items that it rejects before that one.
     pub(super) fn take(&self, wanted: impl Fn(&T) -> bool) -> Option<T> {
-        self.0.iter().find_map(|slot| enter(slot, Option::take).flatten().filter(&wanted))
+        self.0.iter().find_map(|slot| with_lock(slot, Option::take).flatten().filter(&wanted))
     }
 
-    /// Puts one thing back; drops it where every slot is taken.
-    pub(super) fn put(&self, thing: T) {
-        let mut thing = Some(thing);
+    /// Puts an item back; drops it if every slot is taken.
+    pub(super) fn put(&self, item: T) {
+        let mut item = Some(item);
         for slot in &self.0 {
-            enter(slot, |slot| {
+            with_lock(slot, |slot| {
                 if slot.is_none() {
-                    *slot = thing.take();
+                    *slot = item.take();
                 }
             });
-            if thing.is_none() {
+            if item.is_none() {
                 return;
             }
         }
     }
 
-    /// How many things there are at the moment.
+    /// The current number of items.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.iter().filter(|slot| enter(slot, |slot| slot.is_some()) == Some(true)).count()
+        self.0.iter().filter(|slot| with_lock(slot, |slot| slot.is_some()) == Some(true)).count()
     }
 }
 
-fn enter<T, R>(slot: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> Option<R> {
+fn with_lock<T, R>(slot: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> Option<R> {
     match slot.try_lock() {
         Ok(mut slot) => Some(work(&mut slot)),
-        // Nothing that can panic runs under the lock, so poison has nothing to tell.
+        // Nothing that can panic runs under the lock, so the item is intact.
         Err(TryLockError::Poisoned(slot)) => Some(work(&mut slot.into_inner())),
         Err(TryLockError::WouldBlock) => None,
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_back_is_taken_again_and_the_surplus_is_dropped() {
+    fn items_put_back_are_taken_again_and_surplus_items_are_dropped() {
         let pool = ConnectionPool::new(2).unwrap();
         assert!(pool.take(|_| true).is_none());
         for number in 0..3 {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_wants_is_dropped_on_the_way() {
+    fn rejected_items_are_dropped() {
         let pool = ConnectionPool::new(4).unwrap();
         for number in 0..4 {
             pool.put(number);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_somebody_holds_is_passed_by() {
+    fn a_locked_slot_is_skipped() {
         let pool = ConnectionPool::new(2).unwrap();
         pool.put('a');
         pool.put('b');

@@ -1,4 +1,4 @@
-//! One connection of a load, and the requests open on it.
+//! One connection of a load and its open requests.
 
 use std::io;
 use std::time::Instant;
@@ -9,23 +9,23 @@ use distcache_core::wire::Op;
 use super::protocol::Asked;
 use crate::net::poller::{Interest, Poller, Watched};
 
-/// A connection, or the place of one.
+/// A connection, open or not.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) stream: Option<Watched>,
-    /// Whether the outcome of connecting is still open.
+    /// Whether connecting is in progress.
     pub(super) connecting: bool,
-    /// Whether anything was answered on this connection.
+    /// Whether this connection has had an answer.
     pub(super) answered: bool,
     pub(super) inbox: Fifo,
     pub(super) outbox: Fifo,
-    /// The session that it has removed, and is to store again.
+    /// The session that it has removed and stores again next.
     pub(super) removed: Option<u32>,
     pub(super) uid: u32,
     open: Open,
 }
 
-/// Requests open, in their order: a ring of as many as there may be.
+/// The open requests in order: a ring of `depth` entries.
 #[derive(Debug)]
 struct Open {
     ring: Box<[(Asked, Instant)]>,
@@ -34,7 +34,7 @@ struct Open {
 }
 
 impl Caller {
-    /// A place for a connection with up to `depth` requests open.
+    /// A caller without a connection, for up to `depth` open requests.
     pub(super) fn new(depth: usize) -> Self {
         let nothing = (Asked { op: Op::Get, session: 0, uid: 0 }, Instant::now());
         Self {
@@ -49,22 +49,22 @@ impl Caller {
         }
     }
 
-    /// How many requests are open.
+    /// The number of open requests.
     pub(super) fn open(&self) -> usize {
         self.open.len
     }
 
-    /// Whether no more may be opened.
+    /// Whether the depth is reached.
     pub(super) fn is_full(&self) -> bool {
         self.open.len == self.open.ring.len()
     }
 
-    /// The request that is to be answered next, and since when.
+    /// The request that is answered next, and when it was sent.
     pub(super) fn first(&self) -> Option<(Asked, Instant)> {
         (self.open.len > 0).then(|| self.open.ring[self.open.first])
     }
 
-    /// Opens a request, where it is not full.
+    /// Adds a request. It must not be [full](Self::is_full).
     pub(super) fn push(&mut self, asked: Asked, sent: Instant) {
         let Open { ring, first, len } = &mut self.open;
         let at = *first + *len;
@@ -73,14 +73,14 @@ impl Caller {
         *len += 1;
     }
 
-    /// The first request is answered.
+    /// Removes the first request.
     pub(super) fn pop(&mut self) {
         let Open { ring, first, len } = &mut self.open;
         *first = if *first + 1 < ring.len() { *first + 1 } else { 0 };
         *len -= 1;
     }
 
-    /// Watches its connection for what can happen on it next.
+    /// Polls its connection for what it waits for.
     pub(super) fn watch(&mut self, poller: &Poller) -> io::Result<()> {
         let write = self.connecting || !self.outbox.is_empty();
         let interest = Interest { read: !self.connecting, write };

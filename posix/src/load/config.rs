@@ -10,29 +10,29 @@ use super::session::ID_MIN;
 use crate::options::table::{Entry, Group};
 use crate::options::{Options, OptionsError};
 
-/// The longest data that leaves ADD with the longest id in one message.
+/// The longest session that fits into one ADD together with the longest id.
 const DATA_MAX: u64 = 32_696;
 
-/// What kind of load.
+/// Settings of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// How many connections.
+    /// The number of connections.
     pub clients: usize,
-    /// How many requests open on each.
+    /// The number of open requests on each connection.
     pub depth: usize,
-    /// How many sessions.
+    /// The number of sessions.
     pub keys: u32,
     /// Bytes of each id: [`ID_MIN`] to [`ID_MAX`].
     pub id_len: usize,
     /// Bytes of each session: 5 to 32696.
     pub data_len: usize,
-    /// How many requests in a hundred are GETs.
+    /// The percentage of GETs.
     pub get: u32,
-    /// How long the clock runs.
+    /// The duration of the measurement.
     pub time: Duration,
-    /// A connection for each request; then `depth` is 1.
+    /// Use a connection for each request; `depth` must be 1.
     pub short_lived: bool,
-    /// Whether sessions are stored first, or are known to be there.
+    /// Store all sessions first. Otherwise they must be there already.
     pub store_first: bool,
 }
 
@@ -53,10 +53,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads an option of a load; false where it is none.
+    /// Reads an option of a load; false for another option.
     ///
     /// # Errors
-    /// A value that is missing or unfit.
+    /// [`OptionsError`] for a missing or invalid value.
     pub fn option(&mut self, name: &str, options: &mut Options) -> Result<bool, OptionsError> {
         match name {
             "conns" => self.clients = options.count(1..=100_000)? as usize,
@@ -78,10 +78,10 @@ impl Config {
         Ok(true)
     }
 
-    /// Whether there can be such a load.
+    /// Checks the combination of settings.
     ///
     /// # Errors
-    /// [`Failure::Config`] says which options do not fit.
+    /// [`Failure::Config`] with the options that exclude each other.
     pub fn check(&self) -> Result<(), Failure> {
         if self.short_lived && self.depth > 1 {
             return Err(Failure::Config("-shortlived and -depth do not go together"));

@@ -1,11 +1,10 @@
 //! A steady load on a cache: how many requests it answers, and how long each takes.
 //!
-//! One thread, and a number of connections with as many requests open on each as are asked for: an
-//! answer makes the next request. First every session is stored, then the clock runs. Requests are
-//! random: so many in a hundred are GETs, and each of the others removes a session, with the ADD that
-//! stores it again as the next on that connection. What each must be answered follows from its
-//! number, so every answer is looked at, and the first wrong one ends the load. Once the clock runs,
-//! nothing is allocated.
+//! One thread keeps a number of requests open on each of a number of connections; every answer leads to
+//! the next request. All sessions are stored first, then the measurement begins. A given share of the
+//! requests are GETs. Each of the others is a REMOVE, followed on the same connection by an ADD that
+//! stores the session again. Every answer is checked, and the first wrong one ends the load. During
+//! the measurement nothing is allocated.
 
 mod caller;
 mod config;
@@ -35,17 +34,17 @@ use protocol::{Asked, Protocol};
 pub use report::{Failure, Report};
 use session::Session;
 
-/// How long sessions are to live, in milliseconds: longer than any load takes.
+/// The lifetime of sessions, in milliseconds: as long as the longest load.
 const TTL: u32 = 86_400_000;
-/// How long nothing may be answered.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long to wait before connecting again where there was no room.
-const CROWDED: Duration = Duration::from_millis(1);
+/// The longest time without any answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait before connecting again to a full backlog.
+const BACKLOG_WAIT: Duration = Duration::from_millis(1);
 
-/// Puts the load on the server at `address`.
+/// Runs the load on the server at `address`.
 ///
 /// # Errors
-/// [`Failure`] where it stopped before its end.
+/// [`Failure`] if it stopped before its end.
 pub fn run(
     config: &Config,
     protocol: &impl Protocol,
@@ -55,7 +54,7 @@ pub fn run(
     address.connectable().map_err(Failure::Address)?;
     let target = *address.resolve().map_err(Failure::Resolve)?.first().ok_or(Failure::Closed)?;
     limits::raise_descriptors(config.clients as u64 + 16);
-    let room = config.depth * most(config, protocol);
+    let room = config.depth * message_max(config, protocol);
     let mut memory = Memory::zeroed(2 * config.clients * room).map_err(Failure::Io)?;
     let callers = std::iter::repeat_with(|| Caller::new(config.depth)).take(config.clients);
     let mut load = Load {
@@ -69,7 +68,7 @@ pub fn run(
         random: Rng::with_seed(config.keys.into()),
         stored: if config.store_first { 0 } else { config.keys },
         started: false,
-        crowded: 0,
+        waiting: 0,
         now: Instant::now(),
         report: Report {
             elapsed: Duration::ZERO,
@@ -79,12 +78,12 @@ pub fn run(
             latencies: Histogram::new(),
         },
     };
-    load.all()?;
+    load.run()?;
     Ok(load.report)
 }
 
-/// The most bytes that any request or answer takes.
-fn most<P: Protocol>(config: &Config, _: &P) -> usize {
+/// The most bytes of a request or answer.
+fn message_max<P: Protocol>(config: &Config, _: &P) -> usize {
     config.id_len + config.data_len + P::REQUEST_EXTRA.max(P::ANSWER_EXTRA)
 }
 
@@ -97,18 +96,19 @@ struct Load<'c, 'm, P> {
     pool: Pool<&'m mut [u8]>,
     callers: Vec<Caller>,
     random: Rng,
-    /// Sessions that were stored, or sent to be, before the clock runs.
+    /// The number of ADDs sent before the measurement.
     stored: u32,
-    /// Whether the clock runs.
+    /// Whether the measurement has begun.
     started: bool,
-    /// How many callers found no room to connect.
-    crowded: usize,
+    /// The number of callers that wait for a full backlog.
+    waiting: usize,
     now: Instant,
     report: Report,
 }
 
 impl<P: Protocol> Load<'_, '_, P> {
-    fn all(&mut self) -> Result<(), Failure> {
+    /// Connects, stores the sessions, and measures.
+    fn run(&mut self) -> Result<(), Failure> {
         let mut events = Events::new();
         for number in 0..self.callers.len() {
             self.connect(number)?;
@@ -124,22 +124,22 @@ impl<P: Protocol> Load<'_, '_, P> {
         Ok(())
     }
 
-    /// Turns until `end`, or until everything open is answered and nothing more is to be asked.
+    /// Runs the loop until `end`; without one, until all sessions are stored.
     fn turns(&mut self, events: &mut Events, end: Option<Instant>) -> Result<(), Failure> {
         for number in 0..self.callers.len() {
             self.ask(number)?;
         }
-        let mut heard_at = self.now;
+        let mut answered_at = self.now;
         loop {
-            let pause = if self.crowded > 0 { CROWDED } else { Duration::from_millis(100) };
+            let pause = if self.waiting > 0 { BACKLOG_WAIT } else { Duration::from_millis(100) };
             self.poller.wait(events, Some(pause)).map_err(Failure::Io)?;
             self.now = Instant::now();
             for event in events.iter() {
-                heard_at = self.now;
-                self.attend(event)?;
+                answered_at = self.now;
+                self.handle_event(event)?;
             }
-            if self.crowded > 0 {
-                self.connect_crowded()?;
+            if self.waiting > 0 {
+                self.connect_waiting()?;
             }
             let done = match end {
                 Some(end) => self.now >= end,
@@ -150,8 +150,8 @@ impl<P: Protocol> Load<'_, '_, P> {
             if done {
                 return Ok(());
             }
-            if self.now - heard_at > PATIENCE {
-                return Err(Failure::Silent(PATIENCE));
+            if self.now - answered_at > ANSWER_TIMEOUT {
+                return Err(Failure::Silent(ANSWER_TIMEOUT));
             }
         }
     }
@@ -166,15 +166,15 @@ impl<P: Protocol> Load<'_, '_, P> {
                 caller.watch(&self.poller).map_err(Failure::Io)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.crowded += 1;
+                self.waiting += 1;
                 Ok(())
             }
             Err(error) => Err(Failure::Connect(self.address.clone(), error.kind())),
         }
     }
 
-    fn connect_crowded(&mut self) -> Result<(), Failure> {
-        self.crowded = 0;
+    fn connect_waiting(&mut self) -> Result<(), Failure> {
+        self.waiting = 0;
         for number in 0..self.callers.len() {
             if self.callers[number].stream.is_none() {
                 self.connect(number)?;
@@ -184,7 +184,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         Ok(())
     }
 
-    fn attend(&mut self, event: Event) -> Result<(), Failure> {
+    fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
         let number = event.key;
         let caller = &mut self.callers[number];
         let Some(stream) = &caller.stream else { return Ok(()) };
@@ -218,7 +218,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         Ok(())
     }
 
-    /// What it means that a connection was closed by the server.
+    /// The failure when the server closes a connection.
     fn closed(&self, number: usize) -> Failure {
         match self.callers[number].answered {
             true => Failure::Closed,
@@ -230,7 +230,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         if is_closed(&error) { self.closed(number) } else { Failure::Io(error) }
     }
 
-    /// Looks at all whole answers, and says whether there was one.
+    /// Checks all complete answers, and returns whether there was one.
     fn answers(&mut self, number: usize) -> Result<bool, Failure> {
         let Self { config, protocol, pool, report, .. } = self;
         let caller = &mut self.callers[number];
@@ -258,7 +258,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         Ok(any)
     }
 
-    /// Opens as many requests as may be open, and sends them.
+    /// Adds requests up to the depth, and sends them.
     fn ask(&mut self, number: usize) -> Result<(), Failure> {
         while !self.callers[number].is_full() {
             let Some((op, key)) = self.next(number) else { break };
@@ -274,7 +274,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         self.send(number)
     }
 
-    /// What to ask next on a connection, about which session.
+    /// The next operation on a connection, and its session.
     fn next(&mut self, number: usize) -> Option<(Op, u32)> {
         if !self.started {
             let next = (self.stored < self.config.keys).then_some((Op::Add, self.stored));
@@ -286,7 +286,8 @@ impl<P: Protocol> Load<'_, '_, P> {
             return Some((Op::Add, session));
         }
         let session = self.random.u32(..self.config.keys);
-        // Every REMOVE brings an ADD with it: so many in a hundred of all three are GETs.
+        // With p percent GETs of all requests, and an ADD for each REMOVE, the share of GETs among GETs
+        // and REMOVEs is 2p / (100 + p).
         if self.random.u32(..100 + self.config.get) < 2 * self.config.get {
             return Some((Op::Get, session));
         }
@@ -294,7 +295,7 @@ impl<P: Protocol> Load<'_, '_, P> {
         Some((Op::Remove, session))
     }
 
-    /// One send of what there is, and watching for room for the rest.
+    /// Sends once, and polls for writing if bytes are left.
     fn send(&mut self, number: usize) -> Result<(), Failure> {
         let caller = &mut self.callers[number];
         let Some(stream) = caller.stream.as_ref().filter(|_| !caller.connecting) else {

@@ -1,46 +1,45 @@
-//! What a load asks, and how that is said.
+//! The requests of a load, and their form on the wire.
 
 use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
 use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, Message, Op};
 
 use super::session::Session;
 
-/// One request.
+/// One request of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    /// What is asked for: ADD, GET or REMOVE.
+    /// The operation: ADD, GET or REMOVE.
     pub op: Op,
-    /// The number of the session that it is about.
+    /// The number of the session.
     pub session: u32,
-    /// The request's mark, where the protocol has such.
+    /// The number of the request, for protocols that have one.
     pub uid: u32,
 }
 
 /// A right answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answer {
-    /// Bytes that it took.
+    /// Its length in bytes.
     pub len: usize,
-    /// Whether what was asked for was there, or was done.
+    /// Whether the session was found, stored or removed.
     pub done: bool,
 }
 
-/// How requests and answers look on the wire: the seam where other caches' protocols plug in.
+/// The form of requests and answers on the wire. The benchmark implements it for other caches.
 pub trait Protocol {
-    /// The most bytes that a request takes about a session of these lengths, beside them.
+    /// The most bytes of a request besides id and session.
     const REQUEST_EXTRA: usize;
-    /// The most bytes that an answer takes beside the session.
+    /// The most bytes of an answer besides the session.
     const ANSWER_EXTRA: usize;
 
-    /// Writes a request to the front of `out`, which has room for it, and says how long it is. What is
-    /// stored is to live for `ttl` milliseconds, and to be refused where it is there.
+    /// Writes a request to the front of `out`, which has room for it, and returns its length. An ADD has
+    /// a lifetime of `ttl` milliseconds and must not replace a session.
     fn request(&self, asked: &Asked, session: &Session, ttl: u32, out: &mut [u8]) -> usize;
 
-    /// Reads the answer at the front of `bytes`, whose content is of no use afterwards; `None` where it
-    /// is not whole.
+    /// Parses the answer at the front of `bytes`; `None` if it is incomplete. May overwrite `bytes`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the answer.
     fn answer(
         &self,
         asked: &Asked,
@@ -49,11 +48,11 @@ pub trait Protocol {
     ) -> Result<Option<Answer>, &'static str>;
 }
 
-/// The protocol of this project.
+/// The distcache protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Distcache;
 
-/// Headers of sixteen frames.
+/// The headers of the most frames that a message has.
 const HEADERS: usize = wire::MESSAGE_MAX - wire::PAYLOAD_MAX;
 
 impl Protocol for Distcache {
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_add_is_what_a_server_reads() {
+    fn a_server_can_parse_an_add() {
         let (session, mut out) = (Session::new(5, 32, 200), [0; 600]);
         let len = Distcache.request(&asked(Op::Add), &session, 77, &mut out);
         let message = Message::measure(&out[..len], Direction::Request).unwrap().unwrap();
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_to_what_was_asked_are_right() {
+    fn only_answers_to_the_request_are_right() {
         let mut data = [0; 200];
         Session::new(5, 32, 200).write(&mut data);
         assert_eq!(answer(Op::Get, &data, 9), Ok(Some(true)));

@@ -1,4 +1,4 @@
-//! What came of a load, as one line for programs.
+//! The result of a load, as one machine-readable line.
 
 use std::fmt;
 use std::io;
@@ -10,48 +10,48 @@ use crate::check::Histogram;
 use crate::net::address::{Address, AddressError, ResolveError};
 use crate::reason::{NotConnected, Refused};
 
-/// A load whose every answer was right. Prints as one line of `name=value` pairs; times in us.
+/// The result of a load without a wrong answer. Prints as one line of `name=value` pairs, times in us.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How long it took.
+    /// The duration of the measurement.
     pub elapsed: Duration,
-    /// Fetches, and how many of them found their session.
+    /// The number of GETs.
     pub gets: u64,
-    /// Fetches that found their session.
+    /// The number of GETs that found their session.
     pub hits: u64,
-    /// Sessions stored or refused, as they were there.
+    /// The number of ADDs.
     pub adds: u64,
-    /// How long each request took, the connection for it included where it had its own.
+    /// The durations of the requests; with a connection for each, connecting included.
     pub latencies: Histogram,
 }
 
 /// Why a load stopped before its end.
 #[derive(Debug)]
 pub enum Failure {
-    /// There can be no such load; why.
+    /// Options exclude each other; the reason.
     Config(&'static str),
-    /// Nobody can connect to such an address.
+    /// The address is only for listening.
     Address(AddressError),
-    /// The address leads nowhere.
+    /// The host has no address.
     Resolve(ResolveError),
-    /// Nobody can be connected to at this address.
+    /// Connecting to this address failed.
     Connect(Address, io::ErrorKind),
     /// A connection to this address was closed before its first answer.
     Refused(Address),
-    /// The server has closed a connection with requests open.
+    /// The server closed a connection with open requests.
     Closed,
-    /// Nothing was answered for so long.
+    /// There was no answer for this long.
     Silent(Duration),
-    /// A request was not answered right.
+    /// An answer was wrong.
     Wrong {
-        /// What was asked.
+        /// The operation.
         op: Op,
-        /// About which session.
+        /// The number of the session.
         session: u32,
-        /// What is wrong with the answer.
+        /// What is wrong.
         why: &'static str,
     },
-    /// The system failed.
+    /// A system call failed.
     Io(io::Error),
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Failure {
             Self::Wrong { op, session, why } => {
                 write!(f, "{} of session {session} was answered wrong: {why}", op.name())
             }
-            Self::Io(error) => write!(f, "the loop can't run: {error}"),
+            Self::Io(error) => write!(f, "the loop cannot run: {error}"),
         }
     }
 }

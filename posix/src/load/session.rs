@@ -1,13 +1,13 @@
-//! The sessions that a load asks for: each follows from its number, so nothing need be remembered.
+//! The sessions of a load. Each is computed from its number, so none is stored.
 
 use distcache_core::id::ID_MAX;
 
-/// The least bytes of an id: the session repeats as many.
+/// The least bytes of an id; the session repeats its first 8.
 pub const ID_MIN: usize = WORD;
 
 const WORD: usize = 8;
 
-/// A made-up session: its id and, from that, its data.
+/// A session: its id and, derived from that, its data.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
     id: [u8; ID_MAX],
@@ -16,8 +16,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session of that number: an id of `id_len` bytes ([`ID_MIN`] to [`ID_MAX`]) that print, as
-    /// some protocols ask for, and `data_len` bytes.
+    /// The session with this number: an id of `id_len` bytes ([`ID_MIN`] to [`ID_MAX`]), printable ASCII
+    /// as some protocols require, and `data_len` bytes of data.
     pub fn new(number: u32, id_len: usize, data_len: usize) -> Self {
         let mut id = [0; ID_MAX];
         let words = id_len.div_ceil(WORD);
@@ -35,17 +35,17 @@ impl Session {
         &self.id[..self.id_len]
     }
 
-    /// How long the data is.
+    /// The length of the data.
     pub const fn data_len(&self) -> usize {
         self.data_len
     }
 
-    /// Writes the data to `out`, which is as long.
+    /// Writes the data to `out`, which has its length.
     pub fn write(&self, out: &mut [u8]) {
         repeat(self.word(), out);
     }
 
-    /// Whether that is the data.
+    /// Whether `data` is the data of this session.
     pub fn is(&self, data: &[u8]) -> bool {
         let word = self.word();
         let (words, rest) = data.as_chunks::<WORD>();
@@ -59,15 +59,15 @@ impl Session {
     }
 }
 
-/// Writes a session's data, which is the beginning of its id over and over: so can a server that
-/// stores nothing.
+/// Writes a session's data: the first 8 bytes of its id, repeated. A benchmark server that stores
+/// nothing uses it, too.
 pub fn repeat(word: [u8; WORD], out: &mut [u8]) {
     let (words, rest) = out.as_chunks_mut::<WORD>();
     words.fill(word);
     rest.copy_from_slice(&word[..rest.len()]);
 }
 
-/// Scatters numbers; no two become the same.
+/// A bijective hash.
 fn mix(number: u64) -> u64 {
     let z = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -80,7 +80,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_number_has_an_id_of_its_own_that_prints() {
+    fn every_number_has_a_unique_printable_id() {
         let mut ids = HashSet::new();
         for number in 0..50_000 {
             let session = Session::new(number, 12, 0);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_is_known_and_nothing_else_is() {
+    fn only_the_session_s_own_data_is_right() {
         for len in [5, 8, 199, 200] {
             let session = Session::new(3, 32, len);
             let mut data = vec![0; len];

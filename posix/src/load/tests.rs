@@ -38,7 +38,7 @@ fn a_wrong_answer_ends_the_load() {
 }
 
 #[test]
-fn a_load_counts_what_it_asked() {
+fn a_load_counts_its_requests() {
     for short_lived in [false, true] {
         let dir = Dir::new();
         let address = server(&dir, Status::NOT_OK);
@@ -58,7 +58,7 @@ fn a_load_counts_what_it_asked() {
 }
 
 #[test]
-fn who_is_not_there_is_no_load() {
+fn an_unreachable_server_ends_the_load_with_the_reason() {
     let address = "UNIX:/nowhere/at/all".parse().unwrap();
     let failure = run(&Config::default(), &Distcache, &address).unwrap_err();
     let reason = "cannot connect to UNIX:/nowhere/at/all: no such socket. Is dc_client running?";

@@ -1,8 +1,7 @@
-//! Finding hosts without stalling the loop.
+//! Resolving host names without blocking the event loop.
 //!
-//! The system's resolver may wait for seconds. An address that needs it gets a thread of its own,
-//! which resolves on request and then wakes the loop; every other address is answered at once from
-//! what was found at start.
+//! The system's resolver may block for seconds. An address that needs it gets a thread, which resolves
+//! on request and then wakes the loop. A numeric address is resolved once, at start.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,19 +9,22 @@ use std::thread;
 
 use crate::net::address::{Address, ResolveError, Targets};
 
-/// What a resolution gives.
+/// The result of a resolution.
 pub type Answer = Result<Targets, ResolveError>;
 
-/// Finds the targets of one address, again and again, each time on [`request`](Self::request).
+/// Resolves one address, each time on [`request`](Self::request).
 ///
-/// Its thread, where it has one, ends after it is dropped, as soon as the system's resolver lets it.
+/// When it is dropped, its thread ends as soon as the system's resolver returns.
 #[derive(Debug)]
 pub struct Resolver(Kind);
 
 impl Resolver {
-    /// Starts to serve `address`; `wake` is called on another thread whenever an answer has come.
+    /// A resolver of `address`. It calls `wake`, on another thread, whenever an answer has arrived.
     ///
-    /// May start a thread, which can fail: to be called after detaching, and before the loop.
+    /// Call it after detaching and before the loop, since it may start a thread.
+    ///
+    /// # Errors
+    /// The system's error if it cannot start the thread.
     pub fn new(address: &Address, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
         if address.is_numeric() {
             let answer = Box::new(address.resolve());
@@ -37,8 +39,8 @@ impl Resolver {
         Ok(Self(Kind::Asked(shared)))
     }
 
-    /// Asks for an answer. Asking again before it came changes nothing; an old one not yet taken is
-    /// forgotten.
+    /// Requests an answer. Drops an earlier answer that was not taken. A second request before the
+    /// answer has no effect.
     pub fn request(&mut self) {
         match &mut self.0 {
             Kind::Known { requested, .. } => *requested = true,
@@ -51,7 +53,7 @@ impl Resolver {
         }
     }
 
-    /// The answer to the last request, once; `None` while there is none.
+    /// Takes the answer to the last request; `None` before it arrives, and after it was taken.
     pub fn take(&mut self) -> Option<Answer> {
         match &mut self.0 {
             Kind::Known { answer, requested } => {
@@ -92,7 +94,7 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that can panic runs under the lock, so poison has nothing to tell.
+        // Nothing that can panic runs under the lock, so the state is intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,9 +127,10 @@ mod tests {
     use std::sync::mpsc;
 
     #[test]
-    fn a_numeric_address_is_answered_at_once_and_once_a_request() {
+    fn a_numeric_address_has_one_answer_a_request_at_once() {
         let address: Address = "IP:127.0.0.1:9001".parse().unwrap();
-        let mut resolver = Resolver::new(&address, || panic!("nobody to wake")).unwrap();
+        let mut resolver =
+            Resolver::new(&address, || panic!("a numeric address needs no thread")).unwrap();
         assert!(resolver.take().is_none());
         for _ in 0..2 {
             resolver.request();
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_took_does_not_answer_the_next_request() {
+    fn an_answer_that_was_not_taken_does_not_answer_the_next_request() {
         let shared = Arc::new(Shared::default());
         let mut resolver = Resolver(Kind::Asked(Arc::clone(&shared)));
         resolver.request();
@@ -160,16 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_ends_with_its_resolver() {
+    fn dropping_the_resolver_ends_its_thread() {
         let address: Address = "IPv4:localhost:9001".parse().unwrap();
         let (sender, gone) = mpsc::channel::<()>();
         let resolver = Resolver::new(&address, move || sender.send(()).unwrap()).unwrap();
         drop(resolver);
-        assert!(gone.recv().is_err(), "the waker went with the thread");
+        assert!(gone.recv().is_err(), "the thread has dropped the waker");
     }
 
     #[test]
-    fn a_request_during_a_resolution_is_served_by_it() {
+    fn a_request_during_a_resolution_gets_its_answer() {
         let shared = Shared::default();
         let (go, gate) = mpsc::channel::<()>();
         let (sender, woken) = mpsc::channel();

@@ -1,5 +1,5 @@
-//! The options of a program as one table: `-h` is printed from it, names are looked up in it, and
-//! documents are checked against it.
+//! The options of a program as a table, for `-h`, for looking up names, and for checking the
+//! documentation.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use std::fmt;
 const WIDTH: usize = 80;
 /// The column in which an option's text begins.
 const TEXT_COLUMN: usize = 21;
-/// Stands for a blank at which a line is not broken.
+/// Stands for a space at which no line is broken.
 const NO_BREAK: &str = "\u{a0}";
-/// How many letters may be wrong in a name for which another is suggested, at most.
+/// The greatest edit distance between a name and its suggestion.
 const TYPOS_MAX: usize = 3;
 
 /// A program's command line.
@@ -23,17 +23,16 @@ pub struct Command {
     pub about: &'static str,
     /// Its options, except for `-help` and `-version`, which every program has.
     pub groups: &'static [&'static Group],
-    /// What is to be known beside the options: paragraphs, each of which is printed as it is if it
-    /// begins with a space.
+    /// Paragraphs after the options. One that begins with a space is not wrapped.
     pub notes: &'static [&'static str],
-    /// One command line as people use it.
+    /// An example of a command line.
     pub example: &'static str,
 }
 
 /// Options that belong together.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// The line above them, without its colon.
+    /// The heading, without its colon.
     pub title: &'static str,
     /// The options, in the order in which they are printed.
     pub options: &'static [Entry],
@@ -42,19 +41,19 @@ pub struct Group {
 /// One option.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Its name, and then its aliases, without dashes.
+    /// The name, then the aliases, without dashes.
     pub names: &'static [&'static str],
-    /// What stands for its value; `None` for a switch.
+    /// The placeholder of the value; `None` for a switch.
     pub value: Option<&'static str>,
-    /// What holds without it, as written; `None` where the text says so, or where it is required.
+    /// The default, in words; `None` if the text has it, or if the option is required.
     pub default: Option<&'static str>,
-    /// Whether it can be given more than once.
+    /// Whether the option can be given more than once.
     pub repeated: bool,
-    /// What it does.
+    /// The description.
     pub text: &'static str,
 }
 
-/// What every program has.
+/// The options of every program.
 const COMMON: Group = Group {
     title: "About the program",
     options: &[
@@ -88,35 +87,35 @@ impl Entry {
         Self { repeated: true, ..self }
     }
 
-    /// Its name.
+    /// The name, without aliases.
     pub fn name(&self) -> &'static str {
         self.names.first().copied().unwrap_or_default()
     }
 }
 
 impl Command {
-    /// Its groups of options, the common ones last.
+    /// The groups of options, the common one last.
     pub fn all_groups(&self) -> impl Iterator<Item = &'static Group> {
         self.groups.iter().copied().chain([&COMMON])
     }
 
-    /// All its options.
+    /// All options, the common ones included.
     pub fn options(&self) -> impl Iterator<Item = &'static Entry> {
         self.all_groups().flat_map(|group| group.options)
     }
 
-    /// The option of that name or alias.
+    /// The option with this name or alias.
     pub fn find(&self, name: &str) -> Option<&'static Entry> {
         self.options().find(|entry| entry.names.contains(&name))
     }
 
-    /// The name that was probably meant by one that does not exist.
+    /// The name that was probably meant by an unknown one.
     pub fn nearest(&self, name: &str) -> Option<&'static str> {
         let most = (name.chars().count() / 3).min(TYPOS_MAX);
         let names = self.options().flat_map(|entry| entry.names).copied();
         let near = names.map(|known| {
-            let begun = name.len() >= 3 && known.starts_with(name);
-            (if begun { 1 } else { strsim::osa_distance(name, known) }, known)
+            let is_prefix = name.len() >= 3 && known.starts_with(name);
+            (if is_prefix { 1 } else { strsim::osa_distance(name, known) }, known)
         });
         near.filter(|(typos, _)| (1..=most.max(1)).contains(typos))
             .filter(|(_, known)| known.len() > 1)
@@ -160,7 +159,7 @@ impl fmt::Display for Entry {
         let mut text = self.text.to_owned();
         if let Some(default) = self.default {
             let default = format!("(default: {default})");
-            // A short one is not broken.
+            // A short default stays on one line.
             let whole = default.chars().count() <= WIDTH - TEXT_COLUMN;
             let default = if whole { default.replace(' ', NO_BREAK) } else { default };
             text = format!("{text} {default}");
@@ -175,7 +174,8 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Writes the words of a text in lines, from `column` on, that begin at `indent`.
+/// Writes a text in lines of [`WIDTH`] columns. The first line begins at `column`, the others at
+/// `indent`.
 fn wrap(f: &mut fmt::Formatter<'_>, text: &str, column: usize, indent: usize) -> fmt::Result {
     let mut column = column;
     let mut begun = false;
@@ -267,7 +267,7 @@ example: dc_x -server IP:1
     }
 
     #[test]
-    fn a_name_with_typos_suggests_the_nearest_and_a_foreign_word_none() {
+    fn a_misspelled_name_gets_a_suggestion_and_another_word_none() {
         for (name, nearest) in [
             ("lisen", Some("listen")),
             ("lsiten", Some("listen")),

@@ -27,7 +27,7 @@ fn help_and_version_have_short_names() {
 }
 
 #[test]
-fn what_is_no_option_is_named() {
+fn an_argument_that_is_not_an_option_is_named() {
     for word in ["x", "-", "start", ""] {
         let error = options([word]).next().unwrap_err();
         assert_eq!(error.to_string(), format!("unexpected argument '{word}'"));
@@ -60,7 +60,7 @@ fn of_command<const N: usize>(words: [&str; N]) -> Options {
 }
 
 #[test]
-fn an_alias_is_told_as_what_it_stands_for_and_what_the_table_lacks_is_refused() {
+fn an_alias_returns_its_option_and_an_unknown_option_is_refused() {
     for word in ["-connect=x", "--server=x", "-server=x"] {
         assert_eq!(of_command([word]).next(), Ok(Some("server".into())));
     }
@@ -75,7 +75,7 @@ fn an_alias_is_told_as_what_it_stands_for_and_what_the_table_lacks_is_refused() 
 }
 
 #[test]
-fn a_list_of_addresses_is_refused_with_what_to_do() {
+fn a_list_of_addresses_is_refused_with_advice() {
     for (word, line) in [
         ("-server=IP:a:1,IP:b:2", "give -server once for each server, not 'IP:a:1,IP:b:2'"),
         ("-connect=IP:a:1,b:2", "give -connect once for each server, not 'IP:a:1,b:2'"),
@@ -107,7 +107,7 @@ fn a_negative_number_is_called_negative() {
 }
 
 #[test]
-fn a_time_may_be_a_part_of_a_second() {
+fn a_time_can_be_a_fraction_of_a_second() {
     let limits = || Duration::from_millis(1)..=Duration::from_secs(86_400);
     for (text, millis) in [
         ("0.1", Some(100)),
@@ -181,7 +181,7 @@ fn numbers_are_decimal_and_within_their_range() {
 }
 
 #[test]
-fn each_kind_of_number_has_its_units_and_says_what_it_needs() {
+fn each_kind_of_number_has_its_units_and_error() {
     assert_eq!(given("64k", |options| options.count(1..=65_536)), Some(64_000));
     assert_eq!(given("64M", |options| options.bytes(1..=u64::MAX)), Some(64 << 20));
     assert_eq!(given("5s", |options| options.millis(1..=3_600_000)), Some(5000));
@@ -203,7 +203,7 @@ fn modes_are_octal() {
 }
 
 #[test]
-fn addresses_are_read_with_the_option_in_the_error() {
+fn an_invalid_address_is_an_error_that_names_the_option() {
     assert!(given("IP:9001", Options::listen_address).is_some());
     assert!(given("IP:9001", Options::server_address).is_none());
     assert!(given("IP:localhost:9001", Options::server_address).is_some());
@@ -214,7 +214,7 @@ fn addresses_are_read_with_the_option_in_the_error() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_refused_as_text_only() {
+fn a_value_that_is_not_utf_8_can_be_a_path() {
     let odd = || OsString::from_vec(vec![b'a', 0xff]);
     let mut options = Options::new(["-x".into(), odd(), "-x".into(), odd()]);
     options.next().unwrap();

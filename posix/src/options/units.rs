@@ -1,22 +1,21 @@
-//! Numbers with units behind them.
+//! Numbers with units.
 
 use std::fmt;
 
-/// What a number of a kind may have behind it, and how much each is: the largest first, and the
-/// shortest first of those that are equal.
+/// The units of a kind of number: the largest first, and of equal ones the shortest first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Units {
-    /// What the number is, after "needs".
+    /// The kind of number, for the error "needs ...".
     what: &'static str,
     units: &'static [(&'static str, u64)],
-    /// Whether small and capital letters are the same.
+    /// Whether the case of a unit is ignored.
     any_case: bool,
 }
 
-/// A number alone.
+/// A number without units.
 pub(super) const PLAIN: Units = Units { what: "a number", units: &[], any_case: false };
 
-/// A number of things.
+/// A count.
 pub(super) const COUNT: Units = Units {
     what: "a number",
     units: &[("M", 1_000_000), ("k", 1000), ("K", 1000)],
@@ -43,14 +42,14 @@ pub(super) const BYTES: Units = Units {
     any_case: true,
 };
 
-/// A time; without a unit it is in milliseconds.
+/// A time, in milliseconds by default.
 pub(super) const MILLIS: Units = Units {
     what: "a time",
     units: &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)],
     any_case: false,
 };
 
-/// A time; without a unit it is in seconds.
+/// A time, in seconds by default.
 pub(super) const SECONDS: Units = Units {
     what: "a time",
     units: &[("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)],
@@ -58,8 +57,8 @@ pub(super) const SECONDS: Units = Units {
 };
 
 impl Units {
-    /// The number that is written; `None` where it is none, or does not fit.
-    pub(super) fn read(&self, text: &str) -> Option<u64> {
+    /// Parses a number with a unit; `None` if it is invalid or too large.
+    pub(super) fn parse(&self, text: &str) -> Option<u64> {
         let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(at);
         let same = |known: &str| match self.any_case {
@@ -70,18 +69,18 @@ impl Units {
             "" => Some(1),
             _ => self.units.iter().find(|(known, _)| same(known)).map(|(_, factor)| *factor),
         };
-        // Nothing but digits: std also takes a sign.
+        // The split leaves only digits: `parse` would accept a sign.
         number.parse::<u64>().ok()?.checked_mul(factor?)
     }
 
-    /// What is needed: "a number from 1 to 60".
+    /// The valid values in words: "a number from 1 to 60".
     pub(super) fn needed(&self, low: u64, high: u64) -> String {
         format!("{} from {} to {}", self.what, self.written(low), self.written(high))
     }
 
-    /// A number in the largest unit in which it is whole.
+    /// A number in the largest unit that divides it.
     fn written(&self, number: u64) -> impl fmt::Display {
-        // A count is easier to compare as it is.
+        // Counts are easier to compare without units.
         let units = if self.what == PLAIN.what { &[] } else { self.units };
         let whole = |(_, factor): &&(&str, u64)| number > 0 && number.is_multiple_of(*factor);
         match units.iter().find(whole) {
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_has_the_units_of_its_kind_and_no_others() {
+    fn each_kind_of_number_accepts_its_units_only() {
         for (units, text, number) in [
             (PLAIN, "7", Some(7)),
             (PLAIN, "007", Some(7)),
@@ -135,12 +134,12 @@ mod tests {
             (PLAIN, "٣", None),
             (PLAIN, "99999999999999999999", None),
         ] {
-            assert_eq!(units.read(text), number, "{text:?} as {}", units.what);
+            assert_eq!(units.parse(text), number, "{text:?} as {}", units.what);
         }
     }
 
     #[test]
-    fn what_is_needed_is_written_in_the_largest_whole_units() {
+    fn the_valid_values_are_in_the_largest_units_that_divide_them() {
         for (units, low, high, text) in [
             (PLAIN, 3, 60, "a number from 3 to 60"),
             (COUNT, 1, 1_000_000, "a number from 1 to 1000000"),

@@ -5,18 +5,18 @@ use std::io;
 
 use crate::sys;
 
-/// A user as the system's database has it.
+/// An entry of the user database.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
-    /// The primary group.
+    /// The user's primary group.
     pub(crate) gid: u32,
 }
 
-/// The user and group in `name`, which is `user` or `user:group`, each a name or a number.
+/// Looks up `user` or `user:group`, each a name or a number.
 ///
-/// Without a group it is the user's primary one. A number needs no entry in the database, as where
-/// there is none: without an entry and a group, the group has the same number.
+/// The default group is the user's primary one. A number needs no entry in the database, which may not
+/// exist; without an entry, the default group has the same number.
 pub(crate) fn account(name: &str) -> Result<User, LookupError> {
     let (name, group_name) = match name.split_once(':') {
         Some((name, group_name)) => (name, Some(group_name)),
@@ -30,7 +30,7 @@ pub(crate) fn account(name: &str) -> Result<User, LookupError> {
     Ok(User { gid: gid.unwrap_or(found.gid), ..found })
 }
 
-/// The user called `name`, or else numbered so. A number without an entry is unknown: it has no group.
+/// Looks up a user by name, then by number. A number without an entry is unknown: it has no group.
 fn user(name: &str) -> Result<User, LookupError> {
     let found = sys::user_by_name(name).and_then(|found| match (found, number(name)) {
         (None, Some(uid)) => sys::user_by_id(uid),
@@ -40,7 +40,7 @@ fn user(name: &str) -> Result<User, LookupError> {
     Ok(User { uid, gid })
 }
 
-/// The id of the user called `name`, or any number, which needs no entry to own a file.
+/// The user id of a name or number. A number needs no entry to own a file.
 pub(crate) fn owner(name: &str) -> Result<u32, LookupError> {
     match number(name) {
         Some(uid) => Ok(uid),
@@ -48,7 +48,7 @@ pub(crate) fn owner(name: &str) -> Result<u32, LookupError> {
     }
 }
 
-/// The id of the group called `name`, or any number.
+/// The group id of a name or number.
 pub(crate) fn group(name: &str) -> Result<u32, LookupError> {
     match number(name) {
         Some(gid) => Ok(gid),
@@ -56,7 +56,7 @@ pub(crate) fn group(name: &str) -> Result<u32, LookupError> {
     }
 }
 
-/// The last number is nobody's: to chown it means "leave as it is".
+/// The id in `name`, except the greatest: to chown it means "no change".
 fn number(name: &str) -> Option<u32> {
     name.parse().ok().filter(|&id| id != u32::MAX)
 }
@@ -74,7 +74,7 @@ fn known<T>(
     Err(LookupError { kind, name: name.to_owned(), error })
 }
 
-/// No such user or group, or the database cannot be asked.
+/// The user or group does not exist, or the database cannot be read.
 #[derive(Debug)]
 pub struct LookupError {
     kind: &'static str,
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unknown_is_named() {
+    fn an_unknown_user_or_group_is_named() {
         for name in ["no-such-user-here", "4294967290", "a\0b", ""] {
             let error = user(name).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -1,8 +1,8 @@
-//! Becoming a daemon: leave the terminal, leave a pid file, leave root.
+//! Becoming a daemon.
 //!
-//! In the order of a start: bind and listen, [`detach`], [`PidFile::create`], [`change_user`],
-//! [`Detached::ready`], loop. Whoever started the program gets its prompt back at `ready`, and an
-//! exit code that says whether the service is up.
+//! The process that was started waits until the daemon calls [`Detached::ready`] or
+//! [`Detached::fail`]. So the shell prompt returns when the service is up, and the exit status says
+//! whether it is.
 
 use std::fmt;
 use std::fs::File;
@@ -10,24 +10,27 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
 use crate::sys;
 
-/// A daemon that has left the terminal, while the process that was started still waits for its word.
+/// A daemon that has left the terminal and is not ready yet.
 ///
-/// Its standard streams are kept until then, so what goes wrong on the way can be printed. Dropping
-/// it without a word lets the waiting process report a failure.
+/// Its standard streams stay open until it is ready, so the start can print warnings. Dropping it makes
+/// the waiting process report a failure.
 #[derive(Debug)]
 pub struct Detached {
-    starter: PipeWriter,
+    /// To the waiting process.
+    report: PipeWriter,
     null: File,
 }
 
-/// The word for "ready" in the pipe to the waiting process; whatever else comes is a reason.
+/// What the pipe to the waiting process carries for "ready". Anything else is the reason of a failure.
 const READY: &[u8] = b"\0";
 
-/// Goes on as a daemon: a new process in a session of its own without a terminal, in `/`.
+/// Continues as a daemon: in a new process, in its own session without a terminal, in `/`.
 ///
-/// Returns in the daemon only. The process that called it waits, and exits with 0 once the daemon is
-/// [`ready`](Detached::ready), or with 1 and the reason on stderr if it failed or ended before that.
-/// It needs the process to have one thread: fork leaves the others behind with all that they hold.
+/// Returns only in the daemon. The calling process waits. It exits with 0 once the daemon is
+/// [`ready`](Detached::ready), or with 1 and the reason on stderr if the daemon fails or ends before.
+///
+/// # Errors
+/// [`DetachError`], also if the process has more than one thread: fork copies only the calling one.
 pub fn detach() -> Result<Detached, DetachError> {
     if threads() > 1 {
         return Err(DetachError { doing: "fork a process with several threads", error: None });
@@ -35,20 +38,20 @@ pub fn detach() -> Result<Detached, DetachError> {
     let cannot = |doing| move |error| DetachError { doing, error: Some(error) };
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(cannot("open /dev/null"))?;
-    let (word, starter) = io::pipe().map_err(cannot("make a pipe"))?;
-    // What is buffered would be printed by each of the processes.
+    let (receiver, report) = io::pipe().map_err(cannot("make a pipe"))?;
+    // Each of the processes would print what is buffered.
     let _ = io::stdout().flush();
     if !sys::fork().map_err(cannot("fork"))? {
-        drop(starter);
-        sys::exit_now(wait_for_word(word));
+        drop(report);
+        sys::exit_now(wait_for_report(receiver));
     }
-    drop(word);
-    let detached = Detached { starter, null };
-    // From here on this is the child: errors go to the process that waits.
+    drop(receiver);
+    let detached = Detached { report, null };
+    // This is the child: errors go to the waiting process.
     if let Err(error) = rustix::process::setsid() {
         detached.fail(&format!("cannot start a session: {error}"));
     }
-    // The leader of a session could acquire a terminal by opening one; its child cannot.
+    // A session leader acquires a terminal by opening one; its child cannot.
     match sys::fork() {
         Ok(true) => {}
         Ok(false) => sys::exit_now(0),
@@ -61,45 +64,45 @@ pub fn detach() -> Result<Detached, DetachError> {
 }
 
 impl Detached {
-    /// Reports that the service is up, and turns the standard streams to /dev/null.
+    /// Reports that the service is up, and redirects the standard streams to /dev/null.
     pub fn ready(mut self) {
         let _ = io::stdout().flush();
-        // Replacing an open descriptor by another needs nothing that could be lacking.
+        // Cannot fail: dup2 onto an open descriptor needs no resources.
         let _ = rustix::stdio::dup2_stdin(&self.null);
         let _ = rustix::stdio::dup2_stdout(&self.null);
         let _ = rustix::stdio::dup2_stderr(&self.null);
-        // Who does not wait any more was killed, and that is no reason not to serve.
-        let _ = self.starter.write_all(READY);
+        // The waiting process may have been killed; the service is up all the same.
+        let _ = self.report.write_all(READY);
     }
 
-    /// Reports that the service is not up, and why, in a line; ends this process with 1.
+    /// Reports the reason of a failure, one line, and exits with 1.
     pub fn fail(mut self, reason: &str) -> ! {
-        let _ = self.starter.write_all(reason.as_bytes());
+        let _ = self.report.write_all(reason.as_bytes());
         std::process::exit(1);
     }
 }
 
-/// Waits for what the daemon says, passes it on, and gives the exit code.
-fn wait_for_word(mut word: PipeReader) -> i32 {
-    let mut said = Vec::new();
-    let heard = word.read_to_end(&mut said);
-    if heard.is_ok() && said == READY {
+/// Waits for the daemon's report, prints the reason of a failure, and returns the exit status.
+fn wait_for_report(mut receiver: PipeReader) -> i32 {
+    let mut report = Vec::new();
+    let received = receiver.read_to_end(&mut report);
+    if received.is_ok() && report == READY {
         return 0;
     }
-    let reason = match said.is_empty() {
+    let reason = match report.is_empty() {
         true => "the daemon ended before it was ready".into(),
-        false => String::from_utf8_lossy(&said),
+        false => String::from_utf8_lossy(&report),
     };
     let _ = writeln!(io::stderr(), "{reason}");
     1
 }
 
-/// How many threads the process has, where that can be told cheaply; else 1.
+/// The number of threads of the process where /proc has it, else 1.
 pub(super) fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
-/// The process could not be detached.
+/// Detaching failed.
 #[derive(Debug)]
 pub struct DetachError {
     doing: &'static str,
@@ -126,7 +129,7 @@ mod tests {
     use std::io::BufRead;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    /// A fact about the process, on each line: pid, session, directory, where it prints.
+    /// Facts about the process, one a line: pid, session, directory, standard output.
     #[cfg(target_os = "linux")]
     fn describe() -> String {
         let (pid, session) = (std::process::id(), session());
@@ -135,8 +138,8 @@ mod tests {
         format!("{pid}\n{session}\n{}\n{}\n", dir.display(), prints.display())
     }
 
-    /// The session that this process is in. Its number is 0, which getsid of rustix does not expect,
-    /// where its leader is outside of the process namespace that this is in.
+    /// The session of this process. It is 0, which rustix's getsid does not expect, if the leader is
+    /// outside of this process namespace.
     #[cfg(target_os = "linux")]
     fn session() -> String {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_starter_sees_success_once_the_daemon_is_ready() {
+    fn the_waiting_process_succeeds_once_the_daemon_is_ready() {
         if is_child() {
             alone(|| {
                 let path = std::path::PathBuf::from(word()).join("s");
@@ -160,7 +163,7 @@ mod tests {
         }
         let dir = Dir::new();
         let listener = UnixListener::bind(dir.join("s")).unwrap();
-        let name = "process::detach::tests::the_starter_sees_success_once_the_daemon_is_ready";
+        let name = "process::detach::tests::the_waiting_process_succeeds_once_the_daemon_is_ready";
         let output = spawn(name, dir.path().to_str().unwrap());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let printed = text(&output.stdout);
@@ -173,30 +176,33 @@ mod tests {
     }
 
     #[test]
-    fn the_starter_sees_failure_with_its_reason() {
+    fn the_waiting_process_prints_the_reason_of_a_failure() {
         if is_child() {
             alone(|| detach().unwrap().fail("cannot do it: no luck"));
         }
-        let output = spawn("process::detach::tests::the_starter_sees_failure_with_its_reason", "");
+        let output =
+            spawn("process::detach::tests::the_waiting_process_prints_the_reason_of_a_failure", "");
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("cannot do it: no luck\n"));
     }
 
     #[test]
-    fn the_starter_sees_a_daemon_that_ends_without_a_word() {
+    fn the_waiting_process_reports_a_daemon_that_ends_without_a_report() {
         if is_child() {
             alone(|| drop(detach().unwrap()));
         }
-        let output =
-            spawn("process::detach::tests::the_starter_sees_a_daemon_that_ends_without_a_word", "");
+        let output = spawn(
+            "process::detach::tests::the_waiting_process_reports_a_daemon_that_ends_without_a_report",
+            "",
+        );
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("ended before it was ready"));
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_process_with_threads_is_not_forked() {
-        let name = "process::detach::tests::a_process_with_threads_is_not_forked";
+    fn a_process_with_several_threads_does_not_fork() {
+        let name = "process::detach::tests::a_process_with_several_threads_does_not_fork";
         crate::testing::in_child(name, || {
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let thread = std::thread::spawn(move || ended.recv());

@@ -1,13 +1,13 @@
-//! Limits that the system puts on a process.
+//! Resource limits of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the number of descriptors that the process may have open to `wanted`, or as near as is
-/// allowed, and says what is in force. Never lowers it; `u64::MAX` stands for no limit.
+/// Raises the limit of open descriptors to `wanted`, or as near as is allowed, and returns the limit in
+/// force; `u64::MAX` for no limit. Never lowers it.
 pub fn raise_descriptors(wanted: u64) -> u64 {
     let now = getrlimit(Resource::Nofile);
     if now.current.is_some_and(|current| current < wanted) {
-        // Beyond the hard limit for those who may; up to it for everybody.
+        // Only a privileged process can exceed the hard limit.
         let beyond =
             Rlimit { current: Some(wanted), maximum: now.maximum.map(|max| max.max(wanted)) };
         if setrlimit(Resource::Nofile, beyond).is_err() {

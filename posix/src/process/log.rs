@@ -1,7 +1,7 @@
-//! Lines to those who may have stopped reading.
+//! Log lines that never block.
 //!
-//! A pipe that nobody empties, or a terminal that somebody has stopped, keeps whoever writes to it
-//! waiting. A loop that serves others can't wait for that: then the line is lost.
+//! Writing to a full pipe or a stopped terminal blocks. The event loop cannot wait, so the line is
+//! dropped instead.
 
 use std::fmt::{self, Write};
 use std::os::fd::AsFd;
@@ -9,13 +9,13 @@ use std::os::fd::AsFd;
 use arrayvec::ArrayString;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The longest line. A pipe in which there is room at all has room for it in one piece.
+/// The longest line, in bytes with its newline. A pipe that is ready for writing has room for it
+/// (`PIPE_BUF` is at least 512).
 const LINE_MAX: usize = 512;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// Prints a line in one piece, and cut where it is longer than that; not at all where that would
-/// mean to wait, or fails.
+/// Prints a line with one write, cut to [`LINE_MAX`]. Drops it if writing would block or fails.
 pub(crate) fn line(out: impl AsFd, line: fmt::Arguments<'_>) {
     let mut text = ArrayString::<LINE_MAX>::new();
     let _ = text.write_fmt(line);
@@ -25,7 +25,7 @@ pub(crate) fn line(out: impl AsFd, line: fmt::Arguments<'_>) {
     text.push('\n');
     let mut ready = [PollFd::new(&out, PollFlags::OUT)];
     if poll(&mut ready, Some(&AT_ONCE)).is_ok_and(|count| count > 0) {
-        // A reader that is gone, or a full disk, is no reason to stop serving.
+        // A closed reader or a full disk must not stop the program.
         let _ = rustix::io::write(&out, text.as_bytes());
     }
 }
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_still_ends() {
+    fn a_long_line_is_cut_and_still_ends() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         line(&writer, format_args!("{:é>1$}", "", LINE_MAX));
         line(&writer, format_args!("{:a>1$}", "", LINE_MAX));
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_not_waited_for() {
+    fn a_reader_that_does_not_read_does_not_block() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         for number in 0..100_000 {
             line(&writer, format_args!("line {number}"));
@@ -65,7 +65,7 @@ mod tests {
         drop(writer);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        // What was printed before it was full is whole.
+        // The lines before the pipe was full are complete.
         for (number, line) in text.lines().enumerate() {
             assert_eq!(line, format!("line {number}"));
         }
@@ -73,12 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_and_a_full_disk_are_no_matter() {
+    fn a_closed_reader_and_a_full_disk_are_ignored() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        line(&writer, format_args!("nobody hears this"));
+        line(&writer, format_args!("no reader"));
         if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
-            line(&full, format_args!("there is no room for this"));
+            line(&full, format_args!("no space"));
         }
     }
 }

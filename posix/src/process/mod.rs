@@ -1,4 +1,4 @@
-//! The process: how a daemon starts, detaches, drops privileges, handles signals and logs.
+//! The process: starting, detaching, pid file, dropping privileges, signals, limits and logging.
 
 pub mod accounts;
 mod activation;

@@ -1,4 +1,4 @@
-//! The file that says which process to signal.
+//! The pid file: the number of the process to signal.
 
 use std::fmt;
 use std::fs::File;
@@ -15,21 +15,22 @@ use rustix::io::Errno;
 use crate::net::listener::take_turn;
 use crate::sys;
 
-/// What stands in a file that could not be removed: a number that no process can have. With an empty
-/// file `start-stop-daemon --status` cannot tell; with this one it says that the process is gone.
-const NOBODY: &str = "2147483647\n";
+/// The content of a pid file that could not be removed: a number that no process can have. With it
+/// `start-stop-daemon --status` reports that the process is gone; with an empty file it cannot tell.
+const NO_PROCESS: &str = "2147483647\n";
 
-/// How often a step is tried again because another process came or went meanwhile.
+/// How often a step is tried while other processes change the file.
 const TRIES: usize = 100;
 
-/// A file with the number of this process, for those who want to signal it.
+/// A file with the number of this process.
 ///
-/// The process holds an exclusive lock on it for as long as it lives, which needs the right to write
-/// to the file. A file with such a lock names a live process; any other is stale, whatever process has
-/// that number by now. Shared locks, which everybody who can read the file can hold, do not count.
+/// The process holds an exclusive lock on the file as long as it lives. That needs write permission,
+/// so no other user can hold such a lock. A file with the lock names a live process; a file without it
+/// is stale, whatever process has that number now. Shared locks, which need only read permission, do
+/// not count.
 ///
-/// Dropping it removes the file if it still is ours. Where the process may not remove it, having
-/// changed its user, the file then has a number that no process can have.
+/// Dropping it removes the file if it is still the same file. If the process may not remove it, after a
+/// change of user, it writes a number that no process can have.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -37,28 +38,34 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Writes the file, readable to all and writable to the owner whatever the umask is.
+    /// Creates the file, with mode 644 whatever the umask is.
     ///
-    /// It is written and locked under another name and gets its own in one step, so a reader never
-    /// finds half a number, and of several processes that start at once one has the file.
+    /// It is written and locked under another name, then renamed. So a reader never sees half a number,
+    /// and of several processes that start at once one gets the file.
+    ///
+    /// # Errors
+    /// [`PidFileError`], also if a live process holds the file, or if it is not a regular file.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
         let cannot = |doing| {
             let path = path.to_owned();
-            move |error: io::Error| PidFileError { path, why: PidFileWhy::System(doing, error) }
+            move |error: io::Error| PidFileError {
+                path,
+                kind: PidFileErrorKind::System(doing, error),
+            }
         };
         let path = std::path::absolute(path).map_err(cannot("find it"))?;
-        look(&path).map_err(|why| PidFileError { path: path.clone(), why })?;
+        inspect(&path).map_err(|kind| PidFileError { path: path.clone(), kind })?;
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput.into());
         let mut fresh = name.map_err(cannot("write it"))?.to_owned();
         fresh.push(format!(".{}", std::process::id()));
         let fresh = path.with_file_name(fresh);
         for _ in 0..TRIES {
             let file = write_fresh(&fresh).map_err(cannot("write it"))?;
-            if let Err(why) = put(&fresh, &path) {
+            if let Err(kind) = install(&fresh, &path) {
                 let _ = fs::unlink(&fresh);
-                return Err(PidFileError { path, why });
+                return Err(PidFileError { path, kind });
             }
-            // A process that ended in the same moment may have removed it with its own.
+            // A process that ended at the same moment may have removed this file instead of its own.
             if is_at(&path, &file) {
                 return Ok(Self { path, file });
             }
@@ -66,7 +73,7 @@ impl PidFile {
         Err(cannot("put it there")(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// Where it is.
+    /// Its absolute path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -80,35 +87,35 @@ impl Drop for PidFile {
         if !is_at(&self.path, &self.file) {
             return;
         }
-        // No other process replaces it meanwhile: it is locked until this is done.
+        // It is locked until this is done, so no other process replaces it meanwhile.
         if fs::unlink(&self.path).is_err() {
-            let _ = self.file.write_all_at(NOBODY.as_bytes(), 0);
+            let _ = self.file.write_all_at(NO_PROCESS.as_bytes(), 0);
         }
     }
 }
 
-/// What is in the place of a pid file.
-enum There {
+/// What is at the path of a pid file.
+enum Existing {
     Nothing,
-    /// A pid file that no live process holds.
+    /// A pid file without a live process.
     Stale(fs::Stat),
 }
 
-/// Finds out what is at `path`, and refuses it unless it is a stale pid file, or nothing.
-fn look(path: &Path) -> Result<There, PidFileWhy> {
-    let system = |error: Errno| PidFileWhy::System("look at it", error.into());
+/// Inspects `path`. Anything but nothing or a stale pid file is an error.
+fn inspect(path: &Path) -> Result<Existing, PidFileErrorKind> {
+    let system = |error: Errno| PidFileErrorKind::System("look at it", error.into());
     match fs::lstat(path) {
-        Err(Errno::NOENT) => return Ok(There::Nothing),
+        Err(Errno::NOENT) => return Ok(Existing::Nothing),
         Err(error) => return Err(system(error)),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
-            return Err(PidFileWhy::NotAFile);
+            return Err(PidFileErrorKind::NotAFile);
         }
         Ok(_) => {}
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match fs::openat(fs::CWD, path, flags, Mode::empty()) {
         Ok(file) => file,
-        Err(Errno::NOENT) => return Ok(There::Nothing),
+        Err(Errno::NOENT) => return Ok(Existing::Nothing),
         Err(error) => return Err(system(error)),
     };
     let stat = fs::fstat(&file).map_err(system)?;
@@ -116,19 +123,19 @@ fn look(path: &Path) -> Result<There, PidFileWhy> {
         Ok(false) => {
             let mut pid = String::new();
             let _ = File::from(file).take(20).read_to_string(&mut pid);
-            Err(PidFileWhy::Held(pid.trim_end().to_owned()))
+            Err(PidFileErrorKind::Held(pid.trim_end().to_owned()))
         }
-        // A file system without locks cannot tell; better to start than to refuse for ever.
-        _ => Ok(There::Stale(stat)),
+        // On a file system without locks, starting is better than refusing for ever.
+        _ => Ok(Existing::Stale(stat)),
     }
 }
 
 fn write_fresh(path: &Path) -> io::Result<File> {
-    // Left by a process of this number that was killed in the middle of this.
+    // Left behind by a killed process with the same number.
     let _ = fs::unlink(path);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    // Nobody else can open it before it is locked.
+    // Until it is locked, only the owner can open it.
     let mut file = File::from(fs::openat(fs::CWD, path, flags, Mode::RUSR | Mode::WUSR)?);
     let _ = sys::lock_file(file.as_fd(), true);
     let written =
@@ -140,39 +147,39 @@ fn write_fresh(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives the locked file `fresh` the name `path`, where nothing is or a stale file.
+/// Renames the locked file `fresh` to `path`, where there is nothing or a stale file.
 ///
-/// The lock on the directory lets those who start at once wait for each other. It is not what makes
-/// this safe, since any user who can read the directory can keep it.
-fn put(fresh: &Path, path: &Path) -> Result<(), PidFileWhy> {
+/// With the lock on the directory, processes that start at once take turns. This is safe without it,
+/// too, since any user who can read the directory can hold it.
+fn install(fresh: &Path, path: &Path) -> Result<(), PidFileErrorKind> {
     let _turn = take_turn(path);
     for _ in 0..TRIES {
-        let done = match look(path)? {
-            There::Nothing => put_new(fresh, path),
-            There::Stale(stale) => replace(fresh, path, &stale),
+        let done = match inspect(path)? {
+            Existing::Nothing => install_new(fresh, path),
+            Existing::Stale(stale) => replace(fresh, path, &stale),
         };
         if done? {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Err(PidFileWhy::System("put it there", io::ErrorKind::AlreadyExists.into()))
+    Err(PidFileErrorKind::System("put it there", io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Whether a step was done; `false` where another process came or went since the look before it.
-fn done(step: Result<(), Errno>) -> Result<bool, PidFileWhy> {
+/// Whether a step succeeded; false if another process has changed the file since it was inspected.
+fn done(step: Result<(), Errno>) -> Result<bool, PidFileErrorKind> {
     match step {
         Ok(()) => Ok(true),
         Err(Errno::EXIST | Errno::NOENT) => Ok(false),
-        Err(error) => Err(PidFileWhy::System("put it there", error.into())),
+        Err(error) => Err(PidFileErrorKind::System("put it there", error.into())),
     }
 }
 
-/// Renames `fresh` to `path`, where nothing must be.
-fn put_new(fresh: &Path, path: &Path) -> Result<bool, PidFileWhy> {
+/// Renames `fresh` to `path`, which must not exist.
+fn install_new(fresh: &Path, path: &Path) -> Result<bool, PidFileErrorKind> {
     #[cfg(target_os = "linux")]
     match fs::renameat_with(fs::CWD, fresh, fs::CWD, path, fs::RenameFlags::NOREPLACE) {
-        // File systems and kernels that do not know the flag.
+        // The file system or kernel does not support the flag.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         result => return done(result),
     }
@@ -184,32 +191,31 @@ fn put_new(fresh: &Path, path: &Path) -> Result<bool, PidFileWhy> {
     })
 }
 
-/// Puts `fresh` at `path` in place of the `stale` file.
+/// Replaces the `stale` file at `path` by `fresh`.
 ///
-/// The two change places, and only then it is certain which file this has replaced. Where that is a
-/// live one of another process that was faster, both go back. All the while `path` names a file that
-/// is locked.
+/// The two are exchanged; only then it is certain which file was replaced. If that is the live file of
+/// another process, they are exchanged back. At every moment `path` names a locked file.
 #[cfg(target_os = "linux")]
-fn replace(fresh: &Path, path: &Path, stale: &fs::Stat) -> Result<bool, PidFileWhy> {
+fn replace(fresh: &Path, path: &Path, stale: &fs::Stat) -> Result<bool, PidFileErrorKind> {
     let exchange = || fs::renameat_with(fs::CWD, fresh, fs::CWD, path, fs::RenameFlags::EXCHANGE);
     match exchange() {
-        // File systems and kernels that do not know the flag.
+        // The file system or kernel does not support the flag.
         Err(Errno::INVAL | Errno::NOSYS) => return done(fs::rename(fresh, path)),
         Err(error) => return done(Err(error)),
         Ok(()) => {}
     }
     if !fs::lstat(fresh).is_ok_and(|replaced| same(&replaced, stale))
-        && let Err(why) = look(fresh)
+        && let Err(kind) = inspect(fresh)
     {
-        return if done(exchange())? { Err(why) } else { Ok(false) };
+        return if done(exchange())? { Err(kind) } else { Ok(false) };
     }
     let _ = fs::unlink(fresh);
     Ok(true)
 }
 
-/// Puts `fresh` at `path` in place of the stale file.
+/// Replaces the stale file at `path` by `fresh`.
 #[cfg(not(target_os = "linux"))]
-fn replace(fresh: &Path, path: &Path, _stale: &fs::Stat) -> Result<bool, PidFileWhy> {
+fn replace(fresh: &Path, path: &Path, _stale: &fs::Stat) -> Result<bool, PidFileErrorKind> {
     done(fs::rename(fresh, path))
 }
 
@@ -223,15 +229,15 @@ fn same(one: &fs::Stat, other: &fs::Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
-/// The pid file could not be made.
+/// The pid file could not be created.
 #[derive(Debug)]
 pub struct PidFileError {
     path: PathBuf,
-    why: PidFileWhy,
+    kind: PidFileErrorKind,
 }
 
 #[derive(Debug)]
-enum PidFileWhy {
+enum PidFileErrorKind {
     Held(String),
     NotAFile,
     System(&'static str, io::Error),
@@ -240,20 +246,22 @@ enum PidFileWhy {
 impl fmt::Display for PidFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot use pid file {}: ", self.path.display())?;
-        match &self.why {
-            PidFileWhy::Held(pid) => {
+        match &self.kind {
+            PidFileErrorKind::Held(pid) => {
                 write!(f, "process {pid} holds it; stop that, or choose another")
             }
-            PidFileWhy::NotAFile => f.write_str("what is there is no regular file; choose another"),
-            PidFileWhy::System(doing, error) => write!(f, "cannot {doing}: {error}"),
+            PidFileErrorKind::NotAFile => {
+                f.write_str("the file there is no regular file; choose another")
+            }
+            PidFileErrorKind::System(doing, error) => write!(f, "cannot {doing}: {error}"),
         }
     }
 }
 
 impl std::error::Error for PidFileError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.why {
-            PidFileWhy::System(_, error) => Some(error),
+        match &self.kind {
+            PidFileErrorKind::System(_, error) => Some(error),
             _ => None,
         }
     }
@@ -261,8 +269,8 @@ impl std::error::Error for PidFileError {
 
 #[cfg(test)]
 mod tests {
-    // Elsewhere than on Linux the locks of one process do not keep itself out, so what takes two
-    // processes there is tested on Linux only.
+    // Only on Linux do these locks exclude the process that holds them. Elsewhere these tests would
+    // need two processes.
     use super::*;
     use crate::testing::{Dir, in_child, in_child_dir, is_root};
     use std::os::unix::fs::MetadataExt;
@@ -272,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_the_number_and_goes_with_the_process() {
+    fn it_has_the_process_id_and_is_removed_on_close() {
         let dir = Dir::new();
         let path = dir.join("pid");
         let file = PidFile::create(&path).unwrap();
@@ -317,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_left_alone() {
+    fn a_file_that_is_not_regular_is_left_alone() {
         let dir = Dir::new();
         let path = dir.join("pid");
         std::os::unix::fs::symlink(dir.join("target"), &path).unwrap();
@@ -328,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn another_s_file_stays() {
+    fn the_file_of_another_process_stays() {
         let dir = Dir::new();
         let path = dir.join("pid");
         let file = PidFile::create(&path).unwrap();
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_cannot_be_removed_it_names_nobody() {
+    fn a_file_that_cannot_be_removed_names_no_process() {
         if !is_root() {
             return;
         }
@@ -347,34 +355,34 @@ mod tests {
             let _file = PidFile::create(&dir.join("pid")).unwrap();
             super::super::change_user("nobody").unwrap();
         };
-        let name = "process::pid_file::tests::where_it_cannot_be_removed_it_names_nobody";
-        in_child_dir(name, body, |dir| assert_eq!(content(&dir.join("pid")), NOBODY));
+        let name = "process::pid_file::tests::a_file_that_cannot_be_removed_names_no_process";
+        in_child_dir(name, body, |dir| assert_eq!(content(&dir.join("pid")), NO_PROCESS));
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn locks_that_need_no_right_to_write_keep_nobody_from_starting() {
+    fn locks_without_write_permission_do_not_prevent_a_start() {
         let name = "process::pid_file::tests::\
-                    locks_that_need_no_right_to_write_keep_nobody_from_starting";
+                    locks_without_write_permission_do_not_prevent_a_start";
         in_child(name, || {
             let dir = Dir::new();
             let path = dir.join("pid");
             std::fs::write(&path, "1\n").unwrap();
-            let stranger = File::open(&path).unwrap();
-            fs::flock(&stranger, fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-            assert!(sys::lock_file(stranger.as_fd(), false).unwrap());
+            let other = File::open(&path).unwrap();
+            fs::flock(&other, fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+            assert!(sys::lock_file(other.as_fd(), false).unwrap());
             let ours = PidFile::create(&path).unwrap();
             assert_eq!(content(&path), format!("{}\n", std::process::id()));
-            // Nor is a live one taken for stale because of them.
-            let stranger = File::open(&path).unwrap();
-            fs::flock(&stranger, fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-            assert!(!sys::lock_file(stranger.as_fd(), false).unwrap());
+            // Nor do they make a live file look stale.
+            let other = File::open(&path).unwrap();
+            fs::flock(&other, fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+            assert!(!sys::lock_file(other.as_fd(), false).unwrap());
             assert!(PidFile::create(&path).unwrap_err().to_string().contains("holds it"));
             drop(ours);
         });
     }
 
-    /// What a process writes that starts with the same pid file.
+    /// The file that another process would install.
     #[cfg(target_os = "linux")]
     fn fresh(dir: &Dir, name: &str) -> File {
         write_fresh(&dir.join(name)).unwrap()
@@ -382,18 +390,18 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn of_two_that_found_nothing_the_second_leaves_the_first_alone() {
+    fn if_two_processes_find_nothing_the_second_leaves_the_first_alone() {
         in_child(
-            "process::pid_file::tests::of_two_that_found_nothing_the_second_leaves_the_first_alone",
+            "process::pid_file::tests::if_two_processes_find_nothing_the_second_leaves_the_first_alone",
             || {
                 let dir = Dir::new();
                 let path = dir.join("pid");
                 let (first, _second) = (fresh(&dir, "a"), fresh(&dir, "b"));
-                assert!(put_new(&dir.join("a"), &path).unwrap());
-                assert!(!put_new(&dir.join("b"), &path).unwrap());
+                assert!(install_new(&dir.join("a"), &path).unwrap());
+                assert!(!install_new(&dir.join("b"), &path).unwrap());
                 assert!(is_at(&path, &first));
-                let error = put(&dir.join("b"), &path).unwrap_err();
-                assert!(matches!(error, PidFileWhy::Held(_)), "{error:?}");
+                let error = install(&dir.join("b"), &path).unwrap_err();
+                assert!(matches!(error, PidFileErrorKind::Held(_)), "{error:?}");
                 assert!(is_at(&path, &first));
             },
         );
@@ -401,20 +409,20 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn of_two_that_found_the_same_stale_file_the_second_leaves_the_first_alone() {
+    fn if_two_processes_find_a_stale_file_the_second_leaves_the_first_alone() {
         let name = "process::pid_file::tests::\
-                    of_two_that_found_the_same_stale_file_the_second_leaves_the_first_alone";
+                    if_two_processes_find_a_stale_file_the_second_leaves_the_first_alone";
         in_child(name, || {
             let dir = Dir::new();
             let path = dir.join("pid");
             std::fs::write(&path, "1\n").unwrap();
             let (first, second) = (fresh(&dir, "a"), fresh(&dir, "b"));
-            let Ok(There::Stale(stale)) = look(&path) else { panic!("it is stale") };
+            let Ok(Existing::Stale(stale)) = inspect(&path) else { panic!("not stale") };
             assert!(replace(&dir.join("a"), &path, &stale).unwrap());
             let error = replace(&dir.join("b"), &path, &stale).unwrap_err();
-            assert!(matches!(error, PidFileWhy::Held(_)), "{error:?}");
+            assert!(matches!(error, PidFileErrorKind::Held(_)), "{error:?}");
             assert!(is_at(&path, &first) && is_at(&dir.join("b"), &second));
-            // One that has ended meanwhile is stale again.
+            // Once its process has ended, the file is stale again.
             drop(first);
             assert!(replace(&dir.join("b"), &path, &stale).unwrap());
             assert!(is_at(&path, &second));

@@ -1,4 +1,4 @@
-//! Signals as bytes in a pipe, for the loop to read in its turn.
+//! Signals as bytes in a pipe, which the event loop reads.
 
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,25 +6,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::net::stream;
 use crate::sys::{self, Disposition};
 
-/// What somebody asks of the process.
+/// What a signal asks of the process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Signal {
-    /// Finish what is begun, then end: SIGTERM, SIGINT.
+    /// Finish the open requests, then end: SIGTERM, SIGINT.
     Drain,
-    /// End now, cleanly: SIGUSR1, SIGUSR2 with `-killable`.
+    /// End at once: SIGUSR1 and SIGUSR2 with `-killable`.
     End,
 }
 
-/// The signals of the process, to be read in the loop. One at a time in a process.
+/// The signals of the process. There can be one value at a time in a process.
 #[derive(Debug)]
 pub struct Signals(PipeReader);
 
 impl Signals {
-    /// Takes over the signals of the process, from now until it ends.
+    /// Takes over the signals of the process until it ends.
     ///
-    /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP is ignored
-    /// in a `daemon`, which has no terminal to lose; else it is left as it was found. SIGPIPE is
-    /// ignored. All signals are unblocked: a mask is inherited, and the starter may have blocked some.
+    /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP is ignored in a
+    /// `daemon`, which has no terminal; else it is left unchanged. SIGPIPE is ignored. All signals are
+    /// unblocked, since the parent process may have blocked some.
+    ///
+    /// # Errors
+    /// The system's error.
     pub fn install(killable: bool, daemon: bool) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
@@ -44,12 +47,12 @@ impl Signals {
         Ok(Self(reader.into()))
     }
 
-    /// Readable when there is a signal to [`take`](Self::take).
+    /// A descriptor that is readable while there are signals to [`take`](Self::take).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// The oldest signal that came and was not taken; `None` when there is none.
+    /// Takes the oldest pending signal; `None` if there is none.
     pub fn take(&self) -> Option<Signal> {
         let mut byte = [0];
         loop {
@@ -78,7 +81,7 @@ mod tests {
         kill_process(getpid(), number).unwrap();
     }
 
-    /// Sends `number` and waits for what comes of it. Any thread may get it, so that takes a while.
+    /// Sends `number` and waits for its effect. Any thread may receive it, so that takes a while.
     fn sent(signals: &Signals, number: Number) -> (Option<Signal>, Option<Signal>) {
         send(number);
         let poller = Poller::new().unwrap();
@@ -100,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn the_user_signals_end_only_who_is_killable() {
-        in_child("process::signals::tests::the_user_signals_end_only_who_is_killable", || {
+    fn the_user_signals_end_only_a_killable_process() {
+        in_child("process::signals::tests::the_user_signals_end_only_a_killable_process", || {
             let stubborn = Signals::install(false, false).unwrap();
             send(Number::USR1);
             send(Number::USR2);
@@ -113,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe() {
+    fn a_daemon_survives_sighup_and_every_process_sigpipe() {
         in_child(
-            "process::signals::tests::a_daemon_outlives_a_hangup_and_everybody_a_broken_pipe",
+            "process::signals::tests::a_daemon_survives_sighup_and_every_process_sigpipe",
             || {
                 let signals = Signals::install(true, true).unwrap();
                 send(Number::HUP);

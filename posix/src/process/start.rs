@@ -1,8 +1,8 @@
-//! How a daemon starts: what may fail first, and in the order that lets it drop what it needs for it.
+//! Starting a daemon: everything that can fail, in the order that lets it drop privileges.
 //!
-//! Close what was inherited and nobody named, bind and listen, owner, group and mode of the socket,
-//! detach, pid file, change of user; then the program takes its memory, says that it is ready, and
-//! loops.
+//! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
+//! file, change the user. Then the program allocates its memory, reports that it is ready, and enters
+//! its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,52 +22,52 @@ use crate::process::{
 };
 use crate::sys;
 
-/// Descriptors that a daemon has beside its clients': standard streams, poller, signals, listeners,
-/// the server's, the one in reserve, and some to spare.
+/// Descriptors of a daemon besides those of its clients: standard streams, poller, signals, listeners,
+/// upstream connections, the spare one, and some more.
 const DESCRIPTORS: usize = 64;
-/// Those of them that every daemon has: three standard streams, two of signals, two of the poller, and
-/// the one in reserve.
+/// Descriptors that every daemon has: three standard streams, two for signals, two of the poller, and
+/// the spare one.
 const DESCRIPTORS_MIN: usize = 8;
 
-/// What a daemon is told about itself.
+/// Settings of a daemon's start.
 #[derive(Clone, Debug)]
 pub struct Startup {
-    /// The program's name, at the front of its lines.
+    /// The program's name, which begins its log lines.
     pub name: &'static str,
-    /// Where clients come from. Where it is empty, from the sockets that a service manager has handed
-    /// over (`LISTEN_FDS`), or else from `usual`.
+    /// Addresses to listen on. If empty: the sockets that a service manager passes (`LISTEN_FDS`), or
+    /// else `default_listen`.
     pub listen: Vec<Address>,
-    /// Where clients come from where nothing else was said.
-    pub usual: Address,
-    /// Other addresses of the program: descriptors that they name stay open, while everything else
-    /// that the process was started with is closed.
+    /// The address to listen on by default.
+    pub default_listen: Address,
+    /// Other addresses of the program. Descriptors that they name stay open; all other inherited ones
+    /// are closed.
     pub inherits: Vec<Address>,
-    /// To whom UNIX sockets belong.
+    /// Owner, group and mode of UNIX sockets.
     pub ownership: Ownership,
     /// Whether to detach from the terminal.
     pub daemon: bool,
-    /// Where to write the process id.
+    /// The path of the pid file.
     pub pid_file: Option<PathBuf>,
-    /// As whom to go on.
+    /// The user to switch to: `user` or `user:group`.
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
 }
 
-/// Why a daemon can't start.
+/// Why a daemon cannot start.
 #[derive(Debug)]
 pub enum StartError {
-    /// It can't tell which sockets were handed over.
+    /// The variables of socket activation are invalid.
     Activation(ActivationError),
-    /// It can't listen.
+    /// Listening failed.
     Listen(ListenError),
-    /// It can't leave the terminal.
+    /// Detaching from the terminal failed.
     Detach(DetachError),
-    /// It can't write its process id.
+    /// The pid file could not be created.
     PidFile(PidFileError),
-    /// It can't become that user.
+    /// Switching the user failed.
     User(UserError),
-    /// It can't take over its signals.
+    /// Installing the signal handlers failed.
     Signals(io::Error),
 }
 
@@ -97,7 +97,7 @@ impl std::error::Error for StartError {
     }
 }
 
-/// A daemon that has all it asked of the system, and does not serve yet.
+/// A daemon that has started and does not serve yet.
 #[derive(Debug)]
 pub struct Started {
     name: &'static str,
@@ -110,20 +110,19 @@ pub struct Started {
 }
 
 impl Startup {
-    /// Opens, detaches and drops, in this order.
+    /// Listens, detaches, writes the pid file and drops privileges, in this order.
     ///
-    /// Returns in the daemon where one is asked for; the process that called it ends when that is
-    /// ready.
+    /// With `daemon` it returns in the new process. The calling process exits once that is ready.
     ///
     /// # Errors
-    /// [`StartError`]. What was opened is closed again.
+    /// [`StartError`]. All sockets are closed again.
     pub fn start(&self) -> Result<Started, StartError> {
-        let mut handed = process::take_activation().map_err(StartError::Activation)?;
+        let mut passed = process::take_activation().map_err(StartError::Activation)?;
         if !self.listen.is_empty() {
-            handed = 0..0;
+            passed = 0..0;
         }
-        sys::close_inherited(&self.named_descriptors(handed.clone()));
-        let listeners = self.open(handed)?;
+        sys::close_inherited(&self.named_descriptors(passed.clone()));
+        let listeners = self.open(passed)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -153,25 +152,25 @@ impl Startup {
         }
     }
 
-    /// The addresses to listen on: those given, or the usual one.
+    /// The addresses to listen on: those given, or the default.
     pub fn addresses(&self) -> &[Address] {
         match &self.listen[..] {
-            [] => std::slice::from_ref(&self.usual),
+            [] => std::slice::from_ref(&self.default_listen),
             listen => listen,
         }
     }
 
-    /// The inherited descriptors that somebody has a use for.
-    fn named_descriptors(&self, handed: Range<RawFd>) -> Vec<RawFd> {
+    /// The inherited descriptors that an option or the service manager names.
+    fn named_descriptors(&self, passed: Range<RawFd>) -> Vec<RawFd> {
         let named = |address: &Address| match *address {
             Address::Fd { read, write } => [read, write],
             _ => [None, None],
         };
         let addresses = self.listen.iter().chain(&self.inherits);
-        handed.chain(addresses.flat_map(named).flatten()).collect()
+        passed.chain(addresses.flat_map(named).flatten()).collect()
     }
 
-    /// The path of the default socket, where root listens in a directory that is everybody's.
+    /// The path of the default socket, if root listens in a directory that everybody can write to.
     fn is_exposed<'l>(&self, listener: &'l Listener) -> Option<&'l Path> {
         let path = listener.path().filter(|_| self.listen.is_empty())?;
         let mode = rustix::fs::stat(path.parent()?).ok()?.st_mode;
@@ -179,20 +178,20 @@ impl Startup {
         (open && rustix::process::geteuid().is_root()).then_some(path)
     }
 
-    /// Opens all that is to be listened on.
-    fn open(&self, handed: Range<RawFd>) -> Result<Vec<Listener>, StartError> {
-        if !handed.is_empty() {
-            let open = |number| Listener::handed_over(number, &self.ownership);
-            return handed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
+    /// Opens all listeners.
+    fn open(&self, passed: Range<RawFd>) -> Result<Vec<Listener>, StartError> {
+        if !passed.is_empty() {
+            let open = |number| Listener::passed(number, &self.ownership);
+            return passed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
         }
         let listen = self.addresses();
         let is_path =
             |address: &Address| matches!(address, Address::Unix(name) if name.path().is_some());
-        let (some_path, nobodys) = (listen.iter().any(is_path), Ownership::default());
+        let (some_path, default) = (listen.iter().any(is_path), Ownership::default());
         let open = |address| {
-            // Where one of several has an owner to set, the others are not meant.
-            let meant = is_path(address) || !some_path;
-            let ownership = if meant { &self.ownership } else { &nobodys };
+            // If a UNIX path is among the addresses, the ownership is meant for it alone.
+            let applies = is_path(address) || !some_path;
+            let ownership = if applies { &self.ownership } else { &default };
             Listener::open(address, ownership).map_err(StartError::Listen)
         };
         listen.iter().map(open).collect()
@@ -212,23 +211,23 @@ impl Startup {
 }
 
 impl Started {
-    /// Prints a warning: a line on stderr with the program's name.
+    /// Prints a warning line on stderr, with the program's name.
     pub fn warn(&self, line: &str) {
         warn(self.name, line);
     }
 
-    /// Prints what has happened: a line on stderr with the program's name.
+    /// Prints a log line on stderr, with the program's name.
     pub(crate) fn info(&self, line: fmt::Arguments<'_>) {
         log::line(io::stderr(), format_args!("{}: {line}", self.name));
     }
 
-    /// Prints a line on stdout as it is.
+    /// Prints a line on stdout.
     pub(crate) fn print(&self, line: fmt::Arguments<'_>) {
         log::line(io::stdout(), line);
     }
 
-    /// Has the system allow as many descriptors as this many clients and servers need, or says for how
-    /// many clients there are enough.
+    /// Raises the descriptor limit for this many clients and servers. If it stays too low, prints for how
+    /// many clients it is enough.
     pub(crate) fn provide_descriptors(&self, clients: usize, servers: usize) {
         let wanted = (clients + servers + DESCRIPTORS) as u64;
         let allowed = limits::raise_descriptors(wanted);
@@ -248,14 +247,14 @@ impl Started {
         self.foreground
     }
 
-    /// Gives away what the loop works with. Signals are given once.
+    /// Takes the listeners and signals, for the event loop. Can be called once.
     pub(crate) fn take(&mut self) -> (Vec<Listener>, Signals) {
-        let signals = self.signals.take().expect("a loop takes what a start has opened, once");
+        let signals = self.signals.take().expect("taken once, by the event loop");
         (std::mem::take(&mut self.listeners), signals)
     }
 
-    /// Says that the service is up: in the foreground a line for each address, else to the process
-    /// that started it.
+    /// Reports that the service is up: in the foreground by a line for each address, else to the waiting
+    /// process.
     pub(crate) fn ready(&mut self) {
         if let Some(detached) = self.detached.take() {
             return detached.ready();
@@ -266,11 +265,11 @@ impl Started {
         let _ = io::stdout().flush();
     }
 
-    /// Ends a start that failed after detaching: the process that waits is told why.
+    /// Reports a failure after detaching to the waiting process, and exits; otherwise returns the error.
     pub(crate) fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
         match self.detached.take() {
             Some(detached) => {
-                // The process ends there, and nothing is dropped on its way.
+                // `fail` exits without dropping anything.
                 self.listeners.clear();
                 self._pid_file = None;
                 detached.fail(&format!("{}: {error}", self.name))
@@ -280,7 +279,7 @@ impl Started {
     }
 }
 
-/// Names the files that the process can't remove in the end, now that it is `user`.
+/// Warns of files that `user` cannot remove at the end.
 fn warn_of_leftovers(user: &str, started: &Started) {
     let sockets = started.listeners.iter().filter_map(Listener::path);
     for path in sockets.chain(started._pid_file.as_ref().map(PidFile::path)) {

@@ -1,4 +1,4 @@
-//! Giving up root, for good.
+//! Dropping root privileges for good.
 
 use std::fmt;
 use std::io;
@@ -10,12 +10,15 @@ use rustix::process::geteuid;
 use crate::process::accounts::{self, LookupError};
 use crate::sys;
 
-/// Goes on as the user `name`, for good: a name or any number, with `:` and a group behind it where
-/// that is not the user's primary one.
+/// Switches to the user `name` for good. `name` is `user` or `user:group`, each a name or a number; the
+/// default is the user's primary group.
 ///
-/// That group becomes the only group: what the program needs of other groups, its
-/// socket, was opened before. Then it makes sure that every former right is gone, and that root
-/// cannot be had back. Who is that user already, without root's rights, stays as he is.
+/// The group becomes the only group of the process: what it needs other groups for, its socket, is open
+/// already. Then this checks that no former privilege is left and that root cannot be regained. It does
+/// nothing if the process has that user and group already and is not root.
+///
+/// # Errors
+/// [`UserError`]. Privileges may be dropped in part, so the process must end.
 pub fn change_user(name: &str) -> Result<(), UserError> {
     let user = accounts::account(name).map_err(UserError::Lookup)?;
     let cannot = |error| UserError::System(name.to_owned(), error);
@@ -23,7 +26,7 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
     if user.uid != 0 && sys::ids().map_err(cannot)? == wanted {
         return Ok(());
     }
-    // Groups first: it takes root to change them.
+    // Groups first: changing them needs root.
     sys::set_only_group(user.gid).map_err(cannot)?;
     sys::set_gid(user.gid).map_err(cannot)?;
     sys::set_uid(user.uid).map_err(cannot)?;
@@ -31,15 +34,15 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
     let alone = groups.iter().all(|group| group.as_raw() == user.gid);
     let regained = user.uid != 0 && sys::set_uid(0).is_ok();
     if sys::ids().map_err(cannot)? != wanted || !alone || regained {
-        return Err(UserError::Kept(name.to_owned()));
+        return Err(UserError::PrivilegesRemain(name.to_owned()));
     }
     Ok(())
 }
 
-/// Whether this process may remove `path`, so far as the directory's owner and mode decide.
+/// Whether this process may remove `path`, by the owner and mode of its directory.
 pub(crate) fn can_remove(path: &Path) -> bool {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    // After a change of user the real ids, which this asks about, are the effective ones.
+    // `access` checks the real ids. After a change of user they are the effective ones, too.
     if fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         return false;
     }
@@ -49,21 +52,23 @@ pub(crate) fn can_remove(path: &Path) -> bool {
     !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
 }
 
-/// The process could not become another user. It must not go on.
+/// Switching the user failed. The process must end.
 #[derive(Debug)]
 pub enum UserError {
-    /// Rights that should be gone are still there.
-    Kept(String),
-    /// No such user.
+    /// Former privileges remain.
+    PrivilegesRemain(String),
+    /// The user or group does not exist.
     Lookup(LookupError),
-    /// The system refuses.
+    /// The user, and the system's error.
     System(String, io::Error),
 }
 
 impl fmt::Display for UserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kept(name) => write!(f, "cannot become user '{name}': former rights remain"),
+            Self::PrivilegesRemain(name) => {
+                write!(f, "cannot become user '{name}': former rights remain")
+            }
             Self::Lookup(error) => error.fmt(f),
             Self::System(name, error) => write!(f, "cannot become user '{name}': {error}"),
         }
@@ -73,7 +78,7 @@ impl fmt::Display for UserError {
 impl std::error::Error for UserError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Kept(_) => None,
+            Self::PrivilegesRemain(_) => None,
             Self::Lookup(error) => error.source(),
             Self::System(_, error) => Some(error),
         }
@@ -101,28 +106,28 @@ mod tests {
     }
 
     #[test]
-    fn who_becomes_another_has_no_group_of_root_left() {
+    fn after_a_change_of_user_no_group_of_root_is_left() {
         if is_root() {
-            let name = "process::user::tests::who_becomes_another_has_no_group_of_root_left";
+            let name = "process::user::tests::after_a_change_of_user_no_group_of_root_is_left";
             in_child(name, || becomes_nobody("nobody"));
         }
     }
 
     #[test]
-    fn a_number_does_as_well_as_a_name() {
+    fn a_user_can_be_given_by_number() {
         if is_root() {
-            let name = "process::user::tests::a_number_does_as_well_as_a_name";
+            let name = "process::user::tests::a_user_can_be_given_by_number";
             let uid = accounts::account("nobody").unwrap().uid.to_string();
             in_child(name, || becomes_nobody(&uid));
         }
     }
 
     #[test]
-    fn a_number_without_an_entry_and_a_group_of_choice_will_do() {
+    fn a_number_without_an_entry_can_have_any_group() {
         if !is_root() {
             return;
         }
-        let name = "process::user::tests::a_number_without_an_entry_and_a_group_of_choice_will_do";
+        let name = "process::user::tests::a_number_without_an_entry_can_have_any_group";
         in_child(name, || {
             change_user("54321:7").unwrap();
             assert_eq!(sys::ids().unwrap(), ([54321; 3], [7; 3]));

@@ -1,16 +1,16 @@
-//! What must hold of a protocol that others speak: for its tests.
+//! Checks of a protocol that is not ours, for its tests.
 
 use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
 use distcache_posix::load::session::Session;
 
-/// A request, one of its answers, and whether that says that it was done, or is there.
+/// A request, one of its answers, and whether that says that it was done or found.
 pub(crate) type Case = (Op, String, String, bool);
 
-/// Makes each request of `cases`, which are told the id and the data of a session of 9 bytes that is to
-/// live for a minute, and has its answer read: once that is whole, with `behind` behind it. An answer
-/// that is `wrong` is none.
-pub(crate) fn understands<const N: usize>(
+/// Writes each request of `cases`, with the id and the data of a session of 9 bytes that lives for
+/// a minute, and reads its answer, first in parts and then with `behind` behind it. A `wrong`
+/// answer must be refused.
+pub(crate) fn check_protocol<const N: usize>(
     protocol: &impl Protocol,
     [behind, wrong]: [&str; 2],
     cases: impl Fn(&str, &str) -> [Case; N],

@@ -1,8 +1,8 @@
 //! A server that stores nothing: what the kernel alone costs.
 //!
 //! Every GET is answered with the session that a load expects, which follows from its id, and
-//! everything else with "done". One thread, one receive and one send for as many requests as have
-//! come, no check but of lengths, no limits, no time.
+//! everything else with "done". One thread, one receive and one send for all requests that have
+//! arrived, no checks except of lengths, no limits, no time.
 
 use std::io;
 
@@ -18,12 +18,12 @@ const GET: u8 = 1;
 /// Bytes of each session.
 pub const DATA_LEN: usize = 200;
 const INPUT: usize = 1 << 16;
-/// A request is 15 bytes at least, and an answer no more than this.
+/// The shortest request has 15 bytes; no answer is longer than this.
 const ANSWER: usize = HEADER + DATA_LEN;
-/// Nobody reads what a load has not left room for: as many answers as requests fit into the input.
+/// Room for as many answers as requests fit into the input.
 const OUTPUT: usize = INPUT / (HEADER + 1) * ANSWER;
 
-/// Serves at `address` for as long as the process lives; `ready` is told where.
+/// Serves at `address` as long as the process lives. Calls `ready` with the real address.
 ///
 /// # Errors
 /// It can't listen, or the poller fails.
@@ -61,7 +61,7 @@ struct Floor {
 
 struct Client {
     stream: Stream,
-    /// The beginning of a request whose rest has not come.
+    /// The beginning of an incomplete request.
     begun: Vec<u8>,
 }
 
@@ -74,7 +74,8 @@ impl Floor {
             });
             poller.add(&stream, number + 1, Interest::READ)?;
             self.clients[number] = Some(Client { stream, begun: Vec::new() });
-            // Who connects for one request has mostly sent it by now, as our own server sees it.
+            // A client that connects for one request has mostly sent it by now; our own server does
+            // the same.
             if !self.serve(number) {
                 self.clients[number] = None;
                 self.free.push(number);
@@ -83,7 +84,7 @@ impl Floor {
         Ok(())
     }
 
-    /// One receive and one send; false where the client is gone.
+    /// Receives and sends once. Returns false if the client is gone.
     fn serve(&mut self, number: usize) -> bool {
         let Self { clients, input, output, .. } = self;
         let Some(client) = &mut clients[number] else { return true };
@@ -108,7 +109,7 @@ impl Floor {
     }
 }
 
-/// Answers all whole requests: bytes of them, and bytes of answers.
+/// Answers all whole requests. Returns the length of the requests and of the answers.
 fn answer(input: &[u8], output: &mut [u8]) -> (usize, usize) {
     let (mut rest, mut written) = (input, 0);
     while let Some((header, behind)) = rest.split_first_chunk::<HEADER>() {

@@ -1,12 +1,12 @@
-//! memcached's protocol of lines.
+//! The text protocol of memcached.
 
 use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
 use distcache_posix::load::session::Session;
 
-use crate::text::{Text, line};
+use crate::text::{Text, data, line};
 
-/// Speaks to memcached. ADD is `add`, which leaves what is there, as ours does.
+/// Speaks to memcached. ADD is `add`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Memcached;
 
@@ -46,15 +46,9 @@ impl Protocol for Memcached {
             (Op::Add, b"NOT_STORED") | (Op::Remove, b"NOT_FOUND") => said(false),
             (Op::Get | Op::Have, b"END") => said(false),
             (Op::Get | Op::Have, [b'V', b'A', b'L', b'U', b'E', b' ', ..]) => {
-                let end = after + session.data_len();
-                let Some(data) = bytes.get(after..end + 7) else { return Ok(None) };
-                let (data, end_mark) = data.split_at(session.data_len());
-                if !session.is(data) || end_mark != b"\r\nEND\r\n" {
-                    return Err("it is another session");
-                }
-                Ok(Some(Answer { len: end + 7, done: true }))
+                data(bytes, after, session, b"\r\nEND\r\n")
             }
-            _ => Err("unknown words"),
+            _ => Err("unknown reply"),
         }
     }
 }
@@ -62,11 +56,11 @@ impl Protocol for Memcached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::understands;
+    use crate::case::check_protocol;
 
     #[test]
     fn requests_and_answers_are_as_memcached_has_them() {
-        understands(&Memcached, ["END", "ERROR\r\n"], |id, data| {
+        check_protocol(&Memcached, ["END", "ERROR\r\n"], |id, data| {
             let add = format!("add {id} 0 60 9\r\n{data}\r\n");
             let get = format!("get {id}\r\n");
             let session = format!("VALUE {id} 0 9\r\n{data}\r\nEND\r\n");

@@ -4,9 +4,9 @@ use distcache_core::wire::Op;
 use distcache_posix::load::protocol::{Answer, Asked, Protocol};
 use distcache_posix::load::session::Session;
 
-use crate::text::{Text, line};
+use crate::text::{Text, data, line};
 
-/// Speaks to Redis. ADD is `SET` with `NX`, which leaves what is there, as ours does.
+/// Speaks to Redis. ADD is `SET` with `NX`, which like ours does not replace a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Resp;
 
@@ -44,15 +44,8 @@ impl Protocol for Resp {
         match (asked.op, line) {
             (Op::Add, b"+OK") | (Op::Remove, b":1") => said(true),
             (Op::Add | Op::Get | Op::Have, b"$-1") | (Op::Remove, b":0") => said(false),
-            (Op::Get | Op::Have, [b'$', ..]) => {
-                let end = after + session.data_len();
-                let Some(data) = bytes.get(after..end + 2) else { return Ok(None) };
-                if !session.is(&data[..session.data_len()]) || !data.ends_with(b"\r\n") {
-                    return Err("it is another session");
-                }
-                Ok(Some(Answer { len: end + 2, done: true }))
-            }
-            _ => Err("unknown words"),
+            (Op::Get | Op::Have, [b'$', ..]) => data(bytes, after, session, b"\r\n"),
+            _ => Err("unknown reply"),
         }
     }
 }
@@ -60,11 +53,11 @@ impl Protocol for Resp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::understands;
+    use crate::case::check_protocol;
 
     #[test]
     fn requests_and_answers_are_as_redis_has_them() {
-        understands(&Resp, ["$-1", "-ERR\r\n"], |id, data| {
+        check_protocol(&Resp, ["$-1", "-ERR\r\n"], |id, data| {
             let set = format!(
                 "*6\r\n$3\r\nSET\r\n$8\r\n{id}\r\n$9\r\n{data}\r\n$2\r\nPX\r\n$5\r\n60000\r\n$2\r\nNX\r\n"
             );

@@ -1,8 +1,11 @@
-//! What protocols of lines have in common.
+//! What text protocols have in common.
 
 use std::io::{Cursor, Write};
 
-/// Bytes that are written one after the other to where they are known to have room.
+use distcache_posix::load::protocol::Answer;
+use distcache_posix::load::session::Session;
+
+/// Bytes that are appended to a buffer known to have room.
 pub(crate) struct Text<'a>(Cursor<&'a mut [u8]>);
 
 impl<'a> Text<'a> {
@@ -33,8 +36,24 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The line that `bytes` begin with, without its end; `None` where it is not whole.
+/// Returns the first line of `bytes`, without its end; `None` if it is not whole.
 pub(crate) fn line(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
     Some(&bytes[..end])
+}
+
+/// Reads the data of a session at `at`, with `end_mark` behind it. `None` if it is not whole.
+pub(crate) fn data(
+    bytes: &[u8],
+    at: usize,
+    session: &Session,
+    end_mark: &[u8],
+) -> Result<Option<Answer>, &'static str> {
+    let len = at + session.data_len() + end_mark.len();
+    let Some(found) = bytes.get(at..len) else { return Ok(None) };
+    let (data, end) = found.split_at(session.data_len());
+    if !session.is(data) || end != end_mark {
+        return Err("it is another session");
+    }
+    Ok(Some(Answer { len, done: true }))
 }

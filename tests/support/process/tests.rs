@@ -3,9 +3,9 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 #[test]
-fn a_wait_for_the_second_line_is_not_satisfied_by_the_first() {
+fn waiting_for_the_second_line_does_not_return_at_the_first() {
     let (mut printer, reader) = UnixStream::pair().unwrap();
-    let words = Words::of(Some(reader));
+    let words = Output::of(Some(reader));
     printer.write_all(b"complaint: one\nsomething else\n").unwrap();
     assert_eq!(words.wait_for_nth("complaint: ", 1), "complaint: one");
     let waiting = std::thread::spawn({
@@ -21,9 +21,9 @@ fn a_wait_for_the_second_line_is_not_satisfied_by_the_first() {
 
 #[test]
 #[should_panic(expected = "no 2 lines with complaint: in what was printed")]
-fn a_wait_for_a_line_that_can_no_longer_come_fails_at_once() {
+fn waiting_for_a_line_after_the_end_fails_at_once() {
     let (mut printer, reader) = UnixStream::pair().unwrap();
-    let words = Words::of(Some(reader));
+    let words = Output::of(Some(reader));
     printer.write_all(b"complaint: one\n").unwrap();
     drop(printer);
     words.wait_for_nth("complaint:", 2);

@@ -1,22 +1,31 @@
 /*
- * libdistcache: a cache of TLS sessions that servers on many machines share.
+ * libdistcache: a TLS session cache that servers on many machines share.
  *
- * A context stands for one cache: a dc_client on this machine, or a dc_server. Threads may use one
- * context at the same time, and it may be used on both sides of a fork: each process has connections
- * of its own. Only DC_CTX_free wants to be alone with it.
+ * A DC_CTX is a client of one cache, which is a dc_client on this machine or a dc_server.
  *
- * No call ends the process, prints, or raises a signal, and none takes longer than the deadline of
- * its context: 250 ms for UNIX sockets and 1 s for TCP, unless the environment variable
- * DISTCACHE_TIMEOUT_MS or DC_CTX_set_timeout says otherwise; setuid programs ignore the variable.
- * After a call that the cache did not answer in time, the context leaves it alone for a second: calls
- * fail at once, and then one asks again (DC_CTX_set_pause). A NULL where something is needed and
- * a length out of bounds are failures like any other. A thread that is cancelled during a call is
- * cancelled after it.
+ * Calls. A call never ends the process, prints anything or raises a signal. Any failure, including a
+ * NULL pointer or a length out of bounds, is reported by the return value and by DC_CTX_errstr.
+ *
+ * Time. Each operation ends within the timeout of its context: 250 ms for UNIX sockets and FD, 1 s for
+ * TCP. The environment variable DISTCACHE_TIMEOUT_MS (milliseconds; ignored in setuid programs) changes
+ * the default, and DC_CTX_set_timeout changes it for one context. DC_CTX_new may take longer, since it
+ * looks up host names. After a timeout the context pauses: for 1 s, calls fail at once without asking
+ * the cache. After the pause one call tries the cache again. See DC_CTX_set_pause.
+ *
+ * Threads. Any number of threads may use one context at the same time. DC_CTX_free must not run while
+ * another thread uses the context. A thread that is cancelled during a call ends after that call.
+ *
+ * Forks. Parent and child may both keep using a context: each process opens its own connections. A
+ * context with an FD target has only the one connection, so only one process may use it.
+ *
+ * Buffers. `id_data` points to `id_len` bytes, from 1 to DC_MAX_ID_LEN. `sess_data` points to `sess_len`
+ * bytes, from 1 to DC_MAX_TOTAL_DATA - id_len. They must not change during the call, and the library
+ * keeps no pointer to them.
  */
 #ifndef DISTCACHE_DC_CLIENT_H
 #define DISTCACHE_DC_CLIENT_H
 
-/* What this header offers, and what the library behind it does: to be compared by #if. */
+/* The version of this header and of the library's binary interface, for use in #if. */
 #define DISTCACHE_CLIENT_API 0x0001
 #define DISTCACHE_CLIENT_BINARY 0x0001
 
@@ -26,108 +35,134 @@ extern "C" {
 
 typedef struct st_DC_CTX DC_CTX;
 
-/* Keep connections from one call to the next; without it each call makes one and closes it. */
+/* Keeps connections open between calls. Without this flag each call opens and closes a connection. */
 #define DC_CTX_FLAG_PERSISTENT 0x0001U
-/* A child after a fork connects anew. Here it always does: the flag is for other libraries. */
+/* Connects anew in a child process after a fork. This library always does: the flag has no effect. */
 #define DC_CTX_FLAG_PERSISTENT_PIDCHECK 0x0002U
-/* Where a kept connection breaks under a request, send that once more on a new one. */
+/* Sends a request once more, on a new connection, if a kept connection breaks during it. */
 #define DC_CTX_FLAG_PERSISTENT_RETRY 0x0004U
-/* With PERSISTENT: connect at the first call that needs it, and not in DC_CTX_new. */
+/* With PERSISTENT: connects at the first call that needs a connection, not in DC_CTX_new. */
 #define DC_CTX_FLAG_PERSISTENT_LATE 0x0008U
 
-/* An id has 1 to so many bytes. */
+/* The longest id, in bytes. */
 #define DC_MAX_ID_LEN 64
-/* Id and session may have so many bytes together. */
+/* The largest sum of id length and session length, in bytes. */
 #define DC_MAX_TOTAL_DATA 32760
-/* A session may live so many milliseconds, seven days: more is taken for this. */
+/* The longest lifetime of a session, in milliseconds: 7 days. Longer lifetimes are cut to this. */
 #define DC_MAX_TIMEOUT 604800000UL
 
 /*
- * Makes a context for `target`: UNIX:/path, IP:host:port, IP:[::1]:port, FD:n; names are looked up
- * here and not again, which may take as long as the system's resolver does. Connects only with
- * PERSISTENT and without PERSISTENT_LATE. NULL where the target is misspelt or has no address, or the
- * connection can't be made. FD: must be a socket, and serves for one connection.
+ * Creates a context.
+ *
+ * `target` is the address of the cache: UNIX:/path, IP:host:port, IP:[::1]:port or FD:n. The host is
+ * looked up here and never again. FD takes the number of a connected socket, which serves as the only
+ * connection. `flags` is 0 or a combination of DC_CTX_FLAG_*; unknown bits are ignored. The function
+ * connects only with PERSISTENT and without PERSISTENT_LATE.
+ *
+ * Returns NULL if the target is not a valid address, the host is not found, the connection fails, or
+ * there is no memory.
  */
 DC_CTX *DC_CTX_new(const char *target, unsigned int flags);
 
-/* What the reason begins with where the host of a target has no address. */
+/* The beginning of DC_CTX_errstr() after DC_CTX_new has not found the host of its target. */
 #define DC_CTX_NO_HOST "cannot find host"
 
-/* Closes a context. NULL is allowed. */
+/* Closes the connections of a context and frees it. NULL is allowed. */
 void DC_CTX_free(DC_CTX *ctx);
 
 /*
- * Stores a session for `timeout_msecs` milliseconds: 1 where it was stored, else 0. An id that is
- * taken keeps what it has, and that is a 0.
+ * Stores a session for `timeout_msecs` milliseconds, unless the id already has one.
+ *
+ * A lifetime of 0 is allowed: the session has expired as soon as it is stored.
+ *
+ * Returns 1 if the session was stored, otherwise 0; 0 too if the id already has a session, which
+ * then stays.
  */
 int DC_CTX_add_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
                        const unsigned char *sess_data, unsigned int sess_len,
                        unsigned long timeout_msecs);
 
-/* Forgets a session: 1 where it was there and is not any more, else 0. */
+/* Removes a session. Returns 1 if it was there and was removed, otherwise 0. */
 int DC_CTX_remove_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len);
 
 /*
- * Fetches a session: 1 and the session's length in `*result_used`, or 0 and 0. A length above
- * `result_size` says that only the first `result_size` bytes were copied. `result` may be NULL with
- * a size of 0: then only the length is asked for, and DC_CTX_reget_session has the session.
- * Sessions of 1 to 4 bytes can be stored and not fetched: the protocol takes them for statuses.
+ * Fetches a session.
+ *
+ * `result` has room for `result_size` bytes. `*result_used` is set to the length of the session; if that
+ * is more than `result_size`, only the first `result_size` bytes were copied. `result` may be NULL if
+ * `result_size` is 0: then only the length is returned, and DC_CTX_reget_session copies the session.
+ *
+ * Returns 1 if the session was found. Otherwise returns 0 and sets `*result_used` to 0. Sessions of 1 to
+ * 4 bytes can be stored but not fetched, since the protocol uses answers of these lengths for statuses.
  */
 int DC_CTX_get_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
                        unsigned char *result, unsigned int result_size, unsigned int *result_used);
 
 /*
- * The same once more without asking the cache, where this thread's last call on this context fetched
- * this id. What other threads do makes no difference.
+ * Copies the session of this thread's last get or take again, without asking the cache.
+ *
+ * Works only if this thread's last operation on this context fetched this id; calls of other threads
+ * make no difference. A thread keeps the last session of 8 contexts at most. The arguments are those of
+ * DC_CTX_get_session.
+ *
+ * Returns 1 if the session was copied. Otherwise returns 0 and sets `*result_used` to 0.
  */
 int DC_CTX_reget_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
                          unsigned char *result, unsigned int result_size,
                          unsigned int *result_used);
 
-/* Whether there is a session: 1 or 0, and -1 where nobody could tell. */
+/* Returns 1 if the cache has the session, 0 if it has not, and -1 on failure. */
 int DC_CTX_has_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len);
 
 /*
- * Beyond the original library. A program that is to link with that one as well asks for
- * DISTCACHE_CLIENT_MORE.
+ * The functions below are not in the original libdistcache. Programs that must also build with that one
+ * test for this macro. 0x0002 added DC_CTX_set_pause.
  */
 #define DISTCACHE_CLIENT_MORE 0x0002
 
-/* Stores a session like DC_CTX_add_session, but in place of what the id has. */
+/*
+ * Stores a session like DC_CTX_add_session, but replaces the session that the id has.
+ * Returns 1 if the session was stored, otherwise 0.
+ */
 int DC_CTX_put_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
                        const unsigned char *sess_data, unsigned int sess_len,
                        unsigned long timeout_msecs);
 
 /*
- * Fetches a session like DC_CTX_get_session and forgets it: of any number who take one session at the
- * same time, wherever they are, one gets it. A failure other than DC_CTX_NO_SESSION may have lost it.
+ * Fetches a session and removes it, in one step: if several clients take the same session, on any
+ * machines, only one of them gets it. The arguments are those of DC_CTX_get_session.
+ *
+ * Returns 1 if the session was found. Otherwise returns 0 and sets `*result_used` to 0. After a failure
+ * other than DC_CTX_NO_SESSION the session may be lost.
  */
 int DC_CTX_take_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int id_len,
                         unsigned char *result, unsigned int result_size,
                         unsigned int *result_used);
 
 /*
- * Why the last call of this thread did not say 1, or gave no context: one line for people, never NULL,
- * the library's own, there until the thread's next call. Where the cache has answered that there is
- * no such session it is DC_CTX_NO_SESSION to the letter, so that a miss can be told from a failure.
- * DC_CTX_free is no such call. Where the cache did not answer in time, or is left alone after that,
- * DC_CTX_TIMED_OUT is in it.
+ * Returns why this thread's last call failed: one line of text for people, never NULL.
+ *
+ * The text belongs to the library and is valid until the thread's next call. DC_CTX_free does not
+ * change it. It is exactly DC_CTX_NO_SESSION if the cache answered that there is no such session, which
+ * tells a miss from a failure. It contains DC_CTX_TIMED_OUT if the cache did not answer in time, or was
+ * not asked because of a pause.
  */
 const char *DC_CTX_errstr(void);
 #define DC_CTX_NO_SESSION "no such session"
 #define DC_CTX_TIMED_OUT "no answer within the deadline"
 
 /*
- * Gives each call that begins from now on so many milliseconds, at most a day; 0 for what it was when
- * the context was made. 1, or 0 for a context that is NULL.
+ * Sets how long each operation may take, in milliseconds, for calls that begin from now on. At most one
+ * day: longer times are cut. 0 restores the value that the context had when it was created.
+ * Returns 1, or 0 if `ctx` is NULL.
  */
 int DC_CTX_set_timeout(DC_CTX *ctx, unsigned int msecs);
 
 /*
- * Leaves the cache alone for so many milliseconds, at most a day, after each call that it did not
- * answer in time; 1000 in a new context, 0 for never. A cache that stands still then costs one deadline
- * in each pause, and not one for each call. Ends the pause that is under way. 1, or 0 for a context that
- * is NULL. Since DISTCACHE_CLIENT_MORE 0x0002.
+ * Sets how long the context pauses after a timeout, in milliseconds: 1000 in a new context, at most one
+ * day, 0 for no pause. With a pause, a cache that hangs costs one timeout in each pause instead of one
+ * for each call. A pause that is under way ends.
+ * Returns 1, or 0 if `ctx` is NULL.
  */
 int DC_CTX_set_pause(DC_CTX *ctx, unsigned int msecs);
 

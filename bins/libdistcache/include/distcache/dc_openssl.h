@@ -1,23 +1,24 @@
 /*
- * TLS servers on OpenSSL (1.1.1 and later) that share their sessions through libdistcache.
+ * Session sharing for TLS servers on OpenSSL (1.1.1 or later), by libdistcache.
  *
  *     DC_CTX *cache = DC_CTX_new("UNIX:/run/distcache/scache", DC_CTX_FLAG_PERSISTENT |
  *                                                    DC_CTX_FLAG_PERSISTENT_LATE);
  *     SSL_CTX_set_session_id_context(ctx, name, name_length);
  *     DC_OPENSSL_setup(ctx, cache, 0);
  *
- * From then on a session that one server began is resumed by each that has the same cache, with TLS
- * 1.2 and 1.3. Where the cache is away, handshakes are full ones.
+ * Every server with the same cache then resumes the sessions of all the others, with TLS 1.2 and 1.3.
+ * While the cache is unreachable, handshakes are full ones.
  *
- * It is for the caller to see to three things:
- *  - SSL_CTX_set_session_id_context: the same name on all servers that share, another one for servers
- *    that must not (other certificates, other rules for client certificates). Without one OpenSSL
- *    refuses to resume wherever it asks for client certificates.
- *  - With SNI: DC_OPENSSL_setup for each SSL_CTX that a name leads to, the first one included.
- *  - The cache stays open until each such SSL_CTX, and each SSL made of it, is freed.
- * Sessions live as long as SSL_CTX_set_timeout says.
+ * The caller has three duties:
+ *  - Call SSL_CTX_set_session_id_context, with one name for all servers that share sessions and another
+ *    name for servers that must not share theirs (other certificates, other rules for client
+ *    certificates). Without a name, OpenSSL refuses to resume if it asks for client certificates.
+ *  - With SNI, call DC_OPENSSL_setup for every SSL_CTX that a server name selects, and for the first one.
+ *  - Free the cache after every such SSL_CTX, and every SSL created from one.
  *
- * Sessions are secrets: who can read the cache can read what is said.
+ * Sessions live as long as SSL_CTX_set_timeout says, and 7 days at most.
+ *
+ * Sessions are secrets: whoever can read the cache can decrypt the connections.
  */
 #ifndef DISTCACHE_DC_OPENSSL_H
 #define DISTCACHE_DC_OPENSSL_H
@@ -34,13 +35,13 @@
 #endif
 
 /*
- * Each TLS 1.3 session is resumed once, whichever server is asked: the second client that shows it
- * gets a full handshake. It is what early data need, and where an SSL_CTX or SSL allows those
- * (SSL_CTX_set_max_early_data) it is so without the flag.
+ * Allows each TLS 1.3 session to be resumed only once, on whichever server: a second attempt gets a full
+ * handshake. Early data requires this, so it also applies without the flag to any SSL_CTX or SSL that
+ * accepts early data (SSL_CTX_set_max_early_data).
  */
 #define DC_OPENSSL_SINGLE_USE 0x0001U
 
-/* What the callbacks find beside the SSL_CTX. A table of flags, since a number can't be pointed to. */
+/* What the callbacks find in the ex_data of an SSL_CTX: the cache, and a pointer to one of these flags. */
 static const unsigned int DC_OPENSSL_flags[2] = {0, DC_OPENSSL_SINGLE_USE};
 static int DC_OPENSSL_cache_index = -1;
 static int DC_OPENSSL_flags_index = -1;
@@ -62,7 +63,7 @@ static DC_CTX *DC_OPENSSL_cache_of(const SSL *ssl)
     return DC_OPENSSL_cache(SSL_get_SSL_CTX(ssl));
 }
 
-/* A session began: keep it. What can't be kept is not resumed, and that is all. */
+/* Stores a new session. One that cannot be stored cannot be resumed; the connection goes on. */
 static int DC_OPENSSL_new_session(SSL *ssl, SSL_SESSION *session)
 {
     DC_CTX *cache = DC_OPENSSL_cache_of(ssl);
@@ -84,11 +85,11 @@ static int DC_OPENSSL_new_session(SSL *ssl, SSL_SESSION *session)
         DC_CTX_put_session(cache, id, id_len, bytes, (unsigned int)len,
                            (unsigned long)lifetime * 1000);
     OPENSSL_clear_free(bytes, (size_t)(end - bytes));
-    /* 0: no reference to the session was kept. */
+    /* 0: this callback kept no reference to the session. */
     return 0;
 }
 
-/* Whether a session is good for one resumption only. */
+/* Returns whether a session may be resumed only once. */
 static int DC_OPENSSL_single_use(const SSL *ssl)
 {
     const unsigned int *flags = (const unsigned int *)SSL_CTX_get_ex_data(
@@ -100,37 +101,37 @@ static int DC_OPENSSL_single_use(const SSL *ssl)
            (flags != NULL && (*flags & DC_OPENSSL_SINGLE_USE) != 0);
 }
 
-/* A client shows the id of a session: look for it. */
+/* Fetches the session whose id a client offers. */
 static SSL_SESSION *DC_OPENSSL_get_session(SSL *ssl, const unsigned char *id, int id_len,
                                            int *copy)
 {
     DC_CTX *cache = DC_OPENSSL_cache_of(ssl);
     SSL_SESSION *session = NULL;
     const unsigned char *bytes;
-    unsigned char *room;
+    unsigned char *buffer;
     unsigned int used = 0;
     int found;
 
-    /* OpenSSL is to own what it gets, without a reference of ours. */
+    /* OpenSSL owns the result: this callback keeps no reference to it. */
     *copy = 0;
     if (cache == NULL || id_len <= 0 ||
-        (room = (unsigned char *)OPENSSL_malloc(DC_MAX_TOTAL_DATA)) == NULL)
+        (buffer = (unsigned char *)OPENSSL_malloc(DC_MAX_TOTAL_DATA)) == NULL)
         return NULL;
     if (DC_OPENSSL_single_use(ssl))
-        found = DC_CTX_take_session(cache, id, (unsigned int)id_len, room, DC_MAX_TOTAL_DATA,
+        found = DC_CTX_take_session(cache, id, (unsigned int)id_len, buffer, DC_MAX_TOTAL_DATA,
                                     &used);
     else
-        found = DC_CTX_get_session(cache, id, (unsigned int)id_len, room, DC_MAX_TOTAL_DATA,
+        found = DC_CTX_get_session(cache, id, (unsigned int)id_len, buffer, DC_MAX_TOTAL_DATA,
                                    &used);
     if (found == 1 && used <= DC_MAX_TOTAL_DATA) {
-        bytes = room;
+        bytes = buffer;
         session = d2i_SSL_SESSION(NULL, &bytes, (long)used);
     }
-    OPENSSL_clear_free(room, used <= DC_MAX_TOTAL_DATA ? used : DC_MAX_TOTAL_DATA);
+    OPENSSL_clear_free(buffer, used <= DC_MAX_TOTAL_DATA ? used : DC_MAX_TOTAL_DATA);
     return session;
 }
 
-/* A session is not to be resumed any more, after a fatal alert for one. */
+/* Removes a session that must not be resumed again, for instance after a fatal alert. */
 static void DC_OPENSSL_remove_session(SSL_CTX *ctx, SSL_SESSION *session)
 {
     DC_CTX *cache = DC_OPENSSL_cache(ctx);
@@ -142,20 +143,23 @@ static void DC_OPENSSL_remove_session(SSL_CTX *ctx, SSL_SESSION *session)
 }
 
 /*
- * Lets the servers of `ctx` keep their sessions in `cache`, and nowhere else: no tickets, which
- * servers with other keys can't read, and no cache of their own. To be called once, before the first
- * connection. `flags` are 0 or DC_OPENSSL_SINGLE_USE. 1, or 0 without memory or with a NULL.
+ * Makes `ctx` keep its sessions in `cache` and nowhere else. Turns off OpenSSL's internal cache, and
+ * tickets, which servers with other keys cannot read. Sets the new, get and remove session callbacks.
+ *
+ * Call it once for each SSL_CTX, before its first connection. `flags` is 0 or DC_OPENSSL_SINGLE_USE.
+ *
+ * Returns 1, or 0 if an argument is NULL or there is no memory.
  */
 static int DC_OPENSSL_setup(SSL_CTX *ctx, DC_CTX *cache, unsigned int flags)
 {
-    void *kept = (void *)&DC_OPENSSL_flags[flags & DC_OPENSSL_SINGLE_USE];
+    void *chosen = (void *)&DC_OPENSSL_flags[flags & DC_OPENSSL_SINGLE_USE];
 
     if (ctx == NULL || cache == NULL || !CRYPTO_THREAD_run_once(&DC_OPENSSL_once, DC_OPENSSL_init))
         return 0;
     if (DC_OPENSSL_cache_index < 0 || DC_OPENSSL_flags_index < 0)
         return 0;
     if (!SSL_CTX_set_ex_data(ctx, DC_OPENSSL_cache_index, cache) ||
-        !SSL_CTX_set_ex_data(ctx, DC_OPENSSL_flags_index, kept))
+        !SSL_CTX_set_ex_data(ctx, DC_OPENSSL_flags_index, chosen))
         return 0;
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL);

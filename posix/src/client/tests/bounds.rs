@@ -109,7 +109,7 @@ fn a_connection_on_which_something_comes_that_nobody_asked_for_is_not_used_again
     let cases: [fn(&Header) -> Vec<u8>; 3] = [answer, |_| vec![0], |_| b"HTTP/1.1 200 OK".to_vec()];
     for unasked in cases {
         let (server, go, said) = talkative(unasked);
-        let client = server.client(Flags::PERSISTENT);
+        let client = server.client();
         assert!(client.has(id(b"a")).unwrap());
         go.send(()).unwrap();
         said.recv_timeout(LONG).unwrap();

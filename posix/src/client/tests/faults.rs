@@ -1,44 +1,44 @@
-//! Servers that are slow, away or wrong.
+//! Servers that are slow, unreachable or wrong.
 
 use std::sync::mpsc;
 
 use super::*;
 
 #[test]
-fn a_server_that_never_answers_is_waited_for_until_the_deadline() {
+fn operations_at_a_server_that_never_answers_end_at_the_deadline() {
     let server = Server::new(|_, peer| peer.idle());
-    for flags in [Flags::NONE, Flags::PERSISTENT | Flags::RETRY] {
-        let client = Client::with_timeout(&server.address, flags, SHORT).unwrap();
+    for client in server.clients() {
+        client.set_timeout(SHORT);
         assert!(client.get(id(b"a")).unwrap_err().is_timeout());
         assert!(client.has(id(b"a")).unwrap_err().is_timeout());
         assert!(client.remove(id(b"a")).unwrap_err().is_timeout());
-        let added = client.add(1, id(b"a"), &[0; 32_000]);
+        let added = client.add(id(b"a"), &[0; 32_000], TTL);
         assert!(matches!(added, Err(AddError::Failed(failure)) if failure.is_timeout()));
         assert_eq!(client.kept.len(), 0);
     }
 }
 
 #[test]
-fn a_server_that_answers_in_drops_is_waited_for_no_longer() {
+fn single_bytes_of_an_answer_do_not_move_the_deadline() {
     let server = Server::new(|_, peer| {
         let (header, _) = peer.request().unwrap();
         let header =
             Header { direction: Direction::Response, complete: false, len: 2048, ..header };
         let mut wire = header.encode().to_vec();
         wire.resize(2062, 0);
-        // So slow that the answer is not whole by the deadline, though each byte comes soon after the
-        // last. Stops when the client is gone.
+        // The answer is incomplete at the deadline, though bytes keep coming. Ends when the client
+        // leaves.
         while wire.iter().all(|&byte| {
             thread::sleep(Duration::from_millis(5));
             peer.stream.write_all(&[byte]).is_ok()
         }) {}
     });
-    let client = Client::with_timeout(&server.address, Flags::PERSISTENT, SHORT).unwrap();
+    let client = server.builder().timeout(SHORT).build().unwrap();
     assert!(client.get(id(b"a")).unwrap_err().is_timeout());
 }
 
 #[test]
-fn a_server_that_accepts_nothing_is_waited_for_until_the_deadline() {
+fn operations_at_a_server_that_accepts_nothing_end_at_the_deadline() {
     use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
     let dir = Dir::new();
     let unix = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -52,13 +52,11 @@ fn a_server_that_accepts_nothing_is_waited_for_until_the_deadline() {
         [(unix, format!("UNIX:{}", path.display())), (tcp, format!("IP:127.0.0.1:{port}"))]
     {
         listen(&fd, 0).unwrap();
-        let client = Client::with_timeout(&address.parse().unwrap(), Flags::NONE, SHORT).unwrap();
-        // The first ones still find room in the backlog, and no answer.
-        let held: Vec<_> = (0..8)
-            .map_while(|_| {
-                Client::with_timeout(&address.parse().unwrap(), Flags::PERSISTENT, SHORT).ok()
-            })
-            .collect();
+        let builder = || Client::builder(address.as_str()).timeout(SHORT);
+        let client = builder().connection_per_operation().build().unwrap();
+        // The first ones fit into the backlog.
+        let held: Vec<_> =
+            (0..8).map_while(|_| builder().connect_on_build().build().ok()).collect();
         assert!(held.len() < 8, "{address}: the backlog is full");
         let failure = client.has(id(b"a")).unwrap_err();
         assert!(failure.is_timeout(), "{failure}");
@@ -67,7 +65,7 @@ fn a_server_that_accepts_nothing_is_waited_for_until_the_deadline() {
 }
 
 #[test]
-fn room_in_a_full_backlog_is_found_when_it_comes() {
+fn a_client_connects_once_a_full_backlog_has_room() {
     use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
     let dir = Dir::new();
     let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
@@ -77,7 +75,8 @@ fn room_in_a_full_backlog_is_found_when_it_comes() {
     let _first = UnixStream::connect(&path).unwrap();
     let address: Address = format!("UNIX:{}", path.display()).parse().unwrap();
     thread::scope(|scope| {
-        let second = scope.spawn(|| Client::with_timeout(&address, Flags::PERSISTENT, LONG));
+        let second =
+            scope.spawn(|| Client::builder(&address).timeout(LONG).connect_on_build().build());
         let listener = UnixListener::from(fd);
         let _accepted = listener.accept().unwrap();
         assert!(second.join().unwrap().is_ok());
@@ -85,7 +84,7 @@ fn room_in_a_full_backlog_is_found_when_it_comes() {
 }
 
 #[test]
-fn an_answer_that_comes_after_its_deadline_reaches_nobody() {
+fn a_late_answer_is_not_the_answer_to_a_later_request() {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let server = Server::new(move |number, peer| {
@@ -96,7 +95,7 @@ fn an_answer_that_comes_after_its_deadline_reaches_nobody() {
             peer.answer(&header, &[&payload[..], b" has this session"].concat());
         }
     });
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     client.set_timeout(SHORT);
     assert!(client.get(id(b"first")).unwrap_err().is_timeout());
     drop(go);
@@ -109,12 +108,12 @@ fn an_answer_that_comes_after_its_deadline_reaches_nobody() {
 }
 
 #[test]
-fn a_second_answer_to_one_request_is_taken_for_no_other_s() {
+fn a_second_answer_to_one_request_is_not_the_answer_to_another() {
     let server = Server::new(|number, peer| {
         while let Some((header, payload)) = peer.request() {
             let answer = [&payload[..], b" has this session"].concat();
             if number == 0 {
-                // In one packet, so that both are there when the first is looked for.
+                // In one packet, so that both arrive together.
                 let mut both = Vec::new();
                 for _ in 0..2 {
                     let header = Header {
@@ -131,16 +130,16 @@ fn a_second_answer_to_one_request_is_taken_for_no_other_s() {
             }
         }
     });
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     for name in [&b"first"[..], b"second", b"third"] {
         let session = client.get(id(name)).unwrap().unwrap();
         assert_eq!(session, [name, b" has this session"].concat());
     }
-    assert_eq!(server.connections(), 2, "whoever answers twice is not asked again");
+    assert_eq!(server.connections(), 2, "the first connection is closed");
 }
 
 #[test]
-fn what_is_no_answer_closes_the_connection() {
+fn bytes_that_are_not_an_answer_close_the_connection() {
     let answers: [fn(&mut Peer, Header); 4] = [
         |peer, header| peer.answer(&Header { uid: header.uid.wrapping_add(1), ..header }, &[0]),
         |peer, header| peer.answer(&Header { op: Op::Get, ..header }, &[0]),
@@ -155,7 +154,7 @@ fn what_is_no_answer_closes_the_connection() {
             }
         }
     });
-    let client = server.client(Flags::PERSISTENT | Flags::RETRY);
+    let client = server.retrying();
     for _ in answers {
         let failure = client.has(id(b"a")).unwrap_err();
         assert!(matches!(failure.kind(), FailureKind::Malformed(_)), "{failure}");
@@ -165,20 +164,20 @@ fn what_is_no_answer_closes_the_connection() {
 }
 
 #[test]
-fn a_proxy_whose_server_is_away_is_told_from_a_miss() {
+fn an_unreachable_server_behind_a_proxy_is_not_a_miss() {
     for payload in [&[2][..], &[]] {
         let server = Server::new(move |_, peer| {
             while let Some((header, _)) = peer.request() {
                 peer.answer(&header, payload);
             }
         });
-        let client = server.client(Flags::PERSISTENT);
-        assert!(client.get(id(b"a")).unwrap_err().is_unavailable());
-        assert!(client.has(id(b"a")).unwrap_err().is_unavailable());
-        assert!(client.remove(id(b"a")).unwrap_err().is_unavailable());
-        let added = client.add(1, id(b"a"), b"session");
-        assert!(matches!(added, Err(AddError::Failed(failure)) if failure.is_unavailable()));
-        assert_eq!(server.connections(), 1, "the proxy itself is well");
+        let client = server.client();
+        assert!(client.get(id(b"a")).unwrap_err().is_server_unreachable());
+        assert!(client.has(id(b"a")).unwrap_err().is_server_unreachable());
+        assert!(client.remove(id(b"a")).unwrap_err().is_server_unreachable());
+        let added = client.add(id(b"a"), b"session", TTL);
+        assert!(matches!(added, Err(AddError::Failed(failure)) if failure.is_server_unreachable()));
+        assert_eq!(server.connections(), 1, "the connection to the proxy is kept");
     }
 }
 
@@ -189,26 +188,30 @@ fn short_sessions_are_a_miss_and_unknown_statuses_are_an_error() {
             peer.answer(&header, &payload);
         }
     });
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     for (session, there) in
         [(&b"\x01"[..], false), (b"\x07", false), (b"1234", false), (b"12345", true)]
     {
         assert_eq!(client.get(id(session)).unwrap().is_some(), there);
     }
     let failure = client.has(id(b"\x07")).unwrap_err();
-    assert!(matches!(failure.kind(), FailureKind::Unexpected(Status(7))), "{failure}");
+    assert!(matches!(failure.kind(), FailureKind::UnexpectedStatus(Status(7))), "{failure}");
     assert_eq!(server.connections(), 1);
 }
 
 #[test]
-fn every_place_that_a_name_leads_to_is_tried() {
+fn every_target_of_an_address_is_tried() {
     let server = Server::with_store();
-    let mut client = server.client(Flags::NONE);
+    let mut client = server.one_shot();
     let nobody = Dir::new();
     let address: Address = format!("UNIX:{}", nobody.join("socket").display()).parse().unwrap();
     client.targets.insert(0, address.resolve().unwrap()[0]);
     for _ in 0..2 {
         client.has(id(b"a")).unwrap();
-        assert_eq!(client.target.load(Ordering::Relaxed), 1, "it is remembered who answered");
+        assert_eq!(
+            client.target.load(Ordering::Relaxed),
+            1,
+            "the target that accepted is tried first"
+        );
     }
 }

@@ -1,11 +1,11 @@
 //! The client against scripted servers.
 
 mod bounds;
+mod connections;
 mod faults;
-mod flags;
-mod levels;
-mod lost;
+mod old_servers;
 mod paused;
+mod take;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -18,12 +18,16 @@ use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, Header, Messag
 
 use super::*;
 use crate::testing::Dir;
+use distcache_core::message::Status;
+use distcache_core::wire::Op;
 
-/// What an operation is given where it is to end by its deadline, and where it is not.
+/// A deadline that the test waits for.
 const SHORT: Duration = Duration::from_millis(60);
+/// A deadline that never passes.
 const LONG: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(1);
 
-/// A server on a UNIX socket that does as its script says on each connection.
+/// A server on a UNIX socket that runs a script on each connection.
 pub(crate) struct Server {
     pub(crate) address: Address,
     dir: Dir,
@@ -43,12 +47,12 @@ pub(crate) struct Peer {
     stream: UnixStream,
     seen: Arc<Seen>,
     bytes: Vec<u8>,
-    /// At which patch level it answers.
+    /// The patch level of its answers.
     pub(crate) level: u16,
 }
 
 impl Peer {
-    /// The next request, and what it carries; `None` where the client has left.
+    /// The next request and its payload; `None` once the client has left.
     pub(crate) fn request(&mut self) -> Option<(Header, Vec<u8>)> {
         loop {
             if let Some(message) = Message::measure(&self.bytes, Direction::Request).unwrap() {
@@ -65,7 +69,7 @@ impl Peer {
         }
     }
 
-    /// Answers; a client that has left is nobody's concern.
+    /// Answers a request; ignores that the client may have left.
     pub(crate) fn answer(&mut self, request: &Header, payload: &[u8]) {
         let mut out = vec![0; wire::MESSAGE_MAX];
         out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
@@ -81,7 +85,7 @@ impl Peer {
 }
 
 impl Server {
-    /// Runs `script` on every connection, with its number from 0, each in a thread of its own.
+    /// Runs `script` on every connection, in a thread each, with the connection's number from 0.
     pub(crate) fn new(script: impl Fn(usize, &mut Peer) + Send + Sync + 'static) -> Self {
         let dir = Dir::new();
         let path = dir.join("socket");
@@ -140,8 +144,28 @@ impl Server {
         self.seen.requests.load(Ordering::SeqCst)
     }
 
-    fn client(&self, flags: Flags) -> Client {
-        Client::with_timeout(&self.address, flags, LONG).unwrap()
+    fn builder(&self) -> Builder {
+        Client::builder(&self.address).timeout(LONG)
+    }
+
+    /// A client that keeps connections.
+    fn client(&self) -> Client {
+        self.builder().build().unwrap()
+    }
+
+    /// A client with a connection for each operation.
+    fn one_shot(&self) -> Client {
+        self.builder().connection_per_operation().build().unwrap()
+    }
+
+    /// A client that keeps connections and sends a request again.
+    fn retrying(&self) -> Client {
+        self.builder().retry().build().unwrap()
+    }
+
+    /// A client of each kind.
+    fn clients(&self) -> [Client; 3] {
+        [self.one_shot(), self.client(), self.retrying()]
     }
 }
 
@@ -180,52 +204,46 @@ fn id(bytes: &[u8]) -> Id<'_> {
 }
 
 #[test]
-fn each_operation_says_what_the_server_said() {
+fn each_operation_returns_the_server_s_answer() {
     let server = Server::with_store();
-    for flags in [Flags::NONE, Flags::PERSISTENT] {
-        let client = server.client(flags);
+    for client in server.clients() {
         let (a, session) = (id(b"a"), vec![7; 32_000]);
         assert!(!client.has(a).unwrap());
         assert_eq!(client.get(a).unwrap(), None);
-        client.add(1000, a, &session).unwrap();
-        assert!(matches!(
-            client.add(1000, a, b"other"),
-            Err(AddError::Refused(Status::ADD_EXISTS))
-        ));
+        client.add(a, &session, TTL).unwrap();
+        assert!(matches!(client.add(a, b"other", TTL), Err(AddError::Refused(Status::ADD_EXISTS))));
         assert!(client.has(a).unwrap());
         assert_eq!(client.get(a).unwrap(), Some(session));
         assert!(client.remove(a).unwrap());
         assert!(!client.remove(a).unwrap());
         assert!(matches!(
-            client.add(u32::MAX, a, b"session"),
+            client.add(a, b"session", Duration::MAX),
             Err(AddError::Refused(Status::ADD_TIMEOUT))
         ));
-        assert!(matches!(client.add(1000, a, b""), Err(AddError::Refused(Status::ADD_CORRUPT))));
-        assert!(matches!(client.add(1000, a, &[0; 32_760]), Err(AddError::TooLarge)));
-        client.add(1000, a, &[0; 32_759]).unwrap();
+        assert!(matches!(client.add(a, b"", TTL), Err(AddError::Refused(Status::ADD_CORRUPT))));
+        assert!(matches!(client.add(a, &[0; 32_760], TTL), Err(AddError::TooLarge)));
+        client.add(a, &[0; 32_759], TTL).unwrap();
         assert!(client.remove(a).unwrap());
     }
 }
 
 #[test]
-fn a_short_buffer_gets_the_front_and_the_full_length() {
+fn sessions_can_be_read_without_a_copy() {
     let server = Server::with_store();
-    let client = server.client(Flags::PERSISTENT);
-    client.add(1000, id(b"a"), b"a session").unwrap();
-    let mut out = *b"----";
-    assert_eq!(client.get_into(id(b"a"), &mut out).unwrap(), Some(9));
-    assert_eq!(&out, b"a se");
-    let mut out = *b"------------";
-    assert_eq!(client.get_into(id(b"a"), &mut out).unwrap(), Some(9));
-    assert_eq!(&out, b"a session---");
-    assert_eq!(client.get_into(id(b"b"), &mut out).unwrap(), None);
-    assert_eq!(&out, b"a session---");
+    for client in server.clients() {
+        client.put(id(b"a"), b"a session", TTL).unwrap();
+        assert_eq!(client.get_with(id(b"a"), <[u8]>::len).unwrap(), Some(9));
+        assert_eq!(client.take_with(id(b"a"), <[u8]>::len).unwrap(), Some(9));
+        let unread = |_: &[u8]| panic!("there is no session");
+        assert!(client.get_with(id(b"a"), unread).unwrap().is_none());
+        assert!(client.take_with(id(b"a"), unread).unwrap().is_none());
+    }
 }
 
 #[test]
-fn many_threads_share_a_client_and_nothing_is_mixed_up() {
+fn threads_that_share_a_client_get_their_own_answers() {
     let server = Server::with_store();
-    let client = server.client(Flags::PERSISTENT);
+    let client = server.client();
     thread::scope(|scope| {
         for thread in 0..8_u8 {
             let client = &client;
@@ -233,7 +251,7 @@ fn many_threads_share_a_client_and_nothing_is_mixed_up() {
                 for round in 0..50_u8 {
                     let name = [thread, round];
                     let session: [u8; 3000] = array::from_fn(|at| name[at % 2]);
-                    client.add(1000, id(&name), &session).unwrap();
+                    client.add(id(&name), &session, TTL).unwrap();
                     assert_eq!(client.get(id(&name)).unwrap().as_deref(), Some(&session[..]));
                     assert!(client.has(id(&name)).unwrap());
                     assert!(client.remove(id(&name)).unwrap());
@@ -241,33 +259,34 @@ fn many_threads_share_a_client_and_nothing_is_mixed_up() {
             });
         }
     });
-    // A slot that is looked at is passed by, so a few more than threads may have been made.
+    // Locked slots are skipped, so there may be a few more connections than threads.
     assert!(server.connections() < 100, "{} connections", server.connections());
     assert!((1..=KEPT_MAX).contains(&client.kept.len()));
 }
 
 #[test]
-fn a_name_that_leads_nowhere_is_an_error_of_new() {
-    for (text, lawful) in [("IP:no-such-host.invalid:9001", true), ("IP:9001", false)] {
-        let error = Client::new(&text.parse().unwrap(), Flags::LATE).unwrap_err();
-        assert_eq!(matches!(error, NewError::Resolve(_)), lawful, "{error}");
+fn an_invalid_address_or_an_unknown_host_is_an_error_of_connect() {
+    let error = |text| Client::connect(text).unwrap_err();
+    assert!(matches!(error("IP:no-such-host.invalid:9001"), BuildError::Resolve(_)));
+    for text in ["IP:9001", "SESSIOND:localhost:9001", "/run/scache", ""] {
+        assert!(matches!(error(text), BuildError::Address(_)), "{text}");
     }
 }
 
 #[test]
-fn a_failure_says_in_one_line_what_failed_where_and_why() {
+fn a_failure_prints_operation_address_and_reason_in_one_line() {
     let nobody = Dir::new();
     let text = format!("UNIX:{}", nobody.join("socket").display());
-    let client = Client::new(&text.parse().unwrap(), Flags::NONE).unwrap();
+    let client = Client::connect(text.as_str()).unwrap();
     let failure = client.get(id(b"a")).unwrap_err().to_string();
     assert!(failure.starts_with(&format!("GET at {text} failed: cannot connect: ")), "{failure}");
     assert!(!failure.contains('\n'));
 }
 
 #[test]
-fn the_deadline_is_by_the_kind_of_socket_unless_it_is_set() {
+fn the_default_deadline_depends_on_the_kind_of_socket() {
     for (address, timeout) in [("UNIX:/nobody", TIMEOUT_UNIX), ("IP:127.0.0.1:1", TIMEOUT_TCP)] {
-        let client = Client::new(&address.parse().unwrap(), Flags::NONE).unwrap();
+        let client = Client::connect(address).unwrap();
         assert_eq!(client.timeout(), timeout);
         client.set_timeout(Duration::ZERO);
         assert_eq!(client.timeout(), Duration::from_millis(1));
@@ -277,8 +296,8 @@ fn the_deadline_is_by_the_kind_of_socket_unless_it_is_set() {
 }
 
 #[test]
-fn a_client_can_be_given_to_threads() {
-    fn given<T: Send + Sync + 'static>() {}
-    given::<Client>();
-    given::<Failure>();
+fn a_client_and_its_failures_can_move_between_threads() {
+    fn is_shareable<T: Send + Sync + 'static>() {}
+    is_shareable::<Client>();
+    is_shareable::<Failure>();
 }

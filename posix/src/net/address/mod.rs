@@ -1,14 +1,14 @@
-//! Addresses as people write them, and the concrete places they lead to.
+//! Addresses in text form, and the concrete targets that they resolve to.
 //!
 //! | written                                   | means                                            |
 //! |-------------------------------------------|--------------------------------------------------|
 //! | `UNIX:/path`, `UNIX:@name`                | a UNIX socket; `@`: Linux's abstract namespace    |
-//! | `IP:port`, `IP::port`                     | listen on every interface, for either family     |
-//! | `IPv4:port`, `IPv6:port`                  | listen on every interface, for that family only  |
-//! | `IP:host:port`, `IP:[::1]:port`           | a host of either family                          |
-//! | `IPv4:host:port`, `IPv6:host:port`        | a host of that family only                       |
-//! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 stands for none        |
-//! | `SESSIOND:host:port`                      | listen for stunnel's datagrams there             |
+//! | `IP:port`, `IP::port`                     | listen on all interfaces, IPv4 and IPv6          |
+//! | `IPv4:port`, `IPv6:port`                  | listen on all interfaces, one family only        |
+//! | `IP:host:port`, `IP:[::1]:port`           | a TCP port of a host, by name or number          |
+//! | `IPv4:host:port`, `IPv6:host:port`        | the same, of one family only                     |
+//! | `FD:n`, `FD:r:w`                          | inherited descriptors; -1 for none               |
+//! | `SESSIOND:host:port`                      | listen for stunnel's datagrams on a UDP port     |
 
 mod parse;
 
@@ -21,37 +21,37 @@ use std::path::Path;
 
 use arrayvec::ArrayVec;
 
-/// The most bytes in the name of a UNIX socket: `sun_path` less one for a final NUL or the leading one.
+/// The most bytes in the name of a UNIX socket: `sun_path` without the final or leading NUL.
 pub const UNIX_NAME_MAX: usize = 107;
 
-/// The most places that one address leads to; a name server's further ones are left out.
+/// The most targets of one address. Further answers of a name server are dropped.
 pub const TARGETS_MAX: usize = 8;
 
-/// The places that an address leads to, in the order in which to try them. Owns no heap memory.
+/// The targets of an address, in the order in which to try them. Owns no heap memory.
 pub type Targets = ArrayVec<Target, TARGETS_MAX>;
 
-/// An address as written on a command line; see the table above.
+/// An address in text form; see the table in the [module](self).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Address {
     /// A UNIX socket.
     Unix(UnixName),
-    /// A TCP port, of a host or of every interface.
+    /// A TCP port of a host, or of all interfaces.
     Ip {
-        /// Which addresses of the host count.
+        /// The address family of the host.
         family: Family,
-        /// A name or a numeric address, without brackets; `None` for every interface.
+        /// A name or a numeric address, without brackets; `None` for all interfaces.
         host: Option<String>,
-        /// 0 lets the system choose, for listening only.
+        /// 0, for listening only, lets the system choose.
         port: u16,
     },
-    /// Descriptors that the process was started with; the two are often the same.
+    /// Inherited descriptors; the two are often the same.
     Fd {
-        /// Where to read; `None` for a stream that only writes.
+        /// The descriptor to read from; `None` for a stream that only writes.
         read: Option<RawFd>,
-        /// Where to write; `None` for a stream that only reads.
+        /// The descriptor to write to; `None` for a stream that only reads.
         write: Option<RawFd>,
     },
-    /// A UDP port of one host, for datagrams of stunnel's `sessiond`.
+    /// A UDP port of one host, for datagrams of stunnel's `sessiond` protocol.
     Sessiond {
         /// A name or a numeric address, without brackets.
         host: String,
@@ -60,10 +60,10 @@ pub enum Address {
     },
 }
 
-/// A version of the internet protocol, or either.
+/// IPv4, IPv6, or either.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Family {
-    /// Whatever the host has, in the resolver's order. Every interface means both, with one socket.
+    /// Either, in the resolver's order. For all interfaces: both, on one socket.
     Any,
     /// IPv4 only.
     V4,
@@ -71,7 +71,7 @@ pub enum Family {
     V6,
 }
 
-/// One concrete place to connect to or listen on.
+/// A concrete target to connect to or listen on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
     /// A UNIX socket.
@@ -80,15 +80,15 @@ pub enum Target {
     Ip(SocketAddr),
     /// Inherited descriptors, as in [`Address::Fd`].
     Fd {
-        /// Where to read.
+        /// The descriptor to read from.
         read: Option<RawFd>,
-        /// Where to write.
+        /// The descriptor to write to.
         write: Option<RawFd>,
     },
 }
 
 impl Address {
-    /// Whether it leads somewhere without asking a name server.
+    /// Whether it resolves without a name server.
     pub fn is_numeric(&self) -> bool {
         match self {
             Self::Ip { host: Some(host), .. } | Self::Sessiond { host, .. } => {
@@ -98,24 +98,29 @@ impl Address {
         }
     }
 
-    /// Whether one can connect to it: a port of every interface, port 0, or one for datagrams, is only
-    /// to listen on.
+    /// Checks that a client can connect to it.
+    ///
+    /// # Errors
+    /// [`AddressError`] for an address that is only for listening: all interfaces, port 0, datagrams.
     pub fn connectable(&self) -> Result<(), AddressError> {
         match self {
             Self::Ip { host: None, .. } => {
                 Err(AddressError::new(&self.to_string(), "it names no host to connect to"))
             }
             Self::Ip { port: 0, .. } => {
-                Err(AddressError::new(&self.to_string(), "port 0 is only to listen on"))
+                Err(AddressError::new(&self.to_string(), "port 0 is only for listening"))
             }
             Self::Sessiond { .. } => {
-                Err(AddressError::new(&self.to_string(), "SESSIOND is only to listen on"))
+                Err(AddressError::new(&self.to_string(), "SESSIOND is only for listening"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether streams come of it: not where it is for datagrams.
+    /// Checks that it is for streams.
+    ///
+    /// # Errors
+    /// [`AddressError`] for an address that is for datagrams.
     pub fn streaming(&self) -> Result<(), AddressError> {
         match self {
             Self::Sessiond { .. } => Err(AddressError::new(
@@ -126,7 +131,10 @@ impl Address {
         }
     }
 
-    /// The same address independent of the working directory, which a daemon leaves.
+    /// The same address with an absolute path: a daemon leaves its working directory.
+    ///
+    /// # Errors
+    /// [`AddressError`] if the absolute path is too long, or the working directory is gone.
     pub fn absolute(self) -> Result<Self, AddressError> {
         let Self::Unix(name) = &self else { return Ok(self) };
         let Some(path) = name.path() else { return Ok(self) };
@@ -137,10 +145,13 @@ impl Address {
             .map_err(|why| AddressError::new(&format!("UNIX:{}", absolute.display()), why))
     }
 
-    /// Finds the places it leads to: 1 to [`TARGETS_MAX`], those of a name in the resolver's order.
+    /// Resolves the address to 1 to [`TARGETS_MAX`] targets, in the resolver's order.
     ///
-    /// Waits for a name server where [`is_numeric`](Self::is_numeric) says that one is needed: not
-    /// for use in a loop, which has `net::resolver::Resolver`.
+    /// Waits for a name server unless the address [is numeric](Self::is_numeric). The event loop uses
+    /// `Resolver` instead.
+    ///
+    /// # Errors
+    /// [`ResolveError`] if the name server does not answer, or the host has no address of the family.
     pub fn resolve(&self) -> Result<Targets, ResolveError> {
         let mut targets = Targets::new();
         match self {
@@ -148,7 +159,7 @@ impl Address {
             Self::Fd { read, write } => targets.push(Target::Fd { read: *read, write: *write }),
             Self::Ip { family, host: None, port } => {
                 let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-                // One socket for both is IPv6's; the other is for systems without that.
+                // An IPv6 socket serves both families; IPv4 is for systems without IPv6.
                 let ips = [v6, v4].into_iter().filter(|ip| family.has(*ip));
                 targets.extend(ips.map(|ip| Target::Ip(SocketAddr::new(ip, *port))));
             }
@@ -174,7 +185,7 @@ impl Address {
     }
 }
 
-/// Asks the resolver, where the host is a name.
+/// The addresses of a host; asks the system's resolver if it is a name.
 fn look_up(host: &str, port: u16) -> Result<impl Iterator<Item = SocketAddr>, ResolveError> {
     (host, port)
         .to_socket_addrs()
@@ -239,8 +250,9 @@ fn write_fds(f: &mut fmt::Formatter<'_>, read: Option<RawFd>, write: Option<RawF
     write!(f, "FD:{}:{}", read.unwrap_or(-1), write.unwrap_or(-1))
 }
 
-/// The name of a UNIX socket: a path, or a name in Linux's abstract namespace. 1 to
-/// [`UNIX_NAME_MAX`] bytes, none of them NUL.
+/// The name of a UNIX socket: a path, or a name in Linux's abstract namespace.
+///
+/// It has 1 to [`UNIX_NAME_MAX`] bytes, none of them NUL.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct UnixName {
     bytes: [u8; UNIX_NAME_MAX],
@@ -295,12 +307,12 @@ impl fmt::Debug for UnixName {
     }
 }
 
-/// What is written is no address, and why.
+/// An invalid address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AddressError {
     text: String,
     why: &'static str,
-    /// The address that was probably meant.
+    /// The address that was probably meant, as a suggestion.
     meant: Option<String>,
 }
 
@@ -322,7 +334,7 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-/// A host could not be found.
+/// A host name without an address.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ResolveError {
     host: String,

@@ -1,4 +1,4 @@
-//! Addresses as people write them, read.
+//! Parsing addresses, and suggesting the one that was meant.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::RawFd;
@@ -17,9 +17,23 @@ impl FromStr for Address {
     }
 }
 
+impl TryFrom<&str> for Address {
+    type Error = AddressError;
+
+    fn try_from(text: &str) -> Result<Self, AddressError> {
+        text.parse()
+    }
+}
+
+impl From<&Self> for Address {
+    fn from(address: &Self) -> Self {
+        address.clone()
+    }
+}
+
 const NO_PREFIX: &str = "it must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:";
 
-/// Reads an address; `None` where it begins with none of the prefixes.
+/// Parses an address; `None` if it begins with none of the prefixes.
 fn parse(text: &str) -> Option<Result<Address, &'static str>> {
     let (kind, rest) = text.split_once(':')?;
     match kind {
@@ -33,7 +47,7 @@ fn parse(text: &str) -> Option<Result<Address, &'static str>> {
     }
 }
 
-/// The address that was probably meant by one without a prefix, or with one in other letters.
+/// The address that was probably meant by one without a prefix, or with a prefix in the wrong case.
 fn meant(text: &str) -> Option<String> {
     let prefixed = |prefix: &str, rest: &str| format!("{prefix}:{rest}");
     let same_letters = text.split_once(':').and_then(|(kind, rest)| {
@@ -61,7 +75,7 @@ fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
         let (host, port) = bracketed.split_once("]:").ok_or("no ]:port follows the [")?;
         let (ip, zone) = host.split_once('%').unwrap_or((host, "1"));
         if ip.parse::<Ipv6Addr>().is_err() || zone.is_empty() {
-            return Err("what stands in [] is not an IPv6 address");
+            return Err("the text in [] is not an IPv6 address");
         }
         (host, port)
     } else {
@@ -83,7 +97,7 @@ fn parse_ip(family: Family, rest: &str) -> Result<Address, &'static str> {
     Ok(Address::Ip { family, host, port: parse_port(port)? })
 }
 
-/// A host is not left out by mistake: whoever reaches the port may read and write all sessions.
+/// The host is required: anyone who can reach the port can read and write all sessions.
 fn parse_sessiond(rest: &str) -> Result<Address, &'static str> {
     match parse_ip(Family::Any, rest)? {
         Address::Ip { host: Some(host), port, .. } => Ok(Address::Sessiond { host, port }),

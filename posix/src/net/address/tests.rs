@@ -5,7 +5,7 @@ fn parse(text: &str) -> Result<Address, AddressError> {
 }
 
 #[test]
-fn every_form_is_read_and_written_back() {
+fn every_form_prints_as_it_was_parsed() {
     for (text, back) in [
         ("UNIX:/tmp/scache", "UNIX:/tmp/scache"),
         ("UNIX:relative", "UNIX:relative"),
@@ -37,7 +37,7 @@ fn every_form_is_read_and_written_back() {
 }
 
 #[test]
-fn what_is_no_address_is_refused_by_name_and_reason() {
+fn an_invalid_address_is_refused_with_its_text_and_the_reason() {
     let long = format!("UNIX:/{}", "x".repeat(107));
     for (text, why) in [
         ("", "must start with UNIX:, IP:, IPv4:, IPv6:, FD: or SESSIOND:"),
@@ -87,7 +87,7 @@ fn what_is_no_address_is_refused_by_name_and_reason() {
 }
 
 #[test]
-fn an_address_without_its_prefix_suggests_the_one_that_was_meant() {
+fn an_address_without_its_prefix_gets_a_suggestion() {
     for (text, meant) in [
         ("127.0.0.1:9001", "IP:127.0.0.1:9001"),
         ("localhost:9001", "IP:localhost:9001"),
@@ -118,7 +118,7 @@ fn a_unix_path_of_107_bytes_is_the_longest() {
 }
 
 #[test]
-fn numeric_addresses_lead_to_places_without_a_resolver() {
+fn numeric_addresses_resolve_without_a_name_server() {
     for (text, target) in [
         ("IP:9001", "IP:[::]:9001 IP:0.0.0.0:9001"),
         ("IPv4:9001", "IP:0.0.0.0:9001"),
@@ -140,7 +140,7 @@ fn numeric_addresses_lead_to_places_without_a_resolver() {
 }
 
 #[test]
-fn a_name_leads_only_to_addresses_of_the_family_asked_for() {
+fn a_name_resolves_to_addresses_of_the_requested_family() {
     for target in parse("IPv4:localhost:9001").unwrap().resolve().unwrap() {
         assert!(matches!(target, Target::Ip(SocketAddr::V4(_))), "{target}");
     }
@@ -148,7 +148,7 @@ fn a_name_leads_only_to_addresses_of_the_family_asked_for() {
 }
 
 #[test]
-fn one_connects_only_to_a_host_and_a_port() {
+fn only_an_address_with_host_and_port_is_connectable() {
     for (text, lawful) in [
         ("IP:9001", false),
         ("IP:h:0", false),
@@ -162,7 +162,7 @@ fn one_connects_only_to_a_host_and_a_port() {
 }
 
 #[test]
-fn a_relative_path_is_anchored_where_the_program_started() {
+fn a_relative_path_starts_at_the_working_directory() {
     let address = parse("UNIX:here").unwrap().absolute().unwrap();
     let Address::Unix(name) = address else { panic!("still a UNIX address") };
     assert_eq!(name.path().unwrap(), std::env::current_dir().unwrap().join("here"));

@@ -1,4 +1,4 @@
-//! Where streams and datagrams come from.
+//! Listening sockets: sources of streams and datagrams.
 
 mod path;
 
@@ -18,22 +18,24 @@ use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
 use crate::net::datagram::{self, Sender};
 use crate::net::stream::{self, Stream};
 
-/// As many waiting connections as the system allows, which cuts this down to its own limit.
+/// The length of the queue of connections. The system reduces it to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// To whom a UNIX socket belongs and who may connect to it: write permission is what counts.
+/// Owner, group and permissions of a UNIX socket. Connecting needs write permission.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Ownership {
-    /// A user by name or number; who creates it, if `None`.
+    /// A user by name or number; `None` for the user of the process.
     pub owner: Option<String>,
-    /// A group by name or number.
+    /// A group by name or number; `None` for the group of the process.
     pub group: Option<String>,
-    /// Permission bits; those that the umask leaves, if `None`.
+    /// Permission bits; `None` for those that the umask leaves.
     pub mode: Option<u32>,
 }
 
-/// Something to accept streams from, or to receive datagrams. Dropping it closes it, and removes the
-/// path of a UNIX socket if that still is its own and the process still may.
+/// A source of streams or datagrams.
+///
+/// Dropping it closes it and removes the path of its UNIX socket, if the path still names that socket
+/// and the process has the permission.
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
@@ -44,22 +46,24 @@ pub struct Listener {
 #[derive(Debug)]
 enum Source {
     Socket {
-        // Dropped first, while the open socket still keeps its file's number from being another's.
+        // Dropped first: while the socket is open, no other file can get its inode number.
         path: Option<BoundPath>,
         fd: OwnedFd,
         tcp: bool,
     },
-    /// An inherited connected stream, until it has been handed out.
+    /// An inherited connected stream, until it is accepted.
     Given(RefCell<Option<Stream>>),
-    /// A socket for datagrams.
+    /// A UDP socket.
     Datagrams(OwnedFd),
 }
 
 impl Listener {
-    /// Listens on `address`: of a host with several addresses on the first that works.
+    /// Listens on `address`; for a host with several addresses, on the first one that works.
     ///
-    /// A UNIX path that a server answers on is refused; a stale socket there is replaced; anything
-    /// else there is left alone and refused. May wait for a name server: for use before the loop.
+    /// Replaces a stale UNIX socket at the path. May wait for a name server, so call it before the loop.
+    ///
+    /// # Errors
+    /// [`ListenError`], also if another server listens there, or if the path is a file of another kind.
     pub fn open(address: &Address, ownership: &Ownership) -> Result<Self, ListenError> {
         let name = address.to_string();
         let source =
@@ -70,7 +74,7 @@ impl Listener {
                     None => open_abstract(unix),
                 },
                 Address::Ip { family, host, .. } => open_ip(address, |ip| {
-                    // Left to itself, what a socket on all interfaces is for depends on the system.
+                    // The default for a socket on all interfaces depends on the system.
                     let only = match (family, host) {
                         (Family::V6, _) => Some(true),
                         (Family::Any, None) => Some(false),
@@ -87,10 +91,10 @@ impl Listener {
         Self::of(source, name, ownership)
     }
 
-    /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket,
-    /// which is for stunnel's datagrams.
-    pub(crate) fn handed_over(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
-        let taken = |error| FailureKind::System("take it", error);
+    /// Takes the inherited descriptor `number`: a listening socket, a connection, or a UDP socket for
+    /// stunnel's datagrams.
+    pub(crate) fn passed(number: RawFd, ownership: &Ownership) -> Result<Self, ListenError> {
+        let taken = |error| ListenErrorKind::System("take it", error);
         let source = crate::sys::inherited(number).map_err(taken).and_then(|fd| {
             if stream::is_udp(&fd) {
                 return datagram::adopt(fd).map(Source::Datagrams).map_err(taken);
@@ -101,7 +105,7 @@ impl Listener {
     }
 
     fn of(
-        source: Result<Source, FailureKind>,
+        source: Result<Source, ListenErrorKind>,
         name: String,
         ownership: &Ownership,
     ) -> Result<Self, ListenError> {
@@ -120,12 +124,12 @@ impl Listener {
         Ok(Self { source, address, warnings })
     }
 
-    /// What was asked for and does not apply, a line each.
+    /// Settings that have no effect here, a line each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The path of its UNIX socket, which is to be removed in the end.
+    /// The path of its UNIX socket, which is removed at the end.
     pub(crate) fn path(&self) -> Option<&Path> {
         match &self.source {
             Source::Socket { path, .. } => path.as_ref().map(BoundPath::path),
@@ -133,10 +137,11 @@ impl Listener {
         }
     }
 
-    /// The next stream; `None` when nobody waits, or it is [`finished`](Self::finished).
+    /// Accepts the next stream; `None` if no connection waits.
     ///
-    /// When the process has no descriptor left, that error comes and the connection goes on waiting:
-    /// do not watch for connections until one of ours has gone.
+    /// # Errors
+    /// The system's error. If the process has no descriptor left, the connection stays in the queue:
+    /// do not poll for connections until a descriptor is free.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         match &self.source {
             Source::Socket { fd, tcp, .. } => accept(fd, *tcp),
@@ -145,13 +150,13 @@ impl Listener {
         }
     }
 
-    /// Whether it is for datagrams, which have no stream to accept.
+    /// Whether it receives datagrams instead of accepting streams.
     pub fn is_datagrams(&self) -> bool {
         matches!(&self.source, Source::Datagrams(_))
     }
 
-    /// The next datagram's length and sender, with as much of it as fits in the front of `buffer`;
-    /// `None` where none is there, or where none ever comes.
+    /// Receives a datagram into the front of `buffer`, cut to its length, and returns the datagram's
+    /// length and sender; `None` if no datagram waits.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
         match &self.source {
             Source::Datagrams(fd) => datagram::receive(fd, buffer),
@@ -159,18 +164,17 @@ impl Listener {
         }
     }
 
-    /// Sends a datagram from where it listens; false where the system does not take it.
+    /// Sends a datagram from its own address; false if the system refuses it.
     pub(crate) fn send(&self, datagram: &[u8], to: Sender) -> bool {
         matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 
-    /// Whether [`accept`](Self::accept) has a stream without waiting for anybody: an inherited one,
-    /// for which there is nothing to poll.
+    /// Whether it has an inherited stream, which [`accept`](Self::accept) returns without polling.
     pub fn ready(&self) -> bool {
         matches!(&self.source, Source::Given(stream) if stream.borrow().is_some())
     }
 
-    /// Whether no stream will come any more: an inherited connection that was handed out.
+    /// Whether there will be no more streams: it had one inherited stream, now accepted.
     pub fn finished(&self) -> bool {
         match &self.source {
             Source::Socket { .. } | Source::Datagrams(_) => false,
@@ -178,12 +182,12 @@ impl Listener {
         }
     }
 
-    /// Where it listens, as one can connect to it: with the real port where port 0 was asked for.
+    /// Its address in the form that clients connect to: with the real port instead of port 0.
     pub fn address(&self) -> String {
         self.address.clone()
     }
 
-    /// What to poll for connections; `None` where there is nothing to wait for.
+    /// The descriptor to poll; `None` for an inherited stream.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Socket { fd, .. } | Source::Datagrams(fd) => Some(fd.as_fd()),
@@ -208,9 +212,9 @@ fn accept(fd: &OwnedFd, tcp: bool) -> io::Result<Option<Stream>> {
                 return Ok(Some(Stream::socket(fd, tcp)));
             }
             Err(Errno::AGAIN) => return Ok(None),
-            // Who gave up before we came: the next may still be there.
+            // That client has given up; the next one may still wait.
             Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
-            // Linux hands out what the network said about that one connection.
+            // Linux reports network errors of that one connection here.
             #[cfg(target_os = "linux")]
             Err(
                 Errno::NETDOWN
@@ -225,36 +229,36 @@ fn accept(fd: &OwnedFd, tcp: bool) -> io::Result<Option<Stream>> {
     }
 }
 
-/// Opens the first of an address's places that `bind` can open.
+/// Opens the first target of an address that `bind` can open.
 fn open_ip(
     address: &Address,
     bind: impl Fn(SocketAddr) -> io::Result<Source>,
-) -> Result<Source, FailureKind> {
+) -> Result<Source, ListenErrorKind> {
     let mut first = None;
     let everywhere = matches!(address, Address::Ip { host: None, .. });
-    for target in address.resolve().map_err(FailureKind::Resolve)? {
+    for target in address.resolve().map_err(ListenErrorKind::Resolve)? {
         let Target::Ip(ip) = target else { continue };
         match bind(ip) {
             Ok(source) => return Ok(source),
-            // Half of what was asked for may be free; that half is not what was meant.
+            // The port may be free for the other family, but all interfaces means both.
             Err(error) if everywhere && error.kind() == io::ErrorKind::AddrInUse => {
-                return Err(FailureKind::InUse);
+                return Err(ListenErrorKind::InUse);
             }
             Err(error) => first = first.or(Some((error, ip))),
         }
     }
     Err(match first {
-        Some((error, _)) if error.kind() == io::ErrorKind::AddrInUse => FailureKind::InUse,
+        Some((error, _)) if error.kind() == io::ErrorKind::AddrInUse => ListenErrorKind::InUse,
         Some((error, ip)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            FailureKind::Foreign(ip.ip())
+            ListenErrorKind::NotLocal(ip.ip())
         }
-        Some((error, _)) => FailureKind::System("listen", error),
-        None => FailureKind::System("listen", io::ErrorKind::AddrNotAvailable.into()),
+        Some((error, _)) => ListenErrorKind::System("listen", error),
+        None => ListenErrorKind::System("listen", io::ErrorKind::AddrNotAvailable.into()),
     })
 }
 
-/// Listens on `ip`. On an IPv6 address for IPv6 `only`, or for IPv4 too where that is all interfaces;
-/// `None` leaves it to the system.
+/// Listens on `ip`. `only` says whether an IPv6 socket on all interfaces excludes IPv4; `None` leaves
+/// that to the system.
 fn bind_tcp(ip: SocketAddr, only: Option<bool>) -> io::Result<OwnedFd> {
     let kind = if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = stream::new_socket(kind)?;
@@ -272,13 +276,13 @@ fn bound(fd: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(net::getsockname(fd).ok()?).ok()
 }
 
-/// Where a UNIX socket of somebody else is bound to, if it has a path.
+/// The address of an inherited UNIX socket, if it has a path.
 fn unix_path(fd: &OwnedFd) -> Option<String> {
     let address = net::SocketAddrUnix::try_from(net::getsockname(fd).ok()?).ok()?;
     Some(format!("UNIX:{}", address.path()?.to_string_lossy()))
 }
 
-/// The address of a TCP socket as people write it.
+/// The text form of a TCP socket's address.
 fn written(fd: &OwnedFd, address: SocketAddr) -> String {
     match address.ip() {
         IpAddr::V6(ip) if ip.is_unspecified() && sockopt::ipv6_v6only(fd) == Ok(false) => {
@@ -289,8 +293,8 @@ fn written(fd: &OwnedFd, address: SocketAddr) -> String {
     }
 }
 
-fn open_inherited(read: Option<RawFd>, write: Option<RawFd>) -> Result<Source, FailureKind> {
-    let taken = |error| FailureKind::System("take it", error);
+fn open_inherited(read: Option<RawFd>, write: Option<RawFd>) -> Result<Source, ListenErrorKind> {
+    let taken = |error| ListenErrorKind::System("take it", error);
     if let (Some(one), true) = (read, read == write) {
         return take_inherited(crate::sys::inherited(one).map_err(taken)?);
     }
@@ -298,9 +302,9 @@ fn open_inherited(read: Option<RawFd>, write: Option<RawFd>) -> Result<Source, F
     Ok(Source::Given(RefCell::new(Some(stream))))
 }
 
-/// A listening socket goes on listening, whatever becomes of one that it gave; a connection is one.
-fn take_inherited(fd: OwnedFd) -> Result<Source, FailureKind> {
-    let taken = |error| FailureKind::System("take it", error);
+/// A listening socket, or a connection, which is one stream.
+fn take_inherited(fd: OwnedFd) -> Result<Source, ListenErrorKind> {
+    let taken = |error| ListenErrorKind::System("take it", error);
     if listens(&fd) {
         stream::prepare(&fd).map_err(taken)?;
         let (_, tcp) = stream::kind(&fd);
@@ -314,45 +318,46 @@ fn take_inherited(fd: OwnedFd) -> Result<Source, FailureKind> {
 fn listens(fd: &OwnedFd) -> bool {
     #[cfg(not(target_vendor = "apple"))]
     return sockopt::socket_acceptconn(fd).unwrap_or(false);
-    // There the question exists without an answer; a socket without a peer is next to it.
+    // The option does not exist there; a socket without a peer is the nearest thing.
     #[cfg(target_vendor = "apple")]
     return net::getpeername(fd).is_err_and(|error| error == Errno::NOTCONN);
 }
 
-fn open_abstract(name: &UnixName) -> Result<Source, FailureKind> {
-    let fd =
-        stream::new_socket(AddressFamily::UNIX).map_err(|e| FailureKind::System("open it", e))?;
-    let address = stream::unix_address(name).map_err(|e| FailureKind::System("bind to it", e))?;
+fn open_abstract(name: &UnixName) -> Result<Source, ListenErrorKind> {
+    let fd = stream::new_socket(AddressFamily::UNIX)
+        .map_err(|e| ListenErrorKind::System("open it", e))?;
+    let address =
+        stream::unix_address(name).map_err(|e| ListenErrorKind::System("bind to it", e))?;
     match net::bind(&fd, &address) {
         Ok(()) => {}
-        Err(Errno::ADDRINUSE) => return Err(FailureKind::InUse),
-        Err(error) => return Err(FailureKind::System("bind to it", error.into())),
+        Err(Errno::ADDRINUSE) => return Err(ListenErrorKind::InUse),
+        Err(error) => return Err(ListenErrorKind::System("bind to it", error.into())),
     }
-    net::listen(&fd, BACKLOG).map_err(|e| FailureKind::System("listen", e.into()))?;
+    net::listen(&fd, BACKLOG).map_err(|e| ListenErrorKind::System("listen", e.into()))?;
     Ok(Source::Socket { fd, tcp: false, path: None })
 }
 
-/// Why one cannot listen on an address.
+/// Listening on an address failed.
 #[derive(Debug)]
 pub struct ListenError {
     address: String,
-    kind: FailureKind,
+    kind: ListenErrorKind,
 }
 
 #[derive(Debug)]
-enum FailureKind {
+enum ListenErrorKind {
     InUse,
     NotASocket,
-    /// An address of another machine.
-    Foreign(IpAddr),
-    /// The directory of the path, which does not exist.
+    /// The machine does not have this address.
+    NotLocal(IpAddr),
+    /// The directory of the path does not exist.
     NoDirectory(PathBuf),
-    /// A socket there that this user may not connect to.
-    Unknown,
-    /// The owner, group or mode cannot be set to this, and why.
-    Own(&'static str, String, String),
+    /// The user may not connect to the socket there, so it may be in use.
+    Inaccessible,
+    /// The owner, group or mode; the value that it cannot be set to; the reason.
+    Ownership(&'static str, String, String),
     Resolve(ResolveError),
-    /// What failed, and how.
+    /// The step that failed, and the system's error.
     System(&'static str, io::Error),
 }
 
@@ -360,22 +365,22 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.address)?;
         match &self.kind {
-            FailureKind::InUse => f.write_str("it is in use by another server; stop that, or choose another"),
-            FailureKind::NotASocket => {
+            ListenErrorKind::InUse => f.write_str("it is in use by another server; stop that, or choose another"),
+            ListenErrorKind::NotASocket => {
                 f.write_str("the file there is no stream socket and is left alone; remove it, or choose another")
             }
-            FailureKind::Foreign(ip) => write!(f, "this machine has no address {ip}"),
-            FailureKind::NoDirectory(path) => {
+            ListenErrorKind::NotLocal(ip) => write!(f, "this machine has no address {ip}"),
+            ListenErrorKind::NoDirectory(path) => {
                 write!(f, "the directory {} does not exist", path.display())
             }
-            FailureKind::Unknown => f.write_str(
+            ListenErrorKind::Inaccessible => f.write_str(
                 "cannot find out whether it is in use: permission denied; remove it as root, or \
                  choose another",
             ),
-            FailureKind::Own(what, to, kind) => write!(f, "cannot set the socket's {what} to {to}: {kind}"),
-            FailureKind::Resolve(error) => error.fmt(f),
-            FailureKind::System("listen", error) => error.fmt(f),
-            FailureKind::System(doing, error) => write!(f, "cannot {doing}: {error}"),
+            ListenErrorKind::Ownership(what, to, kind) => write!(f, "cannot set the socket's {what} to {to}: {kind}"),
+            ListenErrorKind::Resolve(error) => error.fmt(f),
+            ListenErrorKind::System("listen", error) => error.fmt(f),
+            ListenErrorKind::System(doing, error) => write!(f, "cannot {doing}: {error}"),
         }
     }
 }
@@ -383,8 +388,8 @@ impl fmt::Display for ListenError {
 impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            FailureKind::Resolve(error) => Some(error),
-            FailureKind::System(_, error) => Some(error),
+            ListenErrorKind::Resolve(error) => Some(error),
+            ListenErrorKind::System(_, error) => Some(error),
             _ => None,
         }
     }

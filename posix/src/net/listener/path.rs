@@ -1,17 +1,18 @@
-//! How a UNIX socket comes to its path.
+//! Listening on the path of a UNIX socket, safely.
 //!
-//! It is bound inside a fresh directory beside the path which only this user can enter, gets its
-//! owner, group and mode there, starts to listen, and only then is renamed to the path. So there is
-//! no moment at which somebody can connect whom its final mode keeps out, nothing that others might
-//! put in the way is ever chowned, and whoever finds a socket at the path finds it listening. That
-//! last point is what lets a second server tell a live socket from a stale one by connecting to it.
-//! A umask would do only the first, for the whole process, and leaves the socket refusing everybody
-//! between bind and listen, when it looks stale.
+//! The socket is bound in a new directory beside the path, which only this user can enter. There it
+//! gets its owner, group and mode and starts to listen. Then it is renamed to the path. Therefore:
 //!
-//! Between finding a stale socket and replacing it, others could do the same, and each would think
-//! itself the server. So all that start beside one another take turns, by a lock on the directory.
-//! A lock that somebody keeps is waited for a second, and no longer: any user who can read the
-//! directory could keep it, and shall not keep a server from starting.
+//! - No client can connect that the final mode excludes.
+//! - No file of another user is ever chowned.
+//! - A socket at the path is always listening. So a second server can tell a live socket from a stale
+//!   one by connecting to it.
+//!
+//! A umask would give only the first of these, and for the whole process.
+//!
+//! Two servers that start at once could both find a stale socket and both replace it. So they take
+//! turns, by a lock on the directory. A server waits for the lock for at most a second: any user who
+//! can read the directory can hold the lock, and must not be able to prevent a start.
 
 use std::fmt;
 use std::io;
@@ -24,11 +25,11 @@ use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily};
 
-use super::{BACKLOG, FailureKind, Ownership};
+use super::{BACKLOG, ListenErrorKind, Ownership};
 use crate::net::stream;
 use crate::process::accounts;
 
-/// A socket at its path, and which file that is.
+/// The path of a socket, and the file that is there.
 #[derive(Debug)]
 pub(super) struct BoundPath {
     path: PathBuf,
@@ -36,21 +37,24 @@ pub(super) struct BoundPath {
 }
 
 impl BoundPath {
-    /// Listens at `path`, which becomes absolute: a daemon leaves its working directory, and has to
-    /// find the path again when it ends.
-    pub(super) fn open(path: &Path, ownership: &Ownership) -> Result<(OwnedFd, Self), FailureKind> {
-        let path = std::path::absolute(path).map_err(|e| FailureKind::System("find it", e))?;
+    /// Listens on `path`. Makes the path absolute: a daemon leaves its working directory, and removes
+    /// the path when it ends.
+    pub(super) fn open(
+        path: &Path,
+        ownership: &Ownership,
+    ) -> Result<(OwnedFd, Self), ListenErrorKind> {
+        let path = std::path::absolute(path).map_err(|e| ListenErrorKind::System("find it", e))?;
         let _turn = take_turn(&path);
         let stale = probe(&path)?;
         let staging_dir = StagingDir::new(&path).map_err(|error| match path.parent() {
             Some(parent) if error.kind() == io::ErrorKind::NotFound => {
-                FailureKind::NoDirectory(parent.to_owned())
+                ListenErrorKind::NoDirectory(parent.to_owned())
             }
-            _ => FailureKind::System("make a directory beside it", error),
+            _ => ListenErrorKind::System("make a directory beside it", error),
         })?;
-        let fd = staging_dir.bind().map_err(|e| FailureKind::System("bind to it", e))?;
-        staging_dir.own(ownership)?;
-        net::listen(&fd, BACKLOG).map_err(|e| FailureKind::System("listen", e.into()))?;
+        let fd = staging_dir.bind().map_err(|e| ListenErrorKind::System("bind to it", e))?;
+        staging_dir.set_ownership(ownership)?;
+        net::listen(&fd, BACKLOG).map_err(|e| ListenErrorKind::System("listen", e.into()))?;
         let file = staging_dir.place(&path, stale)?;
         Ok((fd, Self { path, file }))
     }
@@ -65,13 +69,14 @@ impl BoundPath {
 impl Drop for BoundPath {
     fn drop(&mut self) {
         if fs::lstat(&self.path).is_ok_and(|stat| file_of(&stat) == self.file) {
-            // Without the right to, it stays behind as a stale socket, which the next start replaces.
+            // If that fails, a stale socket stays behind, which the next start replaces.
             let _ = fs::unlink(&self.path);
         }
     }
 }
 
-/// Locks the directory of `path` until what is returned is dropped; `None` where that cannot be had.
+/// Locks the directory of `path` until the result is dropped; `None` if that fails, or takes more than
+/// a second.
 pub(crate) fn take_turn(path: &Path) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = fs::open(path.parent()?, flags, Mode::empty()).ok()?;
@@ -85,39 +90,39 @@ pub(crate) fn take_turn(path: &Path) -> Option<OwnedFd> {
     None
 }
 
-/// Finds out whether there is a stale socket at `path`, or nothing. All else is refused.
-fn probe(path: &Path) -> Result<bool, FailureKind> {
+/// Returns true if there is a stale socket at `path`, false if there is nothing; refuses all else.
+fn probe(path: &Path) -> Result<bool, ListenErrorKind> {
     let mode = match fs::lstat(path) {
         Ok(stat) => stat.st_mode,
         Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(FailureKind::System("look at it", error.into())),
+        Err(error) => return Err(ListenErrorKind::System("look at it", error.into())),
     };
     if FileType::from_raw_mode(mode) != FileType::Socket {
-        return Err(FailureKind::NotASocket);
+        return Err(ListenErrorKind::NotASocket);
     }
     let tried = stream::new_socket(AddressFamily::UNIX)
         .and_then(|fd| Ok(net::connect(&fd, &net::SocketAddrUnix::new(path)?)?));
     match tried.map_err(|error| Errno::from_io_error(&error)) {
-        // A full backlog is somebody's, too.
-        Ok(()) | Err(Some(Errno::AGAIN | Errno::INPROGRESS)) => Err(FailureKind::InUse),
+        // A full backlog belongs to a live server, too.
+        Ok(()) | Err(Some(Errno::AGAIN | Errno::INPROGRESS)) => Err(ListenErrorKind::InUse),
         Err(Some(Errno::CONNREFUSED)) => Ok(true),
         Err(Some(Errno::NOENT)) => Ok(false),
-        Err(Some(Errno::PROTOTYPE)) => Err(FailureKind::NotASocket),
-        Err(Some(Errno::ACCESS)) => Err(FailureKind::Unknown),
+        Err(Some(Errno::PROTOTYPE)) => Err(ListenErrorKind::NotASocket),
+        Err(Some(Errno::ACCESS)) => Err(ListenErrorKind::Inaccessible),
         Err(error) => {
             let error = error.map_or(io::ErrorKind::Other.into(), io::Error::from);
-            Err(FailureKind::System("find out whether it is in use", error))
+            Err(ListenErrorKind::System("find out whether it is in use", error))
         }
     }
 }
 
-/// The private directory in which a socket becomes what it shall be. Removed on drop.
+/// The private directory in which a socket is prepared. Removed on drop.
 struct StagingDir {
     dir: OwnedFd,
     path: PathBuf,
 }
 
-/// The name of the socket in there.
+/// The name of the socket in the private directory.
 const FRESH: &str = "s";
 
 impl StagingDir {
@@ -132,7 +137,7 @@ impl StagingDir {
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let dir = fs::open(&path, flags, Mode::empty())?;
-            // Where the parent is everybody's, somebody may have put another in its place.
+            // In a parent that others can write to, another user may have replaced it.
             let stat = fs::fstat(&dir)?;
             let open = Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO);
             if stat.st_uid != rustix::process::geteuid().as_raw() || open {
@@ -143,11 +148,11 @@ impl StagingDir {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// A socket bound in the directory, and not listening yet.
+    /// Binds a socket in the directory; it does not listen yet.
     fn bind(&self) -> io::Result<OwnedFd> {
         let fd = stream::new_socket(AddressFamily::UNIX)?;
         let address = match net::SocketAddrUnix::new(self.path.join(FRESH)) {
-            // The path itself may be shorter than one through here, and fit where this does not.
+            // The final path may fit where this longer one does not.
             #[cfg(target_os = "linux")]
             Err(Errno::NAMETOOLONG) => {
                 use std::os::fd::AsRawFd;
@@ -160,11 +165,11 @@ impl StagingDir {
         Ok(fd)
     }
 
-    /// Gives the socket its group, mode and owner; the owner last, since it takes more rights to
-    /// change another's.
-    fn own(&self, ownership: &Ownership) -> Result<(), FailureKind> {
+    /// Sets the group, mode and owner of the socket. The owner comes last: changing a socket of another
+    /// owner needs more privileges.
+    fn set_ownership(&self, ownership: &Ownership) -> Result<(), ListenErrorKind> {
         let cannot = |what, to: &str, error: &dyn fmt::Display| {
-            FailureKind::Own(what, to.to_owned(), error.to_string())
+            ListenErrorKind::Ownership(what, to.to_owned(), error.to_string())
         };
         if let Some(name) = &ownership.group {
             let gid = accounts::group(name).map_err(|error| cannot("group", name, &error))?;
@@ -188,13 +193,13 @@ impl StagingDir {
         fs::chownat(&self.dir, FRESH, owner, group, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn stat(&self) -> Result<fs::Stat, FailureKind> {
+    fn stat(&self) -> Result<fs::Stat, ListenErrorKind> {
         fs::statat(&self.dir, FRESH, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| FailureKind::System("look at it", error.into()))
+            .map_err(|error| ListenErrorKind::System("look at it", error.into()))
     }
 
-    /// Moves the socket to `path`, over a `stale` one or where nothing is; says which file it is.
-    fn place(&self, path: &Path, stale: bool) -> Result<(u64, u64), FailureKind> {
+    /// Renames the socket to `path`, over a `stale` socket if there is one. Returns the file's identity.
+    fn place(&self, path: &Path, stale: bool) -> Result<(u64, u64), ListenErrorKind> {
         let file = file_of(&self.stat()?);
         let moved = if stale {
             fs::renameat(&self.dir, FRESH, fs::CWD, path)
@@ -203,8 +208,8 @@ impl StagingDir {
         };
         match moved {
             Ok(()) => Ok(file),
-            Err(Errno::EXIST) => Err(FailureKind::InUse),
-            Err(error) => Err(FailureKind::System("put it there", error.into())),
+            Err(Errno::EXIST) => Err(ListenErrorKind::InUse),
+            Err(error) => Err(ListenErrorKind::System("put it there", error.into())),
         }
     }
 }
@@ -216,18 +221,18 @@ impl Drop for StagingDir {
     }
 }
 
-/// Renames `name` in `dir` to `path`, where nothing must be.
+/// Renames `name` in `dir` to `path`; fails if `path` exists.
 fn rename_new(dir: &OwnedFd, name: &str, path: &Path) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     match fs::renameat_with(dir, name, fs::CWD, path, fs::RenameFlags::NOREPLACE) {
-        // File systems and kernels that do not know the flag.
+        // The file system or kernel does not support the flag.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         result => return result,
     }
     fs::renameat(dir, name, fs::CWD, path)
 }
 
-/// What tells one file from all others.
+/// The identity of a file: device and inode.
 #[allow(
     clippy::cast_sign_loss,
     clippy::unnecessary_cast,

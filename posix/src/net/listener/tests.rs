@@ -59,7 +59,7 @@ fn inherit(fd: impl Into<OwnedFd>) -> String {
 }
 
 #[test]
-fn who_connects_is_accepted_at_every_kind_of_address() {
+fn clients_are_accepted_at_every_kind_of_address() {
     let dir = Dir::new();
     let path = format!("UNIX:{}", dir.join("s").display());
     let hidden = format!("UNIX:@dc-test-{}", std::process::id());
@@ -82,7 +82,7 @@ fn who_connects_is_accepted_at_every_kind_of_address() {
 }
 
 #[test]
-fn port_0_is_told_as_the_port_it_became() {
+fn port_0_is_shown_as_the_real_port() {
     let listener = open(&"IP:0".parse().unwrap()).unwrap();
     let address: Address = listener.address().parse().unwrap();
     assert!(address.connectable().is_ok(), "{address}");
@@ -91,7 +91,7 @@ fn port_0_is_told_as_the_port_it_became() {
 }
 
 #[test]
-fn without_ipv6_every_interface_means_ipv4() {
+fn without_ipv6_all_interfaces_means_ipv4() {
     let address: Address = "IP:0".parse().unwrap();
     let without = |ip: SocketAddr| match ip {
         SocketAddr::V6(_) => Err(Errno::AFNOSUPPORT.into()),
@@ -102,12 +102,12 @@ fn without_ipv6_every_interface_means_ipv4() {
     };
     let Ok(Source::Socket { fd, .. }) = open_ip(&address, without) else { panic!("it listens") };
     assert!(written(&fd, bound(&fd).unwrap()).starts_with("IP:0.0.0.0:"));
-    // Where half of it is taken, it does not make do with the other half.
+    // If the port is taken for IPv6, IPv4 alone is not enough.
     let taken = |ip: SocketAddr| match ip {
         SocketAddr::V6(_) => Err(Errno::ADDRINUSE.into()),
-        SocketAddr::V4(_) => panic!("not asked for"),
+        SocketAddr::V4(_) => panic!("IPv4 must not be tried"),
     };
-    assert!(matches!(open_ip(&address, taken), Err(FailureKind::InUse)));
+    assert!(matches!(open_ip(&address, taken), Err(ListenErrorKind::InUse)));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_live_server_keeps_its_path_and_its_clients() {
     assert_eq!(dir.names(), ["s"]);
 }
 
-/// The newest of those who wait: the trials of others come first, and are gone.
+/// The last of the waiting connections. Those before are probes of other servers, closed already.
 fn accept_last(listener: &Listener) -> Stream {
     let mut last = accept(listener);
     while let Some(next) = listener.accept().unwrap() {
@@ -167,7 +167,7 @@ fn a_stale_socket_is_replaced() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn a_file_that_is_not_a_socket_is_left_alone() {
     let dir = Dir::new();
     let path = dir.join("s");
     std::fs::write(&path, "precious").unwrap();
@@ -181,9 +181,9 @@ fn what_is_no_socket_is_left_alone() {
 }
 
 #[test]
-fn of_many_that_start_at_once_over_a_stale_socket_one_serves() {
+fn of_several_servers_that_start_at_once_over_a_stale_socket_one_serves() {
     in_child(
-        "net::listener::tests::of_many_that_start_at_once_over_a_stale_socket_one_serves",
+        "net::listener::tests::of_several_servers_that_start_at_once_over_a_stale_socket_one_serves",
         || {
             for _ in 0..20 {
                 let dir = Dir::new();
@@ -208,7 +208,7 @@ fn of_many_that_start_at_once_over_a_stale_socket_one_serves() {
 }
 
 #[test]
-fn who_keeps_the_directory_locked_keeps_nobody_from_listening() {
+fn a_lock_on_the_directory_does_not_prevent_listening() {
     let dir = Dir::new();
     let held = std::fs::File::open(dir.path()).unwrap();
     fs::flock(&held, fs::FlockOperation::LockExclusive).unwrap();
@@ -216,7 +216,7 @@ fn who_keeps_the_directory_locked_keeps_nobody_from_listening() {
 }
 
 #[test]
-fn the_path_goes_with_its_listener_and_never_with_another_s() {
+fn a_listener_removes_its_own_path_and_no_other() {
     let dir = Dir::new();
     let path = dir.join("s");
     open(&unix(&path)).unwrap().close();
@@ -225,11 +225,11 @@ fn the_path_goes_with_its_listener_and_never_with_another_s() {
     std::fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
     drop(listener);
-    assert_eq!(dir.names(), ["s"], "the other's");
+    assert_eq!(dir.names(), ["s"], "the other socket stays");
 }
 
 #[test]
-fn a_path_of_the_greatest_length_can_be_listened_on() {
+fn a_path_of_the_maximum_length_works() {
     let dir = Dir::new();
     let room = 107 - dir.path().as_os_str().len() - 1;
     let path = dir.join(&"x".repeat(room.min(100)));
@@ -238,7 +238,7 @@ fn a_path_of_the_greatest_length_can_be_listened_on() {
 }
 
 #[test]
-fn whoever_can_first_connect_finds_owner_group_and_mode_in_place() {
+fn owner_group_and_mode_are_set_before_a_client_can_connect() {
     if !is_root() {
         return;
     }
@@ -274,7 +274,7 @@ fn without_a_mode_the_umask_decides() {
 }
 
 #[test]
-fn an_owner_or_group_that_does_not_exist_is_a_failure_that_leaves_nothing() {
+fn an_unknown_owner_or_group_is_an_error_that_leaves_no_file() {
     let dir = Dir::new();
     let name = || Some("no-such-name".to_owned());
     let owner = Ownership { owner: name(), ..Ownership::default() };
@@ -288,7 +288,7 @@ fn an_owner_or_group_that_does_not_exist_is_a_failure_that_leaves_nothing() {
 }
 
 #[test]
-fn who_may_not_chown_does_not_listen() {
+fn a_process_that_may_not_chown_does_not_listen() {
     let body = |dir: &Path| {
         if !is_root() {
             return;
@@ -305,29 +305,33 @@ fn who_may_not_chown_does_not_listen() {
             assert!(error.contains("Operation not permitted"), "{error}");
         }
         let own = accounts::owner("nobody").unwrap().to_string();
-        drop(to_root(Some(&own), None).expect("that is who it is"));
+        drop(to_root(Some(&own), None).expect("the user's own id"));
     };
-    in_child_dir("net::listener::tests::who_may_not_chown_does_not_listen", body, |dir| {
-        assert!(dir.names().is_empty());
-    });
+    in_child_dir(
+        "net::listener::tests::a_process_that_may_not_chown_does_not_listen",
+        body,
+        |dir| {
+            assert!(dir.names().is_empty());
+        },
+    );
 }
 
 #[test]
-fn an_owner_for_what_has_none_is_a_warning() {
+fn an_owner_for_a_tcp_socket_is_a_warning() {
     let wanted = Ownership { mode: Some(0o600), ..Ownership::default() };
     let listener = Listener::open(&"IP:127.0.0.1:0".parse().unwrap(), &wanted).unwrap();
     assert!(listener.warnings()[0].contains("no owner"));
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_said() {
+fn a_missing_directory_is_named() {
     let dir = Dir::new();
     let error = open(&unix(&dir.join("none").join("s"))).unwrap_err().to_string();
     assert!(error.contains("none/s") && error.ends_with("none does not exist"), "{error}");
 }
 
 #[test]
-fn an_inherited_listening_socket_goes_on_accepting() {
+fn an_inherited_listening_socket_keeps_accepting() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
     let listener = open(&inherit(socket).parse().unwrap()).unwrap();
@@ -341,7 +345,7 @@ fn an_inherited_listening_socket_goes_on_accepting() {
 }
 
 #[test]
-fn an_inherited_stream_is_handed_out_once() {
+fn an_inherited_stream_is_accepted_once() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let listener = open(&inherit(ours).parse().unwrap()).unwrap();
     assert!(listener.ready() && !listener.finished() && listener.fd().is_none());
@@ -353,7 +357,7 @@ fn an_inherited_stream_is_handed_out_once() {
 }
 
 #[test]
-fn a_pair_of_inherited_pipes_is_a_stream_too() {
+fn two_inherited_pipes_are_a_stream() {
     let (reader, their_write) = std::io::pipe().unwrap();
     let (_their_read, writer) = std::io::pipe().unwrap();
     let (read, write) = (inherit(reader), inherit(writer));
@@ -374,8 +378,8 @@ fn a_descriptor_that_was_not_inherited_is_refused() {
 }
 
 #[test]
-fn running_out_of_descriptors_is_passed_on_and_passes() {
-    in_child("net::listener::tests::running_out_of_descriptors_is_passed_on_and_passes", || {
+fn running_out_of_descriptors_is_an_error_that_passes() {
+    in_child("net::listener::tests::running_out_of_descriptors_is_an_error_that_passes", || {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let listener = open(&"IP:127.0.0.1:0".parse().unwrap()).unwrap();
         let client = connect(&listener.address());

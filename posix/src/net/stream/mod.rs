@@ -1,4 +1,4 @@
-//! A connected stream of bytes that never blocks and never raises a signal.
+//! A connected byte stream that never blocks and never raises a signal.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,26 +15,26 @@ use crate::sys;
 
 /// A connected byte stream: one descriptor for both directions, or one for each.
 ///
-/// Non-blocking and closed on exec; TCP has Nagle's delay off. Dropping it closes it: take one that
-/// was inherited from the [`Poller`](crate::net::poller::Poller) before.
+/// Its descriptors are non-blocking and closed on exec; on TCP, Nagle's algorithm is off. Dropping it
+/// closes them. An inherited stream must be removed from the poller before.
 #[derive(Debug)]
 pub struct Stream {
     ends: Ends,
-    /// Whether the end that writes is a socket, which alone takes flags.
+    /// Whether the write end is a socket: only `send` has a flag against SIGPIPE.
     socket: bool,
     tcp: bool,
-    /// Whether another process may have the same file open.
+    /// Whether another process may have the same file open, too.
     shared: bool,
 }
 
-/// What came of asking for bytes.
+/// The result of [`Stream::recv`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Received {
-    /// That many bytes, at least 1.
+    /// This many bytes, at least 1.
     Bytes(usize),
-    /// Nothing more will ever come: the peer closed its side.
+    /// End of the stream: the peer has closed its side.
     Ended,
-    /// Nothing at present; poll, then ask again.
+    /// Nothing at present: poll, then try again.
     Nothing,
 }
 
@@ -45,11 +45,13 @@ enum Ends {
 }
 
 impl Stream {
-    /// Begins to connect to `target`; the flag says that the outcome is still open. Then wait until
-    /// the stream is writable, and ask [`connected`](Self::connected).
+    /// Starts connecting to `target`. If the flag is true, the outcome is still open: wait until the
+    /// stream is writable, then call [`connected`](Self::connected).
     ///
-    /// A UNIX socket whose backlog is full fails (`WouldBlock`): the system does not tell when room
-    /// comes. An inherited descriptor can be taken once.
+    /// # Errors
+    /// `WouldBlock` if the backlog of a UNIX socket is full; no event tells when it has room again.
+    /// `InvalidInput` for a descriptor that was not inherited, or is taken already. Otherwise the
+    /// system's error.
     pub fn connect(target: &Target) -> io::Result<(Self, bool)> {
         match target {
             Target::Unix(name) => {
@@ -71,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Makes a stream of a connected descriptor, and makes that non-blocking and closed on exec.
+    /// Makes a stream of a connected descriptor, and the descriptor non-blocking and closed on exec.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         prepare(&fd)?;
         let (socket, tcp) = kind(&fd);
@@ -87,22 +89,22 @@ impl Stream {
         Ok((Self::adopt(a.into())?, Self::adopt(b.into())?))
     }
 
-    /// How the attempt to connect ended: to ask once the stream is writable.
+    /// The outcome of connecting. Call it once the stream is writable.
     pub fn connected(&self) -> io::Result<()> {
         if !self.socket {
             return Ok(());
         }
         let Some(fd) = self.write_fd() else { return Ok(()) };
         sockopt::socket_error(fd)??;
-        // A port of our own range that nobody listens on can be drawn as our own source port, and
-        // TCP then connects the socket with itself.
+        // If nothing listens on a port of the ephemeral range, the system can choose it as our own
+        // source port. TCP then connects the socket to itself.
         if self.tcp && net::getpeername(fd)? == Some(net::getsockname(fd)?) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(())
     }
 
-    /// Reads what has come into `buffer`. `Nothing` also for an empty buffer, or without a read end.
+    /// Receives into `buffer`. [`Received::Nothing`] also for an empty buffer or without a read end.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let Some(fd) = self.read_fd() else { return Ok(Received::Nothing) };
         if buffer.is_empty() {
@@ -119,11 +121,11 @@ impl Stream {
         }
     }
 
-    /// Writes as many of `bytes` as find room, and says how many; 0 when there is no room at present.
+    /// Sends as many of `bytes` as the system takes now, and returns how many; possibly 0.
     ///
-    /// A peer that is gone is `BrokenPipe`, or a reset, and never a signal where sockets are
-    /// concerned; with pipes the process has to ignore SIGPIPE, as
-    /// [`Signals`](crate::process::signals::Signals) and Rust's start do.
+    /// # Errors
+    /// `BrokenPipe` or `ConnectionReset` if the peer has closed. A socket raises no SIGPIPE; with pipes
+    /// the process must ignore it, as every Rust program does unless told otherwise.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let Some(fd) = self.write_fd() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         if bytes.is_empty() {
@@ -144,16 +146,16 @@ impl Stream {
         }
     }
 
-    /// Report the peer that nothing more will come; reading goes on.
+    /// Tells the peer that nothing more will be sent. Receiving continues.
     ///
-    /// A separate write end is closed, so no interest in writing may be registered for it any more.
+    /// A separate write end is closed, so it must no longer be registered for writing.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         match &mut self.ends {
             Ends::One(fd) if self.socket => Ok(net::shutdown(fd, net::Shutdown::Write)?),
             Ends::One(_) => Ok(()),
             Ends::Two { write, .. } => {
                 if let Some(fd) = write.take().filter(|_| self.socket) {
-                    // Others may hold the socket too: closing alone would tell the peer nothing.
+                    // If another process has the socket open, closing alone tells the peer nothing.
                     net::shutdown(fd, net::Shutdown::Write)?;
                 }
                 Ok(())
@@ -161,16 +163,16 @@ impl Stream {
         }
     }
 
-    /// Lets the system find out that a silent peer is gone: it probes after `idle`, every `interval`,
-    /// and gives up after `count` probes, or when data has gone unacknowledged as long (on Linux).
-    /// Nothing happens on what is not TCP. Times are whole seconds, at least 1.
+    /// Turns on TCP keepalive: after `idle` the system probes a silent peer every `interval`, and closes
+    /// the connection after `count` unanswered probes. On Linux, data unacknowledged for as long closes
+    /// it, too. Times are whole seconds, at least 1. No effect on other streams than TCP.
     pub fn keepalive(&self, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
         if !self.tcp {
             return Ok(());
         }
         let fd = self.one();
         sockopt::set_socket_keepalive(fd, true)?;
-        // There the times are the system's own, the same for all sockets.
+        // These systems have one setting for all sockets.
         #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "nto"))]
         let _ = (idle, interval, count);
         #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "nto")))]
@@ -187,7 +189,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The descriptor that is read from.
+    /// The read end.
     pub fn read_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.ends {
             Ends::One(fd) => Some(fd.as_fd()),
@@ -195,7 +197,7 @@ impl Stream {
         }
     }
 
-    /// The descriptor that is written to; the same as [`read_fd`](Self::read_fd) but for `FD:r:w`.
+    /// The write end; the same as [`read_fd`](Self::read_fd) except for `FD:r:w`.
     pub fn write_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.ends {
             Ends::One(fd) => Some(fd.as_fd()),
@@ -203,18 +205,18 @@ impl Stream {
         }
     }
 
-    /// Whether another process may have it open too, so that closing it here does not take it out
-    /// of the [`Poller`](crate::net::poller::Poller).
+    /// Whether another process may have it open, too. Then closing it does not remove it from the
+    /// poller.
     pub(crate) fn is_shared(&self) -> bool {
         self.shared
     }
 
-    /// Whether reading and writing go through descriptors of their own.
+    /// Whether the two directions have a descriptor each.
     pub(crate) fn is_split(&self) -> bool {
         matches!(self.ends, Ends::Two { .. })
     }
 
-    /// Takes the inherited descriptors `read` and `write`, once and for all.
+    /// Takes the inherited descriptors `read` and `write`; each can be taken once.
     pub(crate) fn inherited(read: Option<i32>, write: Option<i32>) -> io::Result<Self> {
         if let (Some(one), true) = (read, read == write) {
             return Self::adopt(sys::inherited(one)?);
@@ -228,11 +230,11 @@ impl Stream {
         Ok(Self { ends: Ends::Two { read, write }, socket, tcp: false, shared: true })
     }
 
-    /// Wraps a fresh socket that already is non-blocking and closed on exec.
+    /// Wraps a new socket that is already non-blocking and closed on exec.
     pub(crate) fn socket(fd: OwnedFd, tcp: bool) -> Self {
         if tcp {
-            // A peer that has already reset the connection makes this fail on some systems; the
-            // first read will tell.
+            // On some systems this fails if the peer has already reset the connection; the first read
+            // reports that.
             let _ = sockopt::set_tcp_nodelay(&fd, true);
         }
         quiet(&fd);
@@ -243,7 +245,7 @@ impl Stream {
     fn one(&self) -> BorrowedFd<'_> {
         match &self.ends {
             Ends::One(fd) => fd.as_fd(),
-            Ends::Two { .. } => unreachable!("sockets of ours have one descriptor"),
+            Ends::Two { .. } => unreachable!("a socket has one descriptor"),
         }
     }
 }
@@ -253,7 +255,7 @@ const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: SendFlags = SendFlags::empty();
 
-/// Keeps a socket from raising SIGPIPE where there is no flag for it on sending.
+/// Prevents SIGPIPE on systems where `send` has no flag for that.
 #[cfg(not(target_vendor = "apple"))]
 fn quiet(_: &OwnedFd) {}
 #[cfg(target_vendor = "apple")]
@@ -282,7 +284,7 @@ pub(crate) fn new_socket_of(family: AddressFamily, kind: SocketType) -> io::Resu
     Ok(fd)
 }
 
-/// The address of a UNIX socket for the system.
+/// The system's form of a UNIX socket's address.
 pub(crate) fn unix_address(name: &UnixName) -> io::Result<SocketAddrUnix> {
     #[cfg(target_os = "linux")]
     if let Some(name) = name.abstract_name() {
@@ -303,7 +305,7 @@ pub(crate) fn prepare(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a descriptor is a socket, and whether one of TCP.
+/// Whether a descriptor is a socket, and whether it is a TCP socket.
 pub(crate) fn kind(fd: &OwnedFd) -> (bool, bool) {
     match net::getsockname(fd).map(|address| address.address_family()) {
         Ok(AddressFamily::INET | AddressFamily::INET6) => (true, true),
@@ -312,12 +314,12 @@ pub(crate) fn kind(fd: &OwnedFd) -> (bool, bool) {
     }
 }
 
-/// Whether a descriptor is a socket for UDP.
+/// Whether a descriptor is a UDP socket.
 pub(crate) fn is_udp(fd: &OwnedFd) -> bool {
     sockopt::socket_type(fd) == Ok(SocketType::DGRAM) && kind(fd) == (true, true)
 }
 
-/// Whether a connect is still under way. An interrupted one goes on by itself.
+/// Whether connecting is in progress. An interrupted `connect` continues in the background.
 fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(false),
@@ -326,5 +328,6 @@ fn connect_open(result: Result<(), Errno>) -> io::Result<bool> {
     }
 }
 
+// They wait with the poller.
 #[cfg(all(test, feature = "daemon"))]
 mod tests;

@@ -23,7 +23,7 @@ fn connect(target: &Target) -> io::Result<Stream> {
     Ok(stream)
 }
 
-/// As a process finds what it was started with: not to be closed on exec.
+/// Makes a descriptor look inherited: not closed on exec.
 fn inherit(fd: impl Into<OwnedFd>) -> i32 {
     let fd = fd.into();
     rustix::io::fcntl_setfd(&fd, FdFlags::empty()).unwrap();
@@ -31,7 +31,7 @@ fn inherit(fd: impl Into<OwnedFd>) -> i32 {
 }
 
 #[test]
-fn a_stream_tells_bytes_nothing_and_the_end_apart() {
+fn recv_distinguishes_bytes_nothing_and_the_end() {
     let (a, mut b) = Stream::pair().unwrap();
     let mut buffer = [0; 8];
     assert_eq!(a.recv(&mut buffer).unwrap(), Received::Nothing);
@@ -46,7 +46,7 @@ fn a_stream_tells_bytes_nothing_and_the_end_apart() {
 }
 
 #[test]
-fn sending_stops_where_there_is_no_room_and_goes_on_when_there_is() {
+fn send_stops_at_a_full_socket_and_continues_when_it_has_room() {
     let (a, b) = Stream::pair().unwrap();
     let block = [1; 4096];
     while a.send(&block).unwrap() > 0 {}
@@ -57,8 +57,8 @@ fn sending_stops_where_there_is_no_room_and_goes_on_when_there_is() {
 }
 
 #[test]
-fn sending_to_who_is_gone_is_an_error_and_no_signal() {
-    in_child("net::stream::tests::sending_to_who_is_gone_is_an_error_and_no_signal", || {
+fn sending_to_a_closed_peer_is_an_error_and_not_a_signal() {
+    in_child("net::stream::tests::sending_to_a_closed_peer_is_an_error_and_not_a_signal", || {
         let (a, b) = Stream::pair().unwrap();
         drop(b);
         assert_eq!(a.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
@@ -66,7 +66,7 @@ fn sending_to_who_is_gone_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
+fn a_tcp_stream_has_no_nagle_delay() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = connect(&Target::Ip(listener.local_addr().unwrap())).unwrap();
     let fd = stream.read_fd().unwrap();
@@ -87,8 +87,8 @@ fn connecting_to_a_listener_makes_a_tcp_stream_without_nagle() {
 }
 
 #[test]
-fn connecting_to_a_port_that_nobody_listens_on_is_refused() {
-    in_child("net::stream::tests::connecting_to_a_port_that_nobody_listens_on_is_refused", || {
+fn connecting_to_a_port_without_a_listener_is_refused() {
+    in_child("net::stream::tests::connecting_to_a_port_without_a_listener_is_refused", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Ip(listener.local_addr().unwrap());
         drop(listener);
@@ -97,8 +97,8 @@ fn connecting_to_a_port_that_nobody_listens_on_is_refused() {
 }
 
 #[test]
-fn a_socket_that_met_itself_is_not_connected() {
-    // Bound to the port that it connects to, it is sure to do what else is a matter of chance.
+fn a_socket_connected_to_itself_is_refused() {
+    // Bound to the port that it connects to, it always connects to itself.
     let stream = Stream::socket(new_socket(AddressFamily::INET).unwrap(), true);
     net::bind(stream.one(), &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let own = net::getsockname(stream.one()).unwrap();
@@ -134,8 +134,8 @@ fn an_inherited_descriptor_can_be_taken_once() {
 }
 
 #[test]
-fn two_pipes_make_a_stream_under_one_key() {
-    in_child("net::stream::tests::two_pipes_make_a_stream_under_one_key", || {
+fn two_pipes_make_one_stream() {
+    in_child("net::stream::tests::two_pipes_make_one_stream", || {
         let (their_read, our_write) = io::pipe().unwrap();
         let (our_read, their_write) = io::pipe().unwrap();
         let (read, write) = (inherit(our_read), inherit(our_write));
@@ -162,7 +162,7 @@ fn two_pipes_make_a_stream_under_one_key() {
 }
 
 #[test]
-fn a_stream_of_one_direction_has_only_that() {
+fn a_stream_can_have_one_direction_only() {
     let (reader, writer) = io::pipe().unwrap();
     let only_writes = connect(&Target::Fd { read: None, write: Some(inherit(writer)) }).unwrap();
     let only_reads = connect(&Target::Fd { read: Some(inherit(reader)), write: None }).unwrap();
@@ -173,8 +173,8 @@ fn a_stream_of_one_direction_has_only_that() {
 }
 
 #[test]
-fn standard_descriptors_leave_dev_null_behind() {
-    let name = "net::stream::tests::standard_descriptors_leave_dev_null_behind";
+fn a_taken_standard_descriptor_becomes_dev_null() {
+    let name = "net::stream::tests::a_taken_standard_descriptor_becomes_dev_null";
     in_child(name, || {
         let (a, b) = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| Ok((TcpStream::connect(l.local_addr()?)?, l.accept()?.0)))

@@ -1,41 +1,41 @@
-//! What is measured on `dc_server` alone.
+//! Measurements of `dc_server` alone.
 
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::process::{HeldFd, Server};
-use super::race::{median, which};
-use super::{Fault, Scale};
+use super::compare::{median, which};
+use super::process::{Server, Setup};
+use super::{BenchError, Scale};
 
 /// How many bytes of memory must be free for the largest table.
 const LARGEST_BYTES: u64 = 6 << 30;
 const LARGEST: u32 = 16_000_000;
 
-/// What came of it; `None` for what could not be measured here.
+/// The results; `None` for what could not be measured here.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Alone {
-    /// System calls for each request without another in sight, by name.
+    /// System calls per request, with one request at a time, by name.
     pub(super) calls: Option<Vec<(String, f64)>>,
     /// Seconds from its start with room for 16 M sessions until it listens.
     pub(super) start: f64,
-    /// Bytes more with so many idle connections, and room for them, than without.
+    /// How many idle connections, and how many more bytes they and the room for them take.
     pub(super) idle: Option<(u32, u64)>,
-    /// The rate with many idle connections to that with ten.
+    /// The rate with many idle connections, relative to ten.
     pub(super) crowd: f64,
-    /// The rate at 16 M sessions to that at 10 k.
+    /// The rate with 16 M sessions, relative to 10 k.
     pub(super) growth: Option<f64>,
 }
 
 impl Alone {
-    /// Measures all of it.
-    pub(super) fn measure(place: &HeldFd, scale: &Scale) -> Result<Self, Fault> {
+    /// Measures everything.
+    pub(super) fn measure(setup: &Setup, scale: &Scale) -> Result<Self, BenchError> {
         Ok(Self {
-            calls: calls(place)?,
-            start: start(place, scale)?,
-            idle: idle(place, scale)?,
-            crowd: crowd(place, scale)?,
-            growth: growth(place, scale)?,
+            calls: calls(setup)?,
+            start: start(setup, scale)?,
+            idle: idle(setup, scale)?,
+            crowd: crowd(setup, scale)?,
+            growth: growth(setup, scale)?,
         })
     }
 }
@@ -46,27 +46,27 @@ fn arguments(clients: u32, depth: u32, keys: u32, seconds: f64, store: bool) -> 
     line.split(' ').chain(store).map(str::to_owned).collect()
 }
 
-fn calls(place: &HeldFd) -> Result<Option<Vec<(String, f64)>>, Fault> {
+fn calls(setup: &Setup) -> Result<Option<Vec<(String, f64)>>, BenchError> {
     if !which("strace") {
         return Ok(None);
     }
     let stored = 100;
-    let counts = place.scratch.join("calls");
-    let mut command = place.on_server_core("strace");
+    let counts = setup.scratch.join("calls");
+    let mut command = setup.on_server_core("strace");
     command.args(["-c", "-f", "-o"]).arg(&counts);
-    command.args([&place.program("dc_server"), "-listen", &place.address("traced")]);
-    // Where one process may not look at another it ends at once.
+    command.args([&setup.program("dc_server"), "-listen", &setup.address("traced")]);
+    // It ends at once if tracing other processes is not permitted.
     let Ok(server) = Server::start(command) else { return Ok(None) };
-    let figures = place.load(&server.address, &arguments(1, 1, stored, 1.0, true))?;
+    let figures = setup.load(&server.address, &arguments(1, 1, stored, 1.0, true))?;
     server.end();
-    let counts = std::fs::read_to_string(counts).map_err(Fault::of)?;
+    let counts = std::fs::read_to_string(counts).map_err(BenchError::of)?;
     let asked = figures.ops + f64::from(stored);
     let mut each: Vec<_> = counts.lines().filter_map(|line| call(line, asked)).collect();
     each.retain(|(_, rate)| *rate >= 0.005);
     Ok(Some(each))
 }
 
-/// Reads `% time, seconds, usecs/call, calls, errors, name`, of which errors may be absent.
+/// Reads `% time, seconds, usecs/call, calls, errors, name`. The errors may be absent.
 fn call(line: &str, ops: f64) -> Option<(String, f64)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, _, _, calls, .., name] = words[..] else { return None };
@@ -74,32 +74,32 @@ fn call(line: &str, ops: f64) -> Option<(String, f64)> {
     (name != "total").then(|| (name.to_owned(), calls / ops))
 }
 
-fn start(place: &HeldFd, scale: &Scale) -> Result<f64, Fault> {
+fn start(setup: &Setup, scale: &Scale) -> Result<f64, BenchError> {
     let mut times = Vec::new();
     for _ in 0..scale.rounds {
         let begun = Instant::now();
         let sessions = LARGEST.to_string();
-        let arguments = ["-listen", &place.address("start"), "-sessions", &sessions];
-        let _server = place.start("dc_server", &arguments)?;
+        let arguments = ["-listen", &setup.address("start"), "-sessions", &sessions];
+        let _server = setup.start("dc_server", &arguments)?;
         times.push(begun.elapsed().as_secs_f64());
     }
     Ok(median(times))
 }
 
-fn connect(server: &Server, count: u32) -> Result<Vec<UnixStream>, Fault> {
+fn connect(server: &Server, count: u32) -> Result<Vec<UnixStream>, BenchError> {
     let path = server.address.trim_start_matches("UNIX:");
-    let connect = |_| UnixStream::connect(path).map_err(Fault::of);
+    let connect = |_| UnixStream::connect(path).map_err(BenchError::of);
     let idle = (0..count).map(connect).collect();
     // The last of them are still in the backlog.
     std::thread::sleep(Duration::from_millis(300));
     idle
 }
 
-fn idle(place: &HeldFd, scale: &Scale) -> Result<Option<(u32, u64)>, Fault> {
-    let settled = |clients: u32, idle: u32| -> Result<Option<u64>, Fault> {
+fn idle(setup: &Setup, scale: &Scale) -> Result<Option<(u32, u64)>, BenchError> {
+    let settled = |clients: u32, idle: u32| -> Result<Option<u64>, BenchError> {
         let clients = clients.to_string();
-        let arguments = ["-listen", &place.address("idle"), "-maxconn", &clients];
-        let server = place.start("dc_server", &arguments)?;
+        let arguments = ["-listen", &setup.address("idle"), "-maxconn", &clients];
+        let server = setup.start("dc_server", &arguments)?;
         let _idle = connect(&server, idle)?;
         Ok(server.resident())
     };
@@ -108,12 +108,12 @@ fn idle(place: &HeldFd, scale: &Scale) -> Result<Option<(u32, u64)>, Fault> {
     Ok(more.map(|more| (scale.idle, more)))
 }
 
-fn crowd(place: &HeldFd, scale: &Scale) -> Result<f64, Fault> {
+fn crowd(setup: &Setup, scale: &Scale) -> Result<f64, BenchError> {
     let clients = (scale.idle + 100).to_string();
-    let listen = ["-listen", &place.address("crowd"), "-maxconn", &clients];
-    let server = place.start("dc_server", &listen)?;
-    place.load(&server.address, &arguments(50, 1, 10_000, 0.1, true))?;
-    let busy = || place.load(&server.address, &arguments(50, 1, 10_000, scale.seconds, false));
+    let listen = ["-listen", &setup.address("crowd"), "-maxconn", &clients];
+    let server = setup.start("dc_server", &listen)?;
+    setup.load(&server.address, &arguments(50, 1, 10_000, 0.1, true))?;
+    let busy = || setup.load(&server.address, &arguments(50, 1, 10_000, scale.seconds, false));
     let mut ratios = Vec::new();
     for _ in 0..scale.rounds {
         let few = connect(&server, 10)?;
@@ -130,24 +130,24 @@ fn crowd(place: &HeldFd, scale: &Scale) -> Result<f64, Fault> {
     Ok(median(ratios))
 }
 
-fn growth(place: &HeldFd, scale: &Scale) -> Result<Option<f64>, Fault> {
+fn growth(setup: &Setup, scale: &Scale) -> Result<Option<f64>, BenchError> {
     if !scale.largest || available().is_none_or(|bytes| bytes < LARGEST_BYTES) {
         return Ok(None);
     }
     let sessions = LARGEST.to_string();
     let listen = ["-listen", "IP:127.0.0.1:0"];
-    let small = place.start("dc_server", &listen)?;
-    let large = place.start("dc_server", &[&listen[..], &["-sessions", &sessions]].concat())?;
+    let small = setup.start("dc_server", &listen)?;
+    let large = setup.start("dc_server", &[&listen[..], &["-sessions", &sessions]].concat())?;
     let both = [(&small, 10_000), (&large, LARGEST)];
     for (server, keys) in both {
-        place.load(&server.address, &arguments(50, 16, keys, 0.1, true))?;
+        setup.load(&server.address, &arguments(50, 16, keys, 0.1, true))?;
     }
     let mut ratios = Vec::new();
     for _ in 0..scale.rounds {
         let mut rates = [0.0; 2];
         for (rate, (server, keys)) in rates.iter_mut().zip(both) {
             let figures =
-                place.load(&server.address, &arguments(50, 16, keys, scale.seconds, false))?;
+                setup.load(&server.address, &arguments(50, 16, keys, scale.seconds, false))?;
             eprintln!("50 x 16 at {keys} sessions {figures}");
             *rate = figures.rate;
         }
@@ -163,7 +163,7 @@ fn available() -> Option<u64> {
     Some(kib << 10)
 }
 
-/// What a command prints first about its version; empty where it can't be run.
+/// Returns the first line that a command prints about its version; empty if it can't be run.
 pub(super) fn version(program: &str, option: &str) -> String {
     let output = Command::new(program).arg(option).output().map(|output| output.stdout);
     let words = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();

@@ -3,17 +3,17 @@
 use std::fmt::Write;
 
 use super::Results;
+use super::compare::{Comparison, Contender};
 use super::process::Figures;
-use super::race::{Race, Racer};
 
 const NONE: &str = "–";
 
-/// The page.
+/// Returns the page.
 pub(super) fn page(results: &Results) -> String {
     let mut page = String::from("# Benchmarks\n\n");
     let _ = head(&mut page, results);
     let (proxy, direct): (Vec<_>, Vec<_>) =
-        results.races.iter().partition(|race| race.shape.is_proxy());
+        results.comparisons.iter().partition(|compare| compare.shape.is_proxy());
     page.push_str("![requests a second, and latencies](bench.svg)\n\n");
     let _ = servers(&mut page, &direct);
     let _ = proxies(&mut page, &proxy);
@@ -39,37 +39,45 @@ fn head(page: &mut String, results: &Results) -> std::fmt::Result {
     )
 }
 
-fn servers(page: &mut String, races: &[&Race]) -> std::fmt::Result {
-    let racers = [Racer::Floor, Racer::Server, Racer::Redis, Racer::Memcached];
+fn servers(page: &mut String, comparisons: &[&Comparison]) -> std::fmt::Result {
+    let contenders = [Contender::Floor, Contender::Server, Contender::Redis, Contender::Memcached];
     writeln!(page, "## dc_server over TCP\n\nEach row: connections x requests open on each.\n")?;
     writeln!(
         page,
         "| ops/s | no table | dc_server | redis | memcached | of no table | x redis | x memcached |"
     )?;
     writeln!(page, "|---|---|---|---|---|---|---|---|")?;
-    for race in races {
-        write!(page, "| {} |", race.shape.name)?;
-        for racer in racers {
-            write!(page, " {} |", median(race, racer, |figures| figures.rate))?;
+    for compare in comparisons {
+        write!(page, "| {} |", compare.shape.name)?;
+        for contender in contenders {
+            write!(page, " {} |", median(compare, contender, |figures| figures.rate))?;
         }
-        for racer in [Racer::Floor, Racer::Redis, Racer::Memcached] {
-            write!(page, " {} |", ratio(race, Racer::Server, racer, |figures| figures.rate))?;
+        for contender in [Contender::Floor, Contender::Redis, Contender::Memcached] {
+            write!(
+                page,
+                " {} |",
+                ratio(compare, Contender::Server, contender, |figures| figures.rate)
+            )?;
         }
         writeln!(page)?;
     }
     writeln!(page, "\n| p99, us | no table | dc_server | redis | memcached | of no table |")?;
     writeln!(page, "|---|---|---|---|---|---|")?;
-    for race in races {
-        write!(page, "| {} |", race.shape.name)?;
-        for racer in racers {
-            write!(page, " {} |", median(race, racer, |figures| figures.p99))?;
+    for compare in comparisons {
+        write!(page, "| {} |", compare.shape.name)?;
+        for contender in contenders {
+            write!(page, " {} |", median(compare, contender, |figures| figures.p99))?;
         }
-        writeln!(page, " {} |", ratio(race, Racer::Server, Racer::Floor, |figures| figures.p99))?;
+        writeln!(
+            page,
+            " {} |",
+            ratio(compare, Contender::Server, Contender::Floor, |figures| figures.p99)
+        )?;
     }
     writeln!(page)
 }
 
-fn proxies(page: &mut String, races: &[&Race]) -> std::fmt::Result {
+fn proxies(page: &mut String, comparisons: &[&Comparison]) -> std::fmt::Result {
     writeln!(
         page,
         "## dc_client in between\n\n\"Callers\" make a UNIX connection for every request, as many \
@@ -82,16 +90,16 @@ fn proxies(page: &mut String, races: &[&Race]) -> std::fmt::Result {
         "| | without, ops/s | dc_client, ops/s | ratio | without, p50 us | dc_client, p50 us | without, p99 us | dc_client, p99 us |"
     )?;
     writeln!(page, "|---|---|---|---|---|---|---|---|")?;
-    for race in races {
-        let without = race.results.first().map_or(Racer::Floor, |(racer, _)| *racer);
-        write!(page, "| {} |", race.shape.name)?;
-        for racer in [without, Racer::Proxy] {
-            write!(page, " {} |", median(race, racer, |figures| figures.rate))?;
+    for compare in comparisons {
+        let without = compare.results.first().map_or(Contender::Floor, |(contender, _)| *contender);
+        write!(page, "| {} |", compare.shape.name)?;
+        for contender in [without, Contender::Proxy] {
+            write!(page, " {} |", median(compare, contender, |figures| figures.rate))?;
         }
-        write!(page, " {} |", ratio(race, Racer::Proxy, without, |figures| figures.rate))?;
+        write!(page, " {} |", ratio(compare, Contender::Proxy, without, |figures| figures.rate))?;
         for of in [|figures: &Figures| figures.p50, |figures: &Figures| figures.p99] {
-            for racer in [without, Racer::Proxy] {
-                write!(page, " {} |", median(race, racer, of))?;
+            for contender in [without, Contender::Proxy] {
+                write!(page, " {} |", median(compare, contender, of))?;
             }
         }
         writeln!(page)?;
@@ -127,15 +135,15 @@ fn alone(page: &mut String, results: &Results) -> std::fmt::Result {
     )
 }
 
-fn median(race: &Race, racer: Racer, of: impl Fn(&Figures) -> f64) -> String {
-    race.median(racer, of).map_or(NONE.to_owned(), number)
+fn median(compare: &Comparison, contender: Contender, of: impl Fn(&Figures) -> f64) -> String {
+    compare.median(contender, of).map_or(NONE.to_owned(), number)
 }
 
-fn ratio(race: &Race, a: Racer, b: Racer, of: impl Fn(&Figures) -> f64) -> String {
-    race.ratio(a, b, of).map_or(NONE.to_owned(), |ratio| format!("{ratio:.2}"))
+fn ratio(compare: &Comparison, a: Contender, b: Contender, of: impl Fn(&Figures) -> f64) -> String {
+    compare.ratio(a, b, of).map_or(NONE.to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
-/// Thousands apart from each other; what is small with a digit more.
+/// Formats a number with groups of thousands, and small ones with one more digit.
 pub(super) fn number(value: f64) -> String {
     if value < 1000.0 {
         return format!("{value:.1}");

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Fault;
+use super::BenchError;
 
-/// How long a server may take to be there.
+/// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where programs are, and on which core which of them run.
+/// Where programs are, and on which core each runs.
 #[derive(Clone, Debug)]
-pub(super) struct HeldFd {
-    /// The directory of our own programs.
+pub(super) struct Setup {
+    /// The directory of our programs.
     pub(super) programs: PathBuf,
-    /// A fresh directory for sockets and files.
+    /// A new directory for sockets and files.
     pub(super) scratch: PathBuf,
     /// The core of servers.
     pub(super) server_core: usize,
@@ -24,63 +24,64 @@ pub(super) struct HeldFd {
     pub(super) load_core: usize,
 }
 
-impl HeldFd {
-    /// A program of ours.
+impl Setup {
+    /// Returns the path of one of our programs.
     pub(super) fn program(&self, name: &str) -> String {
         self.programs.join(name).display().to_string()
     }
 
-    /// The address of a socket in the scratch directory.
+    /// Returns the address of a socket in the scratch directory.
     pub(super) fn address(&self, name: &str) -> String {
         format!("UNIX:{}", self.scratch.join(name).display())
     }
 
-    /// A command on the core of servers.
+    /// Returns a command on the core of servers.
     pub(super) fn on_server_core(&self, program: &str) -> Command {
         pinned(self.server_core, program)
     }
 
-    /// Starts one of our servers, and waits until it says where it listens.
-    pub(super) fn start(&self, program: &str, arguments: &[&str]) -> Result<Server, Fault> {
+    /// Starts one of our servers, and waits until it listens.
+    pub(super) fn start(&self, program: &str, arguments: &[&str]) -> Result<Server, BenchError> {
         let mut command = self.on_server_core(&self.program(program));
         command.args(arguments);
         Server::start(command)
     }
 
-    /// Starts somebody else's server, which says nothing: waits until it answers at a port of its own
-    /// that `arguments` is told.
+    /// Starts another project's server on a free port, which `arguments` gets, and waits until it
+    /// listens.
     pub(super) fn start_foreign(
         &self,
         program: &str,
         arguments: impl Fn(u16) -> Vec<String>,
-    ) -> Result<Server, Fault> {
+    ) -> Result<Server, BenchError> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0");
-        let port = listener.and_then(|listener| listener.local_addr()).map_err(Fault::of)?.port();
+        let port =
+            listener.and_then(|listener| listener.local_addr()).map_err(BenchError::of)?.port();
         let mut command = self.on_server_core(program);
         command.args(arguments(port)).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.current_dir(&self.scratch).spawn().map_err(Fault::of)?;
+        let child = command.current_dir(&self.scratch).spawn().map_err(BenchError::of)?;
         let server = Server { child, address: format!("IP:127.0.0.1:{port}") };
         let begun = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             if begun.elapsed() > PATIENCE {
-                return Err(Fault(format!("{program} does not answer on port {port}")));
+                return Err(BenchError(format!("{program} does not answer on port {port}")));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(server)
     }
 
-    /// Puts a load on a server.
-    pub(super) fn load(&self, address: &str, arguments: &[String]) -> Result<Figures, Fault> {
+    /// Runs a load on a server.
+    pub(super) fn load(&self, address: &str, arguments: &[String]) -> Result<Figures, BenchError> {
         let mut command = pinned(self.load_core, &self.program("distcache-load"));
         command.args(["-connect", address]).args(arguments);
-        let output = command.output().map_err(Fault::of)?;
+        let output = command.output().map_err(BenchError::of)?;
         let words = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
-            return Err(Fault(format!("{address} {}: {}", arguments.join(" "), error.trim())));
+            return Err(BenchError(format!("{address} {}: {}", arguments.join(" "), error.trim())));
         }
-        Figures::read(&words).ok_or_else(|| Fault(format!("not understood: {words}")))
+        Figures::read(&words).ok_or_else(|| BenchError(format!("unexpected output: {words}")))
     }
 }
 
@@ -90,7 +91,7 @@ fn pinned(core: usize, program: &str) -> Command {
     command
 }
 
-/// A server that runs; killed on drop.
+/// A running server; killed on drop.
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
@@ -99,13 +100,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts a program that says where it listens.
-    pub(super) fn start(mut command: Command) -> Result<Self, Fault> {
+    /// Starts a program that prints its address.
+    pub(super) fn start(mut command: Command) -> Result<Self, BenchError> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(Fault::of)?;
+        let mut child = command.spawn().map_err(BenchError::of)?;
         let mut line = String::new();
         if let Some(out) = child.stdout.take() {
-            BufReader::new(out).read_line(&mut line).map_err(Fault::of)?;
+            BufReader::new(out).read_line(&mut line).map_err(BenchError::of)?;
         }
         let address = line.split_once(": listening on ").map(|(_, address)| address.trim());
         match address {
@@ -113,23 +114,23 @@ impl Server {
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(Fault(format!("{command:?} does not say where it listens: {line}")))
+                Err(BenchError(format!("{command:?} does not say where it listens: {line}")))
             }
         }
     }
 
-    /// The bytes of memory that it really has.
+    /// Returns its resident memory in bytes.
     pub(super) fn resident(&self) -> Option<u64> {
         resident(&Path::new("/proc").join(self.child.id().to_string()))
     }
 
-    /// Asks it to end, and waits for that.
+    /// Ends it, and waits for that.
     pub(super) fn end(mut self) {
         self.kill("TERM");
         let _ = self.child.wait();
     }
 
-    /// Sends a signal to it; where it only watches over another program, to that.
+    /// Sends it a signal, or the program that it runs.
     fn kill(&self, signal: &str) {
         let pid = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
@@ -157,18 +158,18 @@ fn resident(process: &Path) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// What came of one load.
+/// The results of one load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Figures {
-    /// Requests answered in a second.
+    /// Requests answered per second.
     pub(super) rate: f64,
     /// The share of GETs that found their session.
     pub(super) hit: f64,
-    /// What half of all requests took at most, in us.
+    /// The median latency, in us.
     pub(super) p50: f64,
-    /// What 99 in a hundred took at most, in us.
+    /// The 99th percentile, in us.
     pub(super) p99: f64,
-    /// What 999 in a thousand took at most, in us.
+    /// The 99.9th percentile, in us.
     pub(super) p999: f64,
     /// Requests answered.
     pub(super) ops: f64,

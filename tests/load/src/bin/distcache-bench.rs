@@ -1,4 +1,4 @@
-//! The benchmark; `tests/bench` builds what it needs and calls it.
+//! The benchmark; `tests/bench` builds what it needs and runs it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

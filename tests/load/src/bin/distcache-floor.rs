@@ -1,4 +1,4 @@
-//! Serves nothing, at an address: `distcache-floor UNIX:/path` or `IP:127.0.0.1:0`.
+//! The server that stores nothing: `distcache-floor UNIX:/path` or `IP:127.0.0.1:0`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Does one thing n times, for `tests/instructions` to count what it takes:
-//! `distcache-instructions case n`. Without sockets, clock or chance, so that it is the same every time.
+//! Does one operation n times, for `tests/instructions` to count: `distcache-instructions case n`.
+//! It uses no sockets, clock or randomness, so every run is the same.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn request(op: Op, number: u32, out: &mut [u8]) -> usize {
     Distcache.request(&asked, &Session::new(number, 32, 200), 60_000, out)
 }
 
-/// A machine with one client, of whom it is told what the loop would tell.
+/// A machine with one client, driven as by the event loop.
 struct Serving<M> {
     machine: M,
     client: Key,
@@ -54,14 +54,14 @@ impl<M: Machine> Serving<M> {
         Self { machine, client }
     }
 
-    /// The client has sent `bytes`.
+    /// Receives `bytes` from the client.
     fn receive(&mut self, peer: Peer, bytes: &[u8]) {
         assert!(self.machine.wants(peer).read);
         self.machine.space(peer)[..bytes.len()].copy_from_slice(bytes);
         self.machine.filled(peer, bytes.len());
     }
 
-    /// All that is for `peer` is sent; how much that was.
+    /// Sends everything pending for `peer`. Returns how much.
     fn send(&mut self, peer: Peer) -> usize {
         let len = self.machine.pending(peer).len();
         self.machine.sent(NOW, peer, len);
@@ -69,7 +69,7 @@ impl<M: Machine> Serving<M> {
         len
     }
 
-    /// One request that is to be answered with `answer` bytes.
+    /// Makes one request that must be answered with `answer` bytes.
     fn ask(&mut self, op: Op, number: u32, answer: usize) {
         let mut wire = [0; 512];
         let len = request(op, number, &mut wire);
@@ -80,7 +80,7 @@ impl<M: Machine> Serving<M> {
         assert!(self.machine.deadline().is_some());
     }
 
-    /// As many requests as make one operation of sixteen: the sixteenth sends all.
+    /// Makes sixteen requests that arrive together; the sixteenth sends all answers.
     fn batch(&mut self, number: u32) {
         if number % BATCH != BATCH - 1 {
             return;
@@ -97,7 +97,7 @@ impl<M: Machine> Serving<M> {
 }
 
 fn serve(n: u32, work: impl Fn(&mut Serving<server::Borrowed<'_, Table<&mut [Line]>>>, u32)) {
-    let layout = Layout::new(SESSIONS, u64::from(SESSIONS) * 256).expect("lawful sizes");
+    let layout = Layout::new(SESSIONS, u64::from(SESSIONS) * 256).expect("valid sizes");
     let mut sessions = vec![0; layout.size()];
     let table = Table::in_memory(layout, *b"16 bytes of key.", &mut sessions);
     let sizes = server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(CLIENTS) };
@@ -128,7 +128,7 @@ fn relay(n: u32, short_lived: bool) {
     proxy.connected(NOW, key);
     let mut serving = Serving::new(proxy);
     let server = Peer::Server(key);
-    // The probe, which is answered like any HAVE.
+    // Answers the probe like any HAVE.
     let mut wire = [0; 64];
     let len = serving.machine.pending(server).len();
     wire[..len].copy_from_slice(serving.machine.pending(server));

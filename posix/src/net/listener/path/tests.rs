@@ -51,7 +51,7 @@ fn only_a_stale_socket_is_replaced() {
     let _fd = staging.bind().unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     let theirs = file_of(&fs::lstat(&path).unwrap());
-    assert!(matches!(staging.place(&path, false), Err(FailureKind::InUse)));
+    assert!(matches!(staging.place(&path, false), Err(ListenErrorKind::InUse)));
     assert_eq!(file_of(&fs::lstat(&path).unwrap()), theirs);
     drop(listener);
     let ours = staging.place(&path, true).unwrap();
