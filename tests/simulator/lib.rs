@@ -143,13 +143,12 @@
 //! | a session that is held back is sent before the request ends | `clients` | 5 |
 //! | the client does not compare an answer's uid | `client` | 23 |
 //! | the client keeps bytes of the previous answer | `client` | 2 |
+//! | an answer does not clear `Proxy::blocked` | `proxy/replies` | 19 |
+//! | the proxy's deadline ignores clients that wait for a buffer | `proxy` | 2468 |
+//! | a miss of one of two hedged requests is final | `proxy/forward` | 3189 |
 //!
-//! One was not found in 6000 seeds: `Proxy::blocked` is not cleared. It has no visible effect, since
-//! every event makes `advance` look again.
-//!
-//! Two were not found in 1500 seeds: the first miss of a hedged GET is final, and an operation of
-//! level 1 that waited for a lost connection is sent on the next. `tests/hedged.rs` and
-//! `tests/hung.rs` find them.
+//! One was not found in 20000 seeds: an operation of level 1 that waited for a lost connection is sent
+//! on the next. No server here changes its level. `tests/hung.rs` finds it.
 //!
 //! Three faults of the proxy's copies were not found in 4000 seeds: TAKE's miss is final at a server
 //! that may lack data; a lost request is not tried elsewhere; a further copy does not replace an old
