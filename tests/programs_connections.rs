@@ -40,7 +40,7 @@ fn a_connection_to_a_server_is_probed_while_nothing_is_asked_of_it() {
 }
 
 #[test]
-fn a_server_that_stays_away_and_one_that_stays_up_are_told_of_once() {
+fn each_change_of_a_servers_state_is_printed_once() {
     let dir = Dir::new();
     let words = ["-listen", &dir.address("c"), "-server", &dir.address("s"), "-retry", "1"];
     let proxy = Program::start(DC_CLIENT, &words);

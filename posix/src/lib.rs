@@ -65,7 +65,7 @@
 //! With `daemon`:
 //! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers on another
 //!   thread), `spare_fd` (descriptors kept in reserve).
-//! - `event_loop`: sockets, datagrams and the turn, for every machine alike.
+//! - `event_loop`: sockets, datagrams, connections to servers and the turn, for every machine alike.
 //! - `server`, `proxy`, `snoop`, `check`, `load`: what each program runs. `dc_server` runs `server`,
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
 //! - `process`: start, detach, pid file, user, signals, limits, log lines.

@@ -63,7 +63,7 @@ fn a_pool_that_is_dry_lends_nothing_and_takes_back_everything() {
 }
 
 #[test]
-fn buffers_of_a_peak_are_set_aside_once_nobody_needs_them() {
+fn buffers_of_a_peak_are_set_aside_once_they_are_not_needed() {
     for len in [8, 12, 16, 64] {
         let mut memory = std::vec![0; 200 * len];
         let mut pool = Pool::new(&mut memory[..], len);

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_becomes_of_clients_is_an_incident() {
+    fn clients_that_are_closed_or_refused_are_incidents() {
         let none = Counters::default();
         let kinds = [
             (Counters { malformed: 1, ..none }, 0),

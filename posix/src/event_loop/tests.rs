@@ -223,8 +223,8 @@ fn a_turn_accepts_no_more_than_so_many_connections_of_a_listener() {
 }
 
 #[test]
-fn a_signal_closes_at_once_whoever_has_nothing_to_come() {
-    in_child("event_loop::tests::a_signal_closes_at_once_whoever_has_nothing_to_come", || {
+fn a_signal_closes_clients_once_they_have_their_answers() {
+    in_child("event_loop::tests::a_signal_closes_clients_once_they_have_their_answers", || {
         let (dir, address) = place();
         let mut event_loop = event_loop(cache(4), 4, &address);
         let mut clients = [(); 3].map(|()| UnixStream::connect(dir.join("s")).unwrap());
@@ -245,8 +245,9 @@ fn a_signal_closes_at_once_whoever_has_nothing_to_come() {
 }
 
 #[test]
-fn after_a_signal_nobody_is_accepted_and_nobody_who_waits_keeps_the_loop_busy() {
-    let name = "event_loop::tests::after_a_signal_nobody_is_accepted_and_nobody_who_waits_keeps_the_loop_busy";
+fn after_a_signal_no_client_is_accepted_and_waiting_ones_cost_no_turns() {
+    let name =
+        "event_loop::tests::after_a_signal_no_client_is_accepted_and_waiting_ones_cost_no_turns";
     in_child(name, || {
         let (dir, address) = place();
         let (mut event_loop, _client) = with_a_client_that_does_not_read(&address);

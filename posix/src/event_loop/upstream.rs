@@ -260,7 +260,7 @@ impl Connection {
 }
 
 impl<M: Memory> EventLoop<Proxy<M>> {
-    /// Prepares connections to the proxy's servers. To be called once, before the first turn.
+    /// Prepares connections to the proxy's servers. Call this once, before the first turn.
     pub(crate) fn set_servers(&mut self, servers: &[Address]) -> io::Result<()> {
         let base = self.servers_key();
         let poller = &self.poller;

@@ -1,4 +1,4 @@
-//! How long operations take at most, and bytes that nobody asked for.
+//! How long operations take at most, and unrequested bytes.
 
 use std::sync::mpsc;
 
@@ -80,8 +80,8 @@ fn a_wait_for_room_in_a_backlog_ends_with_the_deadline() {
     assert_eq!(slept[7], None);
 }
 
-/// A server that says something after its first answer, for which nobody has asked: once it is told to,
-/// and then it says so.
+/// A server that sends unrequested bytes after its first answer, once the sender tells it to. The
+/// receiver reports that they are sent.
 fn talkative(unasked: fn(&Header) -> Vec<u8>) -> (Server, mpsc::Sender<()>, mpsc::Receiver<()>) {
     let (go, gate) = mpsc::channel();
     let (sender, said) = mpsc::channel();
@@ -99,7 +99,7 @@ fn talkative(unasked: fn(&Header) -> Vec<u8>) -> (Server, mpsc::Sender<()>, mpsc
 }
 
 #[test]
-fn a_connection_on_which_something_comes_that_nobody_asked_for_is_not_used_again() {
+fn a_connection_with_unrequested_bytes_is_not_used_again() {
     let answer = |request: &Header| {
         let uid = request.uid.wrapping_add(1);
         let header = Header { direction: Direction::Response, uid, len: 1, ..*request };

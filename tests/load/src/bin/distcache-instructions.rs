@@ -31,8 +31,8 @@ fn main() {
         "have" => serve(n, |server, number| server.ask(Op::Have, number % SESSIONS, 15)),
         "remove" => serve(n, |server, number| server.ask(Op::Remove, number, 15)),
         "add_and_evict" => serve(n, |server, number| server.ask(Op::Add, SESSIONS + number, 15)),
-        "proxied_get" => relay(n, false),
-        "proxied_get_connected_for" => relay(n, true),
+        "proxied_get" => proxied(n, false),
+        "proxied_get_connected_for" => proxied(n, true),
         case => panic!("no such case: {case}"),
     }
 }
@@ -115,7 +115,7 @@ fn serve(n: u32, work: impl Fn(&mut Serving<server::Borrowed<'_, Table<&mut [Lin
     }
 }
 
-fn relay(n: u32, short_lived: bool) {
+fn proxied(n: u32, short_lived: bool) {
     let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(CLIENTS, 1) };
     let slots: Vec<server::ClientSlot> = sizes.client_slots().collect();
     let in_flight: Vec<proxy::InFlightSlot> = sizes.in_flight_slots().collect();

@@ -60,7 +60,7 @@ fn only_a_stale_socket_is_replaced() {
 }
 
 #[test]
-fn a_burst_of_clients_finds_room_before_anybody_is_accepted() {
+fn a_burst_of_clients_finds_room_before_any_is_accepted() {
     let dir = Dir::new();
     let mut places = vec![format!("UNIX:{}", dir.join("s").display())];
     if cfg!(target_os = "linux") {
