@@ -42,7 +42,7 @@ impl<M: Memory> Proxy<M> {
         }
     }
 
-    /// Takes an answer on a connection whose probe is open.
+    /// Takes an answer on a connection whose probe has none yet.
     fn receive_probe(
         &mut self,
         now: Instant,

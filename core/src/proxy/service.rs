@@ -108,7 +108,7 @@ impl<M: Memory> Proxy<M> {
         }
     }
 
-    /// Until when requests wait for connections that are being made.
+    /// The time until which requests wait for connections that are being made.
     #[inline]
     pub(super) fn grace(&self) -> Option<Instant> {
         if self.not_up == 0 {
