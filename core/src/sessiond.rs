@@ -21,8 +21,8 @@
 //! A reply repeats the version, timeout and key of its request. The session's id is the whole key of 32
 //! bytes, with the zeros behind a shorter id: the datagram does not tell how many there are.
 //!
-//! A new is a PUT with a server of unknown level: see [`Operation`]. Its
-//! first request, an ADD, nearly always finds the id free.
+//! A new is a PUT with a server of unknown level: see [`Operation`]. Its first request, an ADD, nearly
+//! always finds the id free.
 
 use core::fmt;
 

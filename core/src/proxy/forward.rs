@@ -164,7 +164,7 @@ impl<M: Memory> Proxy<M> {
             if server.orphans == 0 {
                 return Route::Busy(number);
             }
-            // It misses this change.
+            // The server does not get this change.
             server.may_lack_data |= aim.changes;
             left = left.without(number);
         }

@@ -65,7 +65,7 @@ pub(super) struct Aim {
 pub(super) enum Outcome {
     /// No server has answered.
     Nothing,
-    /// This status, unless another server knows better.
+    /// This status, unless another server gives a better one.
     Open(Status),
     /// This status, whatever other servers answer.
     Settled(Status),

@@ -39,7 +39,7 @@ pub(super) enum Link {
     /// A connection on which the server has answered.
     Up {
         /// When it last answered a request.
-        heard: Instant,
+        answered_at: Instant,
         /// The outbox may have room for the first of [`Upstream::waiting`].
         can_send: bool,
     },
