@@ -1,4 +1,4 @@
-//! Connections of the programs in the long run: probed, told of once, and gone with all that they held.
+//! Connections of the programs in the long run: probed, reported once, and closed with everything freed.
 #![cfg(target_os = "linux")]
 
 use std::fs;

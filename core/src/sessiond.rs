@@ -21,8 +21,8 @@
 //! A reply repeats the version, timeout and key of its request. The session's id is the whole key of 32
 //! bytes, with the zeros behind a shorter id: the datagram does not tell how many there are.
 //!
-//! A new is a PUT with a server of unknown level: see [`Operation`]. Its
-//! first request, an ADD, nearly always finds the id free.
+//! A new is a PUT with a server of unknown level: see [`Operation`]. Its first request, an ADD, nearly
+//! always finds the id free.
 
 use core::fmt;
 
@@ -62,8 +62,8 @@ pub enum Command {
 
 /// One received datagram, and the requests to a server that carry it out.
 ///
-/// Send [`Exchange::request`] to a server and pass its answer to [`Exchange::hear`], until that returns
-/// [`Heard::Over`]: 4 requests at most. Then, or on a failure, send [`Exchange::reply`] back.
+/// Send [`Exchange::request`] to a server and pass its answer to [`Exchange::receive`], until that
+/// returns [`Received::Done`]: 4 requests at most. Then, or on a failure, send [`Exchange::reply`] back.
 #[derive(Clone)]
 pub struct Exchange {
     command: Command,
@@ -86,13 +86,13 @@ impl fmt::Debug for Exchange {
 
 /// The result of what a server has sent so far.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// The answer is incomplete.
-    Part,
+    Incomplete,
     /// Make the next request.
     Ask,
     /// The exchange is complete.
-    Over,
+    Done,
 }
 
 impl Exchange {
@@ -148,33 +148,33 @@ impl Exchange {
     }
 
     /// Takes all that a server has sent so far in answer to the request.
-    pub fn hear(&mut self, said: &[u8]) -> Heard {
-        let message = match Message::measure(said, Direction::Response) {
+    pub fn receive(&mut self, bytes: &[u8]) -> Received {
+        let message = match Message::measure(bytes, Direction::Response) {
             Ok(Some(message)) => message,
-            Ok(None) => return Heard::Part,
-            Err(_) => return Heard::Over,
+            Ok(None) => return Received::Incomplete,
+            Err(_) => return Received::Done,
         };
-        self.answered(&message, said)
+        self.answered(&message, bytes)
     }
 
     /// Takes the answer to the current request. An answer that does not fit it ends the exchange.
-    fn answered(&mut self, message: &Message, wire: &[u8]) -> Heard {
+    fn answered(&mut self, message: &Message, wire: &[u8]) -> Received {
         // A message of several frames is longer than any value.
         let Some(payload) = wire.get(HEADER_LEN..).and_then(|wire| wire.get(..message.payload_len))
         else {
-            return Heard::Over;
+            return Received::Done;
         };
         let op = message.header.op;
         let Some(reply) = Reply::parse(op, payload).ok().filter(|_| op == self.operation.op())
         else {
-            return Heard::Over;
+            return Received::Done;
         };
         if let Reply::Session(session) = reply {
             self.find(session);
         }
         match self.operation.answered(message.header.patch, reply) {
-            Next::Ask => Heard::Ask,
-            Next::Keep | Next::Done(_) => Heard::Over,
+            Next::Ask => Received::Ask,
+            Next::Keep | Next::Done(_) => Received::Done,
         }
     }
 
@@ -251,7 +251,7 @@ mod tests {
         for (number, (level, status)) in answers.iter().enumerate() {
             let wire = answered(operations[number], *level, &[status.0]);
             let last = number + 1 == answers.len();
-            assert_eq!(exchange.hear(&wire), if last { Heard::Over } else { Heard::Ask });
+            assert_eq!(exchange.receive(&wire), if last { Received::Done } else { Received::Ask });
             if !last {
                 operations.push(asked(&exchange).0);
             }
@@ -311,14 +311,14 @@ mod tests {
             assert_eq!(exchange.reply(), Some(&absent[..]), "the reply before any answer");
             let wire = answered(Op::Get, 1, payload);
             for len in 0..wire.len() {
-                assert_eq!(exchange.hear(&wire[..len]), Heard::Part);
+                assert_eq!(exchange.receive(&wire[..len]), Received::Incomplete);
             }
-            assert_eq!(exchange.hear(&wire), Heard::Over);
+            assert_eq!(exchange.receive(&wire), Received::Done);
             assert_eq!(exchange.reply(), Some(&reply[..]));
             assert_eq!(exchange.found(), reply[1] == FOUND);
         }
         let mut long = exchange(GET, b"");
-        assert_eq!(long.hear(&answered(Op::Get, 1, &[3; 5000])), Heard::Over);
+        assert_eq!(long.receive(&answered(Op::Get, 1, &[3; 5000])), Received::Done);
         assert_eq!(long.reply(), Some(&absent[..]));
     }
 
@@ -355,8 +355,8 @@ mod tests {
             b"nonsense".to_vec(),
         ] {
             let mut get = exchange(GET, b"");
-            assert_eq!((get.hear(&wire), get.found()), (Heard::Over, false));
-            assert_eq!(exchange(NEW, b"session").hear(&wire), Heard::Over);
+            assert_eq!((get.receive(&wire), get.found()), (Received::Done, false));
+            assert_eq!(exchange(NEW, b"session").receive(&wire), Received::Done);
         }
     }
 
@@ -374,10 +374,10 @@ mod tests {
                 let message = Message::measure(wire, Direction::Request).unwrap().unwrap();
                 let now = Instant::from_millis(millis);
                 let answer = answer(now, &mut table, &message, wire, &mut out).unwrap().unwrap();
-                match exchange.hear(&out[..answer.len]) {
-                    Heard::Ask => {}
-                    heard => {
-                        assert_eq!(heard, Heard::Over);
+                match exchange.receive(&out[..answer.len]) {
+                    Received::Ask => {}
+                    received => {
+                        assert_eq!(received, Received::Done);
                         return exchange.reply().map(<[u8]>::to_vec);
                     }
                 }

@@ -159,7 +159,7 @@ pub(crate) fn allocate(len: usize, options: &'static str) -> Result<Memory, RunE
     Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error))
 }
 
-/// A table whose places no client can know before: the key that ids are hashed with is its own.
+/// A table whose layout no client can predict: it hashes ids with a random key of its own.
 fn new_table(memory: &mut [u8], layout: Layout) -> Result<Table<&mut [Line]>, RunError> {
     Table::in_memory(layout, random_key()?, memory).map_err(|_| RunError::Layout)
 }
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use distcache_core::id::Id;
 
-    /// The memory of a table that has held the same as every other one of these.
+    /// The memory of a table with sessions; every call stores the same ones.
     fn filled() -> Vec<u8> {
         let layout = Layout::new(1000, 1 << 20).unwrap();
         let mut memory = vec![0; layout.size()];

@@ -8,7 +8,7 @@
 //!              awaiting_input_buffer    has bytes to send; the pool has no buffer to receive them
 //!  time lane   idle      between requests                        since the last request or answer
 //!              stalled   in the middle of a request or an answer since it last moved on
-//!              hung_up   has hung up and waits for an answer     since both is so
+//!              hung_up   has hung up and waits for an answer     since both are true
 //! ```
 //!
 //! A client that has hung up may be gone, or may still wait for its answer: the two look the same.

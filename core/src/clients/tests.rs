@@ -27,7 +27,7 @@ fn a_client_that_waits_for_a_buffer_is_not_idle() {
     clients.space(first);
     clients.filled(first, 1);
     assert!(clients.space(second).is_empty(), "the last buffer is for answers");
-    // So it is for one whose bytes nobody has looked at yet.
+    // Nor is a client whose bytes `advance` has not looked at yet.
     for waits in [first, second] {
         assert_eq!(clients.expire_next(at(12), false), Some(waits));
         assert!(!clients.wants(waits).close);

@@ -164,7 +164,7 @@ impl<M: Memory> Proxy<M> {
             if server.orphans == 0 {
                 return Route::Busy(number);
             }
-            // It misses this change.
+            // The server does not get this change.
             server.may_lack_data |= aim.changes;
             left = left.without(number);
         }
@@ -213,7 +213,7 @@ impl<M: Memory> Proxy<M> {
         self.send_to(now, key, number, first);
     }
 
-    /// The same, for the server that is known; `first` if no other request waits for it.
+    /// Like `send`, for a server that is known; `first` if no other request waits for it.
     #[inline]
     fn send_to(&mut self, now: Instant, key: Key, number: u8, first: bool) {
         if first && self.try_send(now, key) {
@@ -300,8 +300,7 @@ impl<M: Memory> Proxy<M> {
     }
 }
 
-/// Writes a client's `request` in another envelope, at whose operation a request with a session may
-/// become a REMOVE.
+/// Writes a client's `request` in another envelope. If that asks for a REMOVE, the session is left out.
 #[inline]
 fn write_request(
     request: &Message,

@@ -65,7 +65,7 @@ pub(super) struct Aim {
 pub(super) enum Outcome {
     /// No server has answered.
     Nothing,
-    /// This status, unless another server knows better.
+    /// This status, unless another server gives a better one.
     Open(Status),
     /// This status, whatever other servers answer.
     Settled(Status),
@@ -127,7 +127,7 @@ impl InFlight {
         twin
     }
 
-    /// Takes over what its twin has learned, which has ended.
+    /// Takes over what its twin, which has ended, has learned.
     pub(super) const fn absorb(&mut self, twin: &Self) {
         self.twin = None;
         self.visited |= twin.visited;
@@ -251,7 +251,7 @@ impl InFlight {
 }
 
 impl Aim {
-    /// That of a new request, with the [`hash`](super::upstream::hash) of its id.
+    /// The aim of a new request, with the [`hash`](super::upstream::hash) of its id.
     #[inline]
     pub(super) const fn new(op: Op, id: u64) -> Self {
         Self { id, visited: 0, changes: !matches!(op, Op::Get | Op::Have) }

@@ -42,7 +42,7 @@ impl<M: Memory> Proxy<M> {
         }
     }
 
-    /// Takes an answer on a connection whose probe is open.
+    /// Takes an answer on a connection whose probe has none yet.
     fn receive_probe(
         &mut self,
         now: Instant,
@@ -82,8 +82,8 @@ impl<M: Memory> Proxy<M> {
             return Err(Malformed::Payload);
         }
         (server.level, server.strays) = (message.header.patch, 0);
-        if let Link::Up { heard, .. } = &mut server.link {
-            *heard = now;
+        if let Link::Up { answered_at, .. } = &mut server.link {
+            *answered_at = now;
         }
         count(&mut server.traffic.answered);
         self.blocked = Blocked::No;

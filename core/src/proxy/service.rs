@@ -99,16 +99,16 @@ impl<M: Memory> Proxy<M> {
             Link::Down | Link::Closing => None,
             Link::Dialing => limit(server.dialed?, terms.patience),
             Link::Probing { since } => limit(since, terms.probe_patience),
-            Link::Up { heard, .. } => {
+            Link::Up { answered_at, .. } => {
                 let oldest = self.in_flight.get(self.in_flight.front(&server.open)?)?;
-                let silent = limit(oldest.since.max(heard), terms.server_patience);
+                let silent = limit(oldest.since.max(answered_at), terms.server_patience);
                 let one = limit(oldest.since, terms.patience);
                 silent.into_iter().chain(one).min()
             }
         }
     }
 
-    /// Until when requests wait for connections that are being made.
+    /// The time until which requests wait for connections that are being made.
     #[inline]
     pub(super) fn grace(&self) -> Option<Instant> {
         if self.not_up == 0 {
@@ -125,7 +125,7 @@ impl<M: Memory> Proxy<M> {
         };
         // Requests may have gone elsewhere while it took so long.
         server.may_lack_data |= server.dialed.is_none_or(|at| at.after(DIAL_GRACE) <= now);
-        server.link = Link::Up { heard: now, can_send: true };
+        server.link = Link::Up { answered_at: now, can_send: true };
         self.not_up = self.not_up.saturating_sub(1);
         self.blocked = Blocked::No;
     }

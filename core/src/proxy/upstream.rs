@@ -39,7 +39,7 @@ pub(super) enum Link {
     /// A connection on which the server has answered.
     Up {
         /// When it last answered a request.
-        heard: Instant,
+        answered_at: Instant,
         /// The outbox may have room for the first of [`Upstream::waiting`].
         can_send: bool,
     },
@@ -217,7 +217,7 @@ impl Upstream {
         mixed ^ (mixed >> 31)
     }
 
-    /// Until when requests wait for the connection that is being made, and for its probe. With
+    /// The time until which requests wait for the connection being made, and for its probe. With
     /// `any_up` they wait for a first attempt only: later ones are made to servers that are skipped
     /// meanwhile.
     pub(super) fn grace(&self, any_up: bool) -> Option<Instant> {

@@ -52,7 +52,7 @@ impl<M: Array<Line>> Expiry<M> {
         self.len
     }
 
-    /// The session that expires soonest: when, and its head block.
+    /// The next session to expire: when, and its head block.
     pub(super) fn soonest(&self) -> Option<(Instant, u32)> {
         if self.len == 0 {
             return None;
@@ -61,7 +61,7 @@ impl<M: Array<Line>> Expiry<M> {
         Some((Instant::from_millis(due), head))
     }
 
-    /// When the session expires that expires soonest.
+    /// When the next session expires.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = self.lines.as_ref().first().map(|line| due_at(line, ROOT as usize));
         due.filter(|_| self.len > 0).map(Instant::from_millis)

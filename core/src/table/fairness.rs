@@ -1,10 +1,10 @@
-//! How lives of different lengths share a full table.
+//! How short and long lifetimes share a full table.
 
 use super::*;
 use std::vec::Vec;
 use std::{println, vec};
 
-/// The most sessions of a `dc_server` that is not told otherwise.
+/// The default of `dc_server -sessions`.
 const SESSIONS: u32 = 65_536;
 const BRIEF: u32 = 300_000;
 const DAY: u32 = 86_400_000;
@@ -67,14 +67,14 @@ fn a_flood_of_long_lives_takes_its_share_of_the_brief_ones_and_no_more() {
 
 #[test]
 fn after_a_flood_of_long_lives_new_brief_ones_stay() {
-    // So many new ones a second; of all lookups that find them in an empty table, so many per cent
-    // still do.
+    // New sessions a second, and how many per cent of the lookups that succeed in an empty table still
+    // do.
     for (rate, percent) in [(50, 99), (100, 99), (200, 87), (1_000, 87)] {
         let mut full = Full::new(SESSIONS);
         let mut table = full.table();
         (0..20_000).for_each(|n| add(&mut table, 0, BRIEF, 0, n));
         (0..65_550).for_each(|n| add(&mut table, 250, DAY, 1, n));
-        // A table that never held anything else keeps a session for that long.
+        // The seconds that a table with no other sessions keeps one.
         let kept = (SESSIONS / rate).min(300);
         let (mut asked, mut met) = (0, 0);
         for second in 1..=300 {
@@ -173,7 +173,7 @@ fn where_bytes_are_short_each_class_loses_its_share_of_them() {
     small(&mut table);
     let left = there(&table, 1, 1, 0..155);
     println!("10000 small sessions: {left} of 155 largest ones are left");
-    // 155 exp(-10000 / 20000), less what one of them is more than what was needed.
+    // 155 exp(-10000 / 20000), less a session, since evictions free a little more than is needed.
     assert!((90..=97).contains(&left), "{left}");
     table.check();
 }

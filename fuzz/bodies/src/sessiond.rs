@@ -4,7 +4,7 @@
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
 use distcache_core::message::Status;
-use distcache_core::sessiond::{Exchange, Heard, REQUEST_MAX};
+use distcache_core::sessiond::{Exchange, REQUEST_MAX, Received};
 use distcache_core::wire::HEADER_LEN;
 
 /// Input: a byte for the length of the datagram (in steps of 9 bytes), the datagram, then the
@@ -25,9 +25,9 @@ pub fn body(data: &[u8]) {
         assert!(asked <= 4, "no more than ADD, PUT, REMOVE, ADD");
         let (answer, behind) = next(answers);
         answers = behind;
-        let heard = exchange.hear(answer);
-        let whole = check(packet, op, answer, heard, &exchange);
-        if !whole || heard == Heard::Over {
+        let received = exchange.receive(answer);
+        let whole = check(packet, op, answer, received, &exchange);
+        if !whole || received == Received::Done {
             return;
         }
     }
@@ -71,9 +71,9 @@ fn ask(exchange: &Exchange, packet: &[u8]) -> u8 {
 }
 
 /// Checks the outcome of an answer. Returns false if the answer was not whole.
-fn check(packet: &[u8], op: u8, answer: &[u8], heard: Heard, exchange: &Exchange) -> bool {
+fn check(packet: &[u8], op: u8, answer: &[u8], received: Received, exchange: &Exchange) -> bool {
     let verdict = slow(answer, 1);
-    assert_eq!(heard == Heard::Part, matches!(verdict, Verdict::Incomplete));
+    assert_eq!(received == Received::Incomplete, matches!(verdict, Verdict::Incomplete));
     let (session, status) = match &verdict {
         Verdict::Whole(parsed) if parsed.op == op => match &parsed.payload[..] {
             [status] => (None, Some(Status(*status))),
@@ -82,7 +82,7 @@ fn check(packet: &[u8], op: u8, answer: &[u8], heard: Heard, exchange: &Exchange
         },
         _ => (None, None),
     };
-    if heard == Heard::Ask {
+    if received == Received::Ask {
         let goes_on = [Status::OK, Status::NOT_OK, Status::ADD_EXISTS, Status::UNSUPPORTED];
         assert!(packet[1] == 0 && status.is_some_and(|status| goes_on.contains(&status)));
     }

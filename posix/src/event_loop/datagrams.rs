@@ -12,7 +12,7 @@
 
 use distcache_core::Counters;
 use distcache_core::machine::{Machine, Peer};
-use distcache_core::sessiond::{Command, Exchange, Heard, PACKET_MAX};
+use distcache_core::sessiond::{Command, Exchange, PACKET_MAX, Received};
 use distcache_core::slots::Key;
 use distcache_core::time::Instant;
 
@@ -132,19 +132,19 @@ impl<M: Machine> EventLoop<M> {
         let Some(open) = self.datagrams.get(key) else { return false };
         let pending = self.machine.pending(peer);
         let len = pending.len();
-        let heard = match pending {
+        let received = match pending {
             // The machine has given the client up: no answer will come.
-            [] if self.machine.wants(peer).close => Heard::Over,
-            [] => Heard::Part,
-            pending => open.exchange.hear(pending),
+            [] if self.machine.wants(peer).close => Received::Done,
+            [] => Received::Incomplete,
+            pending => open.exchange.receive(pending),
         };
-        match heard {
-            Heard::Part => {}
-            Heard::Ask => {
+        match received {
+            Received::Incomplete => {}
+            Received::Ask => {
                 self.machine.sent(now, peer, len);
                 self.send_request(key);
             }
-            Heard::Over => self.reply(key),
+            Received::Done => self.reply(key),
         }
         true
     }

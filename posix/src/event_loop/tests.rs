@@ -236,7 +236,7 @@ fn a_signal_closes_clients_once_they_have_their_answers() {
         signal(&mut event_loop, Number::INT, now);
         assert!(
             event_loop.connected == 0 && event_loop.is_done(now),
-            "nobody is left to be waited for"
+            "no client is left to wait for"
         );
         let mut answer = Vec::new();
         clients[0].read_to_end(&mut answer).unwrap();
@@ -270,7 +270,7 @@ fn an_inherited_connection_is_out_of_the_poller_once_it_is_closed() {
     let name = "event_loop::tests::an_inherited_connection_is_out_of_the_poller_once_it_is_closed";
     in_child(name, || {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        // What another process that has it open does to it: closing one descriptor is not the end.
+        // As in another process that has it open: closing one descriptor does not close the connection.
         let _shared = ours.try_clone().unwrap();
         rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::empty()).unwrap();
         let listener = std::os::fd::IntoRawFd::into_raw_fd(ours);

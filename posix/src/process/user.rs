@@ -13,8 +13,8 @@ use crate::sys;
 /// Switches to the user `name` for good. `name` is `user` or `user:group`, each a name or a number; the
 /// default is the user's primary group.
 ///
-/// The group becomes the only group of the process: what it needs other groups for, its socket, is open
-/// already. Then this checks that no former privilege is left and that root cannot be regained. It does
+/// The group becomes the only group of the process: the socket, which other groups may be needed for, is
+/// open already. Then this checks that no former privilege is left and that root cannot be regained. It does
 /// nothing if the process has that user and group already and is not root.
 ///
 /// # Errors
