@@ -367,7 +367,7 @@ fn node(
     let server_patience = if faulty_server { server_patience.max(250) } else { server_patience };
     // All servers have the same, so it does not matter which one a proxy asks.
     let min_ttl = if is_server { 0 } else { pick(random, &[0, 0, 0, 1_000]) };
-    Node {
+    let mut node = Node {
         upstreams: [upstream; SERVERS_MAX],
         upstream_count: usize::from(!is_server),
         level_zero: is_server && !faulty_server && random.below(4) == 0,
@@ -377,7 +377,12 @@ fn node(
         buffers: least + pick(random, &[0, 0, 1, 3, 2 * slots]),
         config: Config { limits, server_patience, retry, copies: 1, min_ttl },
         turn: pick(random, &[0, 0, 1, 5]),
+    };
+    if fault_free && last >= servers {
+        // Otherwise a probe may wait for a buffer for longer than requests wait for its answer.
+        node.buffers = least + 2 * slots;
     }
+    node
 }
 
 fn client(random: &mut Random, last: usize, faulty_server: bool) -> Client {
