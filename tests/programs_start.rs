@@ -172,12 +172,13 @@ fn sockets_for_another_process_or_not_wanted_are_closed() {
 
 #[test]
 fn unusable_sockets_from_a_service_manager_are_reported() {
-    for (count, reason) in [
-        ("x", "LISTEN_FDS is 'x' and must be a number from 0 to 16"),
-        ("99", "LISTEN_FDS is '99' and must be a number from 0 to 16"),
-        ("1", "cannot listen on FD:3: cannot take it: descriptor 3 is not open"),
+    for (count, third, reason) in [
+        ("x", "3<&-", "LISTEN_FDS is 'x' and must be a number from 0 to 16"),
+        ("99", "3<&-", "LISTEN_FDS is '99' and must be a number from 0 to 16"),
+        ("1", "3<&-", "cannot listen on FD:3: cannot take it: descriptor 3 is not open"),
+        ("1", "3</dev/null", "cannot listen on FD:3: LISTEN_FDS names it, and it is no socket"),
     ] {
-        let line = format!("exec 3<&-; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\"");
+        let line = format!("exec {third}; LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\"");
         let mut command = Command::new("sh");
         command.args(["-c", &line, DC_SERVER]).stdin(Stdio::null()).stdout(Stdio::null());
         let ended = Program::spawn(command).ended();

@@ -99,6 +99,9 @@ impl Listener {
             if stream::is_udp(&fd) {
                 return datagram::adopt(fd).map(Source::Datagrams).map_err(taken);
             }
+            if sockopt::socket_type(&fd).is_err() {
+                return Err(ListenErrorKind::PassedNoSocket);
+            }
             take_inherited(fd)
         });
         Self::of(source, format!("FD:{number}"), ownership)
@@ -348,6 +351,8 @@ pub struct ListenError {
 enum ListenErrorKind {
     InUse,
     NotASocket,
+    /// What a service manager passed is a file or a pipe.
+    PassedNoSocket,
     /// The machine does not have this address.
     NotLocal(IpAddr),
     /// The directory of the path does not exist.
@@ -366,6 +371,9 @@ impl fmt::Display for ListenError {
         write!(f, "cannot listen on {}: ", self.address)?;
         match &self.kind {
             ListenErrorKind::InUse => f.write_str("it is in use by another server; stop that, or choose another"),
+            ListenErrorKind::PassedNoSocket => {
+                f.write_str("LISTEN_FDS names it, and it is no socket")
+            }
             ListenErrorKind::NotASocket => {
                 f.write_str("the file there is no stream socket and is left alone; remove it, or choose another")
             }
