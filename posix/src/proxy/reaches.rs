@@ -21,9 +21,11 @@ pub fn reaches(server: &Address, listen: &Address) -> bool {
     }
 }
 
-/// The directory in canonical form, and the file name: equal for all paths to the same socket.
-fn canonical(path: &Path) -> Option<(PathBuf, &std::ffi::OsStr)> {
-    Some((path.parent()?.canonicalize().ok()?, path.file_name()?))
+/// The path in canonical form: equal for all paths to the same socket, which need not be there yet.
+fn canonical(path: &Path) -> Option<PathBuf> {
+    let linked = path.read_link().ok().and_then(|to| Some(path.parent()?.join(to)));
+    let path = linked.as_deref().unwrap_or(path);
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 
 fn reaches_host(server: &str, family: Family, listen: Option<&str>) -> bool {
@@ -93,6 +95,15 @@ mod tests {
         ] {
             assert!(reaches(server, listen), "{server} {listen}");
         }
+    }
+
+    #[test]
+    fn a_link_to_the_socket_is_recognized_before_the_socket_is_there() {
+        let dir = crate::testing::Dir::new();
+        std::os::unix::fs::symlink("socket", dir.join("link")).unwrap();
+        let address = |name| format!("UNIX:{}", dir.join(name).display());
+        assert!(reaches(&address("link"), &address("socket")));
+        assert!(!reaches(&address("link"), &address("other")));
     }
 
     #[test]
