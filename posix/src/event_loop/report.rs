@@ -14,10 +14,10 @@ const PAUSE: u64 = 10_000;
 /// Decides when to report: some clients were refused or closed, and the last report is a while ago.
 #[derive(Debug, Default)]
 pub(crate) struct Reporter {
-    /// The number of incidents in the last report, and its time.
+    /// The number of refused and closed clients in the last report, and its time.
     reported: u64,
     reported_at: Option<Instant>,
-    /// There have been incidents since.
+    /// The number has changed since.
     changed: bool,
 }
 
@@ -65,7 +65,7 @@ impl Reporter {
         self.reported_at.filter(|_| self.changed).map(|at| at.after(PAUSE))
     }
 
-    /// Whether to report now. `others` are incidents that the machine's counters do not include.
+    /// Whether to report now. `others` counts those that the machine does not know of.
     fn due(&mut self, now: Instant, counters: &Counters, others: u64) -> bool {
         let Counters { accepted: _, refused, malformed, idle, stalled } = counters;
         let all = refused + others + malformed + idle + stalled;

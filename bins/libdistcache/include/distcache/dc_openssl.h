@@ -18,7 +18,8 @@
  *
  * Sessions live as long as SSL_CTX_set_timeout says, and 7 days at most.
  *
- * Sessions are secrets: whoever can read the cache can decrypt the connections.
+ * Sessions are secrets: a reader of the cache can decrypt recorded TLS 1.2 connections, and pose as the
+ * client or the server in a resumption.
  */
 #ifndef DISTCACHE_DC_OPENSSL_H
 #define DISTCACHE_DC_OPENSSL_H

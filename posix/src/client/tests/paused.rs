@@ -83,6 +83,7 @@ fn a_session_that_is_never_sent_does_not_end_a_pause() {
     let (_server, well, client) = paused(pause);
     well.store(true, Ordering::SeqCst);
     client.set_timeout(LONG);
+    // No event tells the end of a pause, and to ask would end it.
     thread::sleep(2 * pause);
     let long = [0; distcache_core::wire::PAYLOAD_MAX];
     let ttl = Duration::from_millis(1);
