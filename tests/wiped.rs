@@ -69,41 +69,61 @@ const STEPS: [Step; 16] = [
     ("GET of 16", |net, client| send(net, client, &get(1, &name(1)).repeat(16)), &[1]),
     ("REMOVE", |net, client| send(net, client, &remove(2, &name(1))), &[]),
     ("ADD in many frames", |net, client| store(net, client, 3, 60_000, 30_000), &[3]),
-    ("GETs that do not fit together", |net, client| {
-        send(net, client, &get(1, &name(3)).repeat(3));
-    }, &[3]),
+    (
+        "GETs that do not fit together",
+        |net, client| {
+            send(net, client, &get(1, &name(3)).repeat(3));
+        },
+        &[3],
+    ),
     ("TAKE", |net, client| send(net, client, &at_level(1, message(0, 1, TAKE, &name(3)))), &[]),
     ("PUT", |net, client| put(net, client, 4, 3_000, 4), &[4]),
     ("PUT that replaces", |net, client| put(net, client, 5, 100, 4), &[4, 5]),
     ("ADD for a second", |net, client| store(net, client, 6, 1_000, 700), &[4, 5, 6]),
     ("expiry", |net, _| net.pass(2_000), &[4, 5]),
-    ("a client that leaves within an ADD", |net, _| {
-        let client = net.connect();
-        let wire = add_for(1, 60_000, &name(7), &secret(7, 3_000));
-        send(net, client, &wire[..2_500]);
-        net.cut(client);
-        net.drive();
-    }, &[4, 5]),
-    ("a client that leaves within an answer", |net, client| {
-        let reader = net.connect();
-        store(net, client, 8, 60_000, 3_000);
-        net.window(reader, 1_000);
-        send(net, reader, &get(1, &name(8)));
-        net.cut(reader);
-        send(net, client, &remove(1, &name(8)));
-    }, &[4, 5]),
-    ("a malformed request behind one", |net, _| {
-        let client = net.connect();
-        let wire = [add_for(1, 0, &name(9), &secret(9, 700)), secret(9, 700)].concat();
-        net.send(client, &wire);
-        net.drive();
-        assert!(!net.is_open(client));
-    }, &[4, 5]),
-    ("eviction", |net, client| {
-        for number in 10..20 {
-            store(net, client, number, 60_000, LENGTHS[usize::from(number) % 4]);
-        }
-    }, &[16, 17, 18, 19]),
+    (
+        "a client that leaves within an ADD",
+        |net, _| {
+            let client = net.connect();
+            let wire = add_for(1, 60_000, &name(7), &secret(7, 3_000));
+            send(net, client, &wire[..2_500]);
+            net.cut(client);
+            net.drive();
+        },
+        &[4, 5],
+    ),
+    (
+        "a client that leaves within an answer",
+        |net, client| {
+            let reader = net.connect();
+            store(net, client, 8, 60_000, 3_000);
+            net.window(reader, 1_000);
+            send(net, reader, &get(1, &name(8)));
+            net.cut(reader);
+            send(net, client, &remove(1, &name(8)));
+        },
+        &[4, 5],
+    ),
+    (
+        "a malformed request behind one",
+        |net, _| {
+            let client = net.connect();
+            let wire = [add_for(1, 0, &name(9), &secret(9, 700)), secret(9, 700)].concat();
+            net.send(client, &wire);
+            net.drive();
+            assert!(!net.is_open(client));
+        },
+        &[4, 5],
+    ),
+    (
+        "eviction",
+        |net, client| {
+            for number in 10..20 {
+                store(net, client, number, 60_000, LENGTHS[usize::from(number) % 4]);
+            }
+        },
+        &[16, 17, 18, 19],
+    ),
 ];
 
 /// An ADD that is refused, since another session has the id.
