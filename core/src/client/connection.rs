@@ -273,6 +273,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_used_or_refused_is_wiped_and_the_rest_when_the_connection_ends() {
+        let mut memory = vec![0; MEMORY];
+        let mut client = Connection::new(&mut memory[..]).unwrap();
+        let traces = |client: &Connection<&mut [u8]>| {
+            client.memory.iter().filter(|byte| **byte == 123).count()
+        };
+        let session = [123; wire::PAYLOAD_MAX];
+        let add = |len: usize| Request::Add(Add { ttl: 1, id: ID, session: &session[..len] });
+        assert_eq!(client.request(&add(session.len() - 9)), Err(RequestError::TooLarge));
+        assert_eq!(traces(&client), 0, "refused");
+        assert_eq!(client.request(&add(3_000)), Ok(()));
+        client.sent(1_000);
+        assert!((2_000..3_000).contains(&traces(&client)));
+        client.sent(client.pending().len());
+        receive(&mut client, &reply(1, Op::Add, &[0]));
+        assert_eq!((client.advance(), traces(&client)), (Ok(true), 0), "sent");
+        assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+        receive(&mut client, &reply(2, Op::Get, &session[..3_000]));
+        assert_eq!(client.advance(), Ok(true));
+        assert_eq!(client.reply(), Some(Reply::Session(&session[..3_000])));
+        client.clear_reply();
+        assert_eq!((client.reply(), traces(&client)), (None, 0), "used");
+        assert_eq!((client.advance(), client.request(&add(3_000))), (Ok(false), Ok(())));
+        receive(&mut client, &reply(3, Op::Add, &session[..200])[..100]);
+        assert!(traces(&client) > 3_000);
+        drop(client);
+        assert_eq!(memory, vec![0; MEMORY], "ended");
+    }
+
+    #[test]
     fn debug_output_of_a_connection_shows_no_session() {
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
