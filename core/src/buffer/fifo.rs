@@ -103,7 +103,14 @@ impl Fifo {
     pub fn consume(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
         if self.window.is_all(len) {
             self.clear(pool);
-        } else if let Some(buffer) = &self.buffer {
+        } else {
+            self.consume_part(pool, len);
+        }
+    }
+
+    #[inline(never)]
+    fn consume_part(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
+        if let Some(buffer) = &self.buffer {
             self.window.consume(pool.bytes_mut(buffer), len);
         }
     }
