@@ -126,9 +126,7 @@ fn buffers_of_dropped_fifos_can_be_reclaimed_and_those_in_use_stay() {
 fn a_reclaimed_buffer_is_wiped() {
     let mut memory = [0; 200];
     let mut pool = Pool::new(&mut memory, 100);
-    let mut fifo = Fifo::new();
-    put(&mut fifo, &mut pool, &[9; 100]);
-    drop(fifo);
+    put(&mut Fifo::new(), &mut pool, &[9; 100]);
     assert_eq!(pool.reclaim([].iter()), 1);
     assert!(!memory.contains(&9));
 }

@@ -276,7 +276,7 @@ impl<M: Array<Line>> Arena<M> {
     }
 
     fn is_wiped(&self, block: u32) -> bool {
-        self.block(block).unwrap().iter().all(|byte| *byte == 0)
+        self.block(block) == Some(&[0; BLOCK])
     }
 
     /// Marks every free block in `seen`; all are marked then, none twice. All are wiped.

@@ -60,7 +60,7 @@ pub fn body(data: &[u8]) {
         harness.step(&mut input);
     }
     (0..IDS).for_each(|name| harness.look(name));
-    harness.drop_all(data.len() % 2 == 0);
+    harness.drop_all(data.len().is_multiple_of(2));
     // Blocks are the last section of a table.
     let (_, blocks) = memory.split_at(layout.size() - 256 * layout.blocks() as usize);
     assert!(blocks.iter().all(|byte| *byte == 0), "a session stays behind");
