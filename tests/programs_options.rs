@@ -27,7 +27,7 @@ struct ProgramOptions {
     required: &'static [&'static str],
 }
 
-const SWITCHES: &[&str] = &["daemon", "killable"];
+const SWITCHES: &[&str] = &["daemon", "killable", "mlock"];
 
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",

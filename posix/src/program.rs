@@ -95,6 +95,11 @@ pub const DAEMON: Group = Group {
         Entry::valued(&["sockowner"], "name", "user that UNIX sockets belong to"),
         Entry::valued(&["sockgroup"], "name", "group that UNIX sockets belong to"),
         Entry::valued(&["sockperms"], "octal", "permissions of UNIX sockets, such as 660"),
+        Entry::switch(
+            &["mlock"],
+            "lock the memory that holds sessions, so that none is written to swap; fails if the \
+             limit of locked memory is too low",
+        ),
         Entry::switch(&["killable"], "let SIGUSR1 and SIGUSR2 end it too (else they are ignored)"),
     ],
 };
@@ -111,6 +116,7 @@ pub fn daemon_option(
     match name {
         "daemon" => startup.daemon = true,
         "killable" => startup.killable = true,
+        "mlock" => startup.lock_memory = true,
         "listen" if startup.listen.len() == LISTENERS_MAX => {
             return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
         }
@@ -148,5 +154,6 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         pid_file: None,
         user: None,
         killable: false,
+        lock_memory: false,
     })
 }

@@ -11,7 +11,7 @@ use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, Set
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
-use crate::memory::{BUFFER_LEN, Memory};
+use crate::memory::{self, BUFFER_LEN, LockError, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
 use crate::sys;
@@ -48,6 +48,8 @@ pub enum RunError {
     Bytes(u64),
     /// The system refuses so many bytes of memory; the options determine how many are needed.
     Memory(usize, &'static str, io::Error),
+    /// The system refuses to lock the memory.
+    Lock(LockError),
     /// A system call of the event loop failed.
     Io(io::Error),
 }
@@ -64,6 +66,7 @@ impl fmt::Display for RunError {
             Self::Memory(bytes, options, error) => {
                 write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
+            Self::Lock(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
         }
     }
@@ -73,6 +76,7 @@ impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Bytes(_) | Self::Layout | Self::Setup(_) => None,
+            Self::Lock(error) => error.source(),
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
         }
     }
@@ -105,7 +109,11 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     table_memory.advise_huge();
     let sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
-    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let mut buffers = allocate(sizes.bytes(), "-maxconn")?;
+    if started.locks_memory() {
+        memory::lock(&mut [&mut table_memory, &mut buffers]).map_err(RunError::Lock)?;
+    }
+    let pool = Pool::new(buffers, sizes.buffer_len);
     let slots: Vec<ClientSlot> = sizes.slots().collect();
     let table = new_table(&mut table_memory, layout)?;
     let server_config = server::Config {
@@ -154,9 +162,15 @@ where
     }
 }
 
-/// Allocates zeroed memory; `options` are those that determine how much.
+/// Allocates zeroed memory for sessions, which is [hidden](Memory::hide); `options` are those that
+/// determine how much.
 pub(crate) fn allocate(len: usize, options: &'static str) -> Result<Memory, RunError> {
-    Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error))
+    let memory = Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error));
+    memory.map(|mut memory| {
+        // Older systems have only the other protections.
+        memory.hide();
+        memory
+    })
 }
 
 /// A table whose layout no client can predict: it hashes ids with a random key of its own.

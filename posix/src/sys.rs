@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+#[cfg(target_os = "linux")]
+mod secret;
 
 use std::ffi::{CString, c_int};
 use std::io;
@@ -508,7 +510,11 @@ pub(crate) fn discard(bytes: &mut [u8]) {
     }
     // SAFETY: the pages lie wholly in `bytes`, which are borrowed for writing, and stay mapped. They
     // read as other bytes afterwards, and any byte is a valid `u8`. A refusal changes nothing.
-    let _ = unsafe { madvise(within.as_mut_ptr().cast(), len, Advice::LinuxDontNeed) };
+    let mut advise = |advice| unsafe { madvise(within.as_mut_ptr().cast(), len, advice) };
+    // Locked pages need an advice of their own, which exists since Linux 5.18.
+    if advise(Advice::LinuxDontNeed).is_err() {
+        let _ = advise(Advice::LinuxDontneedLocked);
+    }
 }
 
 fn check(result: c_int) -> io::Result<()> {

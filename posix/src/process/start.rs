@@ -1,6 +1,6 @@
 //! Starting a daemon: everything that can fail, in the order that lets it drop privileges.
 //!
-//! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
+//! Turn core dumps off, close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
 //! file, change the user. Then the program allocates its memory, reports that it is ready, and enters
 //! its loop.
 
@@ -52,6 +52,8 @@ pub struct Startup {
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
+    /// Whether to lock the memory that holds sessions.
+    pub lock_memory: bool,
 }
 
 /// Why a daemon cannot start.
@@ -105,6 +107,7 @@ pub struct Started {
     signals: Option<Signals>,
     detached: Option<Detached>,
     foreground: bool,
+    lock_memory: bool,
     addresses: Vec<String>,
     _pid_file: Option<PidFile>,
 }
@@ -117,6 +120,7 @@ impl Startup {
     /// # Errors
     /// [`StartError`]. All sockets are closed again.
     pub fn start(&self) -> Result<Started, StartError> {
+        keep_secrets(self.name);
         let mut passed = process::take_activation().map_err(StartError::Activation)?;
         if !self.listen.is_empty() {
             passed = 0..0;
@@ -144,6 +148,7 @@ impl Startup {
             signals: None,
             detached,
             foreground: !self.daemon,
+            lock_memory: self.lock_memory,
             _pid_file: None,
         };
         match self.finish(&mut started) {
@@ -202,8 +207,12 @@ impl Startup {
         started.signals = Some(signals.map_err(StartError::Signals)?);
         let pid_file = self.pid_file.as_deref().map(PidFile::create).transpose();
         started._pid_file = pid_file.map_err(StartError::PidFile)?;
+        if self.lock_memory {
+            limits::raise_locked_memory();
+        }
         if let Some(user) = &self.user {
             process::change_user(user).map_err(StartError::User)?;
+            keep_secrets(self.name);
             warn_of_leftovers(user, started);
         }
         Ok(())
@@ -245,6 +254,11 @@ impl Started {
     /// Whether it runs in the foreground.
     pub fn foreground(&self) -> bool {
         self.foreground
+    }
+
+    /// Whether the memory that holds sessions is to be locked.
+    pub(crate) fn locks_memory(&self) -> bool {
+        self.lock_memory
     }
 
     /// Takes the listeners and signals, for the event loop. Can be called once.
@@ -291,6 +305,13 @@ fn warn_of_leftovers(user: &str, started: &Started) {
                 path.display()
             ));
         }
+    }
+}
+
+/// Turns core dumps off, or warns that they stay on.
+pub(crate) fn keep_secrets(name: &str) {
+    if let Err(error) = limits::forbid_core_dumps() {
+        warn(name, &format!("cannot turn off core dumps, which would contain sessions: {error}"));
     }
 }
 

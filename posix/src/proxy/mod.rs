@@ -11,7 +11,7 @@ use distcache_core::{Counters, Limits, Pool, Proxy};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
-use crate::memory::{BUFFER_LEN, Memory};
+use crate::memory::{self, BUFFER_LEN, Memory};
 use crate::net::address::Address;
 use crate::net::poller::Events;
 use crate::process::start::Started;
@@ -57,7 +57,11 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let count = config.servers.len();
     let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(config.clients, count) };
-    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let mut buffers = allocate(sizes.bytes(), "-maxconn")?;
+    if started.locks_memory() {
+        memory::lock(&mut [&mut buffers]).map_err(RunError::Lock)?;
+    }
+    let pool = Pool::new(buffers, sizes.buffer_len);
     let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let servers = config.servers.iter().map(name).collect();
