@@ -70,7 +70,8 @@
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
 //! - `process`: start, detach, pid file, user, signals, limits, log lines.
 //! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
-//! - `memory`, `clock`: one mapping that a machine divides among its parts; the time of a turn.
+//! - `memory`, `secret`, `clock`: one mapping that a machine divides among its parts; wiping; the time of
+//!   a turn.
 //!
 //! `sys` holds all `unsafe` code: system calls that neither `std` nor `rustix` offers as safe
 //! functions.
@@ -105,6 +106,8 @@ pub mod proxy;
 mod reason;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+#[cfg(feature = "daemon")]
+mod secret;
 #[cfg(feature = "daemon")]
 pub mod server;
 #[cfg(feature = "daemon")]

@@ -8,10 +8,11 @@
 //! When one side closes its sending direction, the other side's is closed after the last byte; the
 //! opposite direction continues. [`run`] returns when the reader of the lines has gone.
 
+mod lines;
 mod print;
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,9 @@ use crate::net::spare_fd::{self, SpareFd};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
 use crate::process::signals::Signals;
+use crate::process::start::keep_secrets;
 use crate::reason::Unreachable;
+use crate::secret::wipe_stack;
 
 use print::{Decoder, Printer};
 
@@ -60,8 +63,9 @@ pub struct Config {
 ///
 /// # Errors
 /// A line that says what could not be opened, or that polling failed.
-pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
+pub fn run(config: &Config, mut out: impl Write + AsFd) -> Result<(), String> {
     let line = |error: &dyn std::fmt::Display| error.to_string();
+    keep_secrets("dc_snoop");
     let targets = config.server.resolve().map_err(|error| line(&error))?;
     let listener = Listener::open(&config.listen, &Default::default());
     let listener = listener.map_err(|error| line(&error))?;
@@ -70,11 +74,11 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let poller = Poller::new().map_err(|error| line(&error))?;
     // Fails for a file, which has no reader that could go.
     let _ = poller.add_fd(out.as_fd(), OUT_KEY, Interest::NONE);
-    let mut out = BufWriter::new(out);
     let _ = writeln!(out, "dc_snoop: listening on {}", listener.address());
     let _ = out.flush();
     let memory = Memory::zeroed(2 * CONNECTIONS_MAX * BUFFER_LEN);
     let mut memory = memory.map_err(|error| line(&error))?;
+    memory.hide();
     let mut snoop = Snoop {
         poller,
         pool: Pool::new(&mut memory[..], BUFFER_LEN),
@@ -178,6 +182,8 @@ impl Snoop<'_, '_> {
                 self.poller.modify_listener(listener, LISTENER_KEY, true)?;
             }
             self.printer.flush();
+            // Decoded messages have passed over the stack.
+            wipe_stack();
             if self.printer.is_done() {
                 return Ok(());
             }
@@ -233,6 +239,7 @@ impl Snoop<'_, '_> {
         self.watch(place);
     }
 
+    #[inline(never)]
     fn handle_event(&mut self, end: usize, event: Event) {
         let (place, side) = (end / 2, end % 2);
         let Some(pipe) = self.pipes.get_mut(place).and_then(Option::as_mut) else { return };
