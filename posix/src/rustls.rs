@@ -33,6 +33,8 @@ use std::time::Duration;
 
 use ::rustls::server::StoresServerSessions;
 
+use zeroize::Zeroizing;
+
 use crate::client::Client;
 use crate::{Id, TTL_MAX};
 
@@ -59,8 +61,9 @@ impl ServerSessions {
 }
 
 impl StoresServerSessions for ServerSessions {
-    /// Stores a session, in place of one under the same key; false if that failed.
+    /// Stores a session, in place of one under the same key; false if that failed. Wipes `value`.
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let value = Zeroizing::new(value);
         Id::new(&key).is_some_and(|id| self.client.put(id, &value, self.lifetime).is_ok())
     }
 

@@ -3,6 +3,7 @@
 use distcache_core::client::{Next, Operation, Outcome};
 use distcache_core::message::{ADD_FIXED_LEN, Reply, Request, Status};
 use distcache_core::wire::{Op, PAYLOAD_MAX};
+use zeroize::Zeroizing;
 
 use super::Client;
 use super::failure::{AddError, Failure, FailureKind};
@@ -113,9 +114,9 @@ impl Client {
     }
 }
 
-/// A copy of a session; `None` if there is no memory for it.
-fn try_copy(session: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Vec::new();
+/// A copy of a session, wiped on drop; `None` if there is no memory for it.
+fn try_copy(session: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut copy = Zeroizing::new(Vec::new());
     copy.try_reserve_exact(session.len()).ok()?;
     copy.extend_from_slice(session);
     Some(copy)
