@@ -17,6 +17,7 @@ pub mod random;
 pub mod raw_client;
 pub mod rig;
 pub mod scripted;
+pub mod secret;
 pub mod sessiond;
 pub mod start;
 pub mod store;
