@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use distcache_testing::c::CBuilder;
-use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::process::{Dir, Ended, Program, Signal, is_root};
 use distcache_testing::rig::{can_run, installed, succeed};
+use distcache_testing::secret::Secret;
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -285,6 +286,59 @@ fn when_two_processes_take_the_same_sessions_each_session_goes_to_one_of_them() 
         .collect();
     taken.sort_unstable();
     assert_eq!(taken, (0..500).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_library_keeps_no_copy_of_a_session_except_for_a_reget() {
+    if !(can("secrets", &[]) && is_root()) {
+        return;
+    }
+    let dir = Dir::new();
+    let secrets = compile(&dir, "secrets.c");
+    // The last has no NO_REGET.
+    for (flags, keeps) in [("16", false), ("31", false), ("15", true)] {
+        let (server, address) = server(&dir.address("server"));
+        let (program, mut line) = waiting(&secrets, &[&address, flags], Some("20000"));
+        let mut lines = 0;
+        let mut ask = |letter: &[u8], secret: &Secret, answer: &str| {
+            line.write_all(letter).expect("it reads");
+            if matches!(letter, b"p" | b"a") {
+                line.write_all(&secret.reveal()).expect("it reads");
+            }
+            lines += 1;
+            let said = program.out.find("an answer", |text| {
+                let said: Vec<&str> = text.lines().collect();
+                (said.len() >= lines && text.ends_with('\n')).then(|| said[lines - 1].to_owned())
+            });
+            assert_eq!(said, answer, "{letter:?}");
+        };
+        let secret = Secret::new();
+        let none =
+            |when: &str| secret.until_none_in(program.pid(), &format!("flags {flags}, {when}"));
+        ask(b"p", &secret, "done");
+        none("after put");
+        ask(b"a", &secret, "failed");
+        none("after an add of a stored id");
+        for fetch in [b"g", b"s"] {
+            ask(fetch, &secret, "done");
+            if keeps {
+                secret.until_one_in(program.pid(), "for a reget");
+            } else {
+                none("after get");
+            }
+        }
+        ask(b"h", &secret, "done");
+        none("after the next operation");
+        ask(b"t", &secret, "done");
+        ask(b"r", &secret, "failed");
+        none("after take and remove");
+        server.freeze();
+        server.signal(Signal::KILL);
+        ask(b"p", &secret, "failed");
+        none("after the loss of the server");
+        drop(line);
+        assert_eq!(program.ended().code, 0);
+    }
 }
 
 #[test]

@@ -21,6 +21,9 @@
  * Buffers. `id_data` points to `id_len` bytes, from 1 to DC_MAX_ID_LEN. `sess_data` points to `sess_len`
  * bytes, from 1 to DC_MAX_TOTAL_DATA - id_len. They must not change during the call, and the library
  * keeps no pointer to them.
+ *
+ * Secrets. Sessions are wiped from the library's memory when the call ends, except for the copy that
+ * DC_CTX_reget_session needs: see DC_CTX_FLAG_NO_REGET. The caller wipes its own buffers.
  */
 #ifndef DISTCACHE_DC_CLIENT_H
 #define DISTCACHE_DC_CLIENT_H
@@ -43,6 +46,13 @@ typedef struct st_DC_CTX DC_CTX;
 #define DC_CTX_FLAG_PERSISTENT_RETRY 0x0004U
 /* With PERSISTENT: connects at the first call that needs a connection, not in DC_CTX_new. */
 #define DC_CTX_FLAG_PERSISTENT_LATE 0x0008U
+/*
+ * Keeps no copy of a fetched session, so that none is in the memory of the library after the call.
+ * DC_CTX_reget_session then always returns 0, and DC_CTX_take_session loses what `result` has no room
+ * for. Without this flag, each thread keeps the session that it fetched last, until its next operation
+ * on the context, the end of the thread, or DC_CTX_free in that thread. Not in the original libdistcache.
+ */
+#define DC_CTX_FLAG_NO_REGET 0x0010U
 
 /* The longest id, in bytes. */
 #define DC_MAX_ID_LEN 64
