@@ -16,10 +16,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, have, remove, status};
+use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, get, have, remove, status};
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::rig::{can_run, succeed};
+use distcache_testing::secret::{Copies, Secret};
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -81,6 +82,50 @@ fn an_object_that_is_too_large_or_not_a_session_is_not_resumed() {
         assert_counters(&page, counters);
     }
     assert_no_child_was_killed(&site);
+}
+
+/// The object is one that OpenSSL cannot read: of others it keeps copies of its own. The buffer of mod_ssl is
+/// on the stack, and the rest of the handshake overwrites it.
+#[test]
+fn a_fetched_object_stays_in_no_memory_of_httpd() {
+    if !(can_run("httpd's memory", true, &TOOLS)) {
+        return;
+    }
+    let site = Site::new();
+    let file = site.dirs[0].text("session");
+    let caller = RawClient::connect(&site.dirs[1].address("cache"));
+    let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &file]);
+    let secret = Secret::new();
+    assert_eq!(caller.ask(&remove(1, &id)), status(1, REMOVE, 0));
+    assert_eq!(caller.ask(&add(1, &id, &secret.reveal())), status(1, ADD, 0));
+    assert_eq!(openssl_handshake(&site, 0, &["-sess_in", &file]).1, "New");
+    let children = site.servers[0].children();
+    assert!(!children.is_empty());
+    for child in children {
+        secret.until_none_in(child, "after the handshake");
+    }
+}
+
+/// mod_ssl stores from a buffer on one thread's stack and fetches into one on another's, and wipes neither.
+/// OpenSSL keeps the session, but not as it was stored: with the end of its key beside the field behind.
+#[test]
+fn a_resumed_session_stays_in_two_buffers_of_mod_ssl_and_in_none_of_the_module() {
+    if !(can_run("httpd's memory", true, &TOOLS)) {
+        return;
+    }
+    let site = Site::new();
+    let file = site.dirs[0].text("session");
+    let caller = RawClient::connect(&site.dirs[1].address("cache"));
+    let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &file]);
+    assert_eq!(openssl_handshake(&site, 0, &["-sess_in", &file]).1, "Reused");
+    let answer = caller.ask(&get(1, &id));
+    // OCTET STRING, 48 bytes.
+    let key = answer.windows(2).position(|bytes| bytes == [4, 48]).expect("a master secret");
+    let secret = Secret::of(&answer[key + 2 + 40..][..16]);
+    secret.until_some_in(site.cache.pid());
+    let children = site.servers[0].children();
+    let copies: Vec<_> = children.iter().map(|child| secret.copies_in(*child)).collect();
+    assert!(copies.iter().map(Copies::most).sum::<usize>() <= 2, "{copies:?}");
 }
 
 /// Connects with `openssl s_client`. Returns the session id, and `New` or `Reused`.

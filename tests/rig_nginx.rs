@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use distcache_testing::bytes::{ADD, HAVE, add, have, remove, status};
 use distcache_testing::handshake::{Client, Handshake, Version};
-use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, is_root, until};
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
+use distcache_testing::secret::Secret;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -382,6 +383,28 @@ fn a_session_that_nginx_cannot_read_costs_a_full_handshake_and_no_worker() {
         other.matches(LOG_PREFIX).count() == 4 && !other.contains("exited on signal"),
         "{other}"
     );
+}
+
+/// A string of Lua cannot be wiped. The session is one that OpenSSL cannot read: of others it keeps copies of
+/// its own.
+#[test]
+fn a_fetched_session_stays_in_no_memory_but_a_string_of_lua() {
+    if !(can_run_here("a_fetched_session_stays") && is_root()) {
+        return;
+    }
+    let site = Site::new();
+    let id = site.begin(Tls12, 0).session_id;
+    let caller = RawClient::connect(&site.cache.address());
+    let secret = Secret::new();
+    caller.ask(&remove(1, &id));
+    assert_eq!(caller.ask(&add(1, &id, &secret.reveal())), status(1, ADD, 0));
+    assert!(!site.go_on(Tls12, 0).resumed);
+    let workers = site.servers[0].program().children();
+    assert!(!workers.is_empty());
+    for worker in workers {
+        let copies = secret.copies_in(worker);
+        assert!(copies.most() <= 1, "{copies}");
+    }
 }
 
 #[test]

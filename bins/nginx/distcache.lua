@@ -23,8 +23,8 @@ local library = ffi.load "libdistcache.so.1"
 -- Settings, which init_by_lua_block may change. Times are in milliseconds.
 local M = { target = "UNIX:/run/distcache/scache", timeout = 50, lifetime = 300 * 1000, log_every = 10 * 1000 }
 
--- DC_CTX_FLAG_PERSISTENT, PERSISTENT_PIDCHECK, PERSISTENT_RETRY and PERSISTENT_LATE.
-local FLAGS = 1 + 2 + 4 + 8
+-- DC_CTX_FLAG_PERSISTENT, PERSISTENT_PIDCHECK, PERSISTENT_RETRY, PERSISTENT_LATE and NO_REGET.
+local FLAGS = 1 + 2 + 4 + 8 + 16
 -- The buffer of set_serialized_session, in bytes. It does not check: a longer session would overrun its stack.
 local SESSION_MAX = 4096
 local NO_SESSION = "no such session"
@@ -88,9 +88,12 @@ function M.fetch()
         why = ffi.string(library.DC_CTX_errstr())
         return why ~= NO_SESSION and log(why) or nil
     end
-    if used[0] > SESSION_MAX then return log("a session of " .. used[0] .. " bytes is too long for nginx") end
+    local bytes = used[0] <= SESSION_MAX and ffi.string(buffer, used[0])
+    -- The string itself cannot be wiped: it stays until Lua uses its memory for something else.
+    ffi.fill(buffer, SESSION_MAX)
+    if not bytes then return log("a session of " .. used[0] .. " bytes is too long for nginx") end
     local ok
-    ok, why = session.set_serialized_session(ffi.string(buffer, used[0]))
+    ok, why = session.set_serialized_session(bytes)
     if not ok then log(why) end
 end
 
