@@ -25,6 +25,8 @@ const [HEADER_LEN, FRAME_DATA_MAX, FRAMES_MAX] = [14, 2048, 16];
 const [ID_MAX, SESSION_MIN, LIFETIME_MAX] = [64, 5, 604_800_000];
 /** Milliseconds between two log lines: while the cache is unreachable, every handshake fails. */
 const LOG_EVERY = 10_000;
+/** Bytes that are read at once. */
+const READ_MAX = 65_536;
 
 /**
  * Makes a tls.Server or https.Server keep its sessions in the cache. Returns the Cache, which is closed when the
@@ -39,7 +41,11 @@ export function attach(server, { lifetime = 300_000, ...options } = {}) {
     if (isTls13(session)) done();
     else cache.put(id, session, lifetime).then(() => done());
   });
-  server.on('resumeSession', (id, done) => cache.get(id).then((session) => done(null, session)));
+  server.on('resumeSession', async (id, done) => {
+    const session = await cache.get(id);
+    done(null, session);
+    session?.fill(0); // OpenSSL has made a copy of its own.
+  });
   server.on('close', () => cache.close());
   return cache;
 }
@@ -93,10 +99,17 @@ export class Cache {
     const fixed = Buffer.alloc(8);
     fixed.writeUInt32BE(Math.min(Math.trunc(lifetime), LIFETIME_MAX), 0);
     fixed.writeUInt32BE(id.length, 4);
+    if (fixed.length + id.length + session.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
     const payload = Buffer.concat([fixed, id, session]);
-    if (payload.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
+    try {
+      return await this.#replace(id, payload, this.#deadline());
+    } finally {
+      payload.fill(0);
+    }
+  }
 
-    const deadline = this.#deadline();
+  /** Stores the payload of an ADD in place of what the id has. Returns whether it is stored. */
+  async #replace(id, payload, deadline) {
     const added = await this.#ask(ADD, payload, deadline);
     if (added?.status !== EXISTS) return added?.status === OK;
     if (added.level >= 1 && (await this.#ask(PUT, payload, deadline))?.status === OK) return true;
@@ -148,7 +161,12 @@ function isId(id) {
   return id instanceof Uint8Array && id.length >= 1 && id.length <= ID_MAX;
 }
 
-/** One connection, on which the server answers requests in order. Any other data closes it and fails all requests. */
+/**
+ * One connection, on which the server answers requests in order. Any other data closes it and fails all requests.
+ *
+ * Sessions are wiped from its buffers once they are sent, or returned. Node fills a buffer of ours instead of a new one
+ * for each read.
+ */
 class Connection {
   ended = false;
   #socket;
@@ -160,8 +178,13 @@ class Connection {
 
   constructor(where, report) {
     this.#report = report;
-    this.#socket = net.connect(where);
-    this.#socket.on('data', (bytes) => this.#read(bytes));
+    const buffer = Buffer.alloc(READ_MAX);
+    const callback = (length) => {
+      this.#read(buffer.subarray(0, length));
+      buffer.fill(0, 0, length);
+      return true;
+    };
+    this.#socket = net.connect({ ...where, onread: { buffer, callback } });
     this.#socket.on('error', (error) => this.end(error.message));
     for (const event of ['end', 'close']) this.#socket.on(event, () => this.end('closed the connection'));
     // An idle connection must not keep the process alive. The timer of a request does.
@@ -175,7 +198,8 @@ class Connection {
       const timer = setTimeout(timedOut, Math.max(deadline - performance.now(), 0));
       const answer = (found) => (clearTimeout(timer), resolve(found));
       this.#waiting.push({ uid: this.#uid, op, answer });
-      this.#socket.write(encode(this.#uid, op, payload));
+      const message = encode(this.#uid, op, payload);
+      this.#socket.write(message, () => message.fill(0));
     });
   }
 
@@ -185,18 +209,25 @@ class Connection {
     this.#socket.destroy();
     if (why && this.#waiting.length > 0) this.#report(why);
     for (const { answer } of this.#waiting.splice(0)) answer(null);
+    for (const bytes of [this.#bytes, ...this.#frames.splice(0)]) bytes.fill(0);
   }
 
   #read(bytes) {
-    this.#bytes = Buffer.concat([this.#bytes, bytes]);
+    const before = this.#bytes;
+    this.#bytes = Buffer.concat([before, bytes]);
+    before.fill(0);
     while (!this.ended && this.#bytes.length > 0) {
       const request = this.#waiting[0];
       const frame = request && parse(this.#bytes, request);
       if (frame === null) return; // Not complete yet.
-      if (!frame || this.#frames.push(frame.data) > FRAMES_MAX) return this.end('received data that is not an answer');
-      this.#bytes = this.#bytes.subarray(HEADER_LEN + frame.data.length);
+      if (!frame || this.#frames.push(Buffer.from(frame.data)) > FRAMES_MAX) return this.end('received data that is not an answer');
+      const length = HEADER_LEN + frame.data.length;
+      this.#bytes.fill(0, 0, length);
+      this.#bytes = this.#bytes.subarray(length);
       if (!frame.complete) continue;
-      const payload = Buffer.concat(this.#frames.splice(0));
+      const frames = this.#frames.splice(0);
+      const payload = Buffer.concat(frames);
+      for (const data of frames) data.fill(0);
       if (request.op !== GET && payload.length > 1) return this.end('received data that is not an answer');
       this.#waiting.shift();
       // Old versions of dc_client send an empty answer if the server is unreachable.
