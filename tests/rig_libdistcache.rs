@@ -244,6 +244,38 @@ fn the_environment_names_a_key_file() {
     }
 }
 
+#[test]
+fn the_library_opens_what_other_implementations_sealed() {
+    if !can("vectors", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, address) = server(&dir.address("server"));
+    let plain = distcache_posix::Client::connect(address.as_str()).expect("an address");
+    let bytes = |digits: &str| -> Vec<u8> {
+        let pairs =
+            digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("a byte")).collect()
+    };
+    let mut opened = 0;
+    for line in include_str!("vectors/seal.tsv").lines().filter(|line| line.starts_with("opened")) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [_, keys, _, id, envelope, session] = fields[..] else { panic!("{line}") };
+        // Those that do not expire.
+        if &envelope[8..16] != "ffffffff" {
+            continue;
+        }
+        opened += 1;
+        let (name, text) = (format!("keys-{opened}"), keys.replace(',', "\n"));
+        let id_bytes = bytes(id);
+        let own = distcache_posix::Id::new(&id_bytes).expect("an id");
+        plain.put(own, &bytes(envelope), std::time::Duration::from_secs(60)).expect("it is stored");
+        passes(&sealed, &["vector", &address, &key_file(&dir, &name, &text), id, session]);
+    }
+    assert!(opened >= 9);
+}
+
 /// Writes a file that only its owner may read. Returns its path.
 fn key_file(dir: &Dir, name: &str, text: &str) -> String {
     use std::os::unix::fs::OpenOptionsExt;

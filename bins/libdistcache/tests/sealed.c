@@ -2,6 +2,7 @@
  * Sealed sessions:
  *   sealed functions TARGET FLAGS KEY KEYS BAD    KEYS has another key before that of KEY
  *   sealed fork TARGET FLAGS KEY
+ *   sealed vector TARGET KEY ID SESSION           both in hexadecimal: fetches it
  *   sealed environment TARGET EXPECTED KEY        with DISTCACHE_SEALKEYS set
  */
 #define _GNU_SOURCE
@@ -172,6 +173,32 @@ static void environment(char **arguments)
     DC_CTX_free(mixed);
 }
 
+static unsigned int bytes_of(const char *digits, unsigned char *out, unsigned int size)
+{
+    unsigned int len = (unsigned int)strlen(digits) / 2, at, value;
+
+    CHECK(len <= size);
+    for (at = 0; at < len; at++) {
+        CHECK(sscanf(digits + 2 * at, "%2x", &value) == 1);
+        out[at] = (unsigned char)value;
+    }
+    return len;
+}
+
+static void vector(char **arguments)
+{
+    static unsigned char session[4000], fetched[4000];
+    unsigned char id[64];
+    unsigned int used, id_len = bytes_of(arguments[4], id, sizeof id);
+    unsigned int len = bytes_of(arguments[5], session, sizeof session);
+    DC_CTX *ctx = context(arguments[2], 0);
+
+    CHECK(DC_CTX_set_sealkeys(ctx, arguments[3], 0) == 1);
+    CHECK(DC_CTX_get_session(ctx, id, id_len, fetched, sizeof fetched, &used) == 1);
+    CHECK(used == len && memcmp(fetched, session, len) == 0);
+    DC_CTX_free(ctx);
+}
+
 int main(int count, char **arguments)
 {
     CHECK(count >= 4);
@@ -179,6 +206,8 @@ int main(int count, char **arguments)
         functions(arguments);
     else if (strcmp(arguments[1], "fork") == 0 && count == 5)
         forked(arguments);
+    else if (strcmp(arguments[1], "vector") == 0 && count == 6)
+        vector(arguments);
     else if (strcmp(arguments[1], "environment") == 0 && count == 5)
         environment(arguments);
     else
