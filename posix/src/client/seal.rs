@@ -11,7 +11,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use distcache_core::id::Id;
@@ -47,12 +47,12 @@ pub(super) struct Seal {
     keys: SealKeys,
     mixed: bool,
     report: Report,
-    unopened: [AtomicU64; 4],
+    unopened: [AtomicUsize; 4],
     start: Instant,
     /// The next report, in milliseconds since `start`. It wraps around.
     next_report: AtomicU32,
     /// The number of unopened sessions that the last report counted.
-    reported: AtomicU64,
+    reported: AtomicUsize,
 }
 
 /// How many sessions of a client did not open since it was made, by reason.
@@ -181,13 +181,13 @@ impl Seal {
             unopened: Default::default(),
             start: Instant::now(),
             next_report: AtomicU32::new(0),
-            reported: AtomicU64::new(0),
+            reported: AtomicUsize::new(0),
         })
     }
 
     fn unopened(&self) -> UnopenedCount {
         let [not_sealed, unknown_key, forged, expired] =
-            self.unopened.each_ref().map(|count| count.load(Ordering::Relaxed));
+            self.unopened.each_ref().map(|count| count.load(Ordering::Relaxed) as u64);
         UnopenedCount { not_sealed, unknown_key, forged, expired }
     }
 
@@ -254,8 +254,8 @@ impl Seal {
         if let Some(error) = bad_file {
             return report(&format!("{error}; the old keys stay in use"));
         }
-        let before = self.reported.swap(count.total(), relaxed);
-        let new = count.total().saturating_sub(before);
+        let total = count.total() as usize;
+        let new = total.wrapping_sub(self.reported.swap(total, relaxed));
         report(&format!(
             "sessions from {} that do not open count as not found: {new} more; in all {} not sealed, \
              {} sealed with unknown keys, {} changed or swapped, {} too old",
