@@ -109,7 +109,7 @@ fn run_loop(
 /// Prints the counters of each server.
 fn report_servers(proxy: &OwnedProxy, servers: &[Address], started: &Started) {
     for (number, server) in (0..=u8::MAX).zip(servers) {
-        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up } =
+        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up, .. } =
             proxy.server_traffic(number);
         started.info(format_args!(
             "{server}: {forwarded} requests forwarded, {answered} answered, {lost} lost; {connects} \
