@@ -106,6 +106,7 @@ fn a_daemon() {
             server_patience: PATIENCE,
             retry: 50,
             min_ttl: 0,
+            seal: None,
         };
         proxy::run(&config, running).unwrap();
     }

@@ -140,6 +140,23 @@ pub const DC_CLIENT: Command = Command {
             ],
         },
         &Group {
+            title: "Sealed sessions",
+            options: &[
+                Entry::valued(
+                    &["sealkeys"],
+                    "file",
+                    "encrypt sessions before they leave for a server, with the first key of this \
+                     file, and decrypt them on their way back with any of its keys; SIGHUP reads \
+                     the file again",
+                ),
+                Entry::switch(
+                    &["sealkeys-mixed"],
+                    "also pass sessions that servers hold unencrypted (else they are not found)",
+                ),
+                Entry::switch(&["newkey"], "print a new key, one line of such a file, and exit"),
+            ],
+        },
+        &Group {
             title: "Clients",
             options: &[
                 MAXCONN,

@@ -14,6 +14,7 @@ use crate::event_loop::report::{Report, Reporter};
 use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
+use crate::seal_keys::KeyFileError;
 use crate::sys;
 use crate::trim::Trim;
 
@@ -50,6 +51,8 @@ pub enum RunError {
     Memory(usize, &'static str, io::Error),
     /// A system call of the event loop failed.
     Io(io::Error),
+    /// The file of the keys is refused.
+    SealKeys(KeyFileError),
 }
 
 impl fmt::Display for RunError {
@@ -65,6 +68,7 @@ impl fmt::Display for RunError {
                 write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
+            Self::SealKeys(error) => error.fmt(f),
         }
     }
 }
@@ -74,6 +78,7 @@ impl std::error::Error for RunError {
         match self {
             Self::Bytes(_) | Self::Layout | Self::Setup(_) => None,
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
+            Self::SealKeys(error) => Some(error),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod availability;
 mod reaches;
+mod seal;
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::server::{RunError, allocate};
 use crate::trim::Trim;
 use availability::Availability;
 pub use reaches::reaches;
+pub use seal::SealConfig;
+use seal::Sealer;
 
 /// A proxy with its memory.
 type OwnedProxy = Proxy<(Vec<ClientSlot>, Vec<InFlightSlot>, Vec<Upstream>, Memory)>;
@@ -41,6 +44,8 @@ pub struct Config {
     pub retry: u64,
     /// The shortest lifetime of sessions in milliseconds; shorter ones are raised to it.
     pub min_ttl: u32,
+    /// What sessions are sealed with; `None` to pass them in clear.
+    pub seal: Option<SealConfig>,
 }
 
 /// Forwards requests until a signal ends it, or no client is left and none can come any more.
@@ -84,6 +89,7 @@ fn run_loop(
     mut event_loop: EventLoop<OwnedProxy>,
     started: &mut Started,
 ) -> Result<(), RunError> {
+    let mut sealer = Sealer::start(config, &mut event_loop)?;
     let mut availability: Vec<_> = config.servers.iter().map(|_| Availability::default()).collect();
     event_loop.connect_servers(event_loop.now());
     started.ready();
@@ -93,12 +99,19 @@ fn run_loop(
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [reporter.deadline(), trim.deadline()];
+        let seal_deadline = sealer.as_ref().and_then(Sealer::deadline);
+        let deadlines = [reporter.deadline(), trim.deadline(), seal_deadline];
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
+        if sealer.is_some() {
+            Sealer::begin_turn(now, &mut event_loop.machine);
+        }
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
         event_loop.connect_servers(now);
         availability::report(&mut availability, &mut event_loop, config, started);
+        if let Some(sealer) = &mut sealer {
+            sealer.end_turn(now, &mut event_loop, started);
+        }
         let servers = || report_servers(&event_loop.machine, &config.servers, started);
         if reporter.end_turn_with(now, &event_loop, started, servers) {
             return Ok(());
