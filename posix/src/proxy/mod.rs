@@ -112,7 +112,7 @@ fn run_loop(
         if let Some(sealer) = &mut sealer {
             sealer.end_turn(now, &mut event_loop, started);
         }
-        let servers = || report_servers(&event_loop.machine, &config.servers, started);
+        let servers = || report_servers(&event_loop.machine, config, started);
         if reporter.end_turn_with(now, &event_loop, started, servers) {
             return Ok(());
         }
@@ -120,14 +120,26 @@ fn run_loop(
 }
 
 /// Prints the counters of each server.
-fn report_servers(proxy: &OwnedProxy, servers: &[Address], started: &Started) {
-    for (number, server) in (0..=u8::MAX).zip(servers) {
-        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up, .. } =
-            proxy.server_traffic(number);
+fn report_servers(proxy: &OwnedProxy, config: &Config, started: &Started) {
+    for (number, server) in (0..=u8::MAX).zip(&config.servers) {
+        let ServerTraffic {
+            forwarded,
+            answered,
+            lost,
+            strays,
+            connects,
+            losses,
+            given_up,
+            rejected,
+        } = proxy.server_traffic(number);
         started.info(format_args!(
             "{server}: {forwarded} requests forwarded, {answered} answered, {lost} lost; {connects} \
              connections, {losses} lost, {given_up} of them given up; {strays} stray answers"
         ));
+        if config.seal.is_some() {
+            let rejected = rejected.total();
+            started.info(format_args!("{server}: {rejected} sessions did not open"));
+        }
     }
 }
 

@@ -100,11 +100,8 @@ impl<'c> Sealer<'c> {
             Ok(keys) => {
                 let count = keys.len();
                 proxy.set_keys(keys);
-                let (keys, opens) =
-                    if count == 1 { ("key", "opens") } else { ("keys", "all open") };
-                started.info(format_args!(
-                    "read {count} {keys} from {path}: the first one seals, {opens}"
-                ));
+                let keys = if count == 1 { "key" } else { "keys" };
+                started.info(format_args!("read {count} {keys} from {path}; the first one seals"));
             }
             Err(error) => started.info(format_args!("{error}; the old keys stay")),
         }
