@@ -145,7 +145,7 @@ fn the_library_exports_only_the_documented_functions() {
     let header = std::fs::read_to_string(header).expect("our header");
     let declared: Vec<_> =
         names.iter().filter(|name| header.contains(&format!("{name}("))).collect();
-    assert_eq!((names.len(), declared.len()), (12, 12), "{names:?}");
+    assert_eq!((names.len(), declared.len()), (14, 14), "{names:?}");
 }
 
 #[test]
@@ -197,6 +197,92 @@ fn parent_and_child_use_separate_connections_even_without_pidcheck() {
         let said = server.end(Signal::TERM).err;
         assert!(said.contains("dc_server: 2 clients accepted, 0 refused"), "{said}");
     }
+}
+
+#[test]
+fn sealed_sessions_are_read_only_with_a_key_and_only_under_their_own_id() {
+    if !can("sealed", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, direct) = server(&dir.address("server"));
+    let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
+    let [one, two, bad] = [
+        ("one", format!("{}\n", "01".repeat(32))),
+        ("two", format!("# two keys\n{}\n{}\n", "02".repeat(32), "01".repeat(32))),
+        ("bad", "01\n".to_owned()),
+    ]
+    .map(|(name, text)| key_file(&dir, name, &text));
+    for (target, flags) in [(&direct, "0"), (&direct, "9"), (&through, "15")] {
+        passes(&sealed, &["functions", target, flags, &one, &two, &bad]);
+        passes(&sealed, &["fork", target, flags, &one]);
+    }
+}
+
+#[test]
+fn the_environment_names_a_key_file() {
+    if !can("sealed by environment", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, address) = server(&dir.address("server"));
+    let one = key_file(&dir, "one", &format!("{}\n", "01".repeat(32)));
+    let bad = key_file(&dir, "bad", "01\n");
+    for (file, mixed, expected) in [
+        ("", "1", "plain"),
+        (&one, "0", "sealed"),
+        (&one, "1", "mixed"),
+        (&bad, "0", "line 1 is not a key"),
+        (&dir.text("missing"), "0", "no such file"),
+    ] {
+        let mut command = Command::new(&sealed);
+        command.args(["environment", &address, expected, &one]);
+        command.env("DISTCACHE_SEALKEYS", file).env("DISTCACHE_SEALKEYS_MIXED", mixed);
+        succeed(&mut command);
+    }
+}
+
+#[test]
+fn the_library_opens_what_other_implementations_sealed() {
+    if !can("vectors", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, address) = server(&dir.address("server"));
+    let plain = distcache_posix::Client::connect(address.as_str()).expect("an address");
+    let bytes = |digits: &str| -> Vec<u8> {
+        let pairs =
+            digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("a byte")).collect()
+    };
+    let mut opened = 0;
+    for line in include_str!("vectors/seal.tsv").lines().filter(|line| line.starts_with("opened")) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [_, keys, _, id, envelope, session] = fields[..] else { panic!("{line}") };
+        // Those that do not expire.
+        if &envelope[8..16] != "ffffffff" {
+            continue;
+        }
+        opened += 1;
+        let (name, text) = (format!("keys-{opened}"), keys.replace(',', "\n"));
+        let id_bytes = bytes(id);
+        let own = distcache_posix::Id::new(&id_bytes).expect("an id");
+        plain.put(own, &bytes(envelope), std::time::Duration::from_secs(60)).expect("it is stored");
+        passes(&sealed, &["vector", &address, &key_file(&dir, &name, &text), id, session]);
+    }
+    assert!(opened >= 9);
+}
+
+/// Writes a file that only its owner may read. Returns its path.
+fn key_file(dir: &Dir, name: &str, text: &str) -> String {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = dir.text(name);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a file of our own");
+    path
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_cache_that_hangs_costs_one_deadline_in_each_pause() {
 }
 
 #[test]
-fn a_setuid_program_ignores_the_timeout_in_its_environment() {
+fn a_setuid_program_ignores_timeout_and_keys_in_its_environment() {
     if !can_run("setuid", true, &TOOLS) {
         return;
     }
@@ -90,18 +90,20 @@ fn a_setuid_program_ignores_the_timeout_in_its_environment() {
     let program = compile(&dir, "setuid.c");
     let (server, address) = server(ANY_PORT);
     server.freeze();
-    let ended = |timeout: &str, rights: &str| {
+    let ended = |timeout: &str, keys: &str, rights: &str| {
         let mut command = Command::new(&program);
         command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
+        command.env("DISTCACHE_SEALKEYS", keys);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let ended = Program::spawn(command).ended();
         assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
     };
-    ended("50", "caller");
+    ended("50", "", "caller");
     std::os::unix::fs::chown(&program, Some(NOBODY), None).expect("we are root");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
     std::fs::set_permissions(&program, mode).expect("we are root");
-    ended("86400000", "own");
+    // With these keys the program gets no context.
+    ended("86400000", "/no/such/keys", "own");
     server.signal(Signal::CONT);
 }
 

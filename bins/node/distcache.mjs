@@ -16,6 +16,7 @@
 // bytes (option `ticketKeys`, `server.setTicketKeys()`), and not this module.
 
 import net from 'node:net';
+import { SealKeys } from './seal.mjs';
 
 const [ADD, GET, REMOVE, PUT] = [0, 1, 2, 4];
 const [OK, UNREACHABLE, EXISTS] = [0, 2, 101];
@@ -56,6 +57,11 @@ function isTls13(session) {
  * Every operation ends within `timeout` milliseconds, 250 by default. A failure counts as a miss: no promise is ever
  * rejected. `log` is called with a line of text about failures, at most once in ten seconds. The constructor throws a
  * TypeError if an option is invalid.
+ *
+ * With `sealKeys`, the path of a key file, sessions are encrypted before they are sent and opened when they come back:
+ * see docs/security.md, "Sealed sessions". The file is looked at again once in ten seconds. A session that does not
+ * open counts as a miss, also one that is not sealed, unless `sealKeysMixed` is true. The constructor throws an Error
+ * if the file cannot be used. This needs seal.mjs beside this file.
  */
 export class Cache {
   #where;
@@ -63,37 +69,47 @@ export class Cache {
   #log;
   #loggedAt = -Infinity;
   #connection = null;
+  #seal = null;
 
-  constructor({ path, host = '127.0.0.1', port, timeout = 250, log = () => {} }) {
+  constructor({ path, host = '127.0.0.1', port, timeout = 250, log = () => {}, sealKeys, sealKeysMixed = false }) {
     const place = path ? typeof path === 'string' : Number.isInteger(port) && port > 0 && port < 65_536;
     if (!place) throw new TypeError(`distcache: needs a path, or a port of 1 to 65535, not ${path ?? port}`);
     if (!(timeout >= 1)) throw new TypeError(`distcache: timeout must be milliseconds, not ${timeout}`);
     this.#where = path ? { path } : { host, port, noDelay: true };
     this.#timeout = timeout;
     this.#log = log;
+    if (sealKeys !== undefined) this.#seal = new SealKeys(sealKeys, sealKeysMixed, (why) => this.#report(why));
+  }
+
+  /** How many sessions did not open, by reason; null without `sealKeys`. */
+  get unopened() {
+    return this.#seal && { ...this.#seal.unopened };
   }
 
   /** Returns the session of an id, a Uint8Array of 1 to 64 bytes, or null. */
   async get(id) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', null);
     const answer = await this.#ask(GET, id, this.#deadline());
-    return answer && answer.payload.length >= SESSION_MIN ? answer.payload : null;
+    if (!answer || answer.payload.length < SESSION_MIN) return null;
+    return this.#seal ? this.#seal.open(id, answer.payload) : answer.payload;
   }
 
   /**
    * Stores a session for `lifetime` milliseconds, 7 days at most, and replaces one that the id has. Returns whether it
-   * is stored. `id` and `session` are Uint8Arrays: the session of 5 bytes or more, both together of 32,760 or less.
+   * is stored. `id` and `session` are Uint8Arrays: the session of 5 bytes or more, both together of 32,760 or less
+   * (32,712 with `sealKeys`).
    */
   async put(id, session, lifetime) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', false);
     if (!(session instanceof Uint8Array)) return this.#refuse('a session must be a Uint8Array', false);
     // Also rejects what is not a number.
     if (!(lifetime >= 1)) return this.#refuse('a lifetime must be a number of milliseconds, at least 1', false);
-    if (session.length < SESSION_MIN) return false;
+    if (session.length < SESSION_MIN || session.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
     const fixed = Buffer.alloc(8);
     fixed.writeUInt32BE(Math.min(Math.trunc(lifetime), LIFETIME_MAX), 0);
     fixed.writeUInt32BE(id.length, 4);
-    const payload = Buffer.concat([fixed, id, session]);
+    const data = this.#seal ? this.#seal.seal(id, session, Math.min(lifetime, LIFETIME_MAX)) : session;
+    const payload = Buffer.concat([fixed, id, data]);
     if (payload.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
 
     const deadline = this.#deadline();

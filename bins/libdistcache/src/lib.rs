@@ -26,6 +26,7 @@ mod cancel;
 mod reason;
 mod recent;
 mod reserve;
+mod seal;
 mod target;
 mod thread;
 

@@ -12,6 +12,7 @@ pub mod options;
 pub mod pool;
 pub mod proxy;
 pub mod replicas;
+pub mod seal;
 pub mod seeds;
 pub mod server;
 pub mod sessiond;
@@ -23,7 +24,7 @@ pub mod table;
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 13] = [
     ("address", address::body),
     ("client", client::body),
     ("measure", measure::body),
@@ -31,6 +32,7 @@ pub const BODIES: [(&str, Body); 12] = [
     ("pool", pool::body),
     ("proxy", proxy::body),
     ("replicas", replicas::body),
+    ("seal", seal::body),
     ("server", server::body),
     ("sessiond", sessiond::body),
     ("slots", slots::body),

@@ -18,6 +18,26 @@ enum Done<T> {
 impl Client {
     /// ADD or PUT.
     pub(super) fn store(&self, request: &Request<'_>) -> Result<(), AddError> {
+        match &self.seal {
+            Some(seal) => self.store_sealed(seal, request),
+            None => self.store_as_is(request),
+        }
+    }
+
+    /// GET or TAKE.
+    pub(super) fn fetch<T>(
+        &self,
+        request: &Request<'_>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Failure> {
+        match &self.seal {
+            Some(seal) => self.fetch_sealed(seal, request, read),
+            None => self.fetch_as_is(request, read),
+        }
+    }
+
+    /// ADD or PUT of these bytes.
+    pub(super) fn store_as_is(&self, request: &Request<'_>) -> Result<(), AddError> {
         if let Request::Add(add) | Request::Put(add) = request
             && ADD_FIXED_LEN + add.id.bytes().len() + add.session.len() > PAYLOAD_MAX
         {
@@ -33,8 +53,8 @@ impl Client {
         }
     }
 
-    /// GET or TAKE.
-    pub(super) fn fetch<T>(
+    /// GET or TAKE of the bytes that the server has.
+    pub(super) fn fetch_as_is<T>(
         &self,
         request: &Request<'_>,
         read: impl FnOnce(&[u8]) -> T,

@@ -238,4 +238,4 @@ impl std::error::Error for KeyFileError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

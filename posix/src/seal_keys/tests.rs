@@ -8,10 +8,10 @@ use distcache_core::seal::Unopened;
 use super::*;
 
 /// A directory of its own for each test, removed at its end.
-pub(super) struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut name = [0; 8];
         sys::random(&mut name).unwrap();
         let path = std::env::temp_dir().join(format!("dc-keys-{:x}", u64::from_ne_bytes(name)));
@@ -20,7 +20,7 @@ impl Directory {
     }
 
     /// Exchanges the key file in one step, as an administrator should.
-    pub(super) fn file(&self, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, text: &str) -> PathBuf {
         let (fresh, path) = (self.0.join("fresh"), self.0.join("keys"));
         fs::write(&fresh, text).unwrap();
         fs::set_permissions(&fresh, Permissions::from_mode(0o600)).unwrap();
@@ -36,7 +36,7 @@ impl Drop for Directory {
 }
 
 /// The line of a key of which every byte is `byte`.
-pub(super) fn line(byte: u8) -> String {
+pub(crate) fn line(byte: u8) -> String {
     format!("{byte:02x}").repeat(KEY_LEN) + "\n"
 }
 
