@@ -27,6 +27,7 @@
 //!   17 frames, answers, frames that disagree.
 //! - A faulty server answers out of order, twice, without a request, with another operation, or not
 //!   at all.
+//! - Servers lie about sealed sessions: they change, cut and exchange them ([`sealed`]).
 //! - Old servers answer at level 0, and close connections with a higher level
 //!   ([`framing::FrameScanner::clear_level`]).
 //! - One server alone crashes, loses connections or stops for good ([`cluster`]).
@@ -54,6 +55,8 @@
 //!   clients leave dozens of unanswered requests with the one that hangs.
 //! - A GET or HAVE goes to a second server only when the first has had 50 ms. A proxy counts each
 //!   request of a client once, and all queues are consistent whenever a machine is idle.
+//! - A store is never given a session in clear by a proxy with keys, and no lie about a sealed session
+//!   reaches a client: it is a miss, or the copy at another server is the answer ([`sealed`]).
 //! - An answer is at the lower of the request's level and the server's.
 //! - The bytes of a session follow from its id and a unique version: bytes of another session, or of
 //!   memory used before, are detected wherever they turn up ([`request`]).
@@ -181,6 +184,7 @@ pub mod plan;
 pub mod rank;
 pub mod request;
 pub mod routing;
+pub mod sealed;
 pub mod subject;
 pub mod trace;
 mod verify;
