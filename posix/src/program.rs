@@ -95,9 +95,17 @@ pub const DAEMON: Group = Group {
         Entry::valued(&["sockowner"], "name", "user that UNIX sockets belong to"),
         Entry::valued(&["sockgroup"], "name", "group that UNIX sockets belong to"),
         Entry::valued(&["sockperms"], "octal", "permissions of UNIX sockets, such as 660"),
+        NOSANDBOX,
         Entry::switch(&["killable"], "let SIGUSR1 and SIGUSR2 end it too (else they are ignored)"),
     ],
 };
+
+/// The option that leaves out the sandbox.
+pub const NOSANDBOX: Entry = Entry::switch(
+    &["nosandbox"],
+    "keep all privileges, files and system calls after the start; else, on Linux, only those that are \
+     needed",
+);
 
 /// Reads an option that the daemons share; false for another option.
 ///
@@ -115,6 +123,7 @@ pub fn daemon_option(
             return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
         }
         "listen" => startup.listen.push(options.service_address()?),
+        "nosandbox" => startup.sandbox = false,
         "pidfile" => {
             let path = options.path()?;
             let path = std::path::absolute(path).map_err(|error| {
@@ -148,5 +157,6 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         pid_file: None,
         user: None,
         killable: false,
+        sandbox: true,
     })
 }

@@ -117,6 +117,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    started.enter_sandbox();
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();

@@ -1,8 +1,8 @@
 //! Starting a daemon: everything that can fail, in the order that lets it drop privileges.
 //!
 //! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
-//! file, change the user. Then the program allocates its memory, reports that it is ready, and enters
-//! its loop.
+//! file, change the user. Then the program allocates its memory, enters the
+//! [sandbox](crate::process::sandbox), reports that it is ready, and enters its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,6 +16,7 @@ use crate::net::address::Address;
 use crate::net::listener::{ListenError, Listener, Ownership};
 use crate::process::limits;
 use crate::process::log;
+use crate::process::sandbox::{self, Permit};
 use crate::process::signals::Signals;
 use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
@@ -52,6 +53,8 @@ pub struct Startup {
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
+    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    pub sandbox: bool,
 }
 
 /// Why a daemon cannot start.
@@ -106,6 +109,12 @@ pub struct Started {
     detached: Option<Detached>,
     foreground: bool,
     addresses: Vec<String>,
+    /// What the sandbox permits; `None` for no sandbox.
+    permit: Option<Permit>,
+    /// The user that was switched to.
+    user: Option<String>,
+    /// The files that are removed at the end.
+    files: Vec<PathBuf>,
     _pid_file: Option<PidFile>,
 }
 
@@ -144,6 +153,9 @@ impl Startup {
             signals: None,
             detached,
             foreground: !self.daemon,
+            permit: self.sandbox.then(Permit::default),
+            user: self.user.clone(),
+            files: Vec::new(),
             _pid_file: None,
         };
         match self.finish(&mut started) {
@@ -204,8 +216,10 @@ impl Startup {
         started._pid_file = pid_file.map_err(StartError::PidFile)?;
         if let Some(user) = &self.user {
             process::change_user(user).map_err(StartError::User)?;
-            warn_of_leftovers(user, started);
         }
+        let sockets = started.listeners.iter().filter_map(Listener::path);
+        let files = sockets.chain(started._pid_file.as_ref().map(PidFile::path));
+        started.files = files.map(Path::to_owned).collect();
         Ok(())
     }
 }
@@ -238,6 +252,47 @@ impl Started {
             self.warn(&format!(
                 "only {allowed} descriptors: about {enough} clients instead of {clients}; raise \
                  ulimit -n"
+            ));
+        }
+    }
+
+    /// Asks to keep something in the sandbox; `ask` is not called if there will be none.
+    pub fn permit(&mut self, ask: impl FnOnce(&mut Permit)) {
+        if let Some(permit) = &mut self.permit {
+            ask(permit);
+        }
+    }
+
+    /// Enters the sandbox, unless `-nosandbox` was given. Prints a warning if it is incomplete.
+    ///
+    /// Call it when all that needs more has been done: files, memory, other processes.
+    pub fn enter_sandbox(&mut self) {
+        let permit = self.permit.take();
+        let dropped = permit.as_ref().map(|_| sandbox::drop_privileges());
+        if self.user.is_some() || (permit.is_some() && rustix::process::geteuid().is_root()) {
+            self.warn_of_leftovers();
+        }
+        let restricted = permit.map(|mut permit| {
+            self.files.iter().for_each(|path| permit.remove(path));
+            permit.restrict()
+        });
+        for missing in [dropped, restricted].into_iter().flatten().filter_map(Result::err) {
+            self.warn(&missing.to_string());
+        }
+    }
+
+    /// Warns of files that this process cannot remove at the end.
+    fn warn_of_leftovers(&self) {
+        let user = match &self.user {
+            Some(user) => format!("user '{user}'"),
+            None => "root without its capabilities".to_owned(),
+        };
+        for path in self.files.iter().filter(|path| !process::can_remove(path)) {
+            let dir = path.parent().unwrap_or(path).display();
+            self.warn(&format!(
+                "{} cannot be removed at the end: {user} may not do so in {dir}; use a directory \
+                 of that user's own, such as /run/distcache",
+                path.display(),
             ));
         }
     }
@@ -275,21 +330,6 @@ impl Started {
                 detached.fail(&format!("{}: {error}", self.name))
             }
             None => Err(error),
-        }
-    }
-}
-
-/// Warns of files that `user` cannot remove at the end.
-fn warn_of_leftovers(user: &str, started: &Started) {
-    let sockets = started.listeners.iter().filter_map(Listener::path);
-    for path in sockets.chain(started._pid_file.as_ref().map(PidFile::path)) {
-        if !process::can_remove(path) {
-            let dir = path.parent().unwrap_or(path).display();
-            started.warn(&format!(
-                "{} cannot be removed at the end: user '{user}' may not do so in {dir}; use a \
-                 directory of that user's own, such as /run/distcache",
-                path.display()
-            ));
         }
     }
 }

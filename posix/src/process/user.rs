@@ -47,9 +47,17 @@ pub(crate) fn can_remove(path: &Path) -> bool {
         return false;
     }
     let (Ok(dir), Ok(file)) = (fs::stat(dir), fs::lstat(path)) else { return false };
-    let user = geteuid();
     let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
-    !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
+    !sticky || owns_all() || [dir.st_uid, file.st_uid].contains(&geteuid().as_raw())
+}
+
+/// Whether this process may do with any file what its owner may.
+fn owns_all() -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::FOWNER));
+    #[cfg(not(target_os = "linux"))]
+    return geteuid().is_root();
 }
 
 /// Switching the user failed. The process must end.

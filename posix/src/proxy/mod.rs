@@ -76,6 +76,8 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(proxy, config.clients, listeners, signals)?;
     event_loop.set_servers(&config.servers)?;
+    started.permit(|permit| config.servers.iter().for_each(|server| permit.connect(server)));
+    started.enter_sandbox();
     run_loop(config, event_loop, started)
 }
 
