@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+mod process;
 
 use std::ffi::{CString, c_int};
 use std::io;
@@ -11,6 +12,8 @@ use std::ptr;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+pub(crate) use self::process::close_all_but;
 
 /// Registers `fd` with `poller`, level-triggered.
 #[cfg(any(test, all(feature = "daemon", not(target_os = "linux"))))]

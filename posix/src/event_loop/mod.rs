@@ -40,7 +40,7 @@ const ACCEPT_PAUSE: u64 = 100;
 /// Bytes read and discarded from a connection that is being closed.
 const DISCARD_LEN: usize = 1 << 14;
 
-// Keys of the poller: signals, then listeners, then servers, then clients.
+// Keys of the poller: signals, then listeners, then servers, then their resolvers, then clients.
 const SIGNALS_KEY: usize = 0;
 const LISTENERS_KEY: usize = 1;
 
@@ -135,16 +135,18 @@ impl<M: Machine> EventLoop<M> {
             self.handle_signals(now);
         }
         let (servers, clients) = (self.servers_key(), self.clients_key());
+        let resolvers = servers + self.upstreams.len();
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
                 key if key < servers => {
                     accept |= !self.receive_datagrams(now, key - LISTENERS_KEY);
                 }
-                key if key < clients => {
+                key if key < resolvers => {
                     let key = self.upstreams[key - servers].handle_event(event);
                     self.handle_peer_event(now, key.map(Peer::Server), event);
                 }
+                key if key < clients => self.upstreams[key - resolvers].handle_resolver_event(),
                 key => {
                     let client = self.clients.get(key - clients).and_then(Option::as_ref);
                     let peer = client.map(|client| Peer::Client(client.key));
@@ -184,7 +186,7 @@ impl<M: Machine> EventLoop<M> {
     }
 
     fn clients_key(&self) -> usize {
-        self.servers_key() + self.upstreams.len()
+        self.servers_key() + 2 * self.upstreams.len()
     }
 
     /// Whether a listener has a stream that no event announces.

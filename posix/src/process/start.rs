@@ -256,6 +256,11 @@ impl Started {
         }
     }
 
+    /// Whether it will enter the sandbox.
+    pub(crate) fn is_sandboxed(&self) -> bool {
+        self.permit.is_some()
+    }
+
     /// Asks to keep something in the sandbox; `ask` is not called if there will be none.
     pub fn permit(&mut self, ask: impl FnOnce(&mut Permit)) {
         if let Some(permit) = &mut self.permit {

@@ -26,9 +26,10 @@ pub(super) fn restrict(permit: &Permit) -> Result<(), String> {
 fn rules(permit: &Permit) -> Result<RulesetCreated, RulesetError> {
     let mut scopes = Scope::from_all(NEWEST);
     scopes.set(Scope::AbstractUnixSocket, !permit.abstract_unix);
+    let all_ports = AccessNet::from_all(NEWEST);
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
+        .handle_access(if permit.any_port { AccessNet::BindTcp.into() } else { all_ports })?
         .scope(scopes)?
         .create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;

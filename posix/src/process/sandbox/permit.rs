@@ -13,6 +13,8 @@ pub struct Permit {
     pub(super) remove: Vec<PathBuf>,
     pub(super) devices: Vec<PathBuf>,
     pub(super) ports: Vec<u16>,
+    /// Connect to any TCP port and UNIX socket.
+    pub(super) any_port: bool,
     pub(super) ipv4: bool,
     pub(super) ipv6: bool,
     /// Connect to UNIX sockets.
@@ -32,6 +34,18 @@ pub enum Extra {
 }
 
 impl Permit {
+    /// Connects to anything.
+    pub(crate) fn any_connection() -> Self {
+        Self {
+            any_port: true,
+            ipv4: true,
+            ipv6: true,
+            unix: true,
+            abstract_unix: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads files below `dir`, a directory, or the one file `dir`. It has to exist when the sandbox is
     /// entered; for a file that is replaced by renaming, name its directory.
     pub fn read(&mut self, dir: impl Into<PathBuf>) {
@@ -54,6 +68,10 @@ impl Permit {
             Address::Unix(name) => {
                 self.unix = true;
                 self.abstract_unix |= name.path().is_none();
+            }
+            Address::Ip { .. } if address.is_numeric() => {
+                let targets = address.resolve().unwrap_or_default();
+                targets.iter().for_each(|target| self.connect_to(target));
             }
             Address::Ip { family, port, .. } => {
                 self.ipv4 |= *family != Family::V6;
@@ -97,6 +115,15 @@ impl Permit {
     pub fn enter(&self) -> Result<(), Missing> {
         drop_privileges()?;
         self.restrict()
+    }
+
+    /// Drops privileges and restricts files, but no system calls: for a process whose calls are those of
+    /// the C library's modules.
+    pub(crate) fn enter_files(&self) -> Result<(), Missing> {
+        drop_privileges()?;
+        #[cfg(target_os = "linux")]
+        super::files::restrict(self).map_err(|error| Missing::new("files (landlock)", &error))?;
+        Ok(())
     }
 
     /// Restricts files and system calls; see [`enter`](Self::enter).
