@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+mod peer;
 mod process;
 
 use std::ffi::{CString, c_int};
@@ -13,6 +14,7 @@ use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+pub(crate) use self::peer::{peer_groups, peer_user};
 pub(crate) use self::process::close_all_but;
 
 /// Registers `fd` with `poller`, level-triggered.

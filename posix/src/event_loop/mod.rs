@@ -58,11 +58,20 @@ pub(crate) struct EventLoop<M> {
     /// By the number of the server.
     upstreams: Vec<upstream::Connection>,
     spare_fd: SpareFd,
+    denied: Denied,
     /// When to accept again after accepting has failed.
     accept_at: Option<Instant>,
     /// When to stop waiting for clients; set by the signal to end.
     drain_deadline: Option<Instant>,
     discard_buf: Box<[u8]>,
+}
+
+/// Connections of users and groups that are not allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Denied {
+    pub(crate) count: u64,
+    /// The user of the last one, if the system tells.
+    pub(crate) uid: Option<u32>,
 }
 
 struct Source {
@@ -101,6 +110,7 @@ impl<M: Machine> EventLoop<M> {
             datagrams,
             upstreams: Vec::new(),
             spare_fd: SpareFd::new()?,
+            denied: Denied::default(),
             accept_at: None,
             drain_deadline: None,
             discard_buf: vec![0; DISCARD_LEN].into(),
@@ -171,9 +181,15 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// The number of connections that were refused because no descriptor was left.
+    /// The number of connections that were refused because no descriptor was left, or because of who
+    /// made them.
     pub(crate) fn refused(&self) -> u64 {
-        self.spare_fd.refused()
+        self.spare_fd.refused() + self.denied.count
+    }
+
+    /// The connections that were refused because of who made them.
+    pub(crate) fn denied(&self) -> Denied {
+        self.denied
     }
 
     /// The connections to servers, in the order of their numbers.
@@ -250,7 +266,10 @@ impl<M: Machine> EventLoop<M> {
         for _ in 0..ACCEPTS_PER_TURN {
             let listener = &self.listeners[number].listener;
             match listener.accept() {
-                Ok(Some(stream)) => self.accept_one(now, stream),
+                Ok(Some(stream)) => match listener.admits(&stream) {
+                    Ok(()) => self.accept_one(now, stream),
+                    Err(uid) => self.denied = Denied { count: self.denied.count + 1, uid },
+                },
                 Ok(None) => return,
                 Err(error) if self.spare_fd.applies_to(&error) => {
                     self.spare_fd.refuse_one(listener);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 
 use crate::net::address::Address;
-use crate::net::listener::{ListenError, Listener, Ownership};
+use crate::net::listener::{Allowed, ListenError, Listener, Ownership};
 use crate::process::limits;
 use crate::process::log;
 use crate::process::sandbox::{self, Permit};
@@ -45,6 +45,8 @@ pub struct Startup {
     pub inherits: Vec<Address>,
     /// Owner, group and mode of UNIX sockets.
     pub ownership: Ownership,
+    /// Who may connect to UNIX sockets.
+    pub allowed: Allowed,
     /// Whether to detach from the terminal.
     pub daemon: bool,
     /// The path of the pid file.
@@ -64,6 +66,8 @@ pub enum StartError {
     Activation(ActivationError),
     /// Listening failed.
     Listen(ListenError),
+    /// Users or groups are allowed, and no listener is a UNIX socket.
+    NoUsers,
     /// Detaching from the terminal failed.
     Detach(DetachError),
     /// The pid file could not be created.
@@ -79,6 +83,10 @@ impl fmt::Display for StartError {
         match self {
             Self::Activation(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
+            Self::NoUsers => f.write_str(
+                "-allowuid and -allowgid apply to UNIX sockets, and it listens on none; leave them \
+                 out, or give -listen UNIX:/path",
+            ),
             Self::Detach(error) => error.fmt(f),
             Self::PidFile(error) => error.fmt(f),
             Self::User(error) => error.fmt(f),
@@ -90,7 +98,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Activation(_) => None,
+            Self::Activation(_) | Self::NoUsers => None,
             Self::Listen(error) => error.source(),
             Self::Detach(error) => error.source(),
             Self::PidFile(error) => error.source(),
@@ -131,7 +139,8 @@ impl Startup {
             passed = 0..0;
         }
         sys::close_inherited(&self.named_descriptors(passed.clone()));
-        let listeners = self.open(passed)?;
+        let mut listeners = self.open(passed)?;
+        self.allow(&mut listeners)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -207,6 +216,16 @@ impl Startup {
             Listener::open(address, ownership).map_err(StartError::Listen)
         };
         listen.iter().map(open).collect()
+    }
+
+    /// Restricts who may connect to the listeners that are UNIX sockets.
+    fn allow(&self, listeners: &mut [Listener]) -> Result<(), StartError> {
+        if self.allowed.is_everyone() {
+            return Ok(());
+        }
+        let restricted =
+            listeners.iter_mut().filter_map(|listener| listener.allow(&self.allowed).then_some(()));
+        if restricted.count() == 0 { Err(StartError::NoUsers) } else { Ok(()) }
     }
 
     fn finish(&self, started: &mut Started) -> Result<(), StartError> {
