@@ -27,7 +27,9 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
     if user.uid != 0 && sys::ids().map_err(cannot)? == wanted {
         return drop_capabilities().map_err(cannot);
     }
-    // Groups first: changing them needs root.
+    // What needs root comes first.
+    #[cfg(target_os = "linux")]
+    super::sandbox::capabilities::drop_bounding_set();
     sys::set_only_group(user.gid).map_err(cannot)?;
     sys::set_gid(user.gid).map_err(cannot)?;
     sys::set_uid(user.uid).map_err(cannot)?;

@@ -46,3 +46,10 @@ mod permit;
 
 pub(crate) use permit::drop_privileges;
 pub use permit::{Extra, Missing, Permit};
+
+#[cfg(all(
+    test,
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+))]
+mod tests;
