@@ -67,11 +67,16 @@ mod known {
         // Looking at files that are open.
         libc::SYS_fstat,
         libc::SYS_lseek,
+        // Who the process is.
+        libc::SYS_getegid,
+        libc::SYS_geteuid,
+        libc::SYS_getgid,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_getuid,
         // Signals and the end.
         libc::SYS_exit,
         libc::SYS_exit_group,
-        libc::SYS_getpid,
-        libc::SYS_gettid,
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigreturn,

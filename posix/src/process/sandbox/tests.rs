@@ -177,6 +177,7 @@ fn a_permit_for_memory_files_makes_and_seals_them() {
 #[test]
 fn no_capability_is_left_in_any_set() {
     in_sandbox("no_capability_is_left_in_any_set", |_| {
+        let root = rustix::process::geteuid().is_root();
         let mut status = File::open("/proc/thread-self/status").unwrap();
         enter(|_| ());
         let mut text = vec![0; 1 << 16];
@@ -186,7 +187,7 @@ fn no_capability_is_left_in_any_set() {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.trim_start_matches(':').trim().to_owned()
         };
-        let sets: &[&str] = match rustix::process::geteuid().is_root() {
+        let sets: &[&str] = match root {
             true => &["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"],
             // Others may not change the bounding set, and cannot gain from it.
             false => &["CapInh", "CapPrm", "CapEff", "CapAmb"],
