@@ -158,6 +158,8 @@ mod known {
 
     /// Allows this thread the calls of the loop and those of `permit`, for good.
     pub(in super::super) fn restrict(permit: &Permit) -> Result<(), String> {
+        // Read once, on first use, by a call that is not allowed.
+        let _ = rustix::param::page_size();
         let program = compile(permit).map_err(|error| error.to_string())?;
         seccompiler::apply_filter(&program).map_err(|error| error.to_string())
     }

@@ -7,6 +7,7 @@ use crate::net::address::{Address, Family, Target};
 
 /// What the process may still do in its sandbox, besides serving the connections it accepts.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has a sandbox"))]
 pub struct Permit {
     pub(super) read: Vec<PathBuf>,
     pub(super) write: Vec<PathBuf>,
