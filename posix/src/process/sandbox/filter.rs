@@ -9,13 +9,14 @@ pub(super) use known::restrict;
 
 /// The filter is compiled for the processors that the compiler of filters knows.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-pub(super) fn restrict(_: &Permit) -> Result<(), &'static str> {
-    Err("there is no filter for this processor")
+pub(super) fn restrict(_: &Permit) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 mod known {
     use std::collections::BTreeMap;
+    use std::io;
 
     use libc::{c_int, c_long};
     use seccompiler::{
@@ -157,11 +158,15 @@ mod known {
         | libc::CLONE_NEWNET;
 
     /// Allows this thread the calls of the loop and those of `permit`, for good.
-    pub(in super::super) fn restrict(permit: &Permit) -> Result<(), String> {
+    pub(in super::super) fn restrict(permit: &Permit) -> io::Result<()> {
         // Read once, on first use, by a call that is not allowed.
         let _ = rustix::param::page_size();
-        let program = compile(permit).map_err(|error| error.to_string())?;
-        seccompiler::apply_filter(&program).map_err(|error| error.to_string())
+        // Fails for rules that contradict themselves.
+        let program = compile(permit).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        seccompiler::apply_filter(&program).map_err(|error| match error {
+            seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+            _ => io::ErrorKind::InvalidData.into(),
+        })
     }
 
     fn compile(permit: &Permit) -> Result<BpfProgram, BackendError> {

@@ -1,6 +1,7 @@
 //! What a program asks to keep.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::net::address::{Address, Family, Target};
@@ -123,7 +124,7 @@ impl Permit {
     pub(crate) fn enter_files(&self) -> Result<(), Missing> {
         drop_privileges()?;
         #[cfg(target_os = "linux")]
-        super::files::restrict(self).map_err(|error| Missing::new("files (landlock)", &error))?;
+        super::files::restrict(self).map_err(|error| Missing::new("files (landlock)", error))?;
         Ok(())
     }
 
@@ -134,8 +135,8 @@ impl Permit {
             // Without one of them, the other is still worth having.
             let files = super::files::restrict(self);
             let calls = super::filter::restrict(self);
-            files.map_err(|error| Missing::new("files (landlock)", &error))?;
-            calls.map_err(|error| Missing::new("system calls (seccomp)", &error))?;
+            files.map_err(|error| Missing::new("files (landlock)", error))?;
+            calls.map_err(|error| Missing::new("system calls (seccomp)", error))?;
         }
         Ok(())
     }
@@ -144,7 +145,7 @@ impl Permit {
 /// Drops all capabilities, and the right to gain privileges by an exec.
 pub(crate) fn drop_privileges() -> Result<(), Missing> {
     #[cfg(target_os = "linux")]
-    super::capabilities::drop_all().map_err(|error| Missing::new("privileges", &error))?;
+    super::capabilities::drop_all().map_err(|error| Missing::new("privileges", error))?;
     Ok(())
 }
 
@@ -152,13 +153,13 @@ pub(crate) fn drop_privileges() -> Result<(), Missing> {
 #[derive(Debug)]
 pub struct Missing {
     what: &'static str,
-    why: String,
+    why: io::Error,
 }
 
 impl Missing {
     #[cfg(target_os = "linux")]
-    fn new(what: &'static str, error: &dyn fmt::Display) -> Self {
-        Self { what, why: error.to_string() }
+    fn new(what: &'static str, why: impl Into<io::Error>) -> Self {
+        Self { what, why: why.into() }
     }
 }
 
@@ -173,7 +174,11 @@ impl fmt::Display for Missing {
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for Missing {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.why)
+    }
+}
 
 #[cfg(test)]
 mod tests {
