@@ -94,6 +94,11 @@ impl Ages {
         }
         None
     }
+
+    /// The oldest session of each class, or `NIL`, and the number of its sessions.
+    pub(super) fn oldest(&self) -> [(u32, u32); CLASSES] {
+        self.lists.map(|list| (list.oldest, list.sessions))
+    }
 }
 
 #[cfg(test)]
