@@ -219,7 +219,7 @@ impl<M: Array<Line>> Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
-        self.store(now, ttl, class.min(ages::CLASSES as u8 - 1), id, session, true)
+        self.store(now, ttl, class.min(ages::LAST), id, session, true)
     }
 
     fn store(

@@ -225,8 +225,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::{vec, vec::Vec};
 
-    type Sessions = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
-
     fn table(sessions: u32, bytes: u64) -> Table<Vec<Line>> {
         let layout = Layout::new(sessions, bytes).unwrap();
         Table::new(layout, [7; 16], |lines| vec![[0; 64]; lines]).unwrap()
@@ -383,6 +381,19 @@ mod tests {
             );
             table.check();
         }
+    }
+
+    #[test]
+    fn a_free_first_block_linked_to_a_free_place_is_no_session() {
+        let mut table = table(8, 1 << 20);
+        for n in 50..58 {
+            table.add(at(0), 10_000, Id::new(&n_id(0, n)).unwrap(), b"data").unwrap();
+        }
+        for n in [51, 52, 53, 54, 55, 57, 50] {
+            table.remove(at(0), Id::new(&n_id(0, n)).unwrap());
+        }
+        assert_eq!(table.expiry.due_of_head(&table.arena.links, 0), None);
+        assert!(table.expiry.due_of_head(&table.arena.links, 6).is_some());
     }
 
     fn n_id(round: u32, n: u32) -> [u8; 8] {
