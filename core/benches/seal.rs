@@ -17,7 +17,7 @@ fn id() -> Id<'static> {
 }
 
 /// In place, as the proxy does it.
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_size = 256)]
 fn seal(bencher: Bencher<'_, '_>, len: usize) {
     let keys = Keys::new(&[[7; 32]]).expect("one key");
     let mut envelope = vec![0x5A; len + OVERHEAD];
@@ -27,7 +27,7 @@ fn seal(bencher: Bencher<'_, '_>, len: usize) {
 }
 
 /// With the copy of the envelope, since opening it in place uses it up.
-#[divan::bench(args = SIZES)]
+#[divan::bench(args = SIZES, sample_size = 256)]
 fn open(bencher: Bencher<'_, '_>, len: usize) {
     let keys = Keys::new(&[[7; 32]]).expect("one key");
     let mut sealed = vec![0x5A; len + OVERHEAD];
@@ -40,7 +40,7 @@ fn open(bencher: Bencher<'_, '_>, len: usize) {
 }
 
 /// With eight keys of which the last fits.
-#[divan::bench]
+#[divan::bench(sample_size = 256)]
 fn open_with_the_oldest_of_eight(bencher: Bencher<'_, '_>) {
     let all: [[u8; 32]; 8] = std::array::from_fn(|at| [at as u8; 32]);
     let keys = Keys::new(&all).expect("eight keys");
