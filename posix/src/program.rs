@@ -148,5 +148,6 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         pid_file: None,
         user: None,
         killable: false,
+        reloads: false,
     })
 }
