@@ -154,6 +154,7 @@ pub mod server;
 pub mod sessiond;
 pub mod slots;
 pub mod snoop;
+pub mod state;
 pub mod table;
 pub mod time;
 pub mod wire;

@@ -63,8 +63,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::id::{ID_MAX, Id};
 
+mod file;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use file::FileKey;
 
 /// The bytes of a key.
 pub const KEY_LEN: usize = 32;

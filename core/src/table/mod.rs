@@ -266,6 +266,14 @@ impl<M: Array<Line>> Table<M> {
         Ok(())
     }
 
+    /// Drops all sessions, and sets the counters to 0: the table is like a new one.
+    pub fn clear(&mut self) {
+        while let Some(head) = self.expiry.soonest().map(|(_, head)| head) {
+            self.discard(self.probe(self.arena.id(head)), head);
+        }
+        self.counters = TableCounters::default();
+    }
+
     /// Copies as much of the session under `id` as fits to the front of `out`, and returns the length
     /// of the whole session; `None` if there is none.
     pub fn get(&self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
