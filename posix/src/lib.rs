@@ -111,6 +111,8 @@ pub mod seal_keys;
 pub mod server;
 #[cfg(feature = "daemon")]
 pub mod snoop;
+#[cfg(feature = "daemon")]
+pub mod state;
 #[allow(unsafe_code, reason = "system calls that neither `std` nor `rustix` offers as safe")]
 #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the daemons use the rest"))]
 mod sys;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-
+use std::path::PathBuf;
 use std::time::Duration;
 
 use distcache_core::server::{self, ClientSlot, Operations, Store};
@@ -14,6 +14,8 @@ use crate::event_loop::report::{Report, Reporter};
 use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
+use crate::seal_keys::KeyFileError;
+use crate::state::{self, Keeping};
 use crate::sys;
 use crate::trim::Trim;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Print a line of progress every so many operations; 0 for none.
     pub progress: u32,
+    /// The file that keeps the sessions while the server does not run.
+    pub state: Option<state::Config>,
 }
 
 /// An error that ends a server or a proxy, mostly before it has started.
@@ -50,6 +54,10 @@ pub enum RunError {
     Memory(usize, &'static str, io::Error),
     /// A system call of the event loop failed.
     Io(io::Error),
+    /// The state file cannot be written, or cannot be removed after it was read.
+    State(PathBuf, String),
+    /// The file of the keys that seal the state is refused.
+    SealKeys(KeyFileError),
 }
 
 impl fmt::Display for RunError {
@@ -65,6 +73,14 @@ impl fmt::Display for RunError {
                 write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
+            Self::SealKeys(error) => error.fmt(f),
+            Self::State(path, reason) => {
+                write!(
+                    f,
+                    "-state {}: {reason}; use a directory of the server's user",
+                    path.display()
+                )
+            }
         }
     }
 }
@@ -72,8 +88,9 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bytes(_) | Self::Layout | Self::Setup(_) => None,
+            Self::Bytes(_) | Self::Layout | Self::Setup(_) | Self::State(..) => None,
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
+            Self::SealKeys(error) => Some(error),
         }
     }
 }
@@ -101,13 +118,16 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
+    let mut keeping = Keeping::start(config.state.as_ref())?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
     let sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
     let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
     let slots: Vec<ClientSlot> = sizes.slots().collect();
-    let table = new_table(&mut table_memory, layout)?;
+    let mut table = new_table(&mut table_memory, layout)?;
+    let max_ttl = u32::try_from(config.max_lifetime.as_millis()).unwrap_or(u32::MAX);
+    keeping.restore(&mut table, max_ttl, started)?;
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
@@ -123,12 +143,18 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline()];
+        let deadlines =
+            [progress.deadline(), reporter.deadline(), trim.deadline(), keeping.deadline()];
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
+        if event_loop.take_reload() {
+            keeping.reload(started);
+        }
+        keeping.turn(now, event_loop.machine.store(), started);
         if reporter.end_turn(now, &event_loop, started) {
+            keeping.finish(now, event_loop.machine.store(), started);
             return Ok(());
         }
     }
