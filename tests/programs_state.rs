@@ -404,6 +404,12 @@ fn the_writer_ends_with_its_server_and_not_before() {
         writer.signal(signal);
     }
     store(&client(&program), MINUTE, 0..10);
+    // It is as restricted as its server.
+    let main = Daemon::child_of(std::process::id());
+    for key in ["NoNewPrivs", "Seccomp", "CapEff", "CapBnd"] {
+        assert_eq!(writer.status(key), main.status(key), "{key}");
+    }
+    std::mem::forget(main);
     let ended = end(program);
     assert!(ended.err.contains("wrote 10 sessions"), "{ended:?}");
     writer.ended();

@@ -118,7 +118,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
-    let mut keeping = Keeping::start(config.state.as_ref())?;
+    let mut keeping = Keeping::start(config.state.as_ref(), started)?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
     let sizes =
@@ -137,6 +137,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    started.enter_sandbox();
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();

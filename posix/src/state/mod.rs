@@ -74,20 +74,17 @@ impl Stamp {
 }
 
 /// Writes all sessions to `sink`, the oldest first, and returns their number. The table does not change
-/// meanwhile.
+/// meanwhile. The encoder is at its start.
 ///
 /// # Errors
-/// Those of `sink`, and of the system's random number generator and memory.
+/// Those of `sink`.
 pub(crate) fn write<M: Array<Line>>(
+    encoder: &mut Encoder<Memory>,
     table: &Table<M>,
-    stamp: Stamp,
-    keys: Option<&Keys>,
+    now: Instant,
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let buffer = Memory::zeroed(CHUNK_MAX)?;
-    let encoder = Encoder::new(buffer, stamp.now, stamp.unix_ms, salt()?, keys);
-    let mut encoder = encoder.ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut sessions = table.by_age(stamp.now);
+    let mut sessions = table.by_age(now);
     loop {
         sink(encoder.pending())?;
         encoder.sent(encoder.pending().len());
@@ -99,7 +96,7 @@ pub(crate) fn write<M: Array<Line>>(
                 encoder.finish();
                 break;
             };
-            encoder.push(stamp.now, session);
+            encoder.push(now, session);
         }
         encoder.close();
     }

@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use rustix::fs::{self, Mode, OFlags};
 use zeroize::Zeroize;
 
 use super::file::temporary;
+use crate::process::sandbox::Permit;
 use crate::sys::{self, Disposition};
 
 /// The bytes of a result.
@@ -78,21 +79,21 @@ impl fmt::Display for WriteError {
 
 /// Starts the writer of the state file at `path`, and returns the socket to it.
 ///
-/// The process must have one thread.
+/// The process must have one thread. If `sandboxed`, the writer can only use the directory of the file.
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn start(path: &Path) -> io::Result<UnixStream> {
+pub(super) fn start(path: &Path, sandboxed: bool) -> io::Result<UnixStream> {
     let (server, writer) = UnixStream::pair()?;
     if sys::fork()? {
         drop(server);
-        run(writer, path);
+        run(writer, path, sandboxed);
     }
     Ok(server)
 }
 
 /// The writer's life. It ends by `_exit`: nothing that it was forked from is dropped.
-fn run(mut socket: UnixStream, path: &Path) -> ! {
+fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
     // The server decides when the writer ends, whatever signal its group or service gets.
     let signals: [c_int; 6] =
         [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGQUIT];
@@ -100,7 +101,7 @@ fn run(mut socket: UnixStream, path: &Path) -> ! {
         let _ = sys::set_signal(signal, Disposition::Ignore);
     }
     // Listeners and pipes must close when the server closes them.
-    sys::close::close_all_but(socket.as_fd());
+    sys::close_all_but(socket.as_raw_fd());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
@@ -109,6 +110,12 @@ fn run(mut socket: UnixStream, path: &Path) -> ! {
     let _ = rustix::process::chdir("/");
     let target = Target { temporary: temporary(path), path: path.to_owned() };
     let mut chunk = vec![0; CHUNK_MAX];
+    if sandboxed {
+        let mut permit = Permit::default();
+        permit.write(target.dir());
+        // What the kernel lacks the server says, too.
+        let _ = permit.enter();
+    }
     let mut open = socket.write_all(&result(&target.probe()));
     while open.is_ok() {
         open = one_state(&mut socket, &target, &mut chunk);
@@ -191,6 +198,10 @@ impl Target {
         file.map(File::from).map_err(|error| WriteError { step: Step::Create, error: error.into() })
     }
 
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     fn remove(&self) {
         let _ = fs::unlink(&self.temporary);
     }
@@ -200,9 +211,8 @@ impl Target {
         let failed = |step| move |error| WriteError { step, error };
         file.sync_all().map_err(failed(Step::Sync))?;
         std::fs::rename(&self.temporary, &self.path).map_err(failed(Step::Rename))?;
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
         // The state is in its place; not all file systems can sync a directory.
-        let _ = File::open(dir).and_then(|dir| dir.sync_all());
+        let _ = File::open(self.dir()).and_then(|dir| dir.sync_all());
         Ok(())
     }
 }
