@@ -19,11 +19,13 @@ mod operations;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use answer::{Answered, answer};
 pub use config::{Config, Sizes};
 pub use operations::Operations;
 pub use store::Store;
+pub use transfer::Transfer;
 
 pub use crate::clients::ClientSlot;
 
