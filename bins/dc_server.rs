@@ -34,6 +34,7 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     let mut max_lifetime = None;
     while let Some(name) = options.next()? {
         match name.as_str() {
+            "handover" => startup.handover = Some(options.absolute_path()?),
             "idle" => config.limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
             "maxtimeout" => {

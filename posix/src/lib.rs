@@ -86,6 +86,8 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "daemon")]
 mod event_loop;
+#[cfg(all(feature = "daemon", target_os = "linux"))]
+mod handover;
 #[cfg(feature = "daemon")]
 pub mod load;
 #[cfg(feature = "daemon")]

@@ -115,13 +115,7 @@ pub fn daemon_option(
             return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
         }
         "listen" => startup.listen.push(options.service_address()?),
-        "pidfile" => {
-            let path = options.path()?;
-            let path = std::path::absolute(path).map_err(|error| {
-                options.error(&format!("needs a path that can be made absolute: {error}"))
-            })?;
-            startup.pid_file = Some(path);
-        }
+        "pidfile" => startup.pid_file = Some(options.absolute_path()?),
         "sockgroup" => startup.ownership.group = Some(options.text()?),
         "sockowner" => startup.ownership.owner = Some(options.text()?),
         "sockperms" => startup.ownership.mode = Some(options.mode()?),
@@ -146,6 +140,7 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         ownership: Default::default(),
         daemon: false,
         pid_file: None,
+        handover: None,
         user: None,
         killable: false,
     })

@@ -10,7 +10,8 @@ use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
 use crate::event_loop::EventLoop;
-use crate::event_loop::report::{Report, Reporter};
+use crate::event_loop::report::{Report, Reporter, report};
+use crate::handover::{self, Handover, TakeError};
 use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
@@ -48,6 +49,8 @@ pub enum RunError {
     Bytes(u64),
     /// The system refuses so many bytes of memory; the options determine how many are needed.
     Memory(usize, &'static str, io::Error),
+    /// Taking over from the running server failed.
+    Handover(TakeError),
     /// A system call of the event loop failed.
     Io(io::Error),
 }
@@ -64,6 +67,7 @@ impl fmt::Display for RunError {
             Self::Memory(bytes, options, error) => {
                 write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
+            Self::Handover(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
         }
     }
@@ -72,7 +76,7 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bytes(_) | Self::Layout | Self::Setup(_) => None,
+            Self::Bytes(_) | Self::Layout | Self::Setup(_) | Self::Handover(_) => None,
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
         }
     }
@@ -117,18 +121,28 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    let mut handover = Handover::start(started, &event_loop)?;
+    handover::take_over(started, &mut event_loop, handover.as_mut(), |_, _| Ok(0))
+        .map_err(RunError::Handover)?;
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline()];
+        let successor = handover.as_ref().and_then(Handover::deadline);
+        let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline(), successor];
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
         if reporter.end_turn(now, &event_loop, started) {
+            return Ok(());
+        }
+        if let Some(handover) = &mut handover
+            && handover.end_turn(now, &events, &mut event_loop, started, |_, _| Ok(0))
+        {
+            report(&event_loop, started);
             return Ok(());
         }
     }

@@ -11,6 +11,8 @@
 mod datagrams;
 pub(crate) mod report;
 mod sockets;
+#[cfg(target_os = "linux")]
+pub(crate) mod transfer;
 pub(crate) mod upstream;
 
 use std::io;

@@ -78,7 +78,8 @@ impl Reporter {
     }
 }
 
-fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
+/// Prints all counters.
+pub(crate) fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
     event_loop.machine.report(started);
     let counters = event_loop.connections(event_loop.machine.counters());
     let Counters { accepted, refused, malformed, idle, stalled } = counters;

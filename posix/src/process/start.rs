@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 
+use crate::handover::{Door, Predecessor, TakeError};
 use crate::net::address::Address;
 use crate::net::listener::{ListenError, Listener, Ownership};
+use crate::process::accounts;
 use crate::process::limits;
 use crate::process::log;
 use crate::process::signals::Signals;
@@ -48,6 +50,8 @@ pub struct Startup {
     pub daemon: bool,
     /// The path of the pid file.
     pub pid_file: Option<PathBuf>,
+    /// The path of the socket for a successor, and for the server to take over from; absolute.
+    pub handover: Option<PathBuf>,
     /// The user to switch to: `user` or `user:group`.
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
@@ -67,6 +71,8 @@ pub enum StartError {
     PidFile(PidFileError),
     /// Switching the user failed.
     User(UserError),
+    /// Taking over from a running server failed, or its successor could not do so.
+    Handover(TakeError),
     /// Installing the signal handlers failed.
     Signals(io::Error),
 }
@@ -79,6 +85,7 @@ impl fmt::Display for StartError {
             Self::Detach(error) => error.fmt(f),
             Self::PidFile(error) => error.fmt(f),
             Self::User(error) => error.fmt(f),
+            Self::Handover(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "cannot take over signals: {error}"),
         }
     }
@@ -92,6 +99,7 @@ impl std::error::Error for StartError {
             Self::Detach(error) => error.source(),
             Self::PidFile(error) => error.source(),
             Self::User(error) => error.source(),
+            Self::Handover(error) => error.source(),
             Self::Signals(error) => Some(error),
         }
     }
@@ -107,6 +115,8 @@ pub struct Started {
     foreground: bool,
     addresses: Vec<String>,
     _pid_file: Option<PidFile>,
+    door: Option<Door>,
+    predecessor: Option<Predecessor>,
 }
 
 impl Startup {
@@ -122,7 +132,8 @@ impl Startup {
             passed = 0..0;
         }
         sys::close_inherited(&self.named_descriptors(passed.clone()));
-        let listeners = self.open(passed)?;
+        let mut predecessor = self.find_predecessor().map_err(StartError::Handover)?;
+        let listeners = self.open(passed, &mut predecessor)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -145,6 +156,8 @@ impl Startup {
             detached,
             foreground: !self.daemon,
             _pid_file: None,
+            door: None,
+            predecessor,
         };
         match self.finish(&mut started) {
             Ok(()) => Ok(started),
@@ -178,8 +191,18 @@ impl Startup {
         (open && rustix::process::geteuid().is_root()).then_some(path)
     }
 
-    /// Opens all listeners.
-    fn open(&self, passed: Range<RawFd>) -> Result<Vec<Listener>, StartError> {
+    /// Greets the server to take over from, if there is one.
+    fn find_predecessor(&self) -> Result<Option<Predecessor>, TakeError> {
+        let Some(path) = &self.handover else { return Ok(None) };
+        Predecessor::find(path, self.user.as_deref().and_then(user_id))
+    }
+
+    /// Opens all listeners, except those of the predecessor.
+    fn open(
+        &self,
+        passed: Range<RawFd>,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<Vec<Listener>, StartError> {
         if !passed.is_empty() {
             let open = |number| Listener::passed(number, &self.ownership);
             return passed.map(open).collect::<Result<_, _>>().map_err(StartError::Listen);
@@ -189,6 +212,9 @@ impl Startup {
             |address: &Address| matches!(address, Address::Unix(name) if name.path().is_some());
         let (some_path, default) = (listen.iter().any(is_path), Ownership::default());
         let open = |address| {
+            if let Some(taken) = predecessor.as_mut().and_then(|old| old.listener(address)) {
+                return Ok(taken);
+            }
             // If a UNIX path is among the addresses, the ownership is meant for it alone.
             let applies = is_path(address) || !some_path;
             let ownership = if applies { &self.ownership } else { &default };
@@ -200,8 +226,18 @@ impl Startup {
     fn finish(&self, started: &mut Started) -> Result<(), StartError> {
         let signals = Signals::install(self.killable, self.daemon);
         started.signals = Some(signals.map_err(StartError::Signals)?);
-        let pid_file = self.pid_file.as_deref().map(PidFile::create).transpose();
-        started._pid_file = pid_file.map_err(StartError::PidFile)?;
+        let old = &mut started.predecessor;
+        if let Some(path) = &self.pid_file {
+            let taken = old.as_mut().and_then(|old| old.pid_file(path));
+            let pid_file = taken.map_or_else(|| PidFile::create(path), Ok);
+            started._pid_file = Some(pid_file.map_err(StartError::PidFile)?);
+        }
+        if let Some(path) = &self.handover {
+            let taken = old.as_mut().and_then(Predecessor::door);
+            let door = taken.map_or_else(|| Door::open(path), Ok);
+            let door = door.map_err(|error| TakeError::door(path, error));
+            started.door = Some(door.map_err(StartError::Handover)?);
+        }
         if let Some(user) = &self.user {
             process::change_user(user).map_err(StartError::User)?;
             warn_of_leftovers(user, started);
@@ -253,6 +289,26 @@ impl Started {
         (std::mem::take(&mut self.listeners), signals)
     }
 
+    /// The socket for successors. Can be taken once, by the event loop.
+    pub(crate) fn take_door(&mut self) -> Option<Door> {
+        self.door.take()
+    }
+
+    /// The server to take over from. Can be taken once.
+    pub(crate) fn take_predecessor(&mut self) -> Option<Predecessor> {
+        self.predecessor.take()
+    }
+
+    /// Its pid file.
+    pub(crate) fn pid_file(&self) -> Option<&PidFile> {
+        self._pid_file.as_ref()
+    }
+
+    /// Its pid file.
+    pub(crate) fn pid_file_mut(&mut self) -> Option<&mut PidFile> {
+        self._pid_file.as_mut()
+    }
+
     /// Reports that the service is up: in the foreground by a line for each address, else to the waiting
     /// process.
     pub(crate) fn ready(&mut self) {
@@ -272,11 +328,17 @@ impl Started {
                 // `fail` exits without dropping anything.
                 self.listeners.clear();
                 self._pid_file = None;
+                self.door = None;
                 detached.fail(&format!("{}: {error}", self.name))
             }
             None => Err(error),
         }
     }
+}
+
+/// The number of a user; `None` if there is no such user, which is reported later.
+fn user_id(name: &str) -> Option<u32> {
+    accounts::account(name).ok().map(|account| account.uid)
 }
 
 /// Warns of files that `user` cannot remove at the end.

@@ -1,5 +1,7 @@
 //! Listening sockets: sources of streams and datagrams.
 
+#[cfg(all(feature = "daemon", target_os = "linux"))]
+mod handed;
 mod path;
 
 use std::cell::RefCell;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, sockopt};
 
+#[cfg(all(feature = "daemon", target_os = "linux"))]
 use self::path::BoundPath;
 pub(crate) use self::path::take_turn;
 use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
@@ -39,6 +42,8 @@ pub struct Ownership {
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
+    /// As it was given.
+    given: String,
     address: String,
     warnings: Vec<String>,
 }
@@ -118,13 +123,14 @@ impl Listener {
         if *ownership != Ownership::default() && !has_path {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
         }
+        let given = name.clone();
         let address = match &source {
             Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, |ip| written(fd, ip)),
             Source::Socket { fd, path: None, .. } => unix_path(fd).unwrap_or(name),
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
-        Ok(Self { source, address, warnings })
+        Ok(Self { source, given, address, warnings })
     }
 
     /// Settings that have no effect here, a line each.
