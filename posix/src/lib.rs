@@ -61,6 +61,7 @@
 //! With `client`:
 //! - [`client`]: the blocking client, with kept connections, deadlines and fork safety.
 //! - [`net::address`]: addresses as the command lines write them, and what they resolve to.
+//! - [`seal_keys`]: the key file of sealed sessions.
 //!
 //! With `daemon`:
 //! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers on another
@@ -107,10 +108,13 @@ pub mod proxy;
 mod reason;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+pub mod seal_keys;
 #[cfg(feature = "daemon")]
 pub mod server;
 #[cfg(feature = "daemon")]
 pub mod snoop;
+#[cfg(feature = "daemon")]
+pub mod state;
 #[allow(unsafe_code, reason = "system calls that neither `std` nor `rustix` offers as safe")]
 #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the daemons use the rest"))]
 mod sys;

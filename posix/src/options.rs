@@ -130,7 +130,7 @@ impl Options {
         self.value().map(PathBuf::from)
     }
 
-    /// The value as a path, made absolute: a daemon leaves its working directory.
+    /// The value as a path, made absolute: a daemon changes its directory.
     pub fn absolute_path(&mut self) -> Result<PathBuf, OptionsError> {
         let path = self.path()?;
         std::path::absolute(path).map_err(|error| {

@@ -143,5 +143,6 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         handover: None,
         user: None,
         killable: false,
+        reloads: false,
     })
 }

@@ -60,6 +60,35 @@ pub const DC_SERVER: Command = Command {
                 .default("1d"),
             ],
         },
+        &Group {
+            title: "Restart",
+            options: &[
+                Entry::valued(
+                    &["state"],
+                    "file",
+                    "write the sessions there at the end, and read them at the start",
+                ),
+                Entry::valued(
+                    &["statewrite"],
+                    "time",
+                    "write them every so often while it runs, too, in seconds without a unit; after \
+                     a crash, sessions removed since then come back",
+                )
+                .default("never"),
+                Entry::valued(
+                    &["sealkeys"],
+                    "file",
+                    "encrypt the state with the first key of this file; SIGHUP reads it again",
+                ),
+                Entry::valued(
+                    &["handover"],
+                    "path",
+                    "take over sockets, clients and sessions from the server that was started with \
+                     the same path, if one runs, and pass them on to the next; a socket in a \
+                     directory that only root or this user can write to",
+                ),
+            ],
+        },
         &Group { title: "Clients", options: &[MAXCONN, IDLE, SERVER_REQTIMEOUT] },
         &Group {
             title: "Output",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-
+use std::path::PathBuf;
 use std::time::Duration;
 
 use distcache_core::server::{self, ClientSlot, Operations, Store};
@@ -15,6 +15,8 @@ use crate::handover::{self, Handover, TakeError};
 use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::poller::Events;
 use crate::process::start::Started;
+use crate::seal_keys::KeyFileError;
+use crate::state::{self, Keeping};
 use crate::sys;
 use crate::trim::Trim;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Print a line of progress every so many operations; 0 for none.
     pub progress: u32,
+    /// The file that keeps the sessions while the server does not run.
+    pub state: Option<state::Config>,
 }
 
 /// An error that ends a server or a proxy, mostly before it has started.
@@ -53,6 +57,10 @@ pub enum RunError {
     Handover(TakeError),
     /// A system call of the event loop failed.
     Io(io::Error),
+    /// The state file cannot be written, or cannot be removed after it was read.
+    State(PathBuf, String),
+    /// The file of the keys that seal the state is refused.
+    SealKeys(KeyFileError),
 }
 
 impl fmt::Display for RunError {
@@ -69,6 +77,14 @@ impl fmt::Display for RunError {
             }
             Self::Handover(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
+            Self::SealKeys(error) => error.fmt(f),
+            Self::State(path, reason) => {
+                write!(
+                    f,
+                    "-state {}: {reason}; use a directory of the server's user",
+                    path.display()
+                )
+            }
         }
     }
 }
@@ -76,8 +92,10 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bytes(_) | Self::Layout | Self::Setup(_) | Self::Handover(_) => None,
+            Self::Bytes(_) | Self::Layout | Self::Setup(_) | Self::State(..) => None,
+            Self::Handover(_) => None,
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
+            Self::SealKeys(error) => Some(error),
         }
     }
 }
@@ -105,13 +123,16 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
+    let mut keeping = Keeping::start(config.state.as_ref())?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
     let sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
     let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
     let slots: Vec<ClientSlot> = sizes.slots().collect();
-    let table = new_table(&mut table_memory, layout)?;
+    let mut table = new_table(&mut table_memory, layout)?;
+    let max_ttl = u32::try_from(config.max_lifetime.as_millis()).unwrap_or(u32::MAX);
+    keeping.restore(&mut table, max_ttl, started)?;
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
@@ -122,7 +143,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
     let mut handover = Handover::start(started, &event_loop)?;
-    handover::take_over(started, &mut event_loop, handover.as_mut(), |_, _| Ok(0))
+    handover::take_over(started, &mut event_loop, &mut handover, max_ttl)
         .map_err(RunError::Handover)?;
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
@@ -130,18 +151,22 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let successor = handover.as_ref().and_then(Handover::deadline);
-        let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline(), successor];
-        let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
+        let deadlines =
+            [progress.deadline(), reporter.deadline(), trim.deadline(), keeping.deadline()];
+        let deadlines = deadlines.into_iter().chain([handover.deadline()]);
+        let now = event_loop.wait(&mut events, deadlines.flatten().min())?;
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
+        if event_loop.take_reload() {
+            keeping.reload(started);
+        }
+        keeping.turn(now, event_loop.machine.store(), started);
         if reporter.end_turn(now, &event_loop, started) {
+            keeping.finish(now, event_loop.machine.store(), started);
             return Ok(());
         }
-        if let Some(handover) = &mut handover
-            && handover.end_turn(now, &events, &mut event_loop, started, |_, _| Ok(0))
-        {
+        if handover.end_turn(now, &events, &mut event_loop, started) {
             report(&event_loop, started);
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! All of the crate's `unsafe`: what neither `std` nor `rustix` offers as safe functions.
 
+#[cfg(feature = "daemon")]
+pub(crate) mod close;
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
 

@@ -40,6 +40,13 @@ impl fmt::Debug for Transfer<'_> {
     }
 }
 
+impl<S, C, B> Server<S, C, B> {
+    /// The store, to put sessions of another server into it.
+    pub const fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+}
+
 impl<S, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
     /// A client's part of a transfer; `None` if there is no such client, or it is being closed.
     pub fn export(&self, key: Key) -> Option<Transfer<'_>> {
@@ -192,6 +199,7 @@ mod tests {
         let key = old.open(Instant::ORIGIN).unwrap();
         old.restart_timeout(old_now, key);
         assert_eq!(old.deadline(), Some(Instant::from_millis(9_000)));
+        old.store_mut().clear();
         let (mut new, key) = moved(old, key);
         assert_eq!(new.advance(Instant::ORIGIN), Some(Peer::Client(key)), "the loop watches it");
         let wants = new.wants(Peer::Client(key));

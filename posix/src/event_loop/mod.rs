@@ -64,6 +64,8 @@ pub(crate) struct EventLoop<M> {
     accept_at: Option<Instant>,
     /// When to stop waiting for clients; set by the signal to end.
     drain_deadline: Option<Instant>,
+    /// A signal has asked to read files again.
+    reload: bool,
     discard_buf: Box<[u8]>,
 }
 
@@ -105,6 +107,7 @@ impl<M: Machine> EventLoop<M> {
             spare_fd: SpareFd::new()?,
             accept_at: None,
             drain_deadline: None,
+            reload: false,
             discard_buf: vec![0; DISCARD_LEN].into(),
         })
     }
@@ -171,6 +174,12 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
+    /// Whether a signal has asked to read files again since the last call. Many such signals in one turn
+    /// are one.
+    pub(crate) fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.reload)
+    }
+
     /// The number of connections that were refused because no descriptor was left.
     pub(crate) fn refused(&self) -> u64 {
         self.spare_fd.refused()
@@ -197,6 +206,10 @@ impl<M: Machine> EventLoop<M> {
     /// The first signal to end starts the drain, a second one ends it.
     fn handle_signals(&mut self, now: Instant) {
         while let Some(signal) = self.signals.take() {
+            if signal == Signal::Reload {
+                self.reload = true;
+                continue;
+            }
             if signal == Signal::End || self.drain_deadline.is_some() {
                 self.drain_deadline = Some(Instant::ORIGIN);
                 continue;

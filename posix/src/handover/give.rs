@@ -39,8 +39,11 @@ const WARN_PAUSE: u64 = 10_000;
 /// The bytes of the buffer through which the clients' bytes are written.
 const STAGING_LEN: usize = 64 << 10;
 
-/// What a server needs to be replaced by a successor. Allocates everything at the start.
-pub(crate) struct Handover {
+/// What a server does for a successor. Without `-handover` it does nothing.
+pub(crate) struct Handover(Option<Waiting>);
+
+/// What a server needs to be replaced by a successor. It is allocated at the start.
+struct Waiting {
     door: Door,
     /// This process, for the successor to see whether it is dead.
     process: Option<OwnedFd>,
@@ -72,11 +75,11 @@ impl Handover {
     pub(crate) fn start<M: Movable>(
         started: &mut Started,
         event_loop: &EventLoop<M>,
-    ) -> io::Result<Option<Self>> {
-        let Some(door) = started.take_door() else { return Ok(None) };
+    ) -> io::Result<Self> {
+        let Some(door) = started.take_door() else { return Ok(Self(None)) };
         event_loop.poller().add_fd(door.as_fd(), DOOR_KEY, Interest::READ)?;
-        let own = Pid::from_raw(std::process::id() as i32);
-        Ok(Some(Self {
+        let own = i32::try_from(std::process::id()).ok().and_then(Pid::from_raw);
+        Ok(Self(Some(Waiting {
             door,
             // Not in old kernels; then a successor cannot serve after the death of this process.
             process: own.and_then(|own| pidfd_open(own, PidfdFlags::empty()).ok()),
@@ -85,50 +88,63 @@ impl Handover {
             stage: Stage::Successor,
             deadline: None,
             warned_at: None,
-        }))
+        })))
     }
 
     /// Says that this process removes the door's path at its end.
     pub(super) fn own_door(&mut self) {
-        self.door.own(true);
+        if let Some(waiting) = &mut self.0 {
+            waiting.door.own(true);
+        }
     }
 
     /// When there is something to do even if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.0.as_ref()?.deadline
     }
 
     /// Ends a turn: does the next step if there is one. Returns whether a successor serves now; then
     /// this process must end without touching anything that it has handed over.
-    ///
-    /// `state` writes all sessions to a file and returns their number.
     pub(crate) fn end_turn<M: Movable>(
         &mut self,
         now: Instant,
         events: &Events,
         event_loop: &mut EventLoop<M>,
         started: &mut Started,
-        state: impl FnOnce(&M, &File) -> io::Result<u64>,
     ) -> bool {
+        let Some(waiting) = &mut self.0 else { return false };
+        match waiting.step(now, events, event_loop, started) {
+            Ok(done) => done,
+            Err(failure) => {
+                waiting.give_up(event_loop, started, &failure);
+                false
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Does the next step if there is one. Returns whether a successor serves now.
+    fn step<M: Movable>(
+        &mut self,
+        now: Instant,
+        events: &Events,
+        event_loop: &mut EventLoop<M>,
+        started: &mut Started,
+    ) -> Result<bool, Failure> {
         let late = self.deadline.is_some_and(|deadline| deadline <= now);
         let has_event = |wanted| events.iter().any(|event| event.key == wanted);
-        let step = match &self.stage {
-            Stage::Successor if late || has_event(DOOR_KEY) => self.accept(now, event_loop),
-            Stage::Hello(_) if late => Err(Failure::Late("say hello")),
-            Stage::Ready(_) if late => Err(Failure::Late("get ready")),
-            Stage::Hello(_) if has_event(CHANNEL_KEY) => self.greet(now, event_loop, started),
+        match &self.stage {
+            Stage::Successor if late || has_event(DOOR_KEY) => self.accept(now, event_loop)?,
+            Stage::Hello(_) if late => return Err(Failure::Late("say hello")),
+            Stage::Ready(_) if late => return Err(Failure::Late("get ready")),
+            Stage::Hello(_) if has_event(CHANNEL_KEY) => self.greet(now, event_loop, started)?,
             Stage::Ready(_) if has_event(CHANNEL_KEY) => {
-                match self.hand_over(now, event_loop, started, state) {
-                    Ok(true) => return true,
-                    step => step.map(|_| ()),
-                }
+                return self.hand_over(now, event_loop, started);
             }
-            _ => Ok(()),
-        };
-        if let Err(failure) = step {
-            self.give_up(event_loop, started, &failure);
+            _ => {}
         }
-        false
+        Ok(false)
     }
 
     fn accept<M: Movable>(
@@ -222,7 +238,6 @@ impl Handover {
         now: Instant,
         event_loop: &mut EventLoop<M>,
         started: &mut Started,
-        state: impl FnOnce(&M, &File) -> io::Result<u64>,
     ) -> Result<bool, Failure> {
         const STEP: &str = "get ready";
         let Self { stage: Stage::Ready(channel), buffers, staging, door, .. } = self else {
@@ -235,7 +250,7 @@ impl Handover {
         let taken = parse_ready(&buffers.incoming[..len])?;
         let deadline = Moment::now() + GIVE_TIMEOUT;
         event_loop.settle(now);
-        let given = give(channel, buffers, staging, event_loop, state, deadline);
+        let given = give(channel, buffers, staging, event_loop, deadline);
         let counts = match given {
             Ok(counts) => counts,
             Err(failure) => {
@@ -361,7 +376,6 @@ fn give<M: Movable>(
     buffers: &mut Buffers,
     staging: &mut [u8],
     event_loop: &EventLoop<M>,
-    state: impl FnOnce(&M, &File) -> io::Result<u64>,
     deadline: Moment,
 ) -> Result<Counts, Failure> {
     let file = |name: &CStr| {
@@ -369,7 +383,9 @@ fn give<M: Movable>(
     };
     let (bytes, sessions) = (file(c"distcache-bytes")?, file(c"distcache-state")?);
     let clients = write_clients(&bytes, staging, event_loop)?;
-    let count = state(&event_loop.machine, &sessions)
+    let count = event_loop
+        .machine
+        .write_sessions(event_loop.now(), &sessions)
         .map_err(|error| Failure::System("write the sessions", error))?;
     for file in [&bytes, &sessions] {
         seal(file).map_err(|error| Failure::System("seal a memory file", error))?;

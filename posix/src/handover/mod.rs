@@ -55,14 +55,17 @@ mod message;
 mod take;
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
 
 use arrayvec::ArrayString;
 use distcache_core::machine::Machine;
-use distcache_core::server::{ClientSlot, Store, Transfer};
+use distcache_core::server::{ClientSlot, Transfer};
 use distcache_core::slots::Key;
-use distcache_core::{Array, Instant, Server};
+use distcache_core::table::Line;
+use distcache_core::{Array, Instant, Server, Table};
 
+use crate::state::{self, Stamp};
 pub(crate) use door::Door;
 pub(crate) use give::Handover;
 #[allow(unreachable_pub, reason = "it is in public errors")]
@@ -79,9 +82,21 @@ pub(crate) trait Movable: Machine {
 
     /// Starts a client's timeouts again.
     fn restart_timeout(&mut self, now: Instant, key: Key);
+
+    /// Writes all sessions to a file, and returns their number.
+    fn write_sessions(&self, now: Instant, file: &File) -> io::Result<u64>;
+
+    /// Reads the sessions of an empty machine from a file, and returns their number, also of those that
+    /// have expired or do not fit. No lifetime is longer than `max_ttl` milliseconds.
+    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64>;
 }
 
-impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Movable for Server<S, C, B> {
+impl<M, C, B> Movable for Server<Table<M>, C, B>
+where
+    M: Array<Line>,
+    C: Array<ClientSlot>,
+    B: Array<u8>,
+{
     fn export(&self, key: Key) -> Option<Transfer<'_>> {
         self.export(key)
     }
@@ -92,6 +107,16 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Movable for Server<S, C, B> {
 
     fn restart_timeout(&mut self, now: Instant, key: Key) {
         self.restart_timeout(now, key);
+    }
+
+    fn write_sessions(&self, now: Instant, mut file: &File) -> io::Result<u64> {
+        state::write(self.store(), Stamp::at(now), None, |bytes| file.write_all(bytes))
+    }
+
+    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64> {
+        file.seek(SeekFrom::Start(0))?;
+        let loaded = state::load(file, self.store_mut(), Stamp::at(now), max_ttl, None);
+        loaded.map(|loaded| loaded.read).map_err(|error| io::Error::other(error.to_string()))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -71,23 +70,23 @@ struct TakenOver {
 }
 
 /// Takes over from the server that the start has found, if there is one, and returns once this server
-/// is the one that serves. Everything else that can fail must have happened before.
+/// is the one that serves. Everything else that can fail must have happened before. No session lives
+/// longer than `max_ttl` milliseconds from now on.
 ///
 /// # Errors
 /// [`TakeError`]: the old server goes on, unless it has died.
 pub(crate) fn take_over<M: Movable>(
     started: &mut Started,
     event_loop: &mut EventLoop<M>,
-    handover: Option<&mut Handover>,
-    load: impl FnOnce(&mut M, File) -> io::Result<u64>,
+    handover: &mut Handover,
+    max_ttl: u32,
 ) -> Result<(), TakeError> {
     let Some(predecessor) = started.take_predecessor() else { return Ok(()) };
-    let TakenOver { sessions, clients, refused, died } = predecessor.take_over(event_loop, load)?;
+    let TakenOver { sessions, clients, refused, died } =
+        predecessor.take_over(event_loop, max_ttl)?;
     // From here on it is this server that removes these at the end.
     event_loop.listeners_mut().for_each(|listener| listener.own_path(true));
-    if let Some(handover) = handover {
-        handover.own_door();
-    }
+    handover.own_door();
     if let Some(Err(error)) = started.pid_file_mut().map(PidFile::own) {
         started.warn(&format!("the pid file has another process's number: {error}"));
     }
@@ -253,19 +252,16 @@ impl Predecessor {
 
     /// Takes over clients and sessions, and returns once this server is the one that serves.
     ///
-    /// `load` reads all sessions from a file and returns their number, also of those that it could not
-    /// keep.
-    ///
     /// # Errors
     /// [`TakeError`]: the old server goes on, unless it has died.
     fn take_over<M: Movable>(
         &self,
         event_loop: &mut EventLoop<M>,
-        load: impl FnOnce(&mut M, File) -> io::Result<u64>,
+        max_ttl: u32,
     ) -> Result<TakenOver, TakeError> {
         let failed = TakeError::of(&self.path);
         let mut buffers = Buffers::new();
-        let result = self.receive_all(event_loop, &mut buffers, load);
+        let result = self.receive_all(event_loop, &mut buffers, max_ttl);
         let taken = result.inspect_err(|failure| self.refuse(&mut buffers, failure));
         taken.map_err(failed)
     }
@@ -274,7 +270,7 @@ impl Predecessor {
         &self,
         event_loop: &mut EventLoop<M>,
         buffers: &mut Buffers,
-        load: impl FnOnce(&mut M, File) -> io::Result<u64>,
+        max_ttl: u32,
     ) -> Result<TakenOver, Failure> {
         const STEP: &str = "pass everything on";
         let mut ready = Packet::new(&mut buffers.outgoing, Kind::Ready);
@@ -288,8 +284,11 @@ impl Predecessor {
         let bytes = ready.bytes().unwrap_or_default();
         self.channel.send(bytes, &[], deadline).map_err(Failure::of(STEP))?;
 
-        let (mut clients, state, counts) = self.receive_content(buffers, deadline)?;
-        let sessions = load(&mut event_loop.machine, state)
+        let (mut clients, mut state, counts) = self.receive_content(buffers, deadline)?;
+        let now = event_loop.now();
+        let sessions = event_loop
+            .machine
+            .read_sessions(now, &mut state, max_ttl)
             .map_err(|error| Failure::System("load the sessions", error))?;
         let mut taken = TakenOver { sessions, ..TakenOver::default() };
         while taken.clients < counts.clients {

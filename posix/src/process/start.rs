@@ -18,7 +18,7 @@ use crate::net::listener::{ListenError, Listener, Ownership};
 use crate::process::accounts;
 use crate::process::limits;
 use crate::process::log;
-use crate::process::signals::Signals;
+use crate::process::signals::{Hangup, Signals};
 use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
 };
@@ -56,6 +56,9 @@ pub struct Startup {
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
+    /// Whether it has files that SIGHUP makes it read again. Otherwise SIGHUP is ignored with `daemon`,
+    /// and unchanged without.
+    pub reloads: bool,
 }
 
 /// Why a daemon cannot start.
@@ -173,6 +176,15 @@ impl Startup {
         }
     }
 
+    /// What SIGHUP does.
+    const fn hangup(&self) -> Hangup {
+        match (self.reloads, self.daemon) {
+            (true, _) => Hangup::Reload,
+            (false, true) => Hangup::Ignored,
+            (false, false) => Hangup::Unchanged,
+        }
+    }
+
     /// The inherited descriptors that an option or the service manager names.
     fn named_descriptors(&self, passed: Range<RawFd>) -> Vec<RawFd> {
         let named = |address: &Address| match *address {
@@ -224,7 +236,7 @@ impl Startup {
     }
 
     fn finish(&self, started: &mut Started) -> Result<(), StartError> {
-        let signals = Signals::install(self.killable, self.daemon);
+        let signals = Signals::install(self.killable, self.hangup());
         started.signals = Some(signals.map_err(StartError::Signals)?);
         let old = &mut started.predecessor;
         if let Some(path) = &self.pid_file {

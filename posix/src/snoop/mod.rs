@@ -26,7 +26,7 @@ use crate::net::poller::{Event, Events, Interest, Poller, Watched};
 use crate::net::spare_fd::{self, SpareFd};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
-use crate::process::signals::Signals;
+use crate::process::signals::{Hangup, Signals};
 use crate::reason::Unreachable;
 
 use print::{Decoder, Printer};
@@ -65,7 +65,7 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
     let targets = config.server.resolve().map_err(|error| line(&error))?;
     let listener = Listener::open(&config.listen, &Default::default());
     let listener = listener.map_err(|error| line(&error))?;
-    let signals = Signals::install(false, false).map_err(|error| line(&error))?;
+    let signals = Signals::install(false, Hangup::Unchanged).map_err(|error| line(&error))?;
     provide_descriptors();
     let poller = Poller::new().map_err(|error| line(&error))?;
     // Fails for a file, which has no reader that could go.
