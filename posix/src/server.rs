@@ -132,7 +132,11 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let slots: Vec<ClientSlot> = sizes.slots().collect();
     let mut table = new_table(&mut table_memory, layout)?;
     let max_ttl = u32::try_from(config.max_lifetime.as_millis()).unwrap_or(u32::MAX);
-    keeping.restore(&mut table, max_ttl, started)?;
+    if started.has_predecessor() {
+        keeping.skip();
+    } else {
+        keeping.restore(&mut table, max_ttl, started)?;
+    }
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,

@@ -7,6 +7,8 @@ pub mod bytes;
 pub mod c;
 pub mod chain;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod handover;
 pub mod handshake;
 pub mod lan;
 pub mod load;

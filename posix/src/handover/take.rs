@@ -91,11 +91,14 @@ pub(crate) fn take_over<M: Movable>(
         started.warn(&format!("the pid file has another process's number: {error}"));
     }
     let pid = predecessor.pid;
+    let died = if died { ", which has died" } else { "" };
     started.info(format_args!(
-        "took over from process {pid}{}: {sessions} sessions, {clients} clients, of which \
-         {refused} found no place and were closed",
-        if died { ", which has died" } else { "" }
+        "took over from process {pid}{died}: {sessions} sessions, {clients} clients"
     ));
+    if refused > 0 {
+        started
+            .info(format_args!("warning: closed {refused} of these clients: they exceed -maxconn"));
+    }
     Ok(())
 }
 

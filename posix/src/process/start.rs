@@ -306,6 +306,11 @@ impl Started {
         self.door.take()
     }
 
+    /// Whether there is a server to take over from.
+    pub(crate) fn has_predecessor(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
     /// The server to take over from. Can be taken once.
     pub(crate) fn take_predecessor(&mut self) -> Option<Predecessor> {
         self.predecessor.take()

@@ -80,6 +80,17 @@ impl Keeping {
         Ok(())
     }
 
+    /// Starts with the sessions of a running server instead of the file's. The file is removed unless it is
+    /// written anew: it is older than those sessions.
+    pub(crate) fn skip(&self) {
+        if let Some(Kept { config, .. }) =
+            self.0.as_ref().filter(|kept| kept.config.every.is_none())
+        {
+            // If that fails, so does the end of this server, which says why.
+            let _ = rustix::fs::unlink(&config.path);
+        }
+    }
+
     /// When there is something to write.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.0.as_ref()?.keeper.deadline()
