@@ -117,9 +117,10 @@ impl Channel {
         let received = loop {
             match net::recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Ok(received) => break received,
-                Err(Errno::INTR) => {}
+                // The peer has closed its end without reading all that it was sent. This is reported once,
+                // before what it has sent.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Received::Nothing),
-                Err(Errno::CONNRESET) => return Ok(Received::Ended),
                 Err(error) => return Err(error.into()),
             }
         };

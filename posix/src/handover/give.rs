@@ -168,15 +168,18 @@ impl Waiting {
                 return Err(Failure::System("accept a successor", error));
             }
         };
-        let uid = channel.peer_uid().map_err(|error| Failure::System("identify it", error))?;
+        let uid = channel.peer_uid();
+        let watched = poller.add_fd(channel.as_fd(), CHANNEL_KEY, Interest::READ);
+        // From here on it gets the reason if it is refused.
+        self.stage = Stage::Hello(channel);
+        watched.map_err(cannot)?;
+        let uid = uid.map_err(|error| Failure::System("identify it", error))?;
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return Err(Failure::User(uid));
         }
-        poller.add_fd(channel.as_fd(), CHANNEL_KEY, Interest::READ).map_err(cannot)?;
         // One at a time: others wait in the queue.
         let _ = poller.modify_fd(self.door.as_fd(), DOOR_KEY, Interest::NONE);
         self.deadline = Some(now.after(HELLO_TIMEOUT));
-        self.stage = Stage::Hello(channel);
         Ok(())
     }
 

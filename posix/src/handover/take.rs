@@ -169,8 +169,12 @@ impl Predecessor {
         let deadline = Moment::now() + WELCOME_TIMEOUT;
         let hello = Packet::new(&mut buffers.outgoing, Kind::Hello)
             .field(tag::BUILD, &[env!("CARGO_PKG_VERSION").as_bytes()]);
-        let bytes = hello.bytes().unwrap_or_default();
-        channel.send(bytes, &[], deadline).map_err(Failure::of(STEP))?;
+        // If that fails because it has refused already, it says why.
+        let sent = channel.send(hello.bytes().unwrap_or_default(), &[], deadline);
+        match sent.map_err(Failure::of(STEP)) {
+            Ok(()) | Err(Failure::Ended(_)) => {}
+            Err(failure) => return Err(failure),
+        }
         let len = receive(&channel, &mut buffers, deadline, STEP)?;
         let Buffers { incoming, fds, .. } = &mut *buffers;
         let message = parse(&incoming[..len], Kind::Welcome, STEP)?;
