@@ -27,7 +27,7 @@ struct ProgramOptions {
     required: &'static [&'static str],
 }
 
-const SWITCHES: &[&str] = &["daemon", "killable"];
+const SWITCHES: &[&str] = &["daemon", "killable", "nosandbox"];
 
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
@@ -45,6 +45,8 @@ const SERVER: ProgramOptions = ProgramOptions {
         ("mintimeout", "7d"),
         ("progress", "1"),
         ("user", "nobody"),
+        ("allowuid", "nobody"),
+        ("allowgid", "12345"),
         ("sockowner", "nobody"),
         ("sockgroup", "0"),
         ("sockperms", "660"),
@@ -68,6 +70,8 @@ const SERVER: ProgramOptions = ProgramOptions {
         ("progress", "x"),
         ("sockperms", "888"),
         ("sockperms", "1777"),
+        ("allowuid", "no-such-user"),
+        ("allowgid", "4294967295"),
     ],
     required: &["-listen", "IP:127.0.0.1:0"],
 };
@@ -89,6 +93,8 @@ const CLIENT: ProgramOptions = ProgramOptions {
         ("maxconn", "10"),
         ("reqtimeout", "0"),
         ("user", "nobody"),
+        ("allowuid", "nobody"),
+        ("allowgid", "12345"),
         ("sockowner", "nobody"),
         ("sockgroup", "0"),
         ("sockperms", "660"),
@@ -115,7 +121,7 @@ const SNOOP: ProgramOptions = ProgramOptions {
     name: "dc_snoop",
     path: env!("CARGO_BIN_EXE_dc_snoop"),
     command: &programs::DC_SNOOP,
-    switches: &["full"],
+    switches: &["full", "nosandbox"],
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),

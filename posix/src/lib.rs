@@ -53,8 +53,8 @@
 //!
 //! Everything that can fail happens before the first turn, in this order: parse the options, close
 //! inherited descriptors that no option names, bind and listen, set owner and mode of UNIX sockets,
-//! detach, write the pid file, change the user, allocate, start the resolvers. The loop itself
-//! allocates nothing.
+//! detach, write the pid file, change the user, start the resolvers, allocate, enter the sandbox. The
+//! loop itself allocates nothing.
 //!
 //! # The parts
 //!
@@ -64,12 +64,12 @@
 //! - [`seal_keys`]: the key file of sealed sessions.
 //!
 //! With `daemon`:
-//! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers on another
-//!   thread), `spare_fd` (descriptors kept in reserve).
+//! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers in another
+//!   process), `spare_fd` (descriptors kept in reserve).
 //! - `event_loop`: sockets, datagrams, connections to servers and the turn, for every machine alike.
 //! - `server`, `proxy`, `snoop`, `check`, `load`: what each program runs. `dc_server` runs `server`,
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
-//! - `process`: start, detach, pid file, user, signals, limits, log lines.
+//! - `process`: start, detach, pid file, user, sandbox, signals, limits, log lines.
 //! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
 //! - `memory`, `clock`: one mapping that a machine divides among its parts; the time of a turn.
 //!

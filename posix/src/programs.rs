@@ -191,7 +191,7 @@ pub const DC_CLIENT: Command = Command {
 /// The observer.
 pub const DC_SNOOP: Command = Command {
     name: "dc_snoop",
-    synopsis: "-listen addr -server addr [-full]",
+    synopsis: "-listen addr -server addr [options]",
     about: "Passes bytes both ways unchanged and prints a line for each message that goes by: \
             time, connection, direction, operation, uid, id, sizes, status, time it took.",
     groups: &[&Group {
@@ -203,6 +203,7 @@ pub const DC_SNOOP: Command = Command {
                 &["full"],
                 "print whole ids, and payloads: they are the secrets of TLS sessions",
             ),
+            program::NOSANDBOX,
         ],
     }],
     notes: &[

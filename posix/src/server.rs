@@ -149,6 +149,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let mut handover = Handover::start(started, &event_loop)?;
     handover::take_over(started, &mut event_loop, &mut handover, max_ttl)
         .map_err(RunError::Handover)?;
+    started.enter_sandbox();
     started.ready();
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();

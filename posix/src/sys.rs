@@ -4,6 +4,8 @@
 pub(crate) mod close;
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+mod peer;
+mod process;
 
 use std::ffi::{CString, c_int};
 use std::io;
@@ -13,6 +15,9 @@ use std::ptr;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+pub(crate) use self::peer::{peer_groups, peer_user};
+pub(crate) use self::process::close_all_but;
 
 /// Registers `fd` with `poller`, level-triggered.
 #[cfg(any(test, all(feature = "daemon", not(target_os = "linux"))))]

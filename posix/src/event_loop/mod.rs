@@ -42,7 +42,7 @@ const ACCEPT_PAUSE: u64 = 100;
 /// Bytes read and discarded from a connection that is being closed.
 const DISCARD_LEN: usize = 1 << 14;
 
-// Keys of the poller: signals, then listeners, then servers, then clients.
+// Keys of the poller: signals, then listeners, then servers, then their resolvers, then clients.
 const SIGNALS_KEY: usize = 0;
 const LISTENERS_KEY: usize = 1;
 
@@ -60,6 +60,7 @@ pub(crate) struct EventLoop<M> {
     /// By the number of the server.
     upstreams: Vec<upstream::Connection>,
     spare_fd: SpareFd,
+    denied: Denied,
     /// When to accept again after accepting has failed.
     accept_at: Option<Instant>,
     /// When to stop waiting for clients; set by the signal to end.
@@ -67,6 +68,14 @@ pub(crate) struct EventLoop<M> {
     /// A signal has asked to read files again.
     reload: bool,
     discard_buf: Box<[u8]>,
+}
+
+/// Connections of users and groups that are not allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Denied {
+    pub(crate) count: u64,
+    /// The user of the last one, if the system tells.
+    pub(crate) uid: Option<u32>,
 }
 
 struct Source {
@@ -105,6 +114,7 @@ impl<M: Machine> EventLoop<M> {
             datagrams,
             upstreams: Vec::new(),
             spare_fd: SpareFd::new()?,
+            denied: Denied::default(),
             accept_at: None,
             drain_deadline: None,
             reload: false,
@@ -140,16 +150,18 @@ impl<M: Machine> EventLoop<M> {
             self.handle_signals(now);
         }
         let (servers, clients) = (self.servers_key(), self.clients_key());
+        let resolvers = servers + self.upstreams.len();
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
                 key if key < servers => {
                     accept |= !self.receive_datagrams(now, key - LISTENERS_KEY);
                 }
-                key if key < clients => {
+                key if key < resolvers => {
                     let key = self.upstreams[key - servers].handle_event(event);
                     self.handle_peer_event(now, key.map(Peer::Server), event);
                 }
+                key if key < clients => self.upstreams[key - resolvers].handle_resolver_event(),
                 key => {
                     let client = self.clients.get(key - clients).and_then(Option::as_ref);
                     let peer = client.map(|client| Peer::Client(client.key));
@@ -180,9 +192,15 @@ impl<M: Machine> EventLoop<M> {
         std::mem::take(&mut self.reload)
     }
 
-    /// The number of connections that were refused because no descriptor was left.
+    /// The number of connections that were refused because no descriptor was left, or because of who
+    /// made them.
     pub(crate) fn refused(&self) -> u64 {
-        self.spare_fd.refused()
+        self.spare_fd.refused() + self.denied.count
+    }
+
+    /// The connections that were refused because of who made them.
+    pub(crate) fn denied(&self) -> Denied {
+        self.denied
     }
 
     /// The connections to servers, in the order of their numbers.
@@ -195,7 +213,7 @@ impl<M: Machine> EventLoop<M> {
     }
 
     fn clients_key(&self) -> usize {
-        self.servers_key() + self.upstreams.len()
+        self.servers_key() + 2 * self.upstreams.len()
     }
 
     /// Whether a listener has a stream that no event announces.
@@ -263,7 +281,10 @@ impl<M: Machine> EventLoop<M> {
         for _ in 0..ACCEPTS_PER_TURN {
             let listener = &self.listeners[number].listener;
             match listener.accept() {
-                Ok(Some(stream)) => self.accept_one(now, stream),
+                Ok(Some(stream)) => match listener.admits(&stream) {
+                    Ok(()) => self.accept_one(now, stream),
+                    Err(uid) => self.denied = Denied { count: self.denied.count + 1, uid },
+                },
                 Ok(None) => return,
                 Err(error) if self.spare_fd.applies_to(&error) => {
                     self.spare_fd.refuse_one(listener);

@@ -5,7 +5,7 @@ use distcache_core::Counters;
 use distcache_core::machine::Machine;
 use distcache_core::time::Instant;
 
-use crate::event_loop::EventLoop;
+use crate::event_loop::{Denied, EventLoop};
 use crate::process::start::Started;
 
 /// The least time between two reports, in milliseconds: clients decide how often there is a reason.
@@ -88,6 +88,14 @@ pub(crate) fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
         "{accepted} clients accepted, {refused} refused; closed: {malformed} malformed, {idle} idle, \
          {stalled} stalled"
     ));
+    let Denied { count, uid } = event_loop.denied();
+    if count > 0 {
+        let what = "of these refused by -allowuid and -allowgid";
+        match uid {
+            Some(uid) => started.info(format_args!("{count} {what}; the last one was user {uid}")),
+            None => started.info(format_args!("{count} {what}")),
+        }
+    }
     event_loop.report_datagrams(started);
 }
 

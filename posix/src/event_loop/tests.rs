@@ -16,6 +16,7 @@ use rustix::process::{Signal as Number, getpid, kill_process};
 
 use super::*;
 use crate::net::listener::Ownership;
+use crate::net::resolver::Resolver;
 use crate::process::signals::Hangup;
 use crate::testing::{Dir, in_child};
 
@@ -63,7 +64,7 @@ pub(super) fn connect_server(event_loop: &mut EventLoop<OwnedProxy>) -> Stream {
     let (_dir, address) = place();
     let address = address.parse().unwrap();
     let server = Listener::open(&address, &Ownership::default()).unwrap();
-    event_loop.set_servers(&[address]).unwrap();
+    event_loop.set_servers(vec![Resolver::new(&address, false).unwrap()]).unwrap();
     event_loop.connect_servers(event_loop.now());
     server.accept().unwrap().expect("a connection from the proxy")
 }

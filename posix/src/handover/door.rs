@@ -119,7 +119,7 @@ impl Door {
         self.owned = owned;
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -1,8 +1,8 @@
 //! Starting a daemon: everything that can fail, in the order that lets it drop privileges.
 //!
 //! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
-//! file, change the user. Then the program allocates its memory, reports that it is ready, and enters
-//! its loop.
+//! file, change the user. Then the program allocates its memory, enters the
+//! [sandbox](crate::process::sandbox), reports that it is ready, and enters its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -14,10 +14,11 @@ use rustix::fs::Mode;
 
 use crate::handover::{Door, Predecessor, TakeError};
 use crate::net::address::Address;
-use crate::net::listener::{ListenError, Listener, Ownership};
+use crate::net::listener::{Allowed, ListenError, Listener, Ownership};
 use crate::process::accounts;
 use crate::process::limits;
 use crate::process::log;
+use crate::process::sandbox::{self, Extra, Permit};
 use crate::process::signals::{Hangup, Signals};
 use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
@@ -46,6 +47,8 @@ pub struct Startup {
     pub inherits: Vec<Address>,
     /// Owner, group and mode of UNIX sockets.
     pub ownership: Ownership,
+    /// Who may connect to UNIX sockets.
+    pub allowed: Allowed,
     /// Whether to detach from the terminal.
     pub daemon: bool,
     /// The path of the pid file.
@@ -59,6 +62,8 @@ pub struct Startup {
     /// Whether it has files that SIGHUP makes it read again. Otherwise SIGHUP is ignored with `daemon`,
     /// and unchanged without.
     pub reloads: bool,
+    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    pub sandbox: bool,
 }
 
 /// Why a daemon cannot start.
@@ -68,6 +73,8 @@ pub enum StartError {
     Activation(ActivationError),
     /// Listening failed.
     Listen(ListenError),
+    /// Users or groups are allowed, and no listener is a UNIX socket.
+    NoUsers,
     /// Detaching from the terminal failed.
     Detach(DetachError),
     /// The pid file could not be created.
@@ -85,6 +92,10 @@ impl fmt::Display for StartError {
         match self {
             Self::Activation(error) => error.fmt(f),
             Self::Listen(error) => error.fmt(f),
+            Self::NoUsers => f.write_str(
+                "-allowuid and -allowgid apply to UNIX sockets, and it listens on none; leave them \
+                 out, or give -listen UNIX:/path",
+            ),
             Self::Detach(error) => error.fmt(f),
             Self::PidFile(error) => error.fmt(f),
             Self::User(error) => error.fmt(f),
@@ -97,7 +108,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Activation(_) => None,
+            Self::Activation(_) | Self::NoUsers => None,
             Self::Listen(error) => error.source(),
             Self::Detach(error) => error.source(),
             Self::PidFile(error) => error.source(),
@@ -117,6 +128,12 @@ pub struct Started {
     detached: Option<Detached>,
     foreground: bool,
     addresses: Vec<String>,
+    /// What the sandbox permits; `None` for no sandbox.
+    permit: Option<Permit>,
+    /// The user that was switched to.
+    user: Option<String>,
+    /// The files that are removed at the end.
+    files: Vec<PathBuf>,
     _pid_file: Option<PidFile>,
     door: Option<Door>,
     predecessor: Option<Predecessor>,
@@ -136,7 +153,8 @@ impl Startup {
         }
         sys::close_inherited(&self.named_descriptors(passed.clone()));
         let mut predecessor = self.find_predecessor().map_err(StartError::Handover)?;
-        let listeners = self.open(passed, &mut predecessor)?;
+        let mut listeners = self.open(passed, &mut predecessor)?;
+        self.allow(&mut listeners)?;
         for warning in listeners.iter().flat_map(Listener::warnings) {
             warn(self.name, warning);
         }
@@ -158,6 +176,9 @@ impl Startup {
             signals: None,
             detached,
             foreground: !self.daemon,
+            permit: self.sandbox.then(Permit::default),
+            user: self.user.clone(),
+            files: Vec::new(),
             _pid_file: None,
             door: None,
             predecessor,
@@ -235,6 +256,16 @@ impl Startup {
         listen.iter().map(open).collect()
     }
 
+    /// Restricts who may connect to the listeners that are UNIX sockets.
+    fn allow(&self, listeners: &mut [Listener]) -> Result<(), StartError> {
+        if self.allowed.is_everyone() {
+            return Ok(());
+        }
+        let restricted =
+            listeners.iter_mut().filter_map(|listener| listener.allow(&self.allowed).then_some(()));
+        if restricted.count() == 0 { Err(StartError::NoUsers) } else { Ok(()) }
+    }
+
     fn finish(&self, started: &mut Started) -> Result<(), StartError> {
         let signals = Signals::install(self.killable, self.hangup());
         started.signals = Some(signals.map_err(StartError::Signals)?);
@@ -252,7 +283,14 @@ impl Startup {
         }
         if let Some(user) = &self.user {
             process::change_user(user).map_err(StartError::User)?;
-            warn_of_leftovers(user, started);
+        }
+        let sockets = started.listeners.iter().filter_map(Listener::path);
+        let files = sockets.chain(started._pid_file.as_ref().map(PidFile::path));
+        started.files = files.map(Path::to_owned).collect();
+        #[cfg(target_os = "linux")]
+        if let Some(door) = &started.door {
+            started.files.push(door.path().to_owned());
+            started.permit(|permit| permit.extra(Extra::MemoryFiles));
         }
         Ok(())
     }
@@ -286,6 +324,52 @@ impl Started {
             self.warn(&format!(
                 "only {allowed} descriptors: about {enough} clients instead of {clients}; raise \
                  ulimit -n"
+            ));
+        }
+    }
+
+    /// Whether it will enter the sandbox.
+    pub(crate) fn is_sandboxed(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Asks to keep something in the sandbox; `ask` is not called if there will be none.
+    pub fn permit(&mut self, ask: impl FnOnce(&mut Permit)) {
+        if let Some(permit) = &mut self.permit {
+            ask(permit);
+        }
+    }
+
+    /// Enters the sandbox, unless `-nosandbox` was given. Prints a warning if it is incomplete.
+    ///
+    /// Call it when all that needs more has been done: files, memory, other processes.
+    pub fn enter_sandbox(&mut self) {
+        let permit = self.permit.take();
+        let dropped = permit.as_ref().map(|_| sandbox::drop_privileges());
+        if self.user.is_some() || (permit.is_some() && rustix::process::geteuid().is_root()) {
+            self.warn_of_leftovers();
+        }
+        let restricted = permit.map(|mut permit| {
+            self.files.iter().for_each(|path| permit.remove(path));
+            permit.restrict()
+        });
+        for missing in [dropped, restricted].into_iter().flatten().filter_map(Result::err) {
+            self.warn(&missing.to_string());
+        }
+    }
+
+    /// Warns of files that this process cannot remove at the end.
+    fn warn_of_leftovers(&self) {
+        let user = match &self.user {
+            Some(user) => format!("user '{user}'"),
+            None => "root without its capabilities".to_owned(),
+        };
+        for path in self.files.iter().filter(|path| !process::can_remove(path)) {
+            let dir = path.parent().unwrap_or(path).display();
+            self.warn(&format!(
+                "{} cannot be removed at the end: {user} may not do so in {dir}; use a directory \
+                 of that user's own, such as /run/distcache",
+                path.display(),
             ));
         }
     }
@@ -356,21 +440,6 @@ impl Started {
 /// The number of a user; `None` if there is no such user, which is reported later.
 fn user_id(name: &str) -> Option<u32> {
     accounts::account(name).ok().map(|account| account.uid)
-}
-
-/// Warns of files that `user` cannot remove at the end.
-fn warn_of_leftovers(user: &str, started: &Started) {
-    let sockets = started.listeners.iter().filter_map(Listener::path);
-    for path in sockets.chain(started._pid_file.as_ref().map(PidFile::path)) {
-        if !process::can_remove(path) {
-            let dir = path.parent().unwrap_or(path).display();
-            started.warn(&format!(
-                "{} cannot be removed at the end: user '{user}' may not do so in {dir}; use a \
-                 directory of that user's own, such as /run/distcache",
-                path.display()
-            ));
-        }
-    }
 }
 
 fn warn(name: &str, line: &str) {

@@ -14,6 +14,7 @@ use crate::event_loop::report::{Report, Reporter};
 use crate::memory::{BUFFER_LEN, Memory};
 use crate::net::address::Address;
 use crate::net::poller::Events;
+use crate::net::resolver::Resolver;
 use crate::process::start::Started;
 use crate::server::{RunError, allocate};
 use crate::trim::Trim;
@@ -45,7 +46,7 @@ pub struct Config {
 
 /// Forwards requests until a signal ends it, or no client is left and none can come any more.
 ///
-/// All memory is allocated before the start is reported. From then on only the resolvers' threads
+/// All memory is allocated before the start is reported. From then on only the resolvers' processes
 /// allocate, for servers whose addresses are names.
 ///
 /// # Errors
@@ -56,6 +57,9 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let count = config.servers.len();
+    // Before there is memory for them to inherit.
+    let resolver = |address| Resolver::new(address, started.is_sandboxed());
+    let resolvers = config.servers.iter().map(resolver).collect::<Result<_, _>>()?;
     let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(config.clients, count) };
     let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
     let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
@@ -75,7 +79,9 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, count);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(proxy, config.clients, listeners, signals)?;
-    event_loop.set_servers(&config.servers)?;
+    event_loop.set_servers(resolvers)?;
+    started.permit(|permit| config.servers.iter().for_each(|server| permit.connect(server)));
+    started.enter_sandbox();
     run_loop(config, event_loop, started)
 }
 

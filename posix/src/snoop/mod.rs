@@ -26,6 +26,7 @@ use crate::net::poller::{Event, Events, Interest, Poller, Watched};
 use crate::net::spare_fd::{self, SpareFd};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
+use crate::process::sandbox::Permit;
 use crate::process::signals::{Hangup, Signals};
 use crate::reason::Unreachable;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub server: Address,
     /// Whether to print payloads too. They contain secrets.
     pub full: bool,
+    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    pub sandbox: bool,
 }
 
 /// Forwards until a signal ends it, until no client is left and none can come any more, or until the
@@ -86,6 +89,9 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
         count: 0,
         targets,
     };
+    if config.sandbox {
+        enter_sandbox(&listener, &snoop.targets);
+    }
     snoop.run(&listener, &signals).map_err(|error| line(&error))
 }
 
@@ -100,6 +106,18 @@ fn provide_descriptors() {
             "dc_snoop: warning: only {allowed} descriptors: about {enough} connections instead of \
              {CONNECTIONS_MAX}; raise ulimit -n"
         );
+    }
+}
+
+/// Keeps what forwarding to `targets` needs, and the removal of the listener's socket.
+fn enter_sandbox(listener: &Listener, targets: &Targets) {
+    let mut permit = Permit::default();
+    targets.iter().for_each(|target| permit.connect_to(target));
+    if let Some(path) = listener.path() {
+        permit.remove(path);
+    }
+    if let Err(missing) = permit.enter() {
+        let _ = writeln!(io::stderr(), "dc_snoop: warning: {missing}");
     }
 }
 

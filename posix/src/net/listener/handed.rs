@@ -54,7 +54,7 @@ impl Listener {
         } else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        Ok(Self { source, given, address: bound, warnings: Vec::new() })
+        Ok(Self { source, given, address: bound, warnings: Vec::new(), allowed: None })
     }
 
     /// Says whether this process removes the path of its UNIX socket.

@@ -1,5 +1,6 @@
 //! Listening sockets: sources of streams and datagrams.
 
+mod allowed;
 #[cfg(all(feature = "daemon", target_os = "linux"))]
 mod handed;
 mod path;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, sockopt};
 
-#[cfg(all(feature = "daemon", target_os = "linux"))]
+pub use self::allowed::Allowed;
 use self::path::BoundPath;
 pub(crate) use self::path::take_turn;
 use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
@@ -46,6 +47,8 @@ pub struct Listener {
     given: String,
     address: String,
     warnings: Vec<String>,
+    /// Who may connect; `None` for everyone.
+    allowed: Option<Allowed>,
 }
 
 #[derive(Debug)]
@@ -130,7 +133,7 @@ impl Listener {
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
-        Ok(Self { source, given, address, warnings })
+        Ok(Self { source, given, address, warnings, allowed: None })
     }
 
     /// Settings that have no effect here, a line each.
@@ -157,6 +160,20 @@ impl Listener {
             Source::Given(stream) => Ok(stream.take()),
             Source::Datagrams(_) => Ok(None),
         }
+    }
+
+    /// Restricts who may connect, if this is a UNIX socket; else returns false.
+    pub fn allow(&mut self, allowed: &Allowed) -> bool {
+        let is_unix = matches!(self.source, Source::Socket { tcp: false, .. });
+        if is_unix {
+            self.allowed = Some(allowed.clone());
+        }
+        is_unix
+    }
+
+    /// Whether a stream that it has accepted is served; if not, the user id of its peer, if known.
+    pub(crate) fn admits(&self, stream: &Stream) -> Result<(), Option<u32>> {
+        self.allowed.as_ref().map_or(Ok(()), |allowed| allowed.admits(stream))
     }
 
     /// Whether it receives datagrams instead of accepting streams.
