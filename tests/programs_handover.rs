@@ -48,10 +48,6 @@ fn serves(address: &str) {
     assert_eq!(RawClient::connect(address).ask(&have(1, b"nobody's")), status(1, HAVE, 1));
 }
 
-fn descriptors(program: &Program) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", program.pid())).expect("it runs").count()
-}
-
 fn id(number: usize) -> Vec<u8> {
     format!("session number {number}").into_bytes()
 }

@@ -41,6 +41,7 @@ const SERVER: ProgramOptions = ProgramOptions {
         ("maxconn", "10"),
         ("idle", "1m"),
         ("reqtimeout", "0"),
+        ("handover", "/nowhere/door"),
         ("maxtimeout", "7d"),
         ("mintimeout", "7d"),
         ("progress", "1"),

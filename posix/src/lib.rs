@@ -71,6 +71,7 @@
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
 //! - `process`: start, detach, pid file, user, sandbox, signals, limits, log lines.
 //! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
+//! - `handover`: one server takes the place of another, with its sockets, clients and sessions.
 //! - `memory`, `clock`: one mapping that a machine divides among its parts; the time of a turn.
 //!
 //! `sys` holds all `unsafe` code: system calls that neither `std` nor `rustix` offers as safe
@@ -87,7 +88,8 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "daemon")]
 mod event_loop;
-#[cfg(all(feature = "daemon", target_os = "linux"))]
+#[cfg(feature = "daemon")]
+#[cfg_attr(not(target_os = "linux"), path = "handover/unsupported.rs")]
 mod handover;
 #[cfg(feature = "daemon")]
 pub mod load;

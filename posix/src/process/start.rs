@@ -18,7 +18,7 @@ use crate::net::listener::{Allowed, ListenError, Listener, Ownership};
 use crate::process::accounts;
 use crate::process::limits;
 use crate::process::log;
-use crate::process::sandbox::{self, Extra, Permit};
+use crate::process::sandbox::{self, Permit};
 use crate::process::signals::{Hangup, Signals};
 use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
@@ -290,7 +290,7 @@ impl Startup {
         #[cfg(target_os = "linux")]
         if let Some(door) = &started.door {
             started.files.push(door.path().to_owned());
-            started.permit(|permit| permit.extra(Extra::MemoryFiles));
+            started.permit(|permit| permit.extra(sandbox::Extra::MemoryFiles));
         }
         Ok(())
     }
@@ -385,6 +385,7 @@ impl Started {
         (std::mem::take(&mut self.listeners), signals)
     }
 
+    #[cfg(target_os = "linux")]
     /// The socket for successors. Can be taken once, by the event loop.
     pub(crate) fn take_door(&mut self) -> Option<Door> {
         self.door.take()
@@ -395,16 +396,19 @@ impl Started {
         self.predecessor.is_some()
     }
 
+    #[cfg(target_os = "linux")]
     /// The server to take over from. Can be taken once.
     pub(crate) fn take_predecessor(&mut self) -> Option<Predecessor> {
         self.predecessor.take()
     }
 
+    #[cfg(target_os = "linux")]
     /// Its pid file.
     pub(crate) fn pid_file(&self) -> Option<&PidFile> {
         self._pid_file.as_ref()
     }
 
+    #[cfg(target_os = "linux")]
     /// Its pid file.
     pub(crate) fn pid_file_mut(&mut self) -> Option<&mut PidFile> {
         self._pid_file.as_mut()

@@ -44,6 +44,7 @@ pub struct Ownership {
 pub struct Listener {
     source: Source,
     /// As it was given.
+    #[cfg_attr(not(all(feature = "daemon", target_os = "linux")), allow(dead_code))]
     given: String,
     address: String,
     warnings: Vec<String>,
