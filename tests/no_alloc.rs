@@ -94,6 +94,7 @@ fn a_daemon() {
             min_lifetime: Duration::ZERO,
             max_lifetime: Duration::from_secs(86_400),
             progress: 50,
+            state: None,
         };
         server::run(&config, running).unwrap();
     } else {
@@ -106,6 +107,7 @@ fn a_daemon() {
             server_patience: PATIENCE,
             retry: 50,
             min_ttl: 0,
+            seal: None,
         };
         proxy::run(&config, running).unwrap();
     }

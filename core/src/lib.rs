@@ -93,6 +93,8 @@
 //!
 //!  table    buffer  slots  memory             sessions, bytes and connections in fixed memory
 //!
+//!  seal                                       sessions that a cache cannot read
+//!
 //!  message  wire                              requests and answers, and their bytes
 //!  id  time
 //! ```
@@ -103,6 +105,7 @@
 //! - [`proxy`]: a [`Proxy`] has many clients and one connection to each of a few servers.
 //! - [`client`]: a [`Connection`](client::Connection) makes one request at a time. [`snoop`]: reads
 //!   along. [`sessiond`]: stunnel's protocol in terms of this one's requests.
+//! - [`seal`]: encrypts sessions, so that caches store what they cannot read.
 //!
 //! # Bytes, time and memory
 //!
@@ -146,10 +149,12 @@ pub mod machine;
 pub mod memory;
 pub mod message;
 pub mod proxy;
+pub mod seal;
 pub mod server;
 pub mod sessiond;
 pub mod slots;
 pub mod snoop;
+pub mod state;
 pub mod table;
 pub mod time;
 pub mod wire;

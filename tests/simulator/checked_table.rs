@@ -5,12 +5,14 @@
 //! lifetime class when an ADD needed room, and then no more sessions than needed are missing.
 
 use crate::oracle::Oracle;
+use crate::sealed;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
 use distcache_core::server::Store;
 use distcache_core::table::{Layout, Line, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
+use distcache_testing::random::Random;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -33,6 +35,10 @@ pub struct CheckedTable<'m> {
     /// How many sessions have been stored.
     count: u64,
     oracle: Rc<RefCell<Oracle>>,
+    /// All sessions must be sealed.
+    pub sealed: bool,
+    /// It lies about them, as this decides.
+    pub lies: Option<Random>,
 }
 
 /// Returns how many blocks of 256 bytes a session takes. The first one holds 16 bytes of the
@@ -66,7 +72,8 @@ impl<'m> CheckedTable<'m> {
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
         let table = Table::in_memory(layout, key, memory).expect("enough memory");
-        Self { server, table, layout, model: BTreeMap::new(), count: 0, oracle }
+        let (model, sealed, lies) = (BTreeMap::new(), false, None);
+        Self { server, table, layout, model, count: 0, oracle, sealed, lies }
     }
 
     /// Returns when a session expires, chosen by `number` modulo their count.
@@ -94,7 +101,17 @@ impl<'m> CheckedTable<'m> {
     }
 
     fn record(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
-        self.oracle.borrow_mut().record_execution(self.server, op, id.bytes(), add, answer);
+        let mut oracle = self.oracle.borrow_mut();
+        if !self.sealed {
+            return oracle.record_execution(self.server, op, id.bytes(), add, answer);
+        }
+        let opened = add.map(|(ttl, session)| (ttl, sealed::open(id.bytes(), session)));
+        let add = opened.as_ref().map(|(ttl, session)| (*ttl, &**session));
+        let answer = match answer.len() {
+            1 => (answer, None),
+            _ => (sealed::open(id.bytes(), &answer), Some(sealed::expires(&answer))),
+        };
+        oracle.record_sealed_execution(self.server, op, id.bytes(), add, answer);
     }
 
     fn live(&mut self, now: Instant, id: Id<'_>) -> Option<&Stored> {
@@ -129,6 +146,16 @@ impl<'m> CheckedTable<'m> {
             needed |= full || room > self.layout.blocks();
         }
         assert!(needed, "a session was evicted although there was room");
+    }
+
+    /// What it returns instead of a session, if it lies.
+    fn lie(&mut self, id: Id<'_>, session: &[u8]) -> Option<Vec<u8>> {
+        let honest = !self.sealed || self.oracle.borrow().lies_are_over;
+        let random = self.lies.as_mut().filter(|_| !honest)?;
+        let number = random.below(self.model.len());
+        let other = self.model.iter().nth(number).filter(|(other, _)| ***other != *id.bytes());
+        let lies = random.below(3) > 0;
+        lies.then(|| sealed::lie(random, session, other.map(|(_, stored)| &*stored.session)))
     }
 
     fn expect_room(&self, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
@@ -191,9 +218,15 @@ impl Store for CheckedTable<'_> {
         if let Some(session) = expected.as_ref().filter(|_| fits) {
             assert_eq!(out[..session.len()], **session, "GET of {id:02x?}: other bytes");
         }
-        if fits {
-            self.record(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
+        if !fits {
+            return len;
         }
+        if let Some(lie) = expected.as_ref().and_then(|session| self.lie(id, session)) {
+            self.record(Op::Get, id, None, status(Status::NOT_OK));
+            out[..lie.len()].copy_from_slice(&lie);
+            return Some(lie.len());
+        }
+        self.record(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
         len
     }
 

@@ -4,6 +4,7 @@
 
 use crate::cluster::{self, SERVERS_MAX};
 use crate::request::Dialect;
+use crate::sealed;
 use distcache_core::table::Layout;
 use distcache_core::{Limits, proxy};
 use distcache_testing::memory::limits;
@@ -158,6 +159,10 @@ pub struct Plan {
     pub copies: u8,
     /// Whether no fault may lose a session.
     pub durable: bool,
+    /// Whether the proxies in front of the servers seal sessions.
+    pub sealed: bool,
+    /// The servers that lie about sealed sessions, one bit each.
+    pub liars: usize,
     /// The only server that faults hit, if there is such a one.
     pub victim: Option<usize>,
     /// A server that stops for good, without other faults.
@@ -227,6 +232,8 @@ impl Plan {
             servers,
             copies: if cluster { pick(random, &[1, 2, 2]) } else { 1 },
             durable: false,
+            sealed: false,
+            liars: 0,
             victim: None,
             stuck: None,
             layout: Layout::new(sessions, bytes).expect("a valid size"),
@@ -253,6 +260,8 @@ impl Plan {
         if cluster {
             plan.use_cluster(random);
         }
+        // Nothing else depends on what this draws.
+        sealed::seal(&mut plan, &mut random.clone());
         plan.adapt_clients();
         plan
     }

@@ -7,6 +7,8 @@ pub mod bytes;
 pub mod c;
 pub mod chain;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod handover;
 pub mod handshake;
 pub mod lan;
 pub mod load;
@@ -17,6 +19,7 @@ pub mod random;
 pub mod raw_client;
 pub mod rig;
 pub mod scripted;
+pub mod secret;
 pub mod sessiond;
 pub mod start;
 pub mod store;

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::Rejected;
 use crate::clients::Limits;
 use crate::time::millis;
 
@@ -73,7 +74,8 @@ pub struct Traffic {
     /// Requests of clients.
     pub requests: u64,
     /// Requests answered by a server, or with
-    /// [`Status::UNSUPPORTED`](crate::message::Status::UNSUPPORTED).
+    /// [`Status::UNSUPPORTED`](crate::message::Status::UNSUPPORTED), or refused because their session
+    /// cannot be sealed.
     pub answered: u64,
     /// Requests answered with [`Status::DISCONNECTED`](crate::message::Status::DISCONNECTED), because
     /// no server was reachable.
@@ -88,4 +90,6 @@ pub struct Traffic {
     pub losses: u64,
     /// Connections to servers that the proxy gave up; see [`GivenUp`](super::GivenUp).
     pub given_up: u64,
+    /// Sessions that servers returned and that do not open.
+    pub rejected: Rejected,
 }

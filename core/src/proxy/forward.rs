@@ -1,6 +1,7 @@
 //! From clients to servers: admit a request, route it to a server, send it.
 
 use super::in_flight::{Aim, InFlight};
+use super::seal::Sealing;
 use super::upstream::{Upstream, hash};
 use super::{Blocked, Memory, Proxy, count};
 use crate::machine::Peer;
@@ -100,6 +101,14 @@ impl<M: Memory> Proxy<M> {
         if !conn.outbox.reserve(pool) {
             return Start::NoBuffer;
         }
+        let wire = self.sealing.as_ref().map(|_| conn.inbox.bytes(pool));
+        if let Some(status) = wire.and_then(|wire| Sealing::refusal(&request, wire)) {
+            count(&mut self.traffic.requests);
+            count(&mut self.traffic.answered);
+            self.write_status(key, &request.header, status);
+            self.free_client(now, key, request.wire_len);
+            return Start::Done;
+        }
         let Route::Server(number) = route else {
             count(&mut self.traffic.requests);
             count(&mut self.traffic.disconnected);
@@ -107,7 +116,9 @@ impl<M: Memory> Proxy<M> {
             self.free_client(now, key, request.wire_len);
             return Start::Done;
         };
-        let Ok(in_flight) = self.in_flight.insert(InFlight::new(now, key, request, id)) else {
+        let mut in_flight = InFlight::new(now, key, request, id);
+        in_flight.is_sealed = self.sealing.is_some();
+        let Ok(in_flight) = self.in_flight.insert(in_flight) else {
             return Start::Blocked(Blocked::ForInFlight);
         };
         conn.in_flight = Some(in_flight);
@@ -240,8 +251,12 @@ impl<M: Memory> Proxy<M> {
         // Compact the outbox first.
         server.outbox.space(pool);
         let envelope = Envelope::request(ticket, in_flight.op);
-        let written = pool.between(&conn.inbox, &server.outbox).and_then(|(wire, room)| {
-            write_request(&in_flight.request, wire, &envelope, self.terms.min_ttl, room)
+        let (request, min_ttl) = (&in_flight.request, self.terms.min_ttl);
+        let sealing = self.sealing.as_mut().filter(|_| in_flight.is_stored_sealed());
+        let between = pool.between(&conn.inbox, &server.outbox);
+        let written = between.and_then(|(wire, room)| match sealing {
+            Some(sealing) => sealing.write_request(now, request, wire, &envelope, min_ttl, room),
+            None => write_request(request, wire, &envelope, min_ttl, room),
         });
         let Some(len) = written else {
             return false;
@@ -250,7 +265,10 @@ impl<M: Memory> Proxy<M> {
         server.outbox.filled(pool, len);
         if self.terms.copies <= 1 {
             in_flight.is_kept = false;
-            conn.inbox.consume(pool, in_flight.request.wire_len);
+            in_flight.is_id_kept = in_flight.is_opened();
+            if !in_flight.is_id_kept {
+                conn.inbox.consume(pool, in_flight.request.wire_len);
+            }
         }
         in_flight.since = now;
         self.in_flight.enqueue(&mut server.open, key);

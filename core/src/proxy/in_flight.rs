@@ -34,6 +34,10 @@ pub struct InFlight {
     pub(super) request: Message,
     /// The request is still at the front of the client's inbox.
     pub(super) is_kept: bool,
+    /// The request is kept for its id alone, which opens the answer: it is not sent again.
+    pub(super) is_id_kept: bool,
+    /// Sessions in it and in its answers are sealed on the way.
+    pub(super) is_sealed: bool,
     /// The [`hash`](super::upstream::hash) of the id; 0 with a single server.
     pub(super) id: u64,
     /// The server that it is sent to.
@@ -95,6 +99,8 @@ impl InFlight {
             twin: None,
             request,
             is_kept: true,
+            is_id_kept: false,
+            is_sealed: false,
             id,
             server: 0,
             op: request.header.op,
@@ -123,7 +129,7 @@ impl InFlight {
     pub(super) const fn split(&self, key: Key) -> Self {
         let mut twin = Self::new(self.since, key, self.request, self.id);
         (twin.client, twin.twin) = (self.client, Some(key));
-        twin.visited = self.visited;
+        (twin.visited, twin.is_sealed) = (self.visited, self.is_sealed);
         twin
     }
 

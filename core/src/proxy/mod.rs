@@ -42,6 +42,7 @@ mod in_flight;
 mod memory;
 mod probe;
 mod replies;
+mod seal;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,8 @@ pub use in_flight::InFlight;
 use memory::Servers;
 pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
+use seal::Sealing;
+pub use seal::{Rejected, Seal};
 use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
 
@@ -112,6 +115,8 @@ pub struct Proxy<M: Memory> {
     /// When the proxy was last called much later than its deadline.
     woken: Instant,
     traffic: Traffic,
+    /// Sessions go to servers in clear if `None`.
+    sealing: Option<Sealing>,
 }
 
 impl<C, F, U, B> Proxy<(C, F, U, B)>
@@ -171,6 +176,7 @@ where
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
             traffic: Traffic::default(),
+            sealing: None,
         })
     }
 }
@@ -237,11 +243,12 @@ impl<M: Memory> Proxy<M> {
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
         for server in self.servers.iter() {
-            let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
+            let ServerTraffic { strays, connects, losses, given_up, rejected, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
             sum.losses = sum.losses.saturating_add(losses);
             sum.given_up = sum.given_up.saturating_add(given_up);
+            sum.rejected = sum.rejected.plus(&rejected);
         }
         sum
     }

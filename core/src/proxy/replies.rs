@@ -1,6 +1,7 @@
 //! From servers to clients: receive an answer, deliver it, complete the request.
 
 use super::in_flight::{InFlight, Outcome, Step};
+use super::seal::{Content, OwnId};
 use super::upstream::{Input, Link, STRAYS_MAX};
 use super::{Blocked, GivenUp, Memory, Proxy, count};
 use crate::machine::Peer;
@@ -89,13 +90,36 @@ impl<M: Memory> Proxy<M> {
         self.blocked = Blocked::No;
         let (client, copies) = (in_flight.client, self.terms.copies);
         let step = client.and_then(|client| self.clients.get(client)).map(|(conn, pool)| {
-            let status = status_of(message, server.inbox.bytes(pool));
-            let step = in_flight.on_reply(status, server.may_lack_data, copies);
+            let mut status = status_of(message, server.inbox.bytes(pool));
+            let mut may_lack_data = server.may_lack_data;
+            let level = LEVEL.min(message.header.patch);
+            let envelope = Envelope::answer(&in_flight.request.header, level);
+            let mut content = Content::Unchanged;
+            if in_flight.is_opened()
+                && status.is_none()
+                && let Some(sealing) = &self.sealing
+            {
+                let id = OwnId::of(&in_flight.request, conn.inbox.bytes(pool));
+                if let Some((wire, room)) = pool.between(&server.inbox, &conn.outbox) {
+                    content = sealing.open(now, id.get(), message, wire, &envelope, room);
+                }
+                if let Content::Rejected(why) = content {
+                    server.traffic.rejected.count(why);
+                    // Whatever it had of this id was not what it was given.
+                    (status, may_lack_data) = (Some(Status::NOT_OK), true);
+                }
+            }
+            let step = in_flight.on_reply(status, may_lack_data, copies);
             if let Step::Pass | Step::Hold = step {
-                let level = LEVEL.min(message.header.patch);
-                let envelope = Envelope::answer(&in_flight.request.header, level);
                 let between = pool.between(&server.inbox, &conn.outbox);
-                let len = between.and_then(|(wire, room)| message.relabel(wire, &envelope, room));
+                let len = between.and_then(|(wire, room)| match content {
+                    Content::Unchanged => message.relabel(wire, &envelope, room),
+                    Content::Opened(len) => Some(len),
+                    Content::Rejected(_) => {
+                        let request = &in_flight.request.header;
+                        frame_status(request, level, Status::NOT_OK, room)
+                    }
+                });
                 conn.outbox.filled(pool, len.unwrap_or(0));
             }
             step
@@ -167,7 +191,8 @@ impl<M: Memory> Proxy<M> {
             self.abandon(twin);
         }
         if let Some(client) = in_flight.client {
-            let kept = if in_flight.is_kept { in_flight.request.wire_len } else { 0 };
+            let is_kept = in_flight.is_kept || in_flight.is_id_kept;
+            let kept = if is_kept { in_flight.request.wire_len } else { 0 };
             self.free_client(now, client, kept);
         }
     }

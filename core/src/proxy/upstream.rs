@@ -3,6 +3,7 @@
 use core::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
+use super::seal::Rejected;
 use crate::buffer::Fifo;
 use crate::machine::ServerKey;
 use crate::slots::{Lane, Queue, QueueId};
@@ -86,6 +87,8 @@ pub struct ServerTraffic {
     pub losses: u64,
     /// Connections that the proxy gave up; see [`GivenUp`].
     pub given_up: u64,
+    /// Sessions that it returned and that do not open.
+    pub rejected: Rejected,
 }
 
 /// A server that a proxy forwards requests to.
@@ -147,6 +150,7 @@ impl Upstream {
             connects: 0,
             losses: 0,
             given_up: 0,
+            rejected: Rejected::NONE,
         },
         dialed: None,
         open: Queue::new(Lane::Work, QueueId(0)),

@@ -4,6 +4,7 @@ use super::Store;
 use crate::message::{Add, Request, Status};
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
+use zeroize::Zeroize;
 
 /// The answer to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,7 +16,8 @@ pub struct Answered {
 }
 
 /// Writes the answer to one whole request to the front of `out`. `None`, with nothing changed, if `out`
-/// has no room for it; [`wire::MESSAGE_MAX`] bytes are always enough.
+/// has no room for it; [`wire::MESSAGE_MAX`] bytes are always enough. No part of a session is left in
+/// `out` outside of the answer.
 ///
 /// `wire` is the request as it was measured. Its bytes are overwritten.
 ///
@@ -37,12 +39,18 @@ pub fn answer(
         Ok(Request::Get(id) | Request::Take(id)) => match store.get(now, id, room) {
             Some(len @ 0..=PAYLOAD_MAX) => {
                 let answered = reply(message, out, len, Status::OK);
-                if op == Op::Take && answered.is_some() {
-                    store.remove(now, id);
+                match answered {
+                    None => wipe(out.get_mut(HEADER_LEN..).unwrap_or_default(), len),
+                    Some(_) if op == Op::Take => drop(store.remove(now, id)),
+                    Some(_) => {}
                 }
                 return Ok(answered);
             }
-            _ => Status::NOT_OK,
+            Some(len) => {
+                wipe(room, len);
+                Status::NOT_OK
+            }
+            None => Status::NOT_OK,
         },
         Ok(Request::Add(Add { ttl, id, session })) => status(store.add(now, ttl, id, session)),
         Ok(Request::Put(Add { ttl, id, session })) => status(store.put(now, ttl, id, session)),
@@ -58,6 +66,13 @@ pub fn answer(
 
 fn status(stored: Result<(), Status>) -> Status {
     stored.err().unwrap_or(Status::OK)
+}
+
+/// Wipes what a session of `len` bytes that is not sent has left in `room`.
+#[cold]
+fn wipe(room: &mut [u8], len: usize) {
+    let len = len.min(room.len());
+    room.get_mut(..len).unwrap_or_default().zeroize();
 }
 
 #[inline]

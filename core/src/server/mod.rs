@@ -11,6 +11,10 @@
 //! One call of `advance` answers the whole requests of one client, in their order: as many as are
 //! there, as there is room for and as [`Config::budget`] allows. All answers go into one buffer, for
 //! one send. Clients take turns.
+//!
+//! Expired sessions are dropped, and so wiped, though nobody asks for them: `deadline` leads to a call of
+//! `advance` when one is due, but at most once a second. If many expire at once, each call drops some of
+//! them while clients wait, and `deadline` leads to the next millisecond for the rest.
 
 mod answer;
 mod batch;
@@ -19,11 +23,13 @@ mod operations;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use answer::{Answered, answer};
 pub use config::{Config, Sizes};
 pub use operations::Operations;
 pub use store::Store;
+pub use transfer::Transfer;
 
 pub use crate::clients::ClientSlot;
 
@@ -36,8 +42,10 @@ use crate::time::{Instant, earlier};
 use crate::wire::MESSAGE_MAX;
 use batch::{Batch, End, Lifetimes};
 
-/// The most expired sessions that one call of `advance` drops.
+/// The most expired sessions that one call of `advance` drops while clients wait.
 const EXPIRE_BUDGET: usize = 64;
+/// The most expired sessions that are dropped in a row: about a millisecond of work.
+const EXPIRE_ROUND: usize = 1024;
 /// Milliseconds between two rounds of dropping expired sessions.
 const EXPIRE_EVERY: u64 = 1000;
 
@@ -53,6 +61,8 @@ pub struct Server<S, C, B> {
     lifetimes: Lifetimes,
     /// When expired sessions are dropped next.
     expire_at: Instant,
+    /// How many were dropped in this round: less than [`EXPIRE_ROUND`].
+    dropped: usize,
 }
 
 /// A server in borrowed memory.
@@ -101,6 +111,7 @@ impl<S, C, B> Server<S, C, B> {
             budget: if config.budget == 0 { 1 } else { config.budget },
             lifetimes: Lifetimes::new(config.min_lifetime, config.max_lifetime),
             expire_at: Instant::ORIGIN,
+            dropped: 0,
         }
     }
 
@@ -214,11 +225,21 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
         self.clients.retime(now, key, used > 0);
     }
 
-    /// Drops some expired sessions, if it is time to.
+    /// Drops expired sessions until a client has work, or this round is over.
+    #[cold]
     fn expire_sessions(&mut self, now: Instant) {
-        if now >= self.expire_at {
-            let all = self.store.expire(now, EXPIRE_BUDGET) < EXPIRE_BUDGET;
-            self.expire_at = now.after(if all { EXPIRE_EVERY } else { 1 });
+        loop {
+            let dropped = self.store.expire(now, EXPIRE_BUDGET);
+            self.dropped = self.dropped.saturating_add(dropped);
+            let all = dropped < EXPIRE_BUDGET;
+            if all || self.dropped >= EXPIRE_ROUND {
+                self.expire_at = now.after(if all { EXPIRE_EVERY } else { 1 });
+                self.dropped = 0;
+                return;
+            }
+            if self.ready().is_some() {
+                return;
+            }
         }
     }
 }
@@ -260,7 +281,9 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
         if let Some(key) = self.clients.expire_next(now, false) {
             return Some(Peer::Client(key));
         }
-        self.expire_sessions(now);
+        if now >= self.expire_at {
+            self.expire_sessions(now);
+        }
         let key = match self.ready()? {
             Ready::Serve => {
                 let key = self.clients.take_first()?;

@@ -31,6 +31,7 @@ mod arena;
 mod expiry;
 mod index;
 mod layout;
+mod walk;
 
 use crate::id::Id;
 use crate::memory::Array;
@@ -43,6 +44,7 @@ use index::{Index, Probe};
 use layout::LINE;
 pub use layout::{Layout, Line};
 use siphasher::sip::SipHasher13;
+pub use walk::{ByAge, Cursor, Parts, Session, Walk};
 
 /// The most bytes that a session has.
 pub const SESSION_MAX: usize = 32_768;
@@ -185,7 +187,7 @@ impl<M: Array<Line>> Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
-        self.store(now, ttl, id, session, false)
+        self.store(now, ttl, ages::class(ttl), id, session, false)
     }
 
     /// Stores `session` like [`Table::add`], and replaces a session with this id.
@@ -200,13 +202,31 @@ impl<M: Array<Line>> Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
-        self.store(now, ttl, id, session, true)
+        self.store(now, ttl, ages::class(ttl), id, session, true)
+    }
+
+    /// Stores `session` like [`Table::put`], with `ttl` milliseconds left of a lifetime of class
+    /// `class`, as [`Session::class`] says; a higher one counts as the highest.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Table::put`].
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        ttl: u32,
+        class: u8,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), AddError> {
+        self.store(now, ttl, class.min(ages::LAST), id, session, true)
     }
 
     fn store(
         &mut self,
         now: Instant,
         ttl: u32,
+        class: u8,
         id: Id<'_>,
         session: &[u8],
         replace: bool,
@@ -237,13 +257,21 @@ impl<M: Array<Line>> Table<M> {
                 break;
             }
         }
-        let head = self.arena.store(ages::class(ttl), id.bytes(), session);
+        let head = self.arena.store(class, id.bytes(), session);
         self.ages.push(&mut self.arena, head);
         let moved = self.index.insert(probe, head) as u64;
         self.counters.moved = self.counters.moved.saturating_add(moved);
         let due = self.now.after(u64::from(ttl.min(TTL_MAX)));
         self.expiry.push(&mut self.arena.links, due, head);
         Ok(())
+    }
+
+    /// Drops all sessions, and sets the counters to 0: the table is like a new one.
+    pub fn clear(&mut self) {
+        while let Some(head) = self.expiry.soonest().map(|(_, head)| head) {
+            self.discard(self.probe(self.arena.id(head)), head);
+        }
+        self.counters = TableCounters::default();
     }
 
     /// Copies as much of the session under `id` as fits to the front of `out`, and returns the length

@@ -1,4 +1,5 @@
-//! A client accepts the answer to its request and nothing else, however the bytes arrive.
+//! A client accepts the answer to its request and nothing else, however the bytes arrive, and leaves
+//! nothing in its memory.
 
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
@@ -13,12 +14,16 @@ pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let first = input.byte();
     let wanted = usize::from(first & 0x7f) % Op::ALL.len();
-    let mut pieces = input.word();
-    let mut answers = input.rest();
+    let pieces = input.word();
     let mut client = Connection::new(vec![0; MEMORY]).expect("enough memory");
     client.set_level(u16::from(first >> 7));
+    converse(&mut client, wanted, pieces, input.rest());
+    assert!(client.into_memory().iter().all(|byte| *byte == 0), "bytes stay behind");
+}
+
+fn converse(client: &mut Connection<Vec<u8>>, wanted: usize, mut pieces: u64, mut answers: &[u8]) {
     for uid in 1..=3 {
-        let op = ask(&mut client, wanted);
+        let op = ask(client, wanted);
         let begun = answers;
         let verdict = loop {
             match client.advance() {

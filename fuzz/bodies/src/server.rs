@@ -1,4 +1,5 @@
-//! A server answers a stream in pieces as it answers it whole, and only valid requests.
+//! A server answers a stream in pieces as it answers it whole, and only valid requests. Its buffers hold
+//! nothing once the client has left.
 
 use crate::measure::{Verdict, slow};
 use distcache_testing::bytes::{GET, TAKE, whole_messages};
@@ -27,7 +28,12 @@ fn parsed(stream: &[u8], pieces: Pieces, buffers: usize) -> Outcome {
     net.send(client, stream);
     net.drive();
     let operations = net.machine.operations().total;
-    (net.take(client), net.is_open(client), operations)
+    let outcome = (net.take(client), net.is_open(client), operations);
+    net.cut(client);
+    net.drive();
+    drop(net);
+    assert!(memory.is_wiped(), "bytes stay behind");
+    outcome
 }
 
 /// Checks that each whole request is answered in order under its own uid, up to the first invalid

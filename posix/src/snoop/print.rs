@@ -12,11 +12,14 @@ use std::io::{ErrorKind, Write};
 use std::mem;
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use distcache_core::id::ID_MAX;
 use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
 use distcache_core::snoop::{Event, Pairs, Reader, Seen};
-use distcache_core::wire::{Direction, Op};
+use distcache_core::wire::{Direction, Op, PAYLOAD_MAX};
 
+use super::lines::Lines;
 use crate::clock::Timestamp;
 
 /// Bytes of an id that are printed without payloads.
@@ -26,7 +29,7 @@ const DUMP_WIDTH: usize = 16;
 
 /// Prints the messages of all connections.
 pub(super) struct Printer<'o> {
-    out: &'o mut dyn Write,
+    out: Lines<'o>,
     /// Whether to print payloads too.
     full: bool,
     /// The reader of the lines has gone.
@@ -38,18 +41,31 @@ pub(super) struct Decoder {
     reader: Reader,
     direction: Direction,
     /// If payloads are printed: that of the current message, as far as received.
-    payload: Vec<u8>,
+    payload: Payload,
+}
+
+/// A payload. Its memory has room for the longest from the first byte on: growing would leave copies.
+#[derive(Default)]
+struct Payload(Zeroizing<Vec<u8>>);
+
+impl Payload {
+    fn extend(&mut self, bytes: &[u8]) {
+        // A reader reports no more than that of a message.
+        let room = PAYLOAD_MAX.saturating_sub(self.0.len());
+        self.0.reserve_exact(room);
+        self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
 }
 
 impl Decoder {
     pub(super) fn new(direction: Direction) -> Self {
-        Self { reader: Reader::new(direction), direction, payload: Vec::new() }
+        Self { reader: Reader::new(direction), direction, payload: Payload::default() }
     }
 }
 
 impl<'o> Printer<'o> {
     pub(super) fn new(out: &'o mut dyn Write, full: bool) -> Self {
-        Self { out, full, done: false }
+        Self { out: Lines::new(out), full, done: false }
     }
 
     /// Prints what happened to a connection.
@@ -71,7 +87,7 @@ impl<'o> Printer<'o> {
                 Ok(None) => return,
                 Ok(Some(Event::Payload(payload))) => {
                     if self.full {
-                        decoder.payload.extend_from_slice(payload);
+                        decoder.payload.extend(payload);
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
@@ -79,7 +95,7 @@ impl<'o> Printer<'o> {
                         Direction::Request => self.request(connection, pairs, &message),
                         Direction::Response => self.response(connection, pairs, &message),
                     }
-                    self.dump(connection, &mem::take(&mut decoder.payload));
+                    self.dump(connection, &mem::take(&mut decoder.payload).0);
                 }
                 Err(_) if was_lost => return,
                 Err(malformed) => {
@@ -93,7 +109,7 @@ impl<'o> Printer<'o> {
 
     /// Prints the payload received of a message that stays incomplete.
     pub(super) fn print_unfinished(&mut self, connection: u64, decoder: &mut Decoder) {
-        let payload = mem::take(&mut decoder.payload);
+        let payload = mem::take(&mut decoder.payload).0;
         if !payload.is_empty() {
             let to = if decoder.direction == Direction::Request { '>' } else { '<' };
             self.event(connection, &format!("{to} unfinished, payload {} so far", payload.len()));
@@ -140,20 +156,12 @@ impl<'o> Printer<'o> {
 
     fn dump(&mut self, connection: u64, payload: &[u8]) {
         for row in payload.chunks(DUMP_WIDTH) {
-            let mut hex = String::with_capacity(3 * DUMP_WIDTH);
-            row.iter().for_each(|byte| hex.push_str(&format!(" {byte:02x}")));
-            let text = row.iter().map(|byte| match byte {
-                b' '..=b'~' => char::from(*byte),
-                _ => '.',
-            });
-            let text: String = text.collect();
-            let blank = (DUMP_WIDTH - row.len()) * 3;
-            self.line(format_args!("    #{connection} {hex}{:blank$}  {text}", ""));
+            self.line(format_args!("    #{connection} {}", Row(row)));
         }
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        let written = writeln!(self.out, "{line}");
+        let written = self.out.begin().and_then(|()| writeln!(self.out, "{line}"));
         self.check(written);
     }
 
@@ -223,6 +231,23 @@ impl fmt::Display for Answer<'_> {
     }
 }
 
+/// Displays a row of a payload, in hexadecimal and as text. Makes no copy of it.
+struct Row<'a>(&'a [u8]);
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, " {byte:02x}")?;
+        }
+        write!(f, "{:blank$}  ", "", blank = (DUMP_WIDTH - self.0.len()) * 3)?;
+        let mut shown = self.0.iter().map(|byte| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '.',
+        });
+        shown.try_for_each(|char| fmt::Write::write_char(f, char))
+    }
+}
+
 /// Displays an id in hexadecimal: at most `most` bytes of it, and its length.
 struct Hex<'a> {
     id: &'a [u8],
@@ -266,8 +291,6 @@ mod tests {
             let mut printer = Printer::new(&mut broken, false);
             assert!(!printer.is_done());
             printer.event(1, "opened");
-            assert_eq!(printer.is_done(), done, "{kind}");
-            let mut printer = Printer::new(&mut broken, false);
             printer.flush();
             assert_eq!(printer.is_done(), done, "{kind}");
         }

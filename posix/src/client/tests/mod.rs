@@ -5,6 +5,7 @@ mod connections;
 mod faults;
 mod old_servers;
 mod paused;
+mod sealed;
 mod take;
 
 use std::collections::HashMap;

@@ -1,0 +1,173 @@
+//! Handover: a new server takes the place of a running one, and no client notices.
+//!
+//! Both are started with `-handover path`. The running one listens there, on its *door*. The new one,
+//! its *successor*, connects first; if nobody listens it starts normally. Both are processes of the
+//! same user, or one is root's. All sockets are passed as duplicates (`SCM_RIGHTS`), so until the last
+//! step the old server has everything and can go on.
+//!
+//! ```text
+//!  old server                                          successor
+//!  serves      <────────── hello: version ──────────   options are checked
+//!  serves      ─ welcome: version, listeners, pid file, pidfd ─►  binds listeners that are new
+//!  serves      <──────── ready: what it takes ──────   detached, user changed, memory allocated
+//!  stops reading; answers and sends what it can
+//!              ── content: sessions, clients' bytes ►  memory files, sealed
+//!              ──────── clients: 200 sockets ───────►  .. as often as needed
+//!              <─────────── loaded: counts ─────────
+//!  COMMIT      ───────────────── yours ─────────────►  owns pid file and socket paths, serves
+//!  exits with 0
+//! ```
+//!
+//! The packets are in [`message`], the clients' bytes in [`bytes`], the sessions in the format of
+//! `-state`.
+//!
+//! The commit is one system call: the old server's send of *yours*. If it succeeds, the old server
+//! never touches a socket again; the successor serves only after it. If it fails, the successor can
+//! never receive it. So at no time do both serve. What happens when one of them dies, hangs or lies:
+//!
+//! | when                          | old server                      | successor                       |
+//! |-------------------------------|---------------------------------|---------------------------------|
+//! | successor, before *ready*     | serves on; nobody waited        | -                               |
+//! | successor, after *ready*      | takes everything back: clients  | -                               |
+//! |                               | waited for at most 10 s         |                                 |
+//! | old server, before *loaded*   | -                               | exits with 1                    |
+//! | old server, after *loaded*    | -                               | serves: it has everything, and  |
+//! |                               |                                 | the pidfd says the other is dead|
+//! | successor, after *yours*      | has exited                      | -                               |
+//!
+//! A successor that has sent *loaded* has received all packets. So if the old server gives up after
+//! that, its *refused* arrives before the end of the connection, and cannot be mistaken for its death.
+//!
+//! A successor of another major version, or with counts that are wrong, is refused. An old server of
+//! another major version is refused by the successor, which exits with 1. Minor versions add fields,
+//! which older ones ignore.
+//!
+//! Until *ready* the old server works on the handover only when the event loop has something for it. From *ready* to
+//! *yours* it does nothing else, and its clients wait; their connections queue in the listeners.
+//! Datagrams wait in their socket, too. After a handover that has failed, the clients' timeouts start
+//! again, since nothing could be received from them.
+
+mod bytes;
+mod channel;
+mod door;
+mod give;
+mod message;
+mod take;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+
+use arrayvec::ArrayString;
+use distcache_core::machine::Machine;
+use distcache_core::server::{ClientSlot, Transfer};
+use distcache_core::slots::Key;
+use distcache_core::table::Line;
+use distcache_core::{Array, Instant, Server, Table};
+
+use crate::state::{self, Stamp};
+pub(crate) use door::Door;
+pub(crate) use give::Handover;
+#[allow(unreachable_pub, reason = "it is in public errors")]
+pub use take::TakeError;
+pub(crate) use take::{Predecessor, take_over};
+
+/// A machine whose clients can move to another process.
+pub(crate) trait Movable: Machine {
+    /// A client's bytes; `None` if it is being closed.
+    fn export(&self, key: Key) -> Option<Transfer<'_>>;
+
+    /// Takes in a client; `None` if there is no place or buffer for it.
+    fn import(&mut self, now: Instant, client: Transfer<'_>) -> Option<Key>;
+
+    /// Starts a client's timeouts again.
+    fn restart_timeout(&mut self, now: Instant, key: Key);
+
+    /// Writes all sessions to a file, and returns their number.
+    fn write_sessions(&self, now: Instant, file: &File) -> io::Result<u64>;
+
+    /// Reads the sessions of an empty machine from a file, and returns their number, also of those that
+    /// have expired or do not fit. No lifetime is longer than `max_ttl` milliseconds.
+    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64>;
+}
+
+impl<M, C, B> Movable for Server<Table<M>, C, B>
+where
+    M: Array<Line>,
+    C: Array<ClientSlot>,
+    B: Array<u8>,
+{
+    fn export(&self, key: Key) -> Option<Transfer<'_>> {
+        self.export(key)
+    }
+
+    fn import(&mut self, now: Instant, client: Transfer<'_>) -> Option<Key> {
+        self.import(now, client)
+    }
+
+    fn restart_timeout(&mut self, now: Instant, key: Key) {
+        self.restart_timeout(now, key);
+    }
+
+    fn write_sessions(&self, now: Instant, mut file: &File) -> io::Result<u64> {
+        let mut encoder = state::encoder(Stamp::at(now))?;
+        state::write(&mut encoder, self.store(), now, |bytes| file.write_all(bytes))
+    }
+
+    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64> {
+        file.seek(SeekFrom::Start(0))?;
+        let loaded = state::load(file, self.store_mut(), Stamp::at(now), max_ttl, None);
+        loaded.map(|loaded| loaded.read).map_err(|error| io::Error::other(error.to_string()))
+    }
+}
+
+/// Why a handover failed, seen from either side.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The peer has closed its end, or died.
+    Ended(&'static str),
+    /// The peer did nothing for too long.
+    Late(&'static str),
+    /// The peer sent something else than what this step allows.
+    Unexpected(&'static str),
+    /// The peer gave up, and says why.
+    Refused(ArrayString<200>),
+    /// The peer speaks another major version of the handover, and is of this version of the program.
+    Version(u8, ArrayString<200>),
+    /// The peer is a process of another user.
+    User(u32),
+    /// The step that failed, and the system's error.
+    System(&'static str, io::Error),
+}
+
+impl Failure {
+    /// The failure of a step that sends or receives.
+    fn of(step: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| match error.kind() {
+            io::ErrorKind::TimedOut => Self::Late(step),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Ended(step),
+            _ => Self::System(step, error),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(step) => write!(f, "the other side ended before it could {step}"),
+            Self::Late(step) => write!(f, "the other side took too long to {step}"),
+            Self::Unexpected(step) => {
+                write!(f, "the other side sent something invalid where it had to {step}")
+            }
+            Self::Refused(reason) => write!(f, "the other side refused: {reason}"),
+            Self::Version(major, build) => write!(
+                f,
+                "the other side, version {build}, speaks version {major} of the handover and this \
+                 one {}",
+                message::MAJOR
+            ),
+            Self::User(uid) => write!(f, "the other side is a process of user {uid}"),
+            Self::System(step, error) => write!(f, "cannot {step}: {error}"),
+        }
+    }
+}
