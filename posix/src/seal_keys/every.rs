@@ -77,7 +77,8 @@ mod tests {
             every.next.store(now, Ordering::Relaxed);
             assert!(every.is_due_at(now), "{now}");
             let due = |later: u32| every.is_due_at(now.wrapping_add(later));
-            assert_eq!([9_999, 10_000, 10_001, 2_000_000_000].map(due), [false, true, false, true]);
+            assert_eq!([1, 9_999, 10_000, 10_001].map(due), [false, false, true, false]);
+            assert_eq!([2_000_000_000, 2_000_000_001].map(due), [true, false]);
         }
     }
 }
