@@ -16,6 +16,7 @@
 //! A daemon reads the file at its start and on SIGHUP. [`SealKeys`] is for a library in another program's
 //! process, which has no signal of its own: it looks once in ten seconds whether the file has changed.
 
+pub(crate) mod every;
 mod watched;
 
 use std::fmt::{self, Write};
