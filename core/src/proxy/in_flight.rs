@@ -32,10 +32,8 @@ pub struct InFlight {
     pub(super) twin: Option<Key>,
     /// The request as the client sent it.
     pub(super) request: Message,
-    /// The request is still at the front of the client's inbox.
-    pub(super) is_kept: bool,
-    /// The request is kept for its id alone, which opens the answer: it is not sent again.
-    pub(super) is_id_kept: bool,
+    /// Whether the request is still at the front of the client's inbox.
+    pub(super) kept: Kept,
     /// Sessions in it and in its answers are sealed on the way.
     pub(super) is_sealed: bool,
     /// The [`hash`](super::upstream::hash) of the id; 0 with a single server.
@@ -53,6 +51,17 @@ pub struct InFlight {
     outcome: Outcome,
     /// The session in the way of a further copy was removed already.
     repaired: bool,
+}
+
+/// What the client's inbox still holds of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kept {
+    /// Nothing.
+    No,
+    /// All of it, but only because its id opens the answer: it is not sent again.
+    ForId,
+    /// All of it.
+    Whole,
 }
 
 /// What determines the next server of a request.
@@ -93,14 +102,19 @@ pub(super) enum Step {
 }
 
 impl InFlight {
-    pub(super) const fn new(now: Instant, client: Key, request: Message, id: u64) -> Self {
+    pub(super) const fn new(
+        now: Instant,
+        client: Key,
+        request: Message,
+        id: u64,
+        is_sealed: bool,
+    ) -> Self {
         Self {
             client: Some(client),
             twin: None,
             request,
-            is_kept: true,
-            is_id_kept: false,
-            is_sealed: false,
+            kept: Kept::Whole,
+            is_sealed,
             id,
             server: 0,
             op: request.header.op,
@@ -122,14 +136,19 @@ impl InFlight {
     /// no server has answered.
     pub(super) const fn is_hedgeable(&self) -> bool {
         let reads = matches!(self.request.header.op, Op::Get | Op::Have);
-        reads && self.is_kept && self.answered == 0 && self.twin.is_none()
+        reads && self.is_kept() && self.answered == 0 && self.twin.is_none()
+    }
+
+    /// Whether it can be sent again.
+    pub(super) const fn is_kept(&self) -> bool {
+        matches!(self.kept, Kept::Whole)
     }
 
     /// Its twin, for another server.
     pub(super) const fn split(&self, key: Key) -> Self {
-        let mut twin = Self::new(self.since, key, self.request, self.id);
+        let mut twin = Self::new(self.since, key, self.request, self.id, self.is_sealed);
         (twin.client, twin.twin) = (self.client, Some(key));
-        (twin.visited, twin.is_sealed) = (self.visited, self.is_sealed);
+        twin.visited = self.visited;
         twin
     }
 

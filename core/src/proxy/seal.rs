@@ -34,12 +34,16 @@ use heapless::Vec;
 use zeroize::Zeroize;
 
 use super::in_flight::InFlight;
-use super::{Memory, Proxy};
+use super::replies::frame_status;
+use super::{Memory, Proxy, Upstream};
+use crate::buffer::Pool;
+use crate::clients::Client;
 use crate::id::{ID_MAX, Id};
+use crate::memory::Array;
 use crate::message::{ADD_FIXED_LEN, Request, SESSION_MIN, Status, raise_ttl};
 use crate::seal::{self, Keys, Nonces, OVERHEAD, Unopened};
 use crate::time::Instant;
-use crate::wire::{self, Envelope, HEADER_LEN, Message, Op, PAYLOAD_MAX};
+use crate::wire::{self, Envelope, HEADER_LEN, LEVEL, Message, Op, PAYLOAD_MAX};
 
 /// What a proxy seals sessions with: see [`Proxy::set_seal`].
 #[derive(Debug)]
@@ -97,15 +101,13 @@ impl Rejected {
     }
 }
 
-/// An answer on its way to a client.
+/// What became of a sealed answer: a message behind the bytes in the client's outbox.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Content {
-    /// As the server sent it.
-    Unchanged,
-    /// This many bytes behind the client's outbox: a message with the session opened.
-    Opened(usize),
-    /// A session that does not open.
-    Rejected(Unopened),
+pub(super) struct Opened {
+    /// Its length.
+    pub(super) len: usize,
+    /// It says that there is no session, since that does not open.
+    pub(super) is_rejected: bool,
 }
 
 /// A seal and the time.
@@ -157,8 +159,39 @@ impl Sealing {
         }
     }
 
+    /// Opens the session in the answer at the front of a server's inbox, and writes the message for the
+    /// client. `None` if the answer passes unchanged.
+    #[inline(never)]
+    pub(super) fn open_answer(
+        &self,
+        now: Instant,
+        in_flight: &InFlight,
+        answer: &Message,
+        server: &mut Upstream,
+        client: &Client,
+        pool: &mut Pool<impl Array<u8>>,
+    ) -> Option<Opened> {
+        let id = OwnId::of(&in_flight.request, client.inbox.bytes(pool));
+        let (wire, room) = pool.between(&server.inbox, &client.outbox)?;
+        let level = LEVEL.min(answer.header.patch);
+        let request = &in_flight.request.header;
+        if self.seal.mixed && answer.payload_len >= SESSION_MIN && !is_sealed(answer, wire) {
+            return None;
+        }
+        let opened = match self.open(now, id.get(), answer, wire, room) {
+            Ok(len) => wire::frame(room, &Envelope::answer(request, level), len),
+            Err(why) => {
+                server.traffic.rejected.count(why);
+                let len = frame_status(request, level, Status::NOT_OK, room)?;
+                return Some(Opened { len, is_rejected: true });
+            }
+        };
+        opened.map(|len| Opened { len, is_rejected: false })
+    }
+
     /// Writes an ADD or PUT with its session sealed to the front of `out`; `None` if it does not fit.
     /// `wire` begins with the request.
+    #[inline(never)]
     pub(super) fn write_request(
         &mut self,
         now: Instant,
@@ -187,34 +220,8 @@ impl Sealing {
         wire::frame(out, envelope, len)
     }
 
-    /// Opens the session in an answer at the front of `wire`, and writes a message with it to the front of
-    /// `out`. `id` is that of the request.
-    pub(super) fn open(
-        &self,
-        now: Instant,
-        id: Option<Id<'_>>,
-        answer: &Message,
-        wire: &[u8],
-        envelope: &Envelope,
-        out: &mut [u8],
-    ) -> Content {
-        if answer.payload_len < SESSION_MIN {
-            return Content::Rejected(Unopened::NotSealed);
-        }
-        if self.seal.mixed && !is_sealed(answer, wire) {
-            return Content::Unchanged;
-        }
-        match self.open_into(now, id, answer, wire, out) {
-            Ok(len) => match wire::frame(out, envelope, len) {
-                Some(len) => Content::Opened(len),
-                None => Content::Rejected(Unopened::Forged),
-            },
-            Err(why) => Content::Rejected(why),
-        }
-    }
-
-    /// Writes the session behind the room for a header, and returns its length.
-    fn open_into(
+    /// Opens the session in an answer behind the room for a header, and returns its length.
+    fn open(
         &self,
         now: Instant,
         id: Option<Id<'_>>,
@@ -222,6 +229,9 @@ impl Sealing {
         wire: &[u8],
         out: &mut [u8],
     ) -> Result<usize, Unopened> {
+        if answer.payload_len < SESSION_MIN {
+            return Err(Unopened::NotSealed);
+        }
         // A request without a valid id has no session.
         let id = id.ok_or(Unopened::Forged)?;
         // The client's outbox is empty, and has room for the longest message.
