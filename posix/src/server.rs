@@ -145,11 +145,12 @@ where
     }
 
     fn report(&self, started: &Started) {
-        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid, repaired } =
+            self.operations();
         let evicted = self.store().counters().evicted;
         started.info(format_args!(
             "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
-             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted, {repaired} repaired"
         ));
     }
 }

@@ -242,6 +242,7 @@ const fn orders(op: Op, copied: bool) -> &'static [Op] {
         (Op::Remove, _) => &[Op::Remove],
         (Op::Have, _) => &[Op::Have],
         (Op::Take, _) => &[Op::Get, Op::Remove],
+        (Op::Fetch | Op::Repair | Op::Copy, _) => &[],
     }
 }
 

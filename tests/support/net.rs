@@ -133,7 +133,7 @@ pub enum Probes {
 
 /// Returns the bytes of a probe.
 pub fn probe() -> Vec<u8> {
-    at_level(1, message(0, u32::MAX, HAVE, PROBE_ID))
+    at_level(2, message(0, u32::MAX, HAVE, PROBE_ID))
 }
 
 #[derive(Debug)]

@@ -88,4 +88,6 @@ pub struct Traffic {
     pub losses: u64,
     /// Connections to servers that the proxy gave up; see [`GivenUp`](super::GivenUp).
     pub given_up: u64,
+    /// Sessions that one server had lost, and another still had, stored at the first again.
+    pub repaired: u64,
 }

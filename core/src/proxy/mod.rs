@@ -41,6 +41,7 @@ mod hedge;
 mod in_flight;
 mod memory;
 mod probe;
+mod repair;
 mod replies;
 mod service;
 #[cfg(test)]
@@ -237,11 +238,12 @@ impl<M: Memory> Proxy<M> {
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
         for server in self.servers.iter() {
-            let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
+            let ServerTraffic { strays, connects, losses, given_up, repaired, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
             sum.losses = sum.losses.saturating_add(losses);
             sum.given_up = sum.given_up.saturating_add(given_up);
+            sum.repaired = sum.repaired.saturating_add(repaired);
         }
         sum
     }

@@ -86,6 +86,8 @@ pub struct ServerTraffic {
     pub losses: u64,
     /// Connections that the proxy gave up; see [`GivenUp`].
     pub given_up: u64,
+    /// Sessions stored again that it had lost.
+    pub repaired: u64,
 }
 
 /// A server that a proxy forwards requests to.
@@ -120,8 +122,10 @@ pub struct Upstream {
     pub(super) lost: usize,
     /// The requests that wait for room in the outbox.
     pub(super) waiting: Queue,
-    /// The number of requests in `open` whose client has left.
+    /// The number of requests in `open` whose client has left, and of repairs.
     pub(super) orphans: usize,
+    /// The number of repairs in `open`.
+    pub(super) repairs: usize,
 }
 
 impl Upstream {
@@ -147,12 +151,14 @@ impl Upstream {
             connects: 0,
             losses: 0,
             given_up: 0,
+            repaired: 0,
         },
         dialed: None,
         open: Queue::new(Lane::Work, QueueId(0)),
         lost: 0,
         waiting: Queue::new(Lane::Time, QueueId(0)),
         orphans: 0,
+        repairs: 0,
     };
 
     /// The server of this name, such as its address. Proxies that share sessions must use the same
@@ -283,7 +289,10 @@ impl Upstream {
         if self.link != Link::Down && self.dialed.is_none() {
             return Err("a connection was never dialed");
         }
-        if self.orphans > self.open.len() || self.lost > self.open.len() {
+        if self.repairs > self.orphans
+            || self.orphans > self.open.len()
+            || self.lost > self.open.len()
+        {
             return Err("more requests are lost or orphaned than sent");
         }
         if self.lost > 0 && !matches!(self.link, Link::Down | Link::Dialing | Link::Probing { .. })

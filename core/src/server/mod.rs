@@ -23,7 +23,7 @@ mod tests;
 pub use answer::{Answered, answer};
 pub use config::{Config, Sizes};
 pub use operations::Operations;
-pub use store::Store;
+pub use store::{Fetch, Store};
 
 pub use crate::clients::ClientSlot;
 
@@ -51,6 +51,7 @@ pub struct Server<S, C, B> {
     operations: Operations,
     budget: u32,
     lifetimes: Lifetimes,
+    allow_copy: bool,
     /// When expired sessions are dropped next.
     expire_at: Instant,
 }
@@ -100,6 +101,7 @@ impl<S, C, B> Server<S, C, B> {
             operations: Operations::NONE,
             budget: if config.budget == 0 { 1 } else { config.budget },
             lifetimes: Lifetimes::new(config.min_lifetime, config.max_lifetime),
+            allow_copy: config.allow_copy,
             expire_at: Instant::ORIGIN,
         }
     }
@@ -199,6 +201,7 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
             store: &mut self.store,
             operations: &mut self.operations,
             lifetimes: self.lifetimes,
+            allow_copy: self.allow_copy,
             used: 0,
             written: 0,
         };
