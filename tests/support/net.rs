@@ -41,6 +41,14 @@ pub trait TestMachine: Machine {
 }
 
 impl<S: Store> TestMachine for server::Borrowed<'_, S> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
+        Server::dial(self, now)
+    }
+
+    fn connected(&mut self, now: Instant, key: ServerKey) {
+        Server::connected(self, now, key);
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         Server::check(self)
     }

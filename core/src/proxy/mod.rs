@@ -64,6 +64,7 @@ pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
 use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
+pub(crate) use upstream::{hash, rank};
 
 /// The most servers of one proxy.
 pub const SERVERS_MAX: usize = 32;

@@ -216,11 +216,7 @@ impl Upstream {
     /// The rank of the server for the id of this [`hash`]. Each id has its own order of servers, and
     /// the others keep theirs when one comes or goes.
     pub(super) const fn rank(&self, id: u64) -> u64 {
-        // The finalizer of splitmix64: every bit of both counts.
-        let mixed = id ^ self.name;
-        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        rank(self.name, id)
     }
 
     /// The time until which requests wait for the connection being made, and for its probe. With
@@ -306,8 +302,17 @@ impl Upstream {
     }
 }
 
+/// The rank of the server whose name has the hash `name`: see [`Upstream::rank`].
+pub(crate) const fn rank(name: u64, id: u64) -> u64 {
+    // The finalizer of splitmix64: every bit of both counts.
+    let mixed = id ^ name;
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// Hashes an id or a name. Proxies on other machines must agree, so there is no secret key.
-pub(super) fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write(bytes);
     hasher.finish()

@@ -28,6 +28,10 @@ impl Lifetimes {
         }
         Self { min: ttl(min), max: ttl(max) }
     }
+
+    pub(super) const fn max(&self) -> u32 {
+        self.max
+    }
 }
 
 /// The requests of one client that are answered together.

@@ -64,6 +64,9 @@ impl<M: Array<Line>> Table<M> {
         let age = self.now.since(stamped);
         let old = stamped > self.now || age > STAMP_MAX;
         let hash = self.hasher.hash(id.bytes());
+        if self.has(self.now, id) {
+            return Err(RepairError::Add(AddError::Exists));
+        }
         if old || self.removals.is_marked(self.now, hash, age.saturating_add(WINDOW)) {
             return Err(RepairError::Removed);
         }
