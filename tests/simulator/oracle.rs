@@ -58,6 +58,8 @@ pub struct Oracle {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// How many sessions were stored again by repairs.
+    pub repaired: u64,
 }
 
 impl Oracle {
@@ -80,6 +82,7 @@ impl Oracle {
             replicated: copies > 1,
             single_proxy,
             restarts_empty,
+            no_third: plan.servers <= 2,
         });
         Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
