@@ -58,8 +58,9 @@ pub struct Rules {
     pub single_proxy: bool,
     /// A server that comes back is empty, instead of having old sessions.
     pub restarts_empty: bool,
-    /// There is no third server, which may keep a copy that nobody removes.
-    pub no_third: bool,
+    /// No copy stays where a REMOVE or TAKE does not get: there is no third server, and no connection
+    /// breaks unless its server ends.
+    pub removes_all: bool,
 }
 
 /// What all clients may rely on.
@@ -125,7 +126,7 @@ impl Guarantees {
             state.until = Some(due).filter(|_| version.is_some());
             state.version = version.unwrap_or(0);
         }
-        let Rules { durable, replicated, single_proxy, restarts_empty, no_third } = self.rules;
+        let Rules { durable, replicated, single_proxy, restarts_empty, removes_all } = self.rules;
         let decided = !changes(request.op) || !self.degraded || single_proxy;
         let there = exclusive && guarantee.until.is_some_and(|until| now < until);
         let missing = request.add.is_none() && *payload == [1];
@@ -144,7 +145,7 @@ impl Guarantees {
         );
         let before = self.taken.get(&(request.id.clone(), version));
         let over = before.is_some_and(|taken| *taken < guarantee.made);
-        let never_again = single_proxy && restarts_empty && no_third && request.proxied;
+        let never_again = single_proxy && restarts_empty && removes_all && request.proxied;
         assert!(!(never_again && over), "{request:02x?} is answered with what was taken");
         if request.op == Op::Take {
             let taken = (request.id.clone(), version);

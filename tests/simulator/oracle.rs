@@ -75,14 +75,14 @@ impl Oracle {
         let (durable, victim) = (plan.durable, plan.victim.is_some());
         let single_proxy =
             plan.nodes.iter().filter(|node| node.upstream_count == plan.servers).count() == 1;
-        let restarts_empty =
-            !victim || plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses == 0;
+        let breaks = plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses;
+        let restarts_empty = !victim || breaks == 0;
         let guarantees = Guarantees::new(Rules {
             durable,
             replicated: copies > 1,
             single_proxy,
             restarts_empty,
-            no_third: plan.servers <= 2,
+            removes_all: plan.servers <= 2 && stuck.is_none() && breaks == 0,
         });
         Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
