@@ -94,6 +94,9 @@ fn a_daemon() {
             min_lifetime: Duration::ZERO,
             max_lifetime: Duration::from_secs(86_400),
             progress: 50,
+            allow_copy: false,
+            copy_from: Vec::new(),
+            copy_share: None,
         };
         server::run(&config, running).unwrap();
     } else {

@@ -1,10 +1,13 @@
 //! What `dc_server` runs: a [`Server`] on sockets.
 
+mod copies;
+
 use std::fmt;
 use std::io;
 
 use std::time::Duration;
 
+pub use distcache_core::server::SOURCES_MAX;
 use distcache_core::server::{self, ClientSlot, Operations, Store};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
@@ -12,6 +15,7 @@ use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, Set
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
 use crate::memory::{BUFFER_LEN, Memory};
+use crate::net::address::Address;
 use crate::net::poller::Events;
 use crate::process::start::Started;
 use crate::seal_keys::KeyFileError;
@@ -36,6 +40,12 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Print a line of progress every so many operations; 0 for none.
     pub progress: u32,
+    /// Let every client list all sessions: see [`server::Config::allow_copy`].
+    pub allow_copy: bool,
+    /// Servers to copy the sessions of at the start: up to [`server::SOURCES_MAX`].
+    pub copy_from: Vec<Address>,
+    /// The address of this server at proxies with two copies, to copy only what they keep here.
+    pub copy_share: Option<Address>,
 }
 
 /// An error that ends a server or a proxy, mostly before it has started.
@@ -108,21 +118,33 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let layout = layout.ok_or(RunError::Layout)?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let sizes =
+    let mut sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
+    if !config.copy_from.is_empty() {
+        sizes.buffers = sizes.buffers.saturating_add(2);
+    }
     let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
     let slots: Vec<ClientSlot> = sizes.slots().collect();
     let table = new_table(&mut table_memory, layout)?;
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
+        allow_copy: config.allow_copy,
         ..server::Config::new(config.limits)
     };
-    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
-    started.provide_descriptors(config.clients, 0);
+    let mut server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
+    for source in &config.copy_from {
+        server.copy_from(Instant::ORIGIN, source.to_string().as_bytes());
+    }
+    if let Some(own) = &config.copy_share {
+        server.copy_share(own.to_string().as_bytes());
+    }
+    started.provide_descriptors(config.clients, config.copy_from.len());
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    event_loop.set_servers(&config.copy_from)?;
     started.ready();
+    copies::advance(event_loop.now(), &mut event_loop, &config.copy_from, started);
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();
     let mut trim = Trim::default();
@@ -131,6 +153,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline()];
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
         event_loop.turn(now, &events);
+        copies::advance(now, &mut event_loop, &config.copy_from, started);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
         if reporter.end_turn(now, &event_loop, started) {
@@ -150,11 +173,12 @@ where
     }
 
     fn report(&self, started: &Started) {
-        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid, repaired } =
+            self.operations();
         let evicted = self.store().counters().evicted;
         started.info(format_args!(
             "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
-             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted, {repaired} repaired"
         ));
     }
 }

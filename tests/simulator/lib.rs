@@ -209,6 +209,8 @@ pub struct Outcome {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// Sessions stored again by repairs.
+    pub repaired: u64,
 }
 
 /// Runs one seed; `verbose` prints every event.
@@ -235,6 +237,7 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
         unreachable: oracle.unreachable,
         unsupported: oracle.unsupported,
         lost: oracle.lost,
+        repaired: oracle.repaired,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod bytes;
 pub mod c;
 pub mod chain;
 pub mod daemon;
+pub mod fleet;
 pub mod handshake;
 pub mod lan;
 pub mod load;

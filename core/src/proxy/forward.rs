@@ -88,6 +88,9 @@ impl<M: Memory> Proxy<M> {
             Ok(next) => next,
             Err(start) => return start,
         };
+        if request.header.op == Op::Copy {
+            return self.refuse_copy(now, key, &request);
+        }
         if let Some(end) = self.grace().filter(|end| now < *end) {
             return Start::Blocked(Blocked::ForConnection(end));
         }
@@ -117,13 +120,29 @@ impl<M: Memory> Proxy<M> {
             self.free_client(now, key, request.wire_len);
             return Start::Done;
         };
-        let in_flight = InFlight::new(now, key, request, id, self.sealing.is_some());
+        let mut in_flight = InFlight::new(now, key, request, id, self.sealing.is_some());
+        in_flight.fetches = self.terms.copies > 1;
         let Ok(in_flight) = self.in_flight.insert(in_flight) else {
             return Start::Blocked(Blocked::ForInFlight);
         };
         conn.in_flight = Some(in_flight);
         count(&mut self.traffic.requests);
         self.visit(now, in_flight, number);
+        Start::Done
+    }
+
+    /// Answers a COPY. What a server allows, it allows to those that connect to it.
+    fn refuse_copy(&mut self, now: Instant, key: Key, request: &Message) -> Start {
+        let Some((conn, pool)) = self.clients.get(key) else {
+            return Start::Nothing;
+        };
+        if !conn.outbox.reserve(pool) {
+            return Start::NoBuffer;
+        }
+        count(&mut self.traffic.requests);
+        count(&mut self.traffic.answered);
+        self.write_status(key, &request.header, Status::UNSUPPORTED);
+        self.free_client(now, key, request.wire_len);
         Start::Done
     }
 
@@ -160,7 +179,7 @@ impl<M: Memory> Proxy<M> {
             return match server.is_up() && !aim.has_visited(0) {
                 false => Route::Nowhere,
                 true if server.load() < share => Route::Server(0),
-                true if server.orphans > 0 => Route::Nowhere,
+                true if server.orphans > server.repairs => Route::Nowhere,
                 true => Route::Busy(0),
             };
         }
@@ -172,7 +191,7 @@ impl<M: Memory> Proxy<M> {
             if server.load() < share {
                 return Route::Server(number);
             }
-            if server.orphans == 0 {
+            if server.orphans == server.repairs {
                 return Route::Busy(number);
             }
             // The server does not get this change.

@@ -14,7 +14,9 @@
 //! the wire is sealed, and what a server sent stays as it came.
 //!
 //! - *Which requests.* ADD and PUT are sealed, at each server with another nonce. Answers to GET and TAKE
-//!   are opened. REMOVE and HAVE pass unchanged: HAVE says "there" of a session that does not open.
+//!   are opened, and to the FETCH that stands for a GET. REMOVE and HAVE pass unchanged: HAVE says "there"
+//!   of a session that does not open. A repair copies the envelope as it came, and only one that opened. A
+//!   client's own FETCH and REPAIR are answered "not supported": it asks with GET and ADD.
 //! - *The id* authenticates the session, so a request that waits for a session stays at the front of its
 //!   client's inbox until it is answered, as all requests do that may visit another server.
 //! - *What does not open* counts as a miss of that server, in [`Rejected`]. Another server that may have a
@@ -40,7 +42,7 @@ use crate::buffer::Pool;
 use crate::clients::Client;
 use crate::id::{ID_MAX, Id};
 use crate::memory::Array;
-use crate::message::{ADD_FIXED_LEN, Request, SESSION_MIN, Status, raise_ttl};
+use crate::message::{ADD_FIXED_LEN, FETCH_FIXED_LEN, Request, SESSION_MIN, Status, raise_ttl};
 use crate::seal::{self, Keys, Nonces, OVERHEAD, Unopened};
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, LEVEL, Message, Op, PAYLOAD_MAX};
@@ -147,8 +149,11 @@ impl Sealing {
     /// The status that refuses the request at the front of `wire`, because its session cannot be sealed.
     pub(super) fn refusal(request: &Message, wire: &[u8]) -> Option<Status> {
         let op = request.header.op;
-        if !op.stores() {
-            return None;
+        match op {
+            Op::Add | Op::Put => {}
+            // A FETCH tells a lifetime that nobody vouches for. Whoever gets this asks with GET.
+            Op::Fetch | Op::Repair => return Some(Status::UNSUPPORTED),
+            _ => return None,
         }
         match Request::parse(op, request.first_frame(wire)).ok()? {
             Ok(_) => {
@@ -175,10 +180,15 @@ impl Sealing {
         let (wire, room) = pool.between(&server.inbox, &client.outbox)?;
         let level = LEVEL.min(answer.header.patch);
         let request = &in_flight.request.header;
-        if self.seal.mixed && answer.payload_len >= SESSION_MIN && !is_sealed(answer, wire) {
+        let front = if in_flight.op == Op::Fetch { FETCH_FIXED_LEN } else { 0 };
+        let len = answer.payload_len.saturating_sub(front);
+        let sealed = len >= OVERHEAD && answer.first_frame(wire).get(front) == Some(&seal::FORMAT);
+        if self.seal.mixed && len >= SESSION_MIN && !sealed {
             return None;
         }
-        let opened = match self.open(now, id.get(), answer, wire, room) {
+        // A repair needs the payload in one piece, too.
+        let envelope = answer.payload(wire).get(front..).unwrap_or_default();
+        let opened = match self.open(now, id.get(), envelope, room) {
             Ok(len) => wire::frame(room, &Envelope::answer(request, level), len),
             Err(why) => {
                 server.traffic.rejected.count(why);
@@ -220,24 +230,23 @@ impl Sealing {
         wire::frame(out, envelope, len)
     }
 
-    /// Opens the session in an answer behind the room for a header, and returns its length.
+    /// Opens a session behind the room for a header, and returns its length.
     fn open(
         &self,
         now: Instant,
         id: Option<Id<'_>>,
-        answer: &Message,
-        wire: &[u8],
+        envelope: &[u8],
         out: &mut [u8],
     ) -> Result<usize, Unopened> {
-        if answer.payload_len < SESSION_MIN {
+        if envelope.len() < SESSION_MIN {
             return Err(Unopened::NotSealed);
         }
         // A request without a valid id has no session.
         let id = id.ok_or(Unopened::Forged)?;
         // The client's outbox is empty, and has room for the longest message.
-        let payload = out.get_mut(HEADER_LEN..).and_then(|out| out.get_mut(..answer.payload_len));
+        let payload = out.get_mut(HEADER_LEN..).and_then(|out| out.get_mut(..envelope.len()));
         let payload = payload.ok_or(Unopened::Forged)?;
-        answer.copy_payload(wire, &mut [], payload).ok_or(Unopened::Forged)?;
+        payload.copy_from_slice(envelope);
         let len = self.seal.keys.open(self.unix_time(now), id, payload)?.len();
         let end = seal::HEADER_LEN.saturating_add(len);
         payload.copy_within(seal::HEADER_LEN..end, 0);
@@ -254,11 +263,6 @@ impl Sealing {
         let passed = if passed < u32::MAX as u64 { passed as u32 } else { u32::MAX };
         unix_time.saturating_add(passed)
     }
-}
-
-/// Whether the answer holds an envelope. `wire` begins with it.
-fn is_sealed(answer: &Message, wire: &[u8]) -> bool {
-    answer.payload_len >= OVERHEAD && answer.first_frame(wire).first() == Some(&seal::FORMAT)
 }
 
 /// The id in a request, apart from the buffer that holds it.
@@ -281,7 +285,7 @@ impl InFlight {
     /// Whether a session in the answer must be opened.
     #[inline]
     pub(super) const fn is_opened(&self) -> bool {
-        self.is_sealed && matches!(self.op, Op::Get | Op::Take)
+        self.is_sealed && matches!(self.op, Op::Get | Op::Take | Op::Fetch)
     }
 
     /// Whether the session in the request must be sealed.

@@ -14,6 +14,7 @@
 //! sessions of that class that were stored before and after it.
 
 use super::Line;
+use super::walk::Parts;
 use crate::memory::Array;
 
 /// The bytes of a block.
@@ -168,6 +169,19 @@ impl<M: Array<Line>> Arena<M> {
             block = self.links.get(block);
         }
         Some(head.session)
+    }
+
+    /// The id and the bytes of the session at `head`.
+    pub(super) fn parts(&self, head: u32) -> Option<(&[u8], Parts<'_>)> {
+        let Head { next, session, id, start } = self.head(head)?;
+        let blocks = self.blocks.as_ref().as_flattened().as_chunks().0;
+        let links = self.links.0.as_ref().as_flattened().as_chunks().0;
+        Some((id, Parts::new(blocks, links, start, next, session)))
+    }
+
+    /// The number of blocks that were ever used: those with lower numbers.
+    pub(super) const fn used(&self) -> u32 {
+        self.fresh
     }
 
     /// Frees the blocks of the session at `head`.
