@@ -31,12 +31,23 @@ fn run(options: &mut Options) -> Result<(), Stop> {
         max_lifetime: DAY,
         progress: 0,
         state: None,
+        allow_copy: false,
+        copy_from: Vec::new(),
+        copy_share: None,
     };
     let (mut state, mut write_every, mut seal_keys) = (None, None, None);
     let mut max_lifetime = None;
     while let Some(name) = options.next()? {
         match name.as_str() {
             "handover" => startup.handover = Some(options.absolute_path()?),
+            "allowcopy" => config.allow_copy = true,
+            "copyfrom" => {
+                if config.copy_from.len() >= server::SOURCES_MAX {
+                    return Err(Stop::failed("-copyfrom can be given 31 times at most"));
+                }
+                config.copy_from.push(options.server_address()?);
+            }
+            "copyshare" => config.copy_share = Some(options.server_address()?),
             "idle" => config.limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => config.clients = options.count(1..=1_000_000)? as usize,
             "maxtimeout" => {
@@ -74,6 +85,9 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     }
     startup.reloads = seal_keys.is_some();
     config.state = state.map(|path| state::Config { path, every: write_every, seal_keys });
+    if config.copy_share.is_some() && config.copy_from.is_empty() {
+        return Err(Stop::failed("-copyshare needs -copyfrom, once for each other server"));
+    }
     let started = startup.start().map_err(Stop::failed)?;
     server::run(&config, started).map_err(Stop::failed)
 }

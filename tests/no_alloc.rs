@@ -95,6 +95,9 @@ fn a_daemon() {
             max_lifetime: Duration::from_secs(86_400),
             progress: 50,
             state: None,
+            allow_copy: false,
+            copy_from: Vec::new(),
+            copy_share: None,
         };
         server::run(&config, running).unwrap();
     } else {

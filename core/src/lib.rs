@@ -102,6 +102,7 @@
 //! - [`wire`]: frames, messages and what is malformed. [`message`]: requests, replies, statuses.
 //! - [`server`]: a [`Server`] has many clients and one [`Store`](server::Store). [`table`]: a [`Table`]
 //!   is the usual store, of fixed size; no operation takes longer if it has more sessions.
+//! - [`copy`]: the answers that carry many sessions.
 //! - [`proxy`]: a [`Proxy`] has many clients and one connection to each of a few servers.
 //! - [`client`]: a [`Connection`](client::Connection) makes one request at a time. [`snoop`]: reads
 //!   along. [`sessiond`]: stunnel's protocol in terms of this one's requests.
@@ -144,6 +145,7 @@ extern crate std;
 pub mod buffer;
 pub mod client;
 mod clients;
+pub mod copy;
 pub mod id;
 pub mod machine;
 pub mod memory;

@@ -9,12 +9,12 @@ use heapless::Deque;
 use zeroize::Zeroize;
 
 use crate::id::ID_MAX;
-use crate::message::{ADD_FIXED_LEN, Request};
+use crate::message::{ADD_FIXED_LEN, Request, STAMP_LEN};
 use crate::wire::{Direction, FRAMES_MAX, HEADER_LEN, Header, Malformed};
 
-/// Bytes of a message's payload that are kept: an ADD's fixed fields, the longest id, and one byte of
+/// Bytes of a message's payload that are kept: a REPAIR's fixed fields, the longest id, and one byte of
 /// the session.
-pub const PEEK_MAX: usize = ADD_FIXED_LEN + ID_MAX + 1;
+pub const PEEK_MAX: usize = STAMP_LEN + ADD_FIXED_LEN + ID_MAX + 1;
 /// Unanswered requests of a connection that are kept; one more replaces the oldest.
 pub const PAIRS_MAX: usize = 64;
 

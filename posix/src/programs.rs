@@ -89,6 +89,28 @@ pub const DC_SERVER: Command = Command {
                 ),
             ],
         },
+        &Group {
+            title: "Copies",
+            options: &[
+                Entry::valued(
+                    &["copyfrom"],
+                    "addr",
+                    "at the start, while serving, copy the sessions of that server, up to 31 times; \
+                     it needs -allowcopy",
+                )
+                .repeated(),
+                Entry::valued(
+                    &["copyshare"],
+                    "addr",
+                    "copy only what dc_client -replicas 2 keeps here: this server's address there; \
+                     give the other servers' addresses to -copyfrom, letter by letter",
+                ),
+                Entry::switch(
+                    &["allowcopy"],
+                    "let every client list all sessions, as -copyfrom of another server needs",
+                ),
+            ],
+        },
         &Group { title: "Clients", options: &[MAXCONN, IDLE, SERVER_REQTIMEOUT] },
         &Group {
             title: "Output",

@@ -1,10 +1,13 @@
 //! What `dc_server` runs: a [`Server`] on sockets.
 
+mod copies;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use distcache_core::server::SOURCES_MAX;
 use distcache_core::server::{self, ClientSlot, Operations, Store};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
@@ -13,7 +16,9 @@ use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter, report};
 use crate::handover::{self, Handover, TakeError};
 use crate::memory::{self, BUFFER_LEN, LockError, Memory};
+use crate::net::address::Address;
 use crate::net::poller::Events;
+use crate::net::resolver::Resolver;
 use crate::process::start::Started;
 use crate::seal_keys::KeyFileError;
 use crate::state::{self, Keeping};
@@ -40,6 +45,12 @@ pub struct Config {
     pub progress: u32,
     /// The file that keeps the sessions while the server does not run.
     pub state: Option<state::Config>,
+    /// Let every client list all sessions: see [`server::Config::allow_copy`].
+    pub allow_copy: bool,
+    /// Servers to copy the sessions of at the start: up to [`server::SOURCES_MAX`].
+    pub copy_from: Vec<Address>,
+    /// The address of this server at proxies with two copies, to copy only what they keep here.
+    pub copy_share: Option<Address>,
 }
 
 /// An error that ends a server or a proxy, mostly before it has started.
@@ -127,11 +138,19 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
+    // A server that takes over has the sessions already.
+    let sources = if started.has_predecessor() { &[][..] } else { &config.copy_from };
+    // Before there is memory for them to inherit.
+    let resolver = |address| Resolver::new(address, started.is_sandboxed());
+    let resolvers = sources.iter().map(resolver).collect::<Result<_, _>>()?;
     let mut keeping = Keeping::start(config.state.as_ref(), started)?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let sizes =
+    let mut sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
+    if !sources.is_empty() {
+        sizes.buffers = sizes.buffers.saturating_add(2);
+    }
     let mut buffers = allocate(sizes.bytes(), "-maxconn")?;
     if started.locks_memory() {
         memory::lock(&mut [&mut table_memory, &mut buffers]).map_err(RunError::Lock)?;
@@ -148,17 +167,27 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
+        allow_copy: config.allow_copy,
         ..server::Config::new(config.limits)
     };
-    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
-    started.provide_descriptors(config.clients, 0);
+    let mut server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
+    for source in sources {
+        server.copy_from(Instant::ORIGIN, source.to_string().as_bytes());
+    }
+    if let Some(own) = &config.copy_share {
+        server.copy_share(own.to_string().as_bytes());
+    }
+    started.provide_descriptors(config.clients, sources.len());
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    event_loop.set_servers(resolvers)?;
     let mut handover = Handover::start(started, &event_loop)?;
     handover::take_over(started, &mut event_loop, &mut handover, max_ttl)
         .map_err(RunError::Handover)?;
+    started.permit(|permit| sources.iter().for_each(|source| permit.connect(source)));
     started.enter_sandbox();
     started.ready();
+    copies::advance(event_loop.now(), &mut event_loop, sources, started);
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();
     let mut trim = Trim::default();
@@ -169,6 +198,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         let deadlines = deadlines.into_iter().chain([handover.deadline()]);
         let now = event_loop.wait(&mut events, deadlines.flatten().min())?;
         event_loop.turn(now, &events);
+        copies::advance(now, &mut event_loop, sources, started);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
         if event_loop.take_reload() {
@@ -197,11 +227,12 @@ where
     }
 
     fn report(&self, started: &Started) {
-        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid, repaired } =
+            self.operations();
         let evicted = self.store().counters().evicted;
         started.info(format_args!(
             "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
-             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted, {repaired} repaired"
         ));
     }
 }

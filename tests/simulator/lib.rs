@@ -210,6 +210,8 @@ pub struct Outcome {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// Sessions stored again by repairs.
+    pub repaired: u64,
 }
 
 /// Runs one seed; `verbose` prints every event.
@@ -236,6 +238,7 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
         unreachable: oracle.unreachable,
         unsupported: oracle.unsupported,
         lost: oracle.lost,
+        repaired: oracle.repaired,
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Oracle {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// How many sessions were stored again by repairs.
+    pub repaired: u64,
 }
 
 impl Oracle {
@@ -78,13 +80,14 @@ impl Oracle {
         let (durable, victim) = (plan.durable, plan.victim.is_some());
         let single_proxy =
             plan.nodes.iter().filter(|node| node.upstream_count == plan.servers).count() == 1;
-        let restarts_empty =
-            !victim || plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses == 0;
+        let breaks = plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses;
+        let restarts_empty = !victim || breaks == 0;
         let guarantees = Guarantees::new(Rules {
             durable,
             replicated: copies > 1,
             single_proxy,
             restarts_empty,
+            removes_all: plan.servers <= 2 && stuck.is_none() && breaks == 0,
         });
         Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
@@ -272,6 +275,7 @@ const fn orders(op: Op, copied: bool) -> &'static [Op] {
         (Op::Remove, _) => &[Op::Remove],
         (Op::Have, _) => &[Op::Have],
         (Op::Take, _) => &[Op::Get, Op::Remove],
+        (Op::Fetch | Op::Repair | Op::Copy, _) => &[],
     }
 }
 

@@ -6,6 +6,7 @@ use crate::cluster::{self, SERVERS_MAX};
 use crate::request::Dialect;
 use crate::sealed;
 use distcache_core::table::Layout;
+use distcache_core::wire::LEVEL;
 use distcache_core::{Limits, proxy};
 use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
@@ -297,7 +298,7 @@ impl Plan {
     /// Returns the highest level at which this node answers, if that never changes.
     pub fn level_of(&self, node: usize) -> Option<u16> {
         let steady = node < self.servers && !self.faulty_server;
-        steady.then(|| u16::from(!self.nodes[node].level_zero))
+        steady.then(|| if self.nodes[node].level_zero { 0 } else { LEVEL })
     }
 
     /// Returns whether requests may go from this node to an old server.

@@ -7,6 +7,7 @@ pub mod bytes;
 pub mod c;
 pub mod chain;
 pub mod daemon;
+pub mod fleet;
 #[cfg(target_os = "linux")]
 pub mod handover;
 pub mod handshake;

@@ -92,4 +92,6 @@ pub struct Traffic {
     pub given_up: u64,
     /// Sessions that servers returned and that do not open.
     pub rejected: Rejected,
+    /// Sessions that one server had lost, and another still had, stored at the first again.
+    pub repaired: u64,
 }

@@ -41,6 +41,7 @@ mod hedge;
 mod in_flight;
 mod memory;
 mod probe;
+mod repair;
 mod replies;
 mod seal;
 mod service;
@@ -66,6 +67,7 @@ use seal::Sealing;
 pub use seal::{Rejected, Seal};
 use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
+pub(crate) use upstream::{hash, rank};
 
 /// The most servers of one proxy.
 pub const SERVERS_MAX: usize = 32;
@@ -243,12 +245,14 @@ impl<M: Memory> Proxy<M> {
     pub fn traffic(&self) -> Traffic {
         let mut sum = self.traffic;
         for server in self.servers.iter() {
-            let ServerTraffic { strays, connects, losses, given_up, rejected, .. } = server.traffic;
+            let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
+            let ServerTraffic { rejected, repaired, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
             sum.losses = sum.losses.saturating_add(losses);
             sum.given_up = sum.given_up.saturating_add(given_up);
             sum.rejected = sum.rejected.plus(&rejected);
+            sum.repaired = sum.repaired.saturating_add(repaired);
         }
         sum
     }

@@ -14,7 +14,9 @@
 //! the wire is sealed, and what a server sent stays as it came.
 //!
 //! - *Which requests.* ADD and PUT are sealed, at each server with another nonce. Answers to GET and TAKE
-//!   are opened. REMOVE and HAVE pass unchanged: HAVE says "there" of a session that does not open.
+//!   are opened, and to the FETCH that stands for a GET. REMOVE and HAVE pass unchanged: HAVE says "there"
+//!   of a session that does not open. A repair copies the envelope as it came, and only one that opened. A
+//!   client's own FETCH and REPAIR are answered "not supported": it asks with GET and ADD.
 //! - *The id* authenticates the session, so a request that waits for a session stays at the front of its
 //!   client's inbox until it is answered, as all requests do that may visit another server.
 //! - *What does not open* counts as a miss of that server, in [`Rejected`]. Another server that may have a
@@ -34,12 +36,16 @@ use heapless::Vec;
 use zeroize::Zeroize;
 
 use super::in_flight::InFlight;
-use super::{Memory, Proxy};
+use super::replies::frame_status;
+use super::{Memory, Proxy, Upstream};
+use crate::buffer::Pool;
+use crate::clients::Client;
 use crate::id::{ID_MAX, Id};
-use crate::message::{ADD_FIXED_LEN, Request, SESSION_MIN, Status, raise_ttl};
+use crate::memory::Array;
+use crate::message::{ADD_FIXED_LEN, FETCH_FIXED_LEN, Request, SESSION_MIN, Status, raise_ttl};
 use crate::seal::{self, Keys, Nonces, OVERHEAD, Unopened};
 use crate::time::Instant;
-use crate::wire::{self, Envelope, HEADER_LEN, Message, Op, PAYLOAD_MAX};
+use crate::wire::{self, Envelope, HEADER_LEN, LEVEL, Message, Op, PAYLOAD_MAX};
 
 /// What a proxy seals sessions with: see [`Proxy::set_seal`].
 #[derive(Debug)]
@@ -97,15 +103,13 @@ impl Rejected {
     }
 }
 
-/// An answer on its way to a client.
+/// What became of a sealed answer: a message behind the bytes in the client's outbox.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Content {
-    /// As the server sent it.
-    Unchanged,
-    /// This many bytes behind the client's outbox: a message with the session opened.
-    Opened(usize),
-    /// A session that does not open.
-    Rejected(Unopened),
+pub(super) struct Opened {
+    /// Its length.
+    pub(super) len: usize,
+    /// It says that there is no session, since that does not open.
+    pub(super) is_rejected: bool,
 }
 
 /// A seal and the time.
@@ -145,8 +149,11 @@ impl Sealing {
     /// The status that refuses the request at the front of `wire`, because its session cannot be sealed.
     pub(super) fn refusal(request: &Message, wire: &[u8]) -> Option<Status> {
         let op = request.header.op;
-        if !op.stores() {
-            return None;
+        match op {
+            Op::Add | Op::Put => {}
+            // A FETCH tells a lifetime that nobody vouches for. Whoever gets this asks with GET.
+            Op::Fetch | Op::Repair => return Some(Status::UNSUPPORTED),
+            _ => return None,
         }
         match Request::parse(op, request.first_frame(wire)).ok()? {
             Ok(_) => {
@@ -157,8 +164,44 @@ impl Sealing {
         }
     }
 
+    /// Opens the session in the answer at the front of a server's inbox, and writes the message for the
+    /// client. `None` if the answer passes unchanged.
+    #[inline(never)]
+    pub(super) fn open_answer(
+        &self,
+        now: Instant,
+        in_flight: &InFlight,
+        answer: &Message,
+        server: &mut Upstream,
+        client: &Client,
+        pool: &mut Pool<impl Array<u8>>,
+    ) -> Option<Opened> {
+        let id = OwnId::of(&in_flight.request, client.inbox.bytes(pool));
+        let (wire, room) = pool.between(&server.inbox, &client.outbox)?;
+        let level = LEVEL.min(answer.header.patch);
+        let request = &in_flight.request.header;
+        let front = if in_flight.op == Op::Fetch { FETCH_FIXED_LEN } else { 0 };
+        let len = answer.payload_len.saturating_sub(front);
+        let sealed = len >= OVERHEAD && answer.first_frame(wire).get(front) == Some(&seal::FORMAT);
+        if self.seal.mixed && len >= SESSION_MIN && !sealed {
+            return None;
+        }
+        // A repair needs the payload in one piece, too.
+        let envelope = answer.payload(wire).get(front..).unwrap_or_default();
+        let opened = match self.open(now, id.get(), envelope, room) {
+            Ok(len) => wire::frame(room, &Envelope::answer(request, level), len),
+            Err(why) => {
+                server.traffic.rejected.count(why);
+                let len = frame_status(request, level, Status::NOT_OK, room)?;
+                return Some(Opened { len, is_rejected: true });
+            }
+        };
+        opened.map(|len| Opened { len, is_rejected: false })
+    }
+
     /// Writes an ADD or PUT with its session sealed to the front of `out`; `None` if it does not fit.
     /// `wire` begins with the request.
+    #[inline(never)]
     pub(super) fn write_request(
         &mut self,
         now: Instant,
@@ -187,47 +230,23 @@ impl Sealing {
         wire::frame(out, envelope, len)
     }
 
-    /// Opens the session in an answer at the front of `wire`, and writes a message with it to the front of
-    /// `out`. `id` is that of the request.
-    pub(super) fn open(
+    /// Opens a session behind the room for a header, and returns its length.
+    fn open(
         &self,
         now: Instant,
         id: Option<Id<'_>>,
-        answer: &Message,
-        wire: &[u8],
-        envelope: &Envelope,
-        out: &mut [u8],
-    ) -> Content {
-        if answer.payload_len < SESSION_MIN {
-            return Content::Rejected(Unopened::NotSealed);
-        }
-        if self.seal.mixed && !is_sealed(answer, wire) {
-            return Content::Unchanged;
-        }
-        match self.open_into(now, id, answer, wire, out) {
-            Ok(len) => match wire::frame(out, envelope, len) {
-                Some(len) => Content::Opened(len),
-                None => Content::Rejected(Unopened::Forged),
-            },
-            Err(why) => Content::Rejected(why),
-        }
-    }
-
-    /// Writes the session behind the room for a header, and returns its length.
-    fn open_into(
-        &self,
-        now: Instant,
-        id: Option<Id<'_>>,
-        answer: &Message,
-        wire: &[u8],
+        envelope: &[u8],
         out: &mut [u8],
     ) -> Result<usize, Unopened> {
+        if envelope.len() < SESSION_MIN {
+            return Err(Unopened::NotSealed);
+        }
         // A request without a valid id has no session.
         let id = id.ok_or(Unopened::Forged)?;
         // The client's outbox is empty, and has room for the longest message.
-        let payload = out.get_mut(HEADER_LEN..).and_then(|out| out.get_mut(..answer.payload_len));
+        let payload = out.get_mut(HEADER_LEN..).and_then(|out| out.get_mut(..envelope.len()));
         let payload = payload.ok_or(Unopened::Forged)?;
-        answer.copy_payload(wire, &mut [], payload).ok_or(Unopened::Forged)?;
+        payload.copy_from_slice(envelope);
         let len = self.seal.keys.open(self.unix_time(now), id, payload)?.len();
         let end = seal::HEADER_LEN.saturating_add(len);
         payload.copy_within(seal::HEADER_LEN..end, 0);
@@ -244,11 +263,6 @@ impl Sealing {
         let passed = if passed < u32::MAX as u64 { passed as u32 } else { u32::MAX };
         unix_time.saturating_add(passed)
     }
-}
-
-/// Whether the answer holds an envelope. `wire` begins with it.
-fn is_sealed(answer: &Message, wire: &[u8]) -> bool {
-    answer.payload_len >= OVERHEAD && answer.first_frame(wire).first() == Some(&seal::FORMAT)
 }
 
 /// The id in a request, apart from the buffer that holds it.
@@ -271,7 +285,7 @@ impl InFlight {
     /// Whether a session in the answer must be opened.
     #[inline]
     pub(super) const fn is_opened(&self) -> bool {
-        self.is_sealed && matches!(self.op, Op::Get | Op::Take)
+        self.is_sealed && matches!(self.op, Op::Get | Op::Take | Op::Fetch)
     }
 
     /// Whether the session in the request must be sealed.

@@ -1,7 +1,8 @@
 //! The answer to one request.
 
-use super::Store;
-use crate::message::{Add, Request, Status};
+use super::{Fetch, Store};
+use crate::copy::Copy;
+use crate::message::{Add, FETCH_FIXED_LEN, Request, STAMP_LEN, Status};
 use crate::time::Instant;
 use crate::wire::{self, Envelope, HEADER_LEN, Malformed, Message, Op, PAYLOAD_MAX};
 use zeroize::Zeroize;
@@ -50,8 +51,27 @@ pub fn answer(
                 wipe(room, len);
                 Status::NOT_OK
             }
-            None => Status::NOT_OK,
+            None => {
+                if op == Op::Take {
+                    // The attempt counts: no repair may store the session after it.
+                    store.remove(now, id);
+                }
+                Status::NOT_OK
+            }
         },
+        Ok(Request::Fetch(id)) => match fetch(now, store, id, room) {
+            Some((len, status)) => {
+                let answered = reply(message, out, len, status);
+                if answered.is_none() {
+                    wipe(out.get_mut(HEADER_LEN..).unwrap_or_default(), len);
+                }
+                return Ok(answered);
+            }
+            None => Status::UNSUPPORTED,
+        },
+        Ok(Request::Repair(stamp, Add { ttl, id, session })) => {
+            status(store.repair(now, stamp, ttl, id, session))
+        }
         Ok(Request::Add(Add { ttl, id, session })) => status(store.add(now, ttl, id, session)),
         Ok(Request::Put(Add { ttl, id, session })) => status(store.put(now, ttl, id, session)),
         Ok(Request::Remove(id)) if store.remove(now, id) => Status::OK,
@@ -62,6 +82,66 @@ pub fn answer(
         *first = status.0;
     }
     Ok(reply(message, out, 1, status))
+}
+
+/// Writes the answer to a COPY, like [`answer`] for all other operations.
+///
+/// # Errors
+/// [`Malformed`] if the payload is not that of a COPY.
+pub(super) fn answer_copy(
+    now: Instant,
+    store: &impl Store,
+    message: &Message,
+    wire: &[u8],
+    out: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    if message.payload_len != message.first_frame(wire).len() {
+        return Err(Malformed::Payload);
+    }
+    let request = Copy::parse(message.first_frame(wire))?;
+    let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
+        return Ok(None);
+    };
+    match store.copy(now, request, room) {
+        Some(len) => Ok(len.and_then(|len| reply(message, out, len, Status::OK))),
+        None => {
+            if let Some(first) = room.first_mut() {
+                *first = Status::UNSUPPORTED.0;
+            }
+            Ok(reply(message, out, 1, Status::UNSUPPORTED))
+        }
+    }
+}
+
+/// Writes the payload of the answer to a FETCH, and returns its length. One that does not fit is longer
+/// than `room`. `None` if the store does not support it, or has a session too long for an answer.
+fn fetch(
+    now: Instant,
+    store: &mut impl Store,
+    id: crate::id::Id<'_>,
+    room: &mut [u8],
+) -> Option<(usize, Status)> {
+    // Without this much room there is none for the frame either.
+    let Some((fixed, data)) = room.split_first_chunk_mut::<FETCH_FIXED_LEN>() else {
+        return Some((STAMP_LEN.saturating_add(1), Status::NOT_OK));
+    };
+    let [status, ttl_room @ ..] = fixed;
+    match store.fetch(now, id, data)? {
+        Fetch::Session(len, ttl) => {
+            *status = Status::OK.0;
+            *ttl_room = ttl.to_be_bytes();
+            let len = len.saturating_add(FETCH_FIXED_LEN);
+            (len <= PAYLOAD_MAX).then_some((len, Status::OK))
+        }
+        Fetch::Missing(stamp) => {
+            let len = STAMP_LEN.saturating_add(1);
+            if let Some([status, stamp_room @ ..]) = room.first_chunk_mut::<{ STAMP_LEN + 1 }>() {
+                *status = Status::NOT_OK.0;
+                *stamp_room = stamp.to_be_bytes();
+            }
+            Some((len, Status::NOT_OK))
+        }
+    }
 }
 
 fn status(stored: Result<(), Status>) -> Status {

@@ -269,8 +269,27 @@ impl Connection {
     }
 }
 
-impl<M: Memory> EventLoop<Proxy<M>> {
-    /// Prepares connections to the proxy's servers, each with its resolver. Call this once, before the
+/// A machine that connects to servers.
+pub(crate) trait Dials: Machine {
+    /// Returns an attempt to connect that must be started or cancelled now.
+    fn dial(&mut self, now: Instant) -> Option<Dial>;
+
+    /// Reports that a connection is made.
+    fn connected(&mut self, now: Instant, key: ServerKey);
+}
+
+impl<M: Memory> Dials for Proxy<M> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
+        self.dial(now)
+    }
+
+    fn connected(&mut self, now: Instant, key: ServerKey) {
+        self.connected(now, key);
+    }
+}
+
+impl<M: Dials> EventLoop<M> {
+    /// Prepares connections to the machine's servers, each with its resolver. Call this once, before the
     /// first turn.
     pub(crate) fn set_servers(&mut self, resolvers: Vec<Resolver>) -> io::Result<()> {
         let (base, count) = (self.servers_key(), resolvers.len());

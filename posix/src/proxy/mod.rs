@@ -146,19 +146,13 @@ fn run_loop(
 /// Prints the counters of each server.
 fn report_servers(proxy: &OwnedProxy, config: &Config, started: &Started) {
     for (number, server) in (0..=u8::MAX).zip(&config.servers) {
-        let ServerTraffic {
-            forwarded,
-            answered,
-            lost,
-            strays,
-            connects,
-            losses,
-            given_up,
-            rejected,
-        } = proxy.server_traffic(number);
+        let traffic = proxy.server_traffic(number);
+        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, .. } = traffic;
+        let ServerTraffic { given_up, repaired, rejected, .. } = traffic;
         started.info(format_args!(
             "{server}: {forwarded} requests forwarded, {answered} answered, {lost} lost; {connects} \
-             connections, {losses} lost, {given_up} of them given up; {strays} stray answers"
+             connections, {losses} lost, {given_up} of them given up; {strays} stray answers; \
+             {repaired} sessions repaired"
         ));
         if config.seal.is_some() {
             let rejected = rejected.total();

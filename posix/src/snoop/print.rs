@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
+use distcache_core::copy::Copy;
 use distcache_core::id::ID_MAX;
-use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
+use distcache_core::message::{ADD_FIXED_LEN, FETCH_FIXED_LEN, Fetched, Reply, STAMP_LEN, Status};
 use distcache_core::snoop::{Event, Pairs, Reader, Seen};
 use distcache_core::wire::{Direction, Op, PAYLOAD_MAX};
 
@@ -188,7 +189,8 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(message: &'a Seen, most: usize) -> Self {
         // The longest id of a GET is kept whole; a longer one is printed as far as it is kept.
-        let kept = || Some(message.peek()).filter(|_| !message.header.op.stores());
+        let op = message.header.op;
+        let kept = || Some(message.peek()).filter(|_| !op.stores() && op != Op::Repair);
         let id = message.request().map(|request| request.id().bytes()).or_else(kept);
         Self { id, message, most }
     }
@@ -197,12 +199,20 @@ impl<'a> Asked<'a> {
 impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Seen { header, payload_len, .. } = self.message;
+        if header.op == Op::Copy {
+            return match Copy::parse(self.message.peek()) {
+                Ok(Copy { cursor, most }) => write!(f, "cursor {cursor} most {most}"),
+                Err(_) => write!(f, "payload {payload_len} (corrupt)"),
+            };
+        }
         let Some(id) = self.id else {
             return write!(f, "payload {payload_len} (corrupt)");
         };
-        match (header.op, self.message.peek().first_chunk()) {
-            (Op::Add | Op::Put, Some(ttl)) => {
-                let session = payload_len.saturating_sub(ADD_FIXED_LEN + id.len());
+        let stamp_len = if header.op == Op::Repair { STAMP_LEN } else { 0 };
+        let add = self.message.peek().get(stamp_len..).and_then(<[u8]>::first_chunk);
+        match (header.op, add) {
+            (Op::Add | Op::Put | Op::Repair, Some(ttl)) => {
+                let session = payload_len.saturating_sub(stamp_len + ADD_FIXED_LEN + id.len());
                 let ttl = u32::from_be_bytes(*ttl);
                 let id = Hex { id, most: self.most, len: id.len() };
                 write!(f, "id {id} ttl {ttl} ms session {session}")
@@ -220,6 +230,18 @@ impl fmt::Display for Answer<'_> {
         let Seen { header, payload_len, .. } = self.0;
         // The beginning is enough to tell a status from a session.
         let payload = self.0.peek();
+        match (header.op, Fetched::parse(payload), payload) {
+            (Op::Fetch, Ok(Fetched::Session { ttl, .. }), _) => {
+                let session = payload_len.saturating_sub(FETCH_FIXED_LEN);
+                return write!(f, "session {session} ttl {ttl} ms");
+            }
+            (Op::Fetch, Ok(Fetched::Missing(_)), _) => return f.write_str("not found"),
+            (Op::Copy, _, [n0, n1, n2, n3, ..]) => {
+                let next = u32::from_be_bytes([*n0, *n1, *n2, *n3]);
+                return write!(f, "payload {payload_len} next {next}");
+            }
+            _ => {}
+        }
         match Reply::parse(header.op, payload) {
             Ok(Reply::Session(_)) => write!(f, "session {payload_len}"),
             Ok(Reply::Status(Status(code))) => match Status(code).name() {
