@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use distcache_core::seal::Keys;
-use distcache_core::state::{CHUNK_MAX, Decoder, Encoder, Refused};
+use distcache_core::state::{CHUNK_MAX, Decoder, Encoder};
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Table};
 

@@ -2,6 +2,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use distcache_core::state::Refused;
 use distcache_core::{Id, Layout};
 
 use super::*;

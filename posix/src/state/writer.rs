@@ -108,6 +108,8 @@ fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
         let _ = rustix::stdio::dup2_stderr(&null);
     }
     let _ = rustix::process::chdir("/");
+    // It must not take the processor from the server that has just sent to it.
+    sys::schedule::be_batch();
     let target = Target::new(path);
     let mut chunk = vec![0; CHUNK_MAX];
     if sandboxed {
