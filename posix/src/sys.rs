@@ -4,6 +4,8 @@
 pub(crate) mod datagram;
 mod peer;
 mod process;
+#[cfg(feature = "daemon")]
+pub(crate) mod schedule;
 #[cfg(target_os = "linux")]
 mod secret;
 

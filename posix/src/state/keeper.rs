@@ -214,9 +214,7 @@ impl Keeper {
                 let _ = receive(socket);
             }
         }
-        let stamp = Stamp::at(now);
-        encoder.restart(now, stamp.unix_ms, salt()?, keys);
-        let sessions = write(encoder, table, now, |bytes| send_all(socket, bytes))?;
+        let sessions = write(table, Stamp::at(now), keys, |bytes| send_all(socket, bytes))?;
         wait(socket, PollFlags::IN)?;
         receive(socket)?;
         Ok(sessions)

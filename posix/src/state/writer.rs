@@ -108,7 +108,9 @@ fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
         let _ = rustix::stdio::dup2_stderr(&null);
     }
     let _ = rustix::process::chdir("/");
-    let target = Target { temporary: temporary(path), path: path.to_owned() };
+    // It must not take the processor from the server that has just sent to it.
+    sys::schedule::be_batch();
+    let target = Target::new(path);
     let mut chunk = vec![0; CHUNK_MAX];
     if sandboxed {
         let mut permit = Permit::default();
@@ -125,7 +127,11 @@ fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
 }
 
 /// Receives a state, writes it, and answers unless it was abandoned. An error is the end of the socket.
-fn one_state(socket: &mut UnixStream, target: &Target, chunk: &mut [u8]) -> io::Result<()> {
+pub(super) fn one_state(
+    socket: &mut UnixStream,
+    target: &Target,
+    chunk: &mut [u8],
+) -> io::Result<()> {
     socket.read_exact(&mut chunk[..HEADER_LEN])?;
     let mut file = target.create();
     write(&mut file, &chunk[..HEADER_LEN]);
@@ -177,12 +183,16 @@ fn result(written: &Result<(), WriteError>) -> [u8; RESULT_LEN] {
 }
 
 /// The state file, and its name until it is complete.
-struct Target {
+pub(super) struct Target {
     path: PathBuf,
     temporary: PathBuf,
 }
 
 impl Target {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { temporary: temporary(path), path: path.to_owned() }
+    }
+
     /// Whether files can be created beside the state file. Removes what a killed writer has left.
     fn probe(&self) -> Result<(), WriteError> {
         let created = self.create().map(drop);
