@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use distcache_core::server::{self, ClientSlot, Operations, Store};
+use distcache_core::server::{self, ClientSlot, Operations, Store, Tracked};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
@@ -142,7 +142,10 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         max_lifetime: config.max_lifetime,
         ..server::Config::new(config.limits)
     };
-    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
+    // Only a handover needs to know what changes.
+    let log_len = if started.has_door() { handover::LOG_LEN } else { 0 };
+    let store = Tracked::new(table, allocate(log_len, "-handover")?);
+    let server = Server::new(slots, pool, server_config, store).map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, 0);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
@@ -178,9 +181,10 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     }
 }
 
-impl<M, C, B> Report for Server<Table<M>, C, B>
+impl<M, L, C, B> Report for Server<Tracked<Table<M>, L>, C, B>
 where
     M: Array<Line>,
+    L: Array<u8>,
     C: Array<ClientSlot>,
     B: Array<u8>,
 {

@@ -19,12 +19,14 @@ mod operations;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod transfer;
 
 pub use answer::{Answered, answer};
 pub use config::{Config, Sizes};
 pub use operations::Operations;
 pub use store::Store;
+pub use tracked::{Tracked, next_change};
 pub use transfer::Transfer;
 
 pub use crate::clients::ClientSlot;

@@ -391,6 +391,11 @@ impl Started {
         self.door.take()
     }
 
+    /// Whether there will be a socket for successors.
+    pub(crate) fn has_door(&self) -> bool {
+        self.door.is_some()
+    }
+
     /// Whether there is a server to take over from.
     pub(crate) fn has_predecessor(&self) -> bool {
         self.predecessor.is_some()
