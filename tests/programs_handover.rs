@@ -4,10 +4,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
+use distcache_testing::bytes::{ADD, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::daemon::Daemon;
 use distcache_testing::load::{ANSWERS, CONNECTIONS, Load, Tally, data};
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_descriptors, until};
+use distcache_testing::random::Random;
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::sessiond::{DatagramClient, key};
 use distcache_testing::start;
@@ -286,6 +287,61 @@ fn sessions_keep_their_data_and_their_lifetimes() {
     until("the end of a lifetime", || {
         let answer = RawClient::connect(&address).ask(&have(1, b"short"));
         (answer == status(1, HAVE, 1)).then_some(())
+    });
+    assert_eq!(old.end(Signal::TERM).code, 0);
+}
+
+/// Adds, removes and looks up sessions until it is stopped, then checks each of them.
+fn churn(address: &str, number: u8, stored: &AtomicU64, running: &AtomicBool) {
+    let client = RawClient::connect(address);
+    let mut random = Random::new(number.into());
+    let id = |serial: u32| [&[number][..], &serial.to_be_bytes()].concat();
+    let data = |serial: u32| data(&id(serial))[..5].to_vec();
+    let add_one = |serial: u32| {
+        let added = client.ask(&add(serial, &id(serial), &data(serial)));
+        assert_eq!(added, status(serial, ADD, 0));
+        stored.fetch_add(1, Ordering::Relaxed);
+    };
+    let mut live: Vec<u32> = (0..3000).collect();
+    let mut gone = vec![];
+    live.iter().for_each(|&serial| add_one(serial));
+    let mut next = 3000;
+    while running.load(Ordering::Relaxed) {
+        let at = random.below(live.len());
+        let serial = live.swap_remove(at);
+        assert_eq!(client.ask(&remove(1, &id(serial))), status(1, REMOVE, 0), "{serial}");
+        gone.push(serial);
+        add_one(next);
+        live.push(next);
+        next += 1;
+        let serial = live[random.below(live.len())];
+        assert!(client.ask(&get(2, &id(serial))) == session(2, &data(serial)), "{serial}");
+    }
+    for serial in live {
+        assert!(client.ask(&get(2, &id(serial))) == session(2, &data(serial)), "{serial}");
+    }
+    for serial in gone {
+        assert_eq!(client.ask(&have(3, &id(serial))), status(3, HAVE, 1), "{serial} is back");
+    }
+}
+
+#[test]
+fn what_changes_while_the_sessions_are_copied_is_not_lost_and_does_not_come_back() {
+    let dir = Dir::new();
+    let mut old = server(&dir, &[]);
+    let address = dir.address("s");
+    let (stored, running) = (AtomicU64::new(0), AtomicBool::new(true));
+    std::thread::scope(|scope| {
+        let stop = Stop(&running);
+        for number in 0..3 {
+            let (address, stored, running) = (&address, &stored, &running);
+            scope.spawn(move || churn(address, number, stored, running));
+        }
+        until("a large table", || (stored.load(Ordering::Relaxed) > 9_000).then_some(()));
+        for _ in 0..5 {
+            (old, _) = replace(&dir, std::mem::replace(&mut old, placeholder()), &[]);
+        }
+        drop(stop);
     });
     assert_eq!(old.end(Signal::TERM).code, 0);
 }

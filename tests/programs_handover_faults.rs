@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use distcache_testing::bytes::{HAVE, have, status};
+use distcache_testing::bytes::{
+    ADD, HAVE, PUT, REMOVE, add, add_payload, at_level, get, have, message, remove, session, status,
+};
 use distcache_testing::handover::{
     CLIENTS, CONTENT, COPIED, COUNTS, FakeDoor, HELLO, LOADED, Packet, Peer, READY, REASON,
     REFUSED, SESSIONS, TAKEN, Then, WELCOME, WITH_FD, YOURS, relay,
@@ -278,6 +280,48 @@ fn unknown_fields_of_a_later_minor_version_are_ignored_on_both_sides() {
     new.err.wait_for("took over from process");
     assert_eq!(old.ended().code, 0);
     finishes(&client);
+    assert_eq!(new.end(Signal::TERM).code, 0);
+}
+
+#[test]
+fn a_large_table_is_copied_before_clients_wait_and_then_only_what_has_changed() {
+    let dir = Dir::new();
+    let old = start(&dir, "door", &["-sessions", "9000"]);
+    assert_eq!(old.address(), dir.address("s"));
+    let client = RawClient::connect(&dir.address("s"));
+    let id = |number: u32| number.to_be_bytes();
+    let stores = |number: u32| {
+        assert_eq!(client.ask(&add(1, &id(number), &id(number))), status(1, ADD, 0));
+    };
+    (0..5000).for_each(stores);
+    let door = FakeDoor::listen(&dir.join("relay"));
+    let new = start(&dir, "relay", &["-sessions", "9000"]);
+    let mut sessions = vec![];
+    relay(&door, &dir.join("door"), |packet| {
+        if [SESSIONS, CONTENT].contains(&packet.kind) {
+            let changed = packet.fields.iter().any(|(tag, _)| *tag == WITH_FD | 13);
+            let count = packet.value(COUNTS)[8..].try_into().map(u64::from_le_bytes);
+            sessions.push((changed, count.expect("a number")));
+        }
+        if packet.kind == SESSIONS {
+            // The old server still serves.
+            assert_eq!(client.ask(&remove(1, &id(0))), status(1, REMOVE, 0));
+            assert_eq!(client.ask(&remove(1, &id(1))), status(1, REMOVE, 0));
+            stores(1);
+            stores(5000);
+            let put = at_level(1, message(0, 1, PUT, &add_payload(60_000, &id(2), b"replaced")));
+            assert_eq!(client.ask(&put), at_level(1, status(1, PUT, 0)));
+        }
+        Then::Pass
+    });
+    assert_eq!(old.ended().code, 0);
+    // The log has 1 twice and the other three once; 0 is gone.
+    assert_eq!(sessions, [(false, 5000), (true, 4)]);
+    for number in 1..=5000 {
+        let data = if number == 2 { b"replaced".to_vec() } else { id(number).to_vec() };
+        assert_eq!(client.ask(&get(1, &id(number))), session(1, &data), "{number}");
+    }
+    assert_eq!(client.ask(&have(1, &id(0))), status(1, HAVE, 1));
     assert_eq!(new.end(Signal::TERM).code, 0);
 }
 
