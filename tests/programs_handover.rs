@@ -442,3 +442,58 @@ fn datagrams_are_answered_by_the_successor() {
     assert_eq!(sessiond.get(&key(b"id")).as_deref(), Some(&b"value"[..]));
     assert_eq!(new.end(Signal::TERM).code, 0);
 }
+
+/// Starts a server the way systemd does: with a listening socket as descriptor 3.
+fn activated(dir: &Dir, listener: &std::net::TcpListener) -> Program {
+    use std::os::fd::{AsFd, AsRawFd};
+    // Not closed on exec, so that the shell has it.
+    let number = listener.as_fd().as_raw_fd();
+    let script = format!("exec 3<&{number}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",);
+    let state = dir.text("state");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script, "sh", DC_SERVER, "-state", &state]);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).expect("our own socket");
+    let server = Program::spawn(command);
+    server.address();
+    server
+}
+
+#[test]
+fn a_service_manager_that_keeps_the_socket_restarts_a_server_with_a_state_without_a_refusal() {
+    let dir = Dir::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("IP:{}", listener.local_addr().expect("its port"));
+    let mut old = activated(&dir, &listener);
+    store(&address, 300);
+    let (running, asked) = (AtomicBool::new(true), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let stop = Stop(&running);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for number in (0..300).cycle() {
+                    if !running.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // A connection that was accepted before the end may break, and is tried again. None
+                    // is refused.
+                    let client = RawClient::try_connect(&address).expect("the socket listens");
+                    if let Ok(answer) = client.try_ask(&get(1, &id(number))) {
+                        assert!(answer == session(1, &data(&id(number))), "session {number}");
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            let before = asked.load(Ordering::Relaxed);
+            until("requests", || (asked.load(Ordering::Relaxed) > before + 20).then_some(()));
+            let ended = std::mem::replace(&mut old, placeholder()).end(Signal::TERM);
+            assert_eq!(ended.code, 0, "{ended:?}");
+            old = activated(&dir, &listener);
+        }
+        drop(stop);
+    });
+    holds(&address, 300);
+    assert_eq!(old.end(Signal::TERM).code, 0);
+}
