@@ -7,13 +7,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use distcache_core::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
-use distcache_posix::{program, proxy, server};
+use distcache_posix::{program, proxy, server, state};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
 use distcache_testing::memory::limits;
 use distcache_testing::process::{Dir, Program, Signal, until};
@@ -74,6 +75,7 @@ fn a_daemon() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let [listen, server, counter] =
         [LISTEN, SERVER, COUNTER].map(|name| std::env::var(name).unwrap());
+    let counter_path = counter.clone();
     let counter = UnixListener::bind(counter).unwrap();
     std::thread::spawn(move || {
         for udp in counter.incoming() {
@@ -94,6 +96,11 @@ fn a_daemon() {
             min_lifetime: Duration::ZERO,
             max_lifetime: Duration::from_secs(86_400),
             progress: 50,
+            state: Some(state::Config {
+                path: state_file(&counter_path),
+                every: Some(Duration::from_secs(1)),
+                seal_keys: None,
+            }),
         };
         server::run(&config, running).unwrap();
     } else {
@@ -111,6 +118,11 @@ fn a_daemon() {
     }
     COUNTED.set(false);
     println!("\nin all {} allocations", COUNT.load(Ordering::Relaxed));
+}
+
+/// The state file of a server whose counter is at `counter`.
+fn state_file(counter: &str) -> PathBuf {
+    format!("{counter}.state").into()
 }
 
 /// A daemon whose allocations are counted.
@@ -162,6 +174,21 @@ fn id(number: u32) -> [u8; 32] {
     let mut id = [7; 32];
     id[..4].copy_from_slice(&number.to_be_bytes());
     id
+}
+
+#[test]
+fn a_server_that_writes_its_state_allocates_nothing() {
+    let dir = Dir::new();
+    let daemon = Daemon::server(&dir);
+    send_all_requests(&daemon.address);
+    let before = daemon.allocations();
+    let state = state_file(&daemon.counter);
+    for _ in 0..2 {
+        until("a state", || state.exists().then_some(()));
+        std::fs::remove_file(&state).unwrap();
+    }
+    assert_eq!(daemon.allocations(), before);
+    daemon.end();
 }
 
 const LARGE: usize = 30_000;

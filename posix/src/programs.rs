@@ -70,9 +70,9 @@ pub const DC_SERVER: Command = Command {
                 ),
                 Entry::valued(
                     &["statewrite"],
-                    "time",
-                    "write them every so often while it runs, too, in seconds without a unit; after \
-                     a crash, sessions removed since then come back",
+                    "s",
+                    "write them that often while it runs, too; after a crash, sessions removed since \
+                     then come back",
                 )
                 .default("never"),
                 Entry::valued(

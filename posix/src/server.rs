@@ -123,7 +123,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
-    let mut keeping = Keeping::start(config.state.as_ref())?;
+    let mut keeping = Keeping::start(config.state.as_ref(), started)?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
     let sizes =

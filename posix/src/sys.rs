@@ -1,11 +1,11 @@
 //! All of the crate's `unsafe`: what neither `std` nor `rustix` offers as safe functions.
 
-#[cfg(feature = "daemon")]
-pub(crate) mod close;
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
 mod peer;
 mod process;
+#[cfg(feature = "daemon")]
+pub(crate) mod schedule;
 
 use std::ffi::{CString, c_int};
 use std::io;

@@ -22,7 +22,7 @@ fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Layout) {
 
 impl<M: Array<Line>> Table<M> {
     /// What holds between any two calls.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let heads = self.expiry.check(&self.arena.links);
         assert!(heads.len() as u32 <= self.layout.sessions());
         let entries = self.index.check();

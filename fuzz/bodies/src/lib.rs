@@ -17,13 +17,14 @@ pub mod server;
 pub mod sessiond;
 pub mod slots;
 pub mod snoop;
+pub mod state;
 pub mod table;
 
 /// A function to fuzz.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 13] = [
     ("address", address::body),
     ("client", client::body),
     ("measure", measure::body),
@@ -35,6 +36,7 @@ pub const BODIES: [(&str, Body); 12] = [
     ("sessiond", sessiond::body),
     ("slots", slots::body),
     ("snoop", snoop::body),
+    ("state", state::body),
     ("table", table::body),
 ];
 

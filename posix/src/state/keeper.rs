@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use distcache_core::seal::Keys;
 use distcache_core::state::{ABANDONED, CHUNK_MAX, Encoder};
 use distcache_core::table::{Cursor, Line};
 use distcache_core::{Array, Instant, Table};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::writer::{self, RESULT_LEN, WriteError};
 use super::{Config, Stamp, salt, write};
@@ -23,7 +24,7 @@ const PAUSE: u64 = 1;
 /// The same while the writer syncs the file.
 const SYNC_PAUSE: u64 = 50;
 /// How long the end of the server waits for the writer to take or sync what it has.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
 /// Writes the state of a server, piece by piece while it runs, and as a whole at the end.
 pub(crate) struct Keeper {
@@ -80,11 +81,12 @@ impl Keeper {
     ///
     /// # Errors
     /// [`KeepError`].
-    pub(crate) fn start(config: &Config) -> Result<Self, KeepError> {
-        let mut socket = writer::start(&config.path)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        receive(&mut socket)?;
+    pub(crate) fn start(config: &Config, sandboxed: bool) -> Result<Self, KeepError> {
+        let mut socket = writer::start(&config.path, sandboxed)?;
+        // Nothing but reads, writes and polls from here on: the sandbox allows no other calls.
         socket.set_nonblocking(true)?;
+        wait(&socket, PollFlags::IN)?;
+        receive(&mut socket)?;
         let buffer = Memory::zeroed(CHUNK_MAX)?;
         let encoder = Encoder::new(buffer, Instant::ORIGIN, 0, [0; 16], None);
         let encoder = encoder.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -197,26 +199,52 @@ impl Keeper {
         table: &Table<M>,
         keys: Option<&Keys>,
     ) -> Result<u64, KeepError> {
-        self.socket.set_nonblocking(false)?;
-        self.socket.set_read_timeout(Some(PATIENCE))?;
-        self.socket.set_write_timeout(Some(PATIENCE))?;
-        match self.stage {
+        let Self { socket, encoder, stage, .. } = &mut self;
+        match *stage {
             Stage::Dead => return Err(KeepError::Writer(io::ErrorKind::BrokenPipe.into())),
             Stage::Idle => {}
             Stage::Writing(_) => {
-                self.send()?;
-                self.socket.write_all(&ABANDONED)?;
+                send_all(socket, encoder.pending())?;
+                send_all(socket, &ABANDONED)?;
             }
             Stage::Ending => {
-                self.send()?;
+                send_all(socket, encoder.pending())?;
+                wait(socket, PollFlags::IN)?;
                 // The state that is written now counts, whatever became of this one.
-                let _ = receive(&mut self.socket);
+                let _ = receive(socket);
             }
         }
-        let socket = &mut self.socket;
-        let sessions = write(table, Stamp::at(now), keys, |bytes| socket.write_all(bytes))?;
+        let sessions = write(table, Stamp::at(now), keys, |bytes| send_all(socket, bytes))?;
+        wait(socket, PollFlags::IN)?;
         receive(socket)?;
         Ok(sessions)
+    }
+}
+
+/// Sends all of `bytes`, and waits for the writer where it has to.
+fn send_all(socket: &mut UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(socket, PollFlags::OUT)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the writer has taken something, or has answered.
+fn wait(socket: &UnixStream, flags: PollFlags) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(socket, flags)], Some(&PATIENCE)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a server does with `-state`: its calls, and what it says.
 
+use std::path::Path;
+
 use distcache_core::seal::Keys;
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Table};
@@ -32,12 +34,15 @@ impl Keeping {
     ///
     /// # Errors
     /// [`RunError::State`]: the directory cannot be written to.
-    pub(crate) fn start(config: Option<&Config>) -> Result<Self, RunError> {
+    pub(crate) fn start(config: Option<&Config>, started: &mut Started) -> Result<Self, RunError> {
         let Some(config) = config.cloned() else { return Ok(Self(None)) };
         let key_file = config.seal_keys.as_deref().map(KeyFile::new);
         let keys = key_file.map(|file| Ok((file.clone(), Box::new(file.read()?)))).transpose();
         let keys = keys.map_err(RunError::SealKeys)?;
-        let keeper = Keeper::start(&config);
+        if let Some(dir) = config.seal_keys.as_deref().and_then(Path::parent) {
+            started.permit(|permit| permit.read(dir));
+        }
+        let keeper = Keeper::start(&config, started.is_sandboxed());
         let keeper =
             keeper.map_err(|error| RunError::State(config.path.clone(), error.to_string()))?;
         Ok(Self(Some(Kept { config, keeper, keys, reported_at: None })))

@@ -29,6 +29,8 @@
 mod file;
 mod keeper;
 mod keeping;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io::{self, Read};
@@ -36,7 +38,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use distcache_core::seal::Keys;
-use distcache_core::state::{CHUNK_MAX, Decoder, Encoder, Refused};
+use distcache_core::state::{CHUNK_MAX, Decoder, Encoder};
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Table};
 
@@ -45,6 +47,8 @@ use crate::sys;
 
 pub(crate) use file::LoadError;
 pub(crate) use keeping::Keeping;
+#[cfg(test)]
+use writer::WriteError;
 
 /// Where and when the state of a server is written.
 #[derive(Clone, Debug)]
@@ -84,10 +88,10 @@ pub(crate) fn write<M: Array<Line>>(
     keys: Option<&Keys>,
     mut sink: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let buffer = Memory::zeroed(CHUNK_MAX)?;
-    let encoder = Encoder::new(buffer, stamp.now, stamp.unix_ms, salt()?, keys);
+    let (now, buffer) = (stamp.now, Memory::zeroed(CHUNK_MAX)?);
+    let encoder = Encoder::new(buffer, now, stamp.unix_ms, salt()?, keys);
     let mut encoder = encoder.ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut sessions = table.by_age(stamp.now);
+    let mut sessions = table.by_age(now);
     loop {
         sink(encoder.pending())?;
         encoder.sent(encoder.pending().len());
@@ -99,7 +103,7 @@ pub(crate) fn write<M: Array<Line>>(
                 encoder.finish();
                 break;
             };
-            encoder.push(stamp.now, session);
+            encoder.push(now, session);
         }
         encoder.close();
     }
@@ -164,10 +168,4 @@ fn salt() -> io::Result<[u8; 16]> {
     let mut salt = [0; 16];
     sys::random(&mut salt)?;
     Ok(salt)
-}
-
-impl From<Refused> for LoadError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
 }

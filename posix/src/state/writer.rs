@@ -13,7 +13,7 @@ use std::ffi::c_int;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use rustix::fs::{self, Mode, OFlags};
 use zeroize::Zeroize;
 
 use super::file::temporary;
+use crate::process::sandbox::Permit;
 use crate::sys::{self, Disposition};
 
 /// The bytes of a result.
@@ -78,21 +79,21 @@ impl fmt::Display for WriteError {
 
 /// Starts the writer of the state file at `path`, and returns the socket to it.
 ///
-/// The process must have one thread.
+/// The process must have one thread. If `sandboxed`, the writer can only use the directory of the file.
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn start(path: &Path) -> io::Result<UnixStream> {
+pub(super) fn start(path: &Path, sandboxed: bool) -> io::Result<UnixStream> {
     let (server, writer) = UnixStream::pair()?;
     if sys::fork()? {
         drop(server);
-        run(writer, path);
+        run(writer, path, sandboxed);
     }
     Ok(server)
 }
 
 /// The writer's life. It ends by `_exit`: nothing that it was forked from is dropped.
-fn run(mut socket: UnixStream, path: &Path) -> ! {
+fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
     // The server decides when the writer ends, whatever signal its group or service gets.
     let signals: [c_int; 6] =
         [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGQUIT];
@@ -100,15 +101,23 @@ fn run(mut socket: UnixStream, path: &Path) -> ! {
         let _ = sys::set_signal(signal, Disposition::Ignore);
     }
     // Listeners and pipes must close when the server closes them.
-    sys::close::close_all_but(socket.as_fd());
+    sys::close_all_but(socket.as_raw_fd());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
     let _ = rustix::process::chdir("/");
-    let target = Target { temporary: temporary(path), path: path.to_owned() };
+    // It must not take the processor from the server that has just sent to it.
+    sys::schedule::be_batch();
+    let target = Target::new(path);
     let mut chunk = vec![0; CHUNK_MAX];
+    if sandboxed {
+        let mut permit = Permit::default();
+        permit.write(target.dir());
+        // What the kernel lacks the server says, too.
+        let _ = permit.enter();
+    }
     let mut open = socket.write_all(&result(&target.probe()));
     while open.is_ok() {
         open = one_state(&mut socket, &target, &mut chunk);
@@ -118,7 +127,11 @@ fn run(mut socket: UnixStream, path: &Path) -> ! {
 }
 
 /// Receives a state, writes it, and answers unless it was abandoned. An error is the end of the socket.
-fn one_state(socket: &mut UnixStream, target: &Target, chunk: &mut [u8]) -> io::Result<()> {
+pub(super) fn one_state(
+    socket: &mut UnixStream,
+    target: &Target,
+    chunk: &mut [u8],
+) -> io::Result<()> {
     socket.read_exact(&mut chunk[..HEADER_LEN])?;
     let mut file = target.create();
     write(&mut file, &chunk[..HEADER_LEN]);
@@ -170,12 +183,16 @@ fn result(written: &Result<(), WriteError>) -> [u8; RESULT_LEN] {
 }
 
 /// The state file, and its name until it is complete.
-struct Target {
+pub(super) struct Target {
     path: PathBuf,
     temporary: PathBuf,
 }
 
 impl Target {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { temporary: temporary(path), path: path.to_owned() }
+    }
+
     /// Whether files can be created beside the state file. Removes what a killed writer has left.
     fn probe(&self) -> Result<(), WriteError> {
         let created = self.create().map(drop);
@@ -191,6 +208,10 @@ impl Target {
         file.map(File::from).map_err(|error| WriteError { step: Step::Create, error: error.into() })
     }
 
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     fn remove(&self) {
         let _ = fs::unlink(&self.temporary);
     }
@@ -200,9 +221,8 @@ impl Target {
         let failed = |step| move |error| WriteError { step, error };
         file.sync_all().map_err(failed(Step::Sync))?;
         std::fs::rename(&self.temporary, &self.path).map_err(failed(Step::Rename))?;
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
         // The state is in its place; not all file systems can sync a directory.
-        let _ = File::open(dir).and_then(|dir| dir.sync_all());
+        let _ = File::open(self.dir()).and_then(|dir| dir.sync_all());
         Ok(())
     }
 }
