@@ -2,7 +2,7 @@
 //!
 //! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
 //! file, change the user. Then the program allocates its memory, enters the
-//! [sandbox](crate::process::sandbox), reports that it is ready, and enters its loop.
+//! [`sandbox`], reports that it is ready, and enters its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -55,7 +55,7 @@ pub struct Startup {
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
-    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    /// Whether to enter the [`sandbox`] after the start.
     pub sandbox: bool,
 }
 
