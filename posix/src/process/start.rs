@@ -2,7 +2,7 @@
 //!
 //! Close inherited descriptors, listen, set owner, group and mode of the sockets, detach, write the pid
 //! file, change the user. Then the program allocates its memory, enters the
-//! [sandbox](crate::process::sandbox), reports that it is ready, and enters its loop.
+//! [`sandbox`], reports that it is ready, and enters its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -62,7 +62,7 @@ pub struct Startup {
     /// Whether it has files that SIGHUP makes it read again. Otherwise SIGHUP is ignored with `daemon`,
     /// and unchanged without.
     pub reloads: bool,
-    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    /// Whether to enter the [`sandbox`] after the start.
     pub sandbox: bool,
 }
 

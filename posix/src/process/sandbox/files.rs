@@ -2,6 +2,7 @@
 //!
 //! Descriptors that are open already are not affected.
 
+use std::io;
 use std::path::PathBuf;
 
 use landlock::{
@@ -15,10 +16,12 @@ use super::Permit;
 const NEWEST: ABI = ABI::V6;
 
 /// Denies this thread all files and ports but those of `permit`.
-pub(super) fn restrict(permit: &Permit) -> Result<(), String> {
+pub(super) fn restrict(permit: &Permit) -> io::Result<()> {
     let status = rules(permit).and_then(RulesetCreated::restrict_self);
-    match status.map_err(|error| error.to_string())?.ruleset {
-        RulesetStatus::NotEnforced => Err("this kernel has no landlock".to_owned()),
+    // What can fail here is a system call. The crate's own errors have texts for much that cannot, and
+    // those make the program larger.
+    match status.map_err(|_| io::Error::last_os_error())?.ruleset {
+        RulesetStatus::NotEnforced => Err(io::ErrorKind::Unsupported.into()),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }

@@ -1,12 +1,14 @@
 //! What a program asks to keep.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::net::address::{Address, Family, Target};
 
 /// What the process may still do in its sandbox, besides serving the connections it accepts.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has a sandbox"))]
 pub struct Permit {
     pub(super) read: Vec<PathBuf>,
     pub(super) write: Vec<PathBuf>,
@@ -122,7 +124,7 @@ impl Permit {
     pub(crate) fn enter_files(&self) -> Result<(), Missing> {
         drop_privileges()?;
         #[cfg(target_os = "linux")]
-        super::files::restrict(self).map_err(|error| Missing::new("files (landlock)", &error))?;
+        super::files::restrict(self).map_err(|error| Missing::new("files (landlock)", error))?;
         Ok(())
     }
 
@@ -133,8 +135,8 @@ impl Permit {
             // Without one of them, the other is still worth having.
             let files = super::files::restrict(self);
             let calls = super::filter::restrict(self);
-            files.map_err(|error| Missing::new("files (landlock)", &error))?;
-            calls.map_err(|error| Missing::new("system calls (seccomp)", &error))?;
+            files.map_err(|error| Missing::new("files (landlock)", error))?;
+            calls.map_err(|error| Missing::new("system calls (seccomp)", error))?;
         }
         Ok(())
     }
@@ -143,7 +145,7 @@ impl Permit {
 /// Drops all capabilities, and the right to gain privileges by an exec.
 pub(crate) fn drop_privileges() -> Result<(), Missing> {
     #[cfg(target_os = "linux")]
-    super::capabilities::drop_all().map_err(|error| Missing::new("privileges", &error))?;
+    super::capabilities::drop_all().map_err(|error| Missing::new("privileges", error))?;
     Ok(())
 }
 
@@ -151,13 +153,13 @@ pub(crate) fn drop_privileges() -> Result<(), Missing> {
 #[derive(Debug)]
 pub struct Missing {
     what: &'static str,
-    why: String,
+    why: io::Error,
 }
 
 impl Missing {
     #[cfg(target_os = "linux")]
-    fn new(what: &'static str, error: &dyn fmt::Display) -> Self {
-        Self { what, why: error.to_string() }
+    fn new(what: &'static str, why: impl Into<io::Error>) -> Self {
+        Self { what, why: why.into() }
     }
 }
 
@@ -172,7 +174,11 @@ impl fmt::Display for Missing {
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for Missing {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.why)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -198,3 +198,92 @@ fn no_capability_is_left_in_any_set() {
         assert_eq!((value("NoNewPrivs"), value("Seccomp")), ("1".into(), "2".into()));
     });
 }
+
+/// Makes the kernel one that lacks some system calls.
+fn lack(calls: &[libc::c_long]) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let (others, these) = (SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32));
+    let filter = SeccompFilter::new(rules, others, these, arch).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+#[test]
+fn without_landlock_system_calls_are_restricted_still() {
+    in_sandbox("without_landlock_system_calls_are_restricted_still", |dir| {
+        fs::write(dir.join("file"), "").unwrap();
+        let kept = dir.join("elsewhere/file");
+        lack(&[libc::SYS_landlock_create_ruleset]);
+        let mut status = File::open("/proc/thread-self/status").unwrap();
+        let mut permit = Permit::default();
+        permit.remove(&kept);
+        let missing = permit.enter().unwrap_err().to_string();
+        assert!(missing.starts_with("the sandbox is incomplete: "), "{missing}");
+        assert!(missing.contains("files (landlock)") && !missing.contains("seccomp"), "{missing}");
+        let mut text = vec![0; 1 << 16];
+        let len = status.read(&mut text).unwrap();
+        let text = str::from_utf8(&text[..len]).unwrap();
+        assert!(text.contains("Seccomp_filters:\t2\n"), "{text}");
+        fs::remove_file(dir.join("file")).unwrap();
+    });
+}
+
+#[test]
+fn without_seccomp_files_are_restricted_still() {
+    in_sandbox("without_seccomp_files_are_restricted_still", |_| {
+        lack(&[libc::SYS_seccomp]);
+        let missing = Permit::default().enter().unwrap_err().to_string();
+        assert!(missing.contains("system calls (seccomp): Function not impl"), "{missing}");
+        assert!(!missing.contains("landlock"), "{missing}");
+        assert_eq!(kind(File::open("/etc/passwd")), Err(PermissionDenied));
+    });
+}
+
+/// Nanoseconds of one call, the least of many rounds.
+fn nanoseconds(mut call: impl FnMut()) -> f64 {
+    const CALLS: u32 = 20_000;
+    let mut round = || {
+        let start = std::time::Instant::now();
+        (0..CALLS).for_each(|_| call());
+        start.elapsed().as_nanos() as f64 / f64::from(CALLS)
+    };
+    (0..30).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+#[ignore = "a measurement: it asserts nothing"]
+fn measure_what_the_filter_costs() {
+    let name = "process::sandbox::tests::measure_what_the_filter_costs";
+    let report = Path::new("/dev/stderr");
+    let body = || {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut out = File::options().append(true).open(report).unwrap();
+        let receive = || {
+            let _ = rustix::net::recv(&ours, &mut [0; 8], rustix::net::RecvFlags::empty());
+        };
+        let set = || {
+            let _ = rustix::net::sockopt::set_socket_keepalive(&ours, true);
+        };
+        let socket = || {
+            let kind = rustix::net::SocketType::STREAM;
+            drop(rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None));
+        };
+        let measure = || [nanoseconds(receive), nanoseconds(set), nanoseconds(socket)];
+        let before = measure();
+        enter(|permit| permit.remove(Path::new("/nowhere/file")));
+        for (what, (before, after)) in
+            ["recv", "setsockopt", "socket and close"].iter().zip(before.iter().zip(measure()))
+        {
+            let _ = writeln!(out, "{what}: {before:.0} ns outside, {after:.0} ns in the sandbox");
+        }
+    };
+    if crate::testing::is_child() {
+        return body();
+    }
+    let program = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(program);
+    child.args(["--exact", name, "--ignored", "--nocapture"]).env("DISTCACHE_TEST_CHILD", "+");
+    assert!(child.status().unwrap().success());
+}
