@@ -55,10 +55,10 @@ fn others_are_closed_at_once_and_counted_in_few_lines() {
     let line = format!("by -allowuid and -allowgid; the last one was user {}", own_user());
     for program in [proxy, server] {
         let ended = program.end(Signal::TERM);
-        // One at the first, one at the end.
-        assert!(ended.err.matches(&line).count() <= 2, "{ended:?}");
-        let count = ended.err.lines().filter_map(|l| l.split_once(" of these refused")).last();
-        let (_, count) = count.expect("a count").0.rsplit_once(' ').expect("a number");
+        // One at the first, one at the end, and one for each 10 s that a slow machine takes.
+        assert!((1..10).contains(&ended.err.matches(&line).count()), "{ended:?}");
+        let (text, _) = ended.err.rsplit_once(" of these refused").expect("a count");
+        let (_, count) = text.rsplit_once(' ').expect("a number");
         assert!(count.parse::<u32>().expect("a number") >= 100, "{ended:?}");
         assert!(ended.err.contains("clients accepted, 1"), "{ended:?}");
     }

@@ -4,10 +4,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use distcache_testing::bytes::{ADD, HAVE, add, get, have, session, status};
+use distcache_testing::bytes::{ADD, HAVE, REMOVE, add, get, have, remove, session, status};
 use distcache_testing::daemon::Daemon;
 use distcache_testing::load::{ANSWERS, CONNECTIONS, Load, Tally, data};
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_descriptors, until};
+use distcache_testing::random::Random;
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::sessiond::{DatagramClient, key};
 use distcache_testing::start;
@@ -290,6 +291,61 @@ fn sessions_keep_their_data_and_their_lifetimes() {
     assert_eq!(old.end(Signal::TERM).code, 0);
 }
 
+/// Adds, removes and looks up sessions until it is stopped, then checks each of them.
+fn churn(address: &str, number: u8, stored: &AtomicU64, running: &AtomicBool) {
+    let client = RawClient::connect(address);
+    let mut random = Random::new(number.into());
+    let id = |serial: u32| [&[number][..], &serial.to_be_bytes()].concat();
+    let data = |serial: u32| data(&id(serial))[..5].to_vec();
+    let add_one = |serial: u32| {
+        let added = client.ask(&add(serial, &id(serial), &data(serial)));
+        assert_eq!(added, status(serial, ADD, 0));
+        stored.fetch_add(1, Ordering::Relaxed);
+    };
+    let mut live: Vec<u32> = (0..3000).collect();
+    let mut gone = vec![];
+    live.iter().for_each(|&serial| add_one(serial));
+    let mut next = 3000;
+    while running.load(Ordering::Relaxed) {
+        let at = random.below(live.len());
+        let serial = live.swap_remove(at);
+        assert_eq!(client.ask(&remove(1, &id(serial))), status(1, REMOVE, 0), "{serial}");
+        gone.push(serial);
+        add_one(next);
+        live.push(next);
+        next += 1;
+        let serial = live[random.below(live.len())];
+        assert!(client.ask(&get(2, &id(serial))) == session(2, &data(serial)), "{serial}");
+    }
+    for serial in live {
+        assert!(client.ask(&get(2, &id(serial))) == session(2, &data(serial)), "{serial}");
+    }
+    for serial in gone {
+        assert_eq!(client.ask(&have(3, &id(serial))), status(3, HAVE, 1), "{serial} is back");
+    }
+}
+
+#[test]
+fn what_changes_while_the_sessions_are_copied_is_not_lost_and_does_not_come_back() {
+    let dir = Dir::new();
+    let mut old = server(&dir, &[]);
+    let address = dir.address("s");
+    let (stored, running) = (AtomicU64::new(0), AtomicBool::new(true));
+    std::thread::scope(|scope| {
+        let stop = Stop(&running);
+        for number in 0..3 {
+            let (address, stored, running) = (&address, &stored, &running);
+            scope.spawn(move || churn(address, number, stored, running));
+        }
+        until("a large table", || (stored.load(Ordering::Relaxed) > 9_000).then_some(()));
+        for _ in 0..5 {
+            (old, _) = replace(&dir, std::mem::replace(&mut old, placeholder()), &[]);
+        }
+        drop(stop);
+    });
+    assert_eq!(old.end(Signal::TERM).code, 0);
+}
+
 #[test]
 fn a_successor_takes_its_listeners_binds_new_ones_and_closes_the_others() {
     let dir = Dir::new();
@@ -385,4 +441,59 @@ fn datagrams_are_answered_by_the_successor() {
     assert_eq!(new.addresses(2)[1], address);
     assert_eq!(sessiond.get(&key(b"id")).as_deref(), Some(&b"value"[..]));
     assert_eq!(new.end(Signal::TERM).code, 0);
+}
+
+/// Starts a server the way systemd does: with a listening socket as descriptor 3.
+fn activated(dir: &Dir, listener: &std::net::TcpListener) -> Program {
+    use std::os::fd::{AsFd, AsRawFd};
+    // Not closed on exec, so that the shell has it.
+    let number = listener.as_fd().as_raw_fd();
+    let script = format!("exec 3<&{number}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",);
+    let state = dir.text("state");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script, "sh", DC_SERVER, "-state", &state]);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).expect("our own socket");
+    let server = Program::spawn(command);
+    server.address();
+    server
+}
+
+#[test]
+fn a_service_manager_that_keeps_the_socket_restarts_a_server_with_a_state_without_a_refusal() {
+    let dir = Dir::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("IP:{}", listener.local_addr().expect("its port"));
+    let mut old = activated(&dir, &listener);
+    store(&address, 300);
+    let (running, asked) = (AtomicBool::new(true), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let stop = Stop(&running);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for number in (0..300).cycle() {
+                    if !running.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // A connection that was accepted before the end may break, and is tried again. None
+                    // is refused.
+                    let client = RawClient::try_connect(&address).expect("the socket listens");
+                    if let Ok(answer) = client.try_ask(&get(1, &id(number))) {
+                        assert!(answer == session(1, &data(&id(number))), "session {number}");
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            let before = asked.load(Ordering::Relaxed);
+            until("requests", || (asked.load(Ordering::Relaxed) > before + 20).then_some(()));
+            let ended = std::mem::replace(&mut old, placeholder()).end(Signal::TERM);
+            assert_eq!(ended.code, 0, "{ended:?}");
+            old = activated(&dir, &listener);
+        }
+        drop(stop);
+    });
+    holds(&address, 300);
+    assert_eq!(old.end(Signal::TERM).code, 0);
 }

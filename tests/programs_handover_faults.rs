@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use distcache_testing::bytes::{HAVE, have, status};
+use distcache_testing::bytes::{
+    ADD, HAVE, PUT, REMOVE, add, add_payload, at_level, get, have, message, remove, session, status,
+};
 use distcache_testing::handover::{
-    CLIENTS, CONTENT, COUNTS, FakeDoor, HELLO, LOADED, Packet, Peer, READY, REASON, REFUSED, TAKEN,
-    Then, WELCOME, WITH_FD, YOURS, relay,
+    CLIENTS, CONTENT, COPIED, COUNTS, FakeDoor, HELLO, LOADED, Packet, Peer, READY, REASON,
+    REFUSED, SESSIONS, TAKEN, Then, WELCOME, WITH_FD, YOURS, relay,
 };
 use distcache_testing::process::{Dir, Ended, Program, Signal, has_tool, is_root, until};
 use distcache_testing::raw_client::RawClient;
@@ -55,6 +57,8 @@ fn greeted(dir: &Dir) -> Peer {
 fn ready(dir: &Dir, clients: bool) -> (Peer, Vec<u8>) {
     let peer = greeted(dir);
     assert!(peer.send(&Packet::new(READY, &[(TAKEN, &[0, 0])])));
+    let counts = peer.expect(SESSIONS).value(COUNTS);
+    assert!(peer.send(&Packet::new(COPIED, &[(COUNTS, &counts)])));
     let counts = peer.expect(CONTENT).value(COUNTS);
     if clients {
         assert_eq!(peer.expect(CLIENTS).fds.len(), 1);
@@ -87,10 +91,14 @@ fn a_successor_that_leaves_at_any_step_costs_nobody_anything() {
     survives("before it could say hello", |dir| drop(Peer::connect(&dir.join("door"))));
     survives("before it could get ready", |dir| drop(greeted(dir)));
     survives("before it could load everything", |dir| drop(ready(dir, true)));
-    // It has no chance to receive anything.
     survives("before it could", |dir| {
         let peer = greeted(dir);
         assert!(peer.send(&Packet::new(READY, &[])));
+    });
+    survives("before it could load the sessions", |dir| {
+        let peer = greeted(dir);
+        assert!(peer.send(&Packet::new(READY, &[])));
+        peer.expect(SESSIONS);
     });
 }
 
@@ -129,6 +137,13 @@ fn a_successor_that_lies_about_what_it_has_does_not_get_it() {
     survives("invalid where it had to load everything", |dir| {
         let (peer, _) = ready(dir, true);
         assert!(peer.send(&Packet::new(LOADED, &[])));
+        assert!(peer.refusal().contains("invalid"));
+    });
+    survives("invalid where it had to load the sessions", |dir| {
+        let peer = greeted(dir);
+        assert!(peer.send(&Packet::new(READY, &[])));
+        peer.expect(SESSIONS);
+        assert!(peer.send(&Packet::new(COPIED, &[(COUNTS, &[7; 16])])));
         assert!(peer.refusal().contains("invalid"));
     });
     survives("refused: no memory", |dir| {
@@ -269,14 +284,61 @@ fn unknown_fields_of_a_later_minor_version_are_ignored_on_both_sides() {
 }
 
 #[test]
+fn a_large_table_is_copied_before_clients_wait_and_then_only_what_has_changed() {
+    let dir = Dir::new();
+    let old = start(&dir, "door", &["-sessions", "9000"]);
+    assert_eq!(old.address(), dir.address("s"));
+    let client = RawClient::connect(&dir.address("s"));
+    let id = |number: u32| number.to_be_bytes();
+    let stores = |number: u32| {
+        assert_eq!(client.ask(&add(1, &id(number), &id(number))), status(1, ADD, 0));
+    };
+    (0..5000).for_each(stores);
+    let door = FakeDoor::listen(&dir.join("relay"));
+    let new = start(&dir, "relay", &["-sessions", "9000"]);
+    let mut sessions = vec![];
+    relay(&door, &dir.join("door"), |packet| {
+        if [SESSIONS, CONTENT].contains(&packet.kind) {
+            let changed = packet.fields.iter().any(|(tag, _)| *tag == WITH_FD | 13);
+            let count = packet.value(COUNTS)[8..].try_into().map(u64::from_le_bytes);
+            sessions.push((changed, count.expect("a number")));
+        }
+        if packet.kind == SESSIONS {
+            // The old server still serves.
+            assert_eq!(client.ask(&remove(1, &id(0))), status(1, REMOVE, 0));
+            assert_eq!(client.ask(&remove(1, &id(1))), status(1, REMOVE, 0));
+            stores(1);
+            stores(5000);
+            let put = at_level(1, message(0, 1, PUT, &add_payload(60_000, &id(2), b"replaced")));
+            assert_eq!(client.ask(&put), at_level(1, status(1, PUT, 0)));
+        }
+        Then::Pass
+    });
+    assert_eq!(old.ended().code, 0);
+    // The log has 1 twice and the other three once; 0 is gone.
+    assert_eq!(sessions, [(false, 5000), (true, 4)]);
+    for number in 1..=5000 {
+        let data = if number == 2 { b"replaced".to_vec() } else { id(number).to_vec() };
+        assert_eq!(client.ask(&get(1, &id(number))), session(1, &data), "{number}");
+    }
+    assert_eq!(client.ask(&have(1, &id(0))), status(1, HAVE, 1));
+    assert_eq!(new.end(Signal::TERM).code, 0);
+}
+
+#[test]
 fn an_old_server_that_lies_is_not_taken_over_from() {
     type Change = fn(&mut Packet);
-    let changes: [(&str, u8, Change); 10] = [
+    let changes: [(&str, u8, Change); 13] = [
         ("no door", WELCOME, |packet| packet.fields.retain(|(tag, _)| *tag != WITH_FD | 4)),
         ("no descriptors", WELCOME, |packet| packet.fds.clear()),
         ("another kind", WELCOME, |packet| packet.kind = YOURS),
         ("short values", WELCOME, |packet| {
             packet.fields.iter_mut().for_each(|(_, value)| value.truncate(9));
+        }),
+        ("no sessions", SESSIONS, |packet| packet.fds.clear()),
+        ("a file that is no state", SESSIONS, |packet| packet.fds = some_fds(1)),
+        ("another number of sessions", SESSIONS, |packet| {
+            packet.fields.iter_mut().for_each(|(_, value)| value.iter_mut().for_each(|b| *b ^= 1));
         }),
         ("no content", CONTENT, |packet| packet.fds.clear()),
         ("files that are not sealed", CONTENT, |packet| packet.fds = some_fds(2)),
@@ -308,7 +370,7 @@ fn an_old_server_that_lies_is_not_taken_over_from() {
 
 #[test]
 fn a_successor_killed_at_any_step_before_the_commit_leaves_the_old_server_serving() {
-    for kind in [HELLO, WELCOME, READY, CONTENT, CLIENTS, LOADED] {
+    for kind in [HELLO, WELCOME, READY, SESSIONS, COPIED, CONTENT, CLIENTS, LOADED] {
         let dir = Dir::new();
         let old = server(&dir);
         let client = RawClient::connect(&dir.address("s"));
@@ -332,7 +394,7 @@ fn a_successor_killed_at_any_step_before_the_commit_leaves_the_old_server_servin
 
 #[test]
 fn an_old_server_killed_at_any_step_is_replaced_only_by_one_that_has_everything() {
-    for kind in [HELLO, WELCOME, READY, CONTENT, CLIENTS, LOADED] {
+    for kind in [HELLO, WELCOME, READY, SESSIONS, COPIED, CONTENT, CLIENTS, LOADED] {
         let dir = Dir::new();
         let mut old = Some(server(&dir));
         let client = RawClient::connect(&dir.address("s"));
@@ -361,7 +423,7 @@ fn an_old_server_killed_at_any_step_is_replaced_only_by_one_that_has_everything(
 
 #[test]
 fn a_connection_that_breaks_at_any_step_leaves_exactly_one_server() {
-    for kind in [HELLO, WELCOME, READY, CONTENT, CLIENTS, LOADED, YOURS] {
+    for kind in [HELLO, WELCOME, READY, SESSIONS, COPIED, CONTENT, CLIENTS, LOADED, YOURS] {
         let (dir, old, new, client) =
             through(|packet| if packet.kind == kind { Then::Cut } else { Then::Pass });
         let (serving, other) = if kind == YOURS { (new, old) } else { (old, new) };

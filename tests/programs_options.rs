@@ -27,8 +27,6 @@ struct ProgramOptions {
     required: &'static [&'static str],
 }
 
-const SWITCHES: &[&str] = &["daemon", "killable", "mlock", "nosandbox"];
-
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
     path: env!("CARGO_BIN_EXE_dc_server"),

@@ -31,17 +31,22 @@ type Try = fn();
 
 /// Calls of all kinds that nobody needs in a loop, by name. All kill.
 const FORBIDDEN: &[(&str, Try)] = &[
-    ("exec", || drop(Command::new("/bin/true").exec())),
-    ("fork", || drop(Command::new("/bin/true").spawn())),
+    ("run a program", || drop(Command::new("/bin/true").exec())),
+    ("exec", || call(libc::SYS_execve, [0; 4])),
+    ("exec of a descriptor", || call(libc::SYS_execveat, [0; 4])),
+    ("start a program", || drop(Command::new("/bin/true").spawn())),
+    ("fork", || call(libc::SYS_clone, [libc::SIGCHLD as _, 0, 0, 0])),
+    ("fork by the newer call", || call(libc::SYS_clone3, [0; 4])),
     ("a thread", || drop(std::thread::Builder::new().spawn(|| ()))),
+    ("open", || call(libc::SYS_openat, [0; 4])),
     ("open /etc/passwd", || drop(fs::File::open("/etc/passwd"))),
     ("open /proc/self/mem", || drop(fs::File::options().write(true).open("/proc/self/mem"))),
     ("list a directory", || drop(fs::read_dir("/"))),
     ("make a directory", || drop(fs::create_dir("/tmp/dc-sandbox-never"))),
     ("remove a file", || drop(fs::remove_file("/tmp/dc-sandbox-never"))),
     ("look at a file", || drop(fs::metadata("/etc/passwd"))),
-    ("an Internet socket", || drop(std::net::TcpListener::bind("127.0.0.1:0"))),
-    ("a UDP socket", || drop(std::net::UdpSocket::bind("[::1]:0"))),
+    ("an IPv4 socket", || call(libc::SYS_socket, [libc::AF_INET as _, 1, 0, 0])),
+    ("an IPv6 socket", || call(libc::SYS_socket, [libc::AF_INET6 as _, 2, 0, 0])),
     ("a netlink socket", || call(libc::SYS_socket, [libc::AF_NETLINK as _, 3, 0, 0])),
     ("a packet socket", || call(libc::SYS_socket, [libc::AF_PACKET as _, 3, 0, 0])),
     ("a VM socket", || call(libc::SYS_socket, [libc::AF_VSOCK as _, 1, 0, 0])),
@@ -62,7 +67,8 @@ const FORBIDDEN: &[(&str, Try)] = &[
     ("a filter on a socket", || {
         call(libc::SYS_setsockopt, [0, libc::SOL_SOCKET as _, libc::SO_ATTACH_FILTER as _, 0]);
     }),
-    ("control a device", || call(libc::SYS_ioctl, [0, libc::TIOCSTI as _, 0, 0])),
+    // TIOCSTI: type on the terminal.
+    ("control a device", || call(libc::SYS_ioctl, [0, 0x5412, 0, 0])),
     ("own a descriptor's signals", || call(libc::SYS_fcntl, [0, libc::F_SETOWN as _, 1, 0])),
     ("a namespace", || call(libc::SYS_unshare, [libc::CLONE_NEWUSER as _, 0, 0, 0])),
     ("chroot", || call(libc::SYS_chroot, [0; 4])),
@@ -235,6 +241,11 @@ fn is_resolver(pid: u32) -> bool {
     name.is_ok_and(|name| name == "dc_resolver\n")
 }
 
+fn kill(resolver: u32, signal: Signal) {
+    let pid = rustix::process::Pid::from_raw(resolver.cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, signal).expect("a process");
+}
+
 /// A server on TCP, and a proxy that knows it by name.
 fn named(dir: &Dir, arguments: &[&str]) -> (Program, Program, String) {
     let server = start::server(DC_SERVER, "IP:127.0.0.1:0", &[]);
@@ -259,8 +270,7 @@ fn names_are_resolved_by_a_process_that_has_nothing_else_and_ends_with_the_proxy
             assert!(target.to_string_lossy().starts_with("socket:"), "{target:?}");
         }
         // A service manager signals all processes of the service.
-        let pid = rustix::process::Pid::from_raw(resolver as i32).expect("a process");
-        rustix::process::kill_process(pid, Signal::TERM).expect("a process");
+        kill(resolver, Signal::TERM);
         let ended = proxy.end(signal);
         assert!(!ended.err.contains("not resolved any more"), "{ended:?}");
         until("end of the resolver", || (!is_resolver(resolver)).then_some(()));
@@ -273,8 +283,7 @@ fn without_its_resolver_a_proxy_goes_on_with_the_last_addresses() {
     let (server, proxy, name) = named(&dir, &["-retry", "10ms"]);
     let address = server.address();
     let [resolver] = children(proxy.pid())[..] else { panic!("one name, one process") };
-    let pid = rustix::process::Pid::from_raw(resolver as i32).expect("a process");
-    rustix::process::kill_process(pid, Signal::KILL).expect("a process");
+    kill(resolver, Signal::KILL);
     proxy.err.wait_for(&format!("{name} is not resolved any more"));
     until("end of the resolver, without a zombie", || {
         children(proxy.pid()).is_empty().then_some(())

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use distcache_core::server::SOURCES_MAX;
-use distcache_core::server::{self, ClientSlot, Operations, Store};
+use distcache_core::server::{self, ClientSlot, Operations, Store, Tracked};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
@@ -170,7 +170,10 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         allow_copy: config.allow_copy,
         ..server::Config::new(config.limits)
     };
-    let mut server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
+    // Only a handover needs to know what changes.
+    let log_len = if started.has_door() { handover::LOG_LEN } else { 0 };
+    let store = Tracked::new(table, allocate(log_len, "-handover")?);
+    let mut server = Server::new(slots, pool, server_config, store).map_err(RunError::Setup)?;
     for source in sources {
         server.copy_from(Instant::ORIGIN, source.to_string().as_bytes());
     }
@@ -216,9 +219,10 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     }
 }
 
-impl<M, C, B> Report for Server<Table<M>, C, B>
+impl<M, L, C, B> Report for Server<Tracked<Table<M>, L>, C, B>
 where
     M: Array<Line>,
+    L: Array<u8>,
     C: Array<ClientSlot>,
     B: Array<u8>,
 {

@@ -23,16 +23,20 @@ pub const HELLO: u8 = 1;
 pub const WELCOME: u8 = 2;
 /// The successor can take over.
 pub const READY: u8 = 3;
-/// Sessions, and bytes of clients.
-pub const CONTENT: u8 = 4;
+/// The sessions, except what changes from then on.
+pub const SESSIONS: u8 = 4;
+/// The successor has loaded them.
+pub const COPIED: u8 = 5;
+/// What has changed, and bytes of clients.
+pub const CONTENT: u8 = 6;
 /// Connections of clients.
-pub const CLIENTS: u8 = 5;
+pub const CLIENTS: u8 = 7;
 /// The successor has everything.
-pub const LOADED: u8 = 6;
+pub const LOADED: u8 = 8;
 /// The commit.
-pub const YOURS: u8 = 7;
+pub const YOURS: u8 = 9;
 /// One side gives up.
-pub const REFUSED: u8 = 8;
+pub const REFUSED: u8 = 10;
 
 /// The tag of a reason.
 pub const REASON: u16 = 2;
@@ -232,7 +236,7 @@ pub enum Then {
 
 /// Which of the two sends packets of this kind.
 const fn from_successor(kind: u8) -> bool {
-    matches!(kind, HELLO | READY | LOADED)
+    matches!(kind, HELLO | READY | COPIED | LOADED)
 }
 
 /// Connects a successor to an old server, and passes packets both ways until one of them closes.

@@ -27,6 +27,7 @@ mod operations;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod transfer;
 
 pub use answer::{Answered, answer};
@@ -34,6 +35,7 @@ pub use config::{Config, Sizes};
 pub use copier::{Copied, CopyFailure, SOURCES_MAX};
 pub use operations::Operations;
 pub use store::{Fetch, Store};
+pub use tracked::{Tracked, next_change};
 pub use transfer::Transfer;
 
 pub use crate::clients::ClientSlot;

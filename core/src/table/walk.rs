@@ -207,6 +207,12 @@ impl<M: Array<Line>> Table<M> {
         ByAge { table: self, now: self.clock(now), classes, left: self.len() }
     }
 
+    /// The live session under `id`.
+    pub fn session_of(&self, now: Instant, id: Id<'_>) -> Option<Session<'_>> {
+        let now = self.clock(now);
+        self.session(now, self.live(now, id)?)
+    }
+
     /// The live session whose head block is `block`.
     fn session(&self, now: Instant, block: u32) -> Option<Session<'_>> {
         let due = self.expiry.due_of_head(&self.arena.links, block)?;
@@ -300,7 +306,11 @@ mod tests {
                 found.into_iter().map(|(n, ttl, data)| (n, (ttl, data))).collect();
             for n in live {
                 assert_eq!(found[&n], (n + n % 7 - 1_000, data(n)));
+                let one = table.session_of(at(11_000), Id::new(&n.to_le_bytes()).unwrap()).unwrap();
+                assert_eq!((number(&one), one.ttl), (n, n + n % 7 - 1_000));
+                assert_eq!(bytes(one), data(n));
             }
+            assert!(table.session_of(at(11_000), Id::new(&0_u32.to_le_bytes()).unwrap()).is_none());
         }
     }
 

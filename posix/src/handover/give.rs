@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant as Moment};
@@ -14,7 +14,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::bytes::{Writer, memory_file, seal};
 use super::channel::{Buffers, Channel, Received};
 use super::door::Door;
-use super::message::{Counts, FDS_MAX, Kind, MAJOR, Message, Packet, Value, tag};
+use super::message::{Counts, FDS_MAX, Kind, MAJOR, Message, Packet, REASON_MAX, Value, tag};
+use super::sessions::{Copying, SMALL, write_all, write_changed};
 use super::{Failure, Movable};
 use crate::event_loop::EventLoop;
 use crate::net::listener::Listener;
@@ -56,11 +57,14 @@ struct Waiting {
 }
 
 /// What the server waits for.
-#[derive(Debug)]
 enum Stage {
     Successor,
     Hello(Channel),
     Ready(Channel),
+    /// Copies the sessions.
+    Copying(Channel, Taken, Copying),
+    /// The successor loads them.
+    Copied(Channel, Taken, u64),
 }
 
 /// What a successor takes, from its ready.
@@ -139,7 +143,10 @@ impl Waiting {
             Stage::Hello(_) if late => return Err(Failure::Late("say hello")),
             Stage::Ready(_) if late => return Err(Failure::Late("get ready")),
             Stage::Hello(_) if has_event(CHANNEL_KEY) => self.greet(now, event_loop, started)?,
-            Stage::Ready(_) if has_event(CHANNEL_KEY) => {
+            Stage::Ready(_) if has_event(CHANNEL_KEY) => self.begin_copy(now, event_loop)?,
+            Stage::Copying(..) => self.copy_piece(now, event_loop)?,
+            Stage::Copied(..) if late => return Err(Failure::Late("load the sessions")),
+            Stage::Copied(..) if has_event(CHANNEL_KEY) => {
                 return self.hand_over(now, event_loop, started);
             }
             _ => {}
@@ -235,22 +242,79 @@ impl Waiting {
         Ok(())
     }
 
-    /// Receives the ready, and does the rest. False if it has not come yet.
+    /// Receives the ready, and begins to copy the sessions.
+    fn begin_copy<M: Movable>(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop<M>,
+    ) -> Result<(), Failure> {
+        let Stage::Ready(channel) = &self.stage else { return Ok(()) };
+        let Some(len) = receive(channel, &mut self.buffers, "get ready")? else { return Ok(()) };
+        let taken = parse_ready(&self.buffers.incoming[..len])?;
+        let copying = Copying::begin(now);
+        let copying = copying.map_err(|error| Failure::System("make a memory file", error))?;
+        if event_loop.machine.table().len() as usize > SMALL {
+            event_loop.machine.log_changes(true);
+        }
+        if let Stage::Ready(channel) = std::mem::replace(&mut self.stage, Stage::Successor) {
+            self.stage = Stage::Copying(channel, taken, copying);
+        }
+        // The next piece is due at once, after what clients have sent.
+        self.deadline = Some(Instant::ORIGIN);
+        Ok(())
+    }
+
+    /// Copies some sessions, and passes the copy on at its end.
+    fn copy_piece<M: Movable>(
+        &mut self,
+        now: Instant,
+        event_loop: &mut EventLoop<M>,
+    ) -> Result<(), Failure> {
+        let cannot = |error| Failure::System("write the sessions", error);
+        let Stage::Copying(channel, _, copying) = &mut self.stage else { return Ok(()) };
+        let worth = event_loop.machine.changes().is_some();
+        if worth && !copying.piece(now, event_loop.machine.table()).map_err(cannot)? {
+            return Ok(());
+        }
+        if !worth {
+            copying.end().map_err(cannot)?;
+        }
+        seal(&copying.file).map_err(cannot)?;
+        let counts = Counts { clients: 0, sessions: copying.sessions() };
+        let packet = Packet::new(&mut self.buffers.outgoing, Kind::Sessions)
+            .field_fd(tag::STATE, copying.file.as_fd(), &[])
+            .counts(counts);
+        let sent = send(channel, &packet, "receive the sessions", Moment::now());
+        drop(packet);
+        sent?;
+        if let Stage::Copying(channel, taken, _) =
+            std::mem::replace(&mut self.stage, Stage::Successor)
+        {
+            self.stage = Stage::Copied(channel, taken, counts.sessions);
+        }
+        self.deadline = Some(now.after(READY_TIMEOUT));
+        Ok(())
+    }
+
+    /// Receives word that the successor has the copy, and does the rest. False if that has not come yet.
     fn hand_over<M: Movable>(
         &mut self,
         now: Instant,
         event_loop: &mut EventLoop<M>,
         started: &mut Started,
     ) -> Result<bool, Failure> {
-        const STEP: &str = "get ready";
-        let Self { stage: Stage::Ready(channel), buffers, staging, door, .. } = self else {
+        const STEP: &str = "load the sessions";
+        let Self { stage: Stage::Copied(channel, taken, copied), buffers, staging, door, .. } =
+            self
+        else {
             return Ok(false);
         };
         let Some(len) = receive(channel, buffers, STEP)? else { return Ok(false) };
         if event_loop.is_draining() {
             return Err(Failure::System("hand over", io::ErrorKind::Interrupted.into()));
         }
-        let taken = parse_ready(&buffers.incoming[..len])?;
+        let counts = Counts { clients: 0, sessions: *copied };
+        check_counts(&buffers.incoming[..len], Kind::Copied, counts, STEP)?;
         let deadline = Moment::now() + GIVE_TIMEOUT;
         event_loop.settle(now);
         let given = give(channel, buffers, staging, event_loop, deadline);
@@ -263,6 +327,7 @@ impl Waiting {
                 return Err(failure);
             }
         };
+        let sessions = event_loop.machine.table().len();
         // From here on everything is the successor's.
         let mut listeners = 0;
         for (listener, taken) in event_loop.listeners_mut().zip(taken.listeners) {
@@ -273,7 +338,7 @@ impl Waiting {
             pid_file.disown();
         }
         door.own(false);
-        let Counts { clients, sessions } = counts;
+        let Counts { clients, .. } = counts;
         started.info(format_args!(
             "handed over to process {}: {sessions} sessions, {clients} clients, {listeners} \
              listeners",
@@ -285,14 +350,17 @@ impl Waiting {
     /// Ends the handover and goes on serving.
     fn give_up<M: Movable>(
         &mut self,
-        event_loop: &EventLoop<M>,
+        event_loop: &mut EventLoop<M>,
         started: &Started,
         failure: &Failure,
     ) {
-        if let Stage::Hello(channel) | Stage::Ready(channel) =
-            std::mem::replace(&mut self.stage, Stage::Successor)
+        event_loop.machine.log_changes(false);
+        if let Stage::Hello(channel)
+        | Stage::Ready(channel)
+        | Stage::Copying(channel, ..)
+        | Stage::Copied(channel, ..) = std::mem::replace(&mut self.stage, Stage::Successor)
         {
-            let mut reason = arrayvec::ArrayString::<200>::new();
+            let mut reason = arrayvec::ArrayString::<REASON_MAX>::new();
             let _ = std::fmt::Write::write_fmt(&mut reason, format_args!("{failure}"));
             let packet = Packet::new(&mut self.buffers.outgoing, Kind::Refused)
                 .field(tag::BUILD, &[env!("CARGO_PKG_VERSION").as_bytes()])
@@ -386,34 +454,57 @@ fn give<M: Movable>(
     };
     let (bytes, sessions) = (file(c"distcache-bytes")?, file(c"distcache-state")?);
     let clients = write_clients(&bytes, staging, event_loop)?;
-    let count = event_loop
-        .machine
-        .write_sessions(event_loop.now(), &sessions)
-        .map_err(|error| Failure::System("write the sessions", error))?;
+    let (now, table) = (event_loop.now(), event_loop.machine.table());
+    let cannot = |error| Failure::System("write the sessions", error);
+    let changed = event_loop.machine.changes();
+    let changed = changed.map(|log| Ok((log, file(c"distcache-changed")?))).transpose()?;
+    let count = match &changed {
+        Some((log, file)) => {
+            let mut out: &File = file;
+            out.write_all(log).map_err(cannot)?;
+            seal(file).map_err(cannot)?;
+            write_changed(table, now, log, &sessions)
+        }
+        None => write_all(table, now, &sessions),
+    };
+    let count = count.map_err(cannot)?;
     for file in [&bytes, &sessions] {
-        seal(file).map_err(|error| Failure::System("seal a memory file", error))?;
+        seal(file).map_err(cannot)?;
     }
     let counts = Counts { clients, sessions: count };
-    let packet = Packet::new(&mut buffers.outgoing, Kind::Content)
+    let mut packet = Packet::new(&mut buffers.outgoing, Kind::Content)
         .field_fd(tag::BYTES, bytes.as_fd(), &[])
         .field_fd(tag::STATE, sessions.as_fd(), &[])
         .counts(counts);
+    if let Some((_, file)) = &changed {
+        packet = packet.field_fd(tag::CHANGED, file.as_fd(), &[]);
+    }
     send(channel, &packet, "receive the sessions", deadline)?;
     send_clients(channel, buffers, event_loop, deadline)?;
 
     const STEP: &str = "load everything";
     let len = channel.receive_by(buffers, deadline).map_err(Failure::of(STEP))?;
     let packet = &buffers.incoming[..len.ok_or(Failure::Ended(STEP))?];
-    let message = Message::parse(packet).map_err(|_| Failure::Unexpected(STEP))?;
-    match message.kind {
-        Kind::Loaded if message.counts() == Ok(counts) => {}
-        Kind::Refused => return Err(Failure::Refused(message.text(tag::REASON))),
-        _ => return Err(Failure::Unexpected(STEP)),
-    }
+    check_counts(packet, Kind::Loaded, counts, STEP)?;
     // The commit. It needs no room to wait for: the successor has received everything.
     let packet = Packet::new(&mut buffers.outgoing, Kind::Yours);
     send(channel, &packet, "take over", deadline)?;
     Ok(counts)
+}
+
+/// Checks a packet of the successor that says what it has.
+fn check_counts(
+    packet: &[u8],
+    kind: Kind,
+    counts: Counts,
+    step: &'static str,
+) -> Result<(), Failure> {
+    let message = Message::parse(packet).map_err(|_| Failure::Unexpected(step))?;
+    match message.kind {
+        found if found == kind && message.counts() == Ok(counts) => Ok(()),
+        Kind::Refused => Err(Failure::Refused(message.text(tag::REASON))),
+        _ => Err(Failure::Unexpected(step)),
+    }
 }
 
 /// Writes the bytes of all clients, and returns the number of clients.

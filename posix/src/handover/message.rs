@@ -21,6 +21,8 @@ pub(super) const MINOR: u8 = 0;
 
 /// The most bytes in a packet: 18 descriptions of listeners and then some.
 pub(super) const PACKET_MAX: usize = 16 << 10;
+/// The most bytes of a text that are kept.
+pub(super) const REASON_MAX: usize = 96;
 /// The most descriptors in a packet. The system allows 253.
 pub(super) const FDS_MAX: usize = 200;
 
@@ -37,7 +39,11 @@ pub(super) enum Kind {
     Welcome,
     /// The successor can take over, and says which listeners it takes.
     Ready,
-    /// The sessions, and the bytes of the clients.
+    /// The sessions, except what changes from then on.
+    Sessions,
+    /// The successor has loaded them.
+    Copied,
+    /// The sessions that have changed, and the bytes of the clients.
     Content,
     /// Connections of clients.
     Clients,
@@ -51,10 +57,12 @@ pub(super) enum Kind {
     Unknown,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Hello,
     Kind::Welcome,
     Kind::Ready,
+    Kind::Sessions,
+    Kind::Copied,
     Kind::Content,
     Kind::Clients,
     Kind::Loaded,
@@ -87,6 +95,9 @@ pub(super) mod tag {
     pub(in super::super) const BYTES: u16 = WITH_FD | 9;
     /// A sealed memory file with the sessions, in the format of `-state`.
     pub(in super::super) const STATE: u16 = WITH_FD | 10;
+    /// A sealed memory file with the ids of the sessions that have changed since [`Kind::Sessions`]. Without
+    /// this field, [`STATE`] has all sessions.
+    pub(in super::super) const CHANGED: u16 = WITH_FD | 13;
     /// How much was handed over: clients 8, sessions 8.
     pub(in super::super) const COUNTS: u16 = 11;
     /// The number of the first client in this packet: 8.
@@ -208,7 +219,7 @@ impl<'a> Message<'a> {
     }
 
     /// The text of the first field with this tag, without anything that could confuse a terminal.
-    pub(super) fn text(&self, tag: u16) -> ArrayString<200> {
+    pub(super) fn text(&self, tag: u16) -> ArrayString<REASON_MAX> {
         let value = self.fields().find(|&(found, _)| found == tag).map_or(&[][..], |(_, v)| v);
         let mut text = ArrayString::new();
         for &byte in value {
@@ -368,6 +379,6 @@ mod tests {
         let packet = Packet::new(&mut buffer, Kind::Refused).field(tag::REASON, &text);
         let bytes = packet.bytes().unwrap().to_vec();
         let text = Message::parse(&bytes).unwrap().text(tag::REASON);
-        assert!(text.starts_with("?[31mno?xxx") && text.len() == 200, "{text}");
+        assert!(text.starts_with("?[31mno?xxx") && text.len() == REASON_MAX, "{text}");
     }
 }

@@ -10,8 +10,11 @@
 //!  serves      <────────── hello: version ──────────   options are checked
 //!  serves      ─ welcome: version, listeners, pid file, pidfd ─►  binds listeners that are new
 //!  serves      <──────── ready: what it takes ──────   detached, user changed, memory allocated
+//!  serves, copies a piece a turn, logs changes
+//!              ───────── sessions ──────────────────►  loads them; a sealed memory file
+//!              <──────── copied ────────────────────
 //!  stops reading; answers and sends what it can
-//!              ── content: sessions, clients' bytes ►  memory files, sealed
+//!              ── content: changes, clients' bytes ─►  memory files, sealed
 //!              ──────── clients: 200 sockets ───────►  .. as often as needed
 //!              <─────────── loaded: counts ─────────
 //!  COMMIT      ───────────────── yours ─────────────►  owns pid file and socket paths, serves
@@ -19,7 +22,7 @@
 //! ```
 //!
 //! The packets are in [`message`], the clients' bytes in [`bytes`], the sessions in the format of
-//! `-state`.
+//! `-state`, and how they are copied in [`sessions`].
 //!
 //! The commit is one system call: the old server's send of *yours*. If it succeeds, the old server
 //! never touches a socket again; the successor serves only after it. If it fails, the successor can
@@ -27,8 +30,8 @@
 //!
 //! | when                          | old server                      | successor                       |
 //! |-------------------------------|---------------------------------|---------------------------------|
-//! | successor, before *ready*     | serves on; nobody waited        | -                               |
-//! | successor, after *ready*      | takes everything back: clients  | -                               |
+//! | successor, before *copied*    | serves on; nobody waited        | -                               |
+//! | successor, after *copied*     | takes everything back: clients  | -                               |
 //! |                               | waited for at most 10 s         |                                 |
 //! | old server, before *loaded*   | -                               | exits with 1                    |
 //! | old server, after *loaded*    | -                               | serves: it has everything, and  |
@@ -42,8 +45,8 @@
 //! another major version is refused by the successor, which exits with 1. Minor versions add fields,
 //! which older ones ignore.
 //!
-//! Until *ready* the old server works on the handover only when the event loop has something for it. From *ready* to
-//! *yours* it does nothing else, and its clients wait; their connections queue in the listeners.
+//! Until *copied* the old server serves its clients, and copies at most 512 KiB of its table a turn. From
+//! *copied* to *yours* it does nothing else, and its clients wait; their connections queue in the listeners.
 //! Datagrams wait in their socket, too. After a handover that has failed, the clients' timeouts start
 //! again, since nothing could be received from them.
 
@@ -52,28 +55,32 @@ mod channel;
 mod door;
 mod give;
 mod message;
+mod sessions;
 mod take;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 
 use arrayvec::ArrayString;
 use distcache_core::machine::Machine;
-use distcache_core::server::{ClientSlot, Transfer};
+use distcache_core::server::{ClientSlot, Tracked, Transfer};
 use distcache_core::slots::Key;
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Server, Table};
 
-use crate::state::{self, Stamp};
 pub(crate) use door::Door;
 pub(crate) use give::Handover;
+use message::REASON_MAX;
+pub(crate) use sessions::LOG_LEN;
 #[allow(unreachable_pub, reason = "it is in public errors")]
 pub use take::TakeError;
 pub(crate) use take::{Predecessor, take_over};
 
 /// A machine whose clients can move to another process.
 pub(crate) trait Movable: Machine {
+    /// The memory of its table.
+    type Lines: Array<Line>;
+
     /// A client's bytes; `None` if it is being closed.
     fn export(&self, key: Key) -> Option<Transfer<'_>>;
 
@@ -83,20 +90,28 @@ pub(crate) trait Movable: Machine {
     /// Starts a client's timeouts again.
     fn restart_timeout(&mut self, now: Instant, key: Key);
 
-    /// Writes all sessions to a file, and returns their number.
-    fn write_sessions(&self, now: Instant, file: &File) -> io::Result<u64>;
+    /// The sessions.
+    fn table(&self) -> &Table<Self::Lines>;
 
-    /// Reads the sessions of an empty machine from a file, and returns their number, also of those that
-    /// have expired or do not fit. No lifetime is longer than `max_ttl` milliseconds.
-    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64>;
+    /// The sessions, for changes that are not logged.
+    fn table_mut(&mut self) -> &mut Table<Self::Lines>;
+
+    /// Begins or ends the log of changes.
+    fn log_changes(&mut self, log: bool);
+
+    /// The log of changes; `None` if there is none, or it was too short.
+    fn changes(&self) -> Option<&[u8]>;
 }
 
-impl<M, C, B> Movable for Server<Table<M>, C, B>
+impl<M, L, C, B> Movable for Server<Tracked<Table<M>, L>, C, B>
 where
     M: Array<Line>,
+    L: Array<u8>,
     C: Array<ClientSlot>,
     B: Array<u8>,
 {
+    type Lines = M;
+
     fn export(&self, key: Key) -> Option<Transfer<'_>> {
         self.export(key)
     }
@@ -109,15 +124,24 @@ where
         self.restart_timeout(now, key);
     }
 
-    fn write_sessions(&self, now: Instant, mut file: &File) -> io::Result<u64> {
-        let mut encoder = state::encoder(Stamp::at(now))?;
-        state::write(&mut encoder, self.store(), now, |bytes| file.write_all(bytes))
+    fn table(&self) -> &Table<M> {
+        self.store()
     }
 
-    fn read_sessions(&mut self, now: Instant, file: &mut File, max_ttl: u32) -> io::Result<u64> {
-        file.seek(SeekFrom::Start(0))?;
-        let loaded = state::load(file, self.store_mut(), Stamp::at(now), max_ttl, None);
-        loaded.map(|loaded| loaded.read).map_err(|error| io::Error::other(error.to_string()))
+    fn table_mut(&mut self) -> &mut Table<M> {
+        self.store_mut()
+    }
+
+    fn log_changes(&mut self, log: bool) {
+        if log {
+            self.store_mut().begin();
+        } else {
+            self.store_mut().end();
+        }
+    }
+
+    fn changes(&self) -> Option<&[u8]> {
+        self.store().changes()
     }
 }
 
@@ -131,9 +155,9 @@ pub(crate) enum Failure {
     /// The peer sent something else than what this step allows.
     Unexpected(&'static str),
     /// The peer gave up, and says why.
-    Refused(ArrayString<200>),
+    Refused(ArrayString<REASON_MAX>),
     /// The peer speaks another major version of the handover, and is of this version of the program.
-    Version(u8, ArrayString<200>),
+    Version(u8, ArrayString<REASON_MAX>),
     /// The peer is a process of another user.
     User(u32),
     /// The step that failed, and the system's error.

@@ -15,6 +15,7 @@ use super::channel::{Buffers, Channel, Received, wait_for};
 use super::door::{Door, DoorError};
 use super::give::Handover;
 use super::message::{Counts, Kind, MAJOR, Malformed, Message, Packet, Value, tag};
+use super::sessions::{read, remove_changed};
 use super::{Failure, Movable};
 use crate::event_loop::EventLoop;
 use crate::memory::BUFFER_LEN;
@@ -27,7 +28,9 @@ use crate::program::LISTENERS_MAX;
 
 /// How long the old server may take for its welcome. It may be busy.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take to write out everything, and then for each packet.
+/// How long it may take to copy its sessions, which it does beside its other work.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long it may take to write out the rest, and then for each packet.
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to decide. Longer than it takes itself, so that it is the one that gives up.
 const YOURS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -291,13 +294,20 @@ impl Predecessor {
         let bytes = ready.bytes().unwrap_or_default();
         self.channel.send(bytes, &[], deadline).map_err(Failure::of(STEP))?;
 
-        let (mut clients, mut state, counts) = self.receive_content(buffers, deadline)?;
+        self.receive_sessions(event_loop, buffers, max_ttl)?;
+        let (mut clients, changed, state, counts) = self.receive_content(buffers)?;
         let now = event_loop.now();
-        let sessions = event_loop
-            .machine
-            .read_sessions(now, &mut state, max_ttl)
-            .map_err(|error| Failure::System("load the sessions", error))?;
-        let mut taken = TakenOver { sessions, ..TakenOver::default() };
+        let table = event_loop.machine.table_mut();
+        let sessions = match changed {
+            Some(changed) => remove_changed(table, now, changed),
+            None => {
+                table.clear();
+                Ok(())
+            }
+        };
+        let sessions = sessions.and_then(|()| read(table, now, state, max_ttl));
+        let sessions = sessions.map_err(|error| Failure::System("load the sessions", error))?;
+        let mut taken = TakenOver { sessions: table.len().into(), ..TakenOver::default() };
         while taken.clients < counts.clients {
             self.receive_clients(event_loop, buffers, &mut clients, &mut taken)?;
         }
@@ -312,20 +322,55 @@ impl Predecessor {
         Ok(taken)
     }
 
-    /// Receives the clients' bytes, the sessions, and how many there are of both.
+    /// Loads the sessions while the old server serves on.
+    fn receive_sessions<M: Movable>(
+        &self,
+        event_loop: &mut EventLoop<M>,
+        buffers: &mut Buffers,
+        max_ttl: u32,
+    ) -> Result<(), Failure> {
+        const STEP: &str = "pass on its sessions";
+        let invalid = |Malformed| Failure::Unexpected(STEP);
+        let deadline = Moment::now() + SESSIONS_TIMEOUT;
+        let len = receive(&self.channel, buffers, deadline, STEP)?;
+        let Buffers { incoming, fds, .. } = buffers;
+        let message = parse(&incoming[..len], Kind::Sessions, STEP)?;
+        let mut state = None;
+        let found = |tag, _: Value<'_>, fd| {
+            if tag == tag::STATE {
+                state = fd;
+            }
+            Ok(())
+        };
+        message.read(fds, found).map_err(invalid)?;
+        let counts = message.counts().map_err(invalid)?;
+        let state = state.ok_or(Failure::Unexpected(STEP))?;
+        let now = event_loop.now();
+        let loaded = read(event_loop.machine.table_mut(), now, state.into(), max_ttl);
+        if loaded.map_err(|error| Failure::System("load the sessions", error))? != counts.sessions {
+            return Err(Failure::Unexpected(STEP));
+        }
+        let copied = Packet::new(&mut buffers.outgoing, Kind::Copied).counts(counts);
+        let bytes = copied.bytes().unwrap_or_default();
+        self.channel.send(bytes, &[], deadline).map_err(Failure::of(STEP))
+    }
+
+    /// Receives the clients' bytes, the ids of sessions that have changed, the sessions, and how many
+    /// there are.
     fn receive_content(
         &self,
         buffers: &mut Buffers,
-        deadline: Moment,
-    ) -> Result<(Reader, File, Counts), Failure> {
+    ) -> Result<(Reader, Option<File>, File, Counts), Failure> {
         const STEP: &str = "pass on its sessions";
+        let deadline = Moment::now() + CONTENT_TIMEOUT;
         let len = receive(&self.channel, buffers, deadline, STEP)?;
         let Buffers { incoming, fds, .. } = buffers;
         let message = parse(&incoming[..len], Kind::Content, STEP)?;
-        let (mut bytes, mut state) = (None, None);
+        let (mut bytes, mut changed, mut state) = (None, None, None);
         let read = |tag, _: Value<'_>, fd| {
             match tag {
                 tag::BYTES => bytes = fd,
+                tag::CHANGED => changed = fd,
                 tag::STATE => state = fd,
                 _ => {}
             }
@@ -338,7 +383,8 @@ impl Predecessor {
             return Err(Failure::Unexpected(STEP));
         };
         let unreadable = |error| Failure::System("read what it passes on", error);
-        Ok((Reader::new(bytes, BUFFER_LEN).map_err(unreadable)?, state.into(), counts))
+        let bytes = Reader::new(bytes, BUFFER_LEN).map_err(unreadable)?;
+        Ok((bytes, changed.map(File::from), state.into(), counts))
     }
 
     /// Receives some connections of clients.

@@ -68,6 +68,9 @@ impl Predecessor {
     }
 }
 
+/// No log of changes is needed.
+pub(crate) const LOG_LEN: usize = 0;
+
 pub(crate) struct Handover;
 
 impl Handover {

@@ -2,7 +2,7 @@
 //!
 //! Turn core dumps off, close inherited descriptors, listen, set owner, group and mode of the sockets,
 //! detach, write the pid file, change the user. Then the program allocates its memory, enters the
-//! [sandbox](crate::process::sandbox), reports that it is ready, and enters its loop.
+//! [`sandbox`], reports that it is ready, and enters its loop.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -59,7 +59,7 @@ pub struct Startup {
     pub user: Option<String>,
     /// Whether SIGUSR1 and SIGUSR2 end it.
     pub killable: bool,
-    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    /// Whether to enter the [`sandbox`] after the start.
     pub sandbox: bool,
     /// Whether to lock the memory that holds sessions.
     pub lock_memory: bool,
@@ -403,6 +403,11 @@ impl Started {
     /// The socket for successors. Can be taken once, by the event loop.
     pub(crate) fn take_door(&mut self) -> Option<Door> {
         self.door.take()
+    }
+
+    /// Whether there will be a socket for successors.
+    pub(crate) fn has_door(&self) -> bool {
+        self.door.is_some()
     }
 
     /// Whether there is a server to take over from.

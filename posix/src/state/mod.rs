@@ -164,13 +164,6 @@ fn load_all<M: Array<Line>>(
     Ok(Loaded { read, stored: table.len() })
 }
 
-/// An encoder of a state without a seal, in memory of its own.
-pub(crate) fn encoder(stamp: Stamp) -> io::Result<Encoder<Memory>> {
-    let buffer = Memory::zeroed(CHUNK_MAX)?;
-    let encoder = Encoder::new(buffer, stamp.now, stamp.unix_ms, salt()?, None);
-    encoder.ok_or_else(|| io::ErrorKind::OutOfMemory.into())
-}
-
 fn salt() -> io::Result<[u8; 16]> {
     let mut salt = [0; 16];
     sys::random(&mut salt)?;

@@ -18,8 +18,8 @@ const NEWEST: ABI = ABI::V6;
 /// Denies this thread all files and ports but those of `permit`.
 pub(super) fn restrict(permit: &Permit) -> io::Result<()> {
     let status = rules(permit).and_then(RulesetCreated::restrict_self);
-    // What can fail here is a system call. The texts of the crate's errors would take more room in the
-    // program than the rest of it.
+    // What can fail here is a system call. The crate's own errors have texts for much that cannot, and
+    // those make the program larger.
     match status.map_err(|_| io::Error::last_os_error())?.ruleset {
         RulesetStatus::NotEnforced => Err(io::ErrorKind::Unsupported.into()),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),

@@ -219,13 +219,13 @@ mod known {
         rules.insert(libc::SYS_mmap, vec![one(without(2, libc::PROT_EXEC)?)?]);
         rules.insert(libc::SYS_mprotect, vec![one(without(2, libc::PROT_EXEC)?)?]);
         // Ending itself with a signal, as an abort does.
-        let own = one(is(0, std::process::id())?)?;
+        let own = one(is(0, rustix::process::getpid().as_raw_nonzero().get())?)?;
         rules.insert(libc::SYS_tgkill, vec![own]);
         // A spare descriptor is a UNIX socket.
         let families =
             [(true, libc::AF_UNIX), (permit.ipv4, libc::AF_INET), (permit.ipv6, libc::AF_INET6)];
         let families = families.into_iter().filter(|(allowed, _)| *allowed);
-        let sockets = families.map(|(_, family)| one(is(0, family as u32)?));
+        let sockets = families.map(|(_, family)| one(is(0, family)?));
         rules.insert(libc::SYS_socket, sockets.collect::<Result<_, _>>()?);
         let mut commands = vec![FCNTL];
         if !permit.write.is_empty() {
@@ -234,11 +234,10 @@ mod known {
         if permit.extras.contains(&Extra::MemoryFiles) {
             commands.push(FCNTL_SEAL);
         }
-        let commands = commands.concat().into_iter().map(|command| one(is(1, command as u32)?));
+        let commands = commands.concat().into_iter().map(|command| one(is(1, command)?));
         rules.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);
-        let options = SETSOCKOPT
-            .iter()
-            .map(|&(level, option)| rule(&[is(1, level as u32)?, is(2, option as u32)?]));
+        let options =
+            SETSOCKOPT.iter().map(|&(level, option)| rule(&[is(1, level)?, is(2, option)?]));
         rules.insert(libc::SYS_setsockopt, options.collect::<Result<_, _>>()?);
         Ok(())
     }
@@ -249,13 +248,14 @@ mod known {
     }
 
     /// The argument numbered `argument` is `value`.
-    fn is(argument: u8, value: u32) -> Result<SeccompCondition, BackendError> {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value.into())
+    fn is(argument: u8, value: c_int) -> Result<SeccompCondition, BackendError> {
+        let value = value.cast_unsigned().into();
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
     }
 
     /// The argument numbered `argument` has none of the bits of `mask`.
     fn without(argument: u8, mask: c_int) -> Result<SeccompCondition, BackendError> {
-        let mask = u64::from(mask as u32);
+        let mask = u64::from(mask.cast_unsigned());
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), 0)
     }
 }
