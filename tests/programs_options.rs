@@ -31,7 +31,7 @@ const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
     path: env!("CARGO_BIN_EXE_dc_server"),
     command: &programs::DC_SERVER,
-    switches: &["daemon", "killable", "allowcopy"],
+    switches: &["daemon", "killable", "allowcopy", "mlock", "nosandbox"],
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("copyfrom", "IP:127.0.0.1:9001"),
@@ -88,7 +88,7 @@ const CLIENT: ProgramOptions = ProgramOptions {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
     command: &programs::DC_CLIENT,
-    switches: &["daemon", "killable", "sealkeys-mixed", "newkey"],
+    switches: &["daemon", "killable", "mlock", "newkey", "nosandbox", "sealkeys-mixed"],
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),
