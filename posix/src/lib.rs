@@ -70,6 +70,7 @@
 //! - `server`, `proxy`, `snoop`, `check`, `load`: what each program runs. `dc_server` runs `server`,
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
 //! - `process`: start, detach, pid file, user, sandbox, signals, limits, log lines.
+//! - `state`: the sessions of a server in a file, and the process that writes it.
 //! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
 //! - `handover`: one server takes the place of another, with its sockets, clients and sessions.
 //! - `memory`, `secret`, `clock`: one mapping that a machine divides among its parts; wiping; the time of

