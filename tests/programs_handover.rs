@@ -356,7 +356,7 @@ fn a_successor_takes_its_listeners_binds_new_ones_and_closes_the_others() {
     let taken = inode("s");
     let (new, ended) = replace(&dir, old, &["-listen", "IP:127.0.0.1:0", "-listen", &added]);
     assert!(ended.err.contains(" 2 listeners"), "{ended:?}");
-    assert_eq!(new.addresses(3), [before[0].clone(), before[2].clone(), added.clone()]);
+    assert_eq!(new.addresses(3), [before[0].clone(), before[2].clone(), added]);
     assert_eq!(
         (inode("s"), dir.names()),
         (taken, ["added", "door", "s"].map(String::from).to_vec())

@@ -325,22 +325,16 @@ mod tests {
     #[test]
     fn unknown_fields_and_kinds_of_a_later_version_are_skipped_with_their_descriptors() {
         let (a, b) = std::io::pipe().unwrap();
-        let mut bytes = {
-            let mut buffer = ArrayVec::new();
-            let packet = Packet::new(&mut buffer, Kind::Welcome)
-                .field_fd(WITH_FD | 999, a.as_fd(), &[b"later"])
-                .field(998, &[])
-                .field_fd(tag::PROCESS, b.as_fd(), &[&7_u32.to_le_bytes(), b"appended later"]);
-            assert_eq!(packet.fds.len(), 2);
-            packet.bytes().unwrap().to_vec()
-        };
+        let mut buffer = ArrayVec::new();
+        let packet = Packet::new(&mut buffer, Kind::Welcome)
+            .field_fd(WITH_FD | 999, a.as_fd(), &[b"later"])
+            .field(998, &[])
+            .field_fd(tag::PROCESS, b.as_fd(), &[&7_u32.to_le_bytes(), b"appended later"]);
+        let mut bytes = packet.bytes().unwrap().to_vec();
         bytes[6] = MINOR + 1;
-        let mut fds: ArrayVec<OwnedFd, FDS_MAX> = ArrayVec::new();
-        let numbers = [OwnedFd::from(a), OwnedFd::from(b)].map(|fd| {
-            let number = format!("{fd:?}");
-            fds.push(fd);
-            number
-        });
+        let copy = |fd: &BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
+        let mut fds: ArrayVec<OwnedFd, FDS_MAX> = packet.fds.iter().map(copy).collect();
+        let numbers: Vec<String> = fds.iter().map(|fd| format!("{fd:?}")).collect();
         let mut found = None;
         let read = |tag, mut value: Value<'_>, fd: Option<OwnedFd>| {
             if tag == tag::PROCESS {

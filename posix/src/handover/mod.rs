@@ -55,6 +55,7 @@ mod channel;
 mod door;
 mod give;
 mod message;
+mod pass;
 mod sessions;
 mod take;
 

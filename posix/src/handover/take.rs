@@ -109,7 +109,7 @@ pub(crate) fn take_over<M: Movable>(
 #[derive(Debug)]
 pub struct TakeError {
     path: PathBuf,
-    kind: TakeErrorKind,
+    kind: Box<TakeErrorKind>,
 }
 
 #[derive(Debug)]
@@ -121,7 +121,7 @@ enum TakeErrorKind {
 impl fmt::Display for TakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        match &self.kind {
+        match &*self.kind {
             TakeErrorKind::Door(error) => write!(f, "cannot use -handover {path}: {error}"),
             TakeErrorKind::Failure(failure @ Failure::Version(..)) => write!(
                 f,
@@ -138,12 +138,12 @@ impl std::error::Error for TakeError {}
 
 impl TakeError {
     pub(crate) fn door(path: &Path, error: DoorError) -> Self {
-        Self { path: path.to_owned(), kind: TakeErrorKind::Door(error) }
+        Self { path: path.to_owned(), kind: Box::new(TakeErrorKind::Door(error)) }
     }
 
     fn of(path: &Path) -> impl Fn(Failure) -> Self + use<> {
         let path = path.to_owned();
-        move |failure| Self { path: path.clone(), kind: TakeErrorKind::Failure(failure) }
+        move |failure| Self { path: path.clone(), kind: Box::new(TakeErrorKind::Failure(failure)) }
     }
 }
 
