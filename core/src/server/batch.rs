@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::answer::{answer, answer_copy};
+use super::answer::{answer_client, answer_copy, answer_level_2};
 use super::{Answered, Operations, Store};
 use crate::id::Id;
 use crate::message::{Request, STAMP_LEN, TTL_MAX, lower_ttl, raise_ttl};
@@ -82,10 +82,10 @@ impl<S: Store> Batch<'_, S> {
                     raise_ttl(payload, self.lifetimes.min);
                     lower_ttl(payload, self.lifetimes.max);
                 }
-                let answered = if message.header.op.level() < 2 {
-                    answer(self.now, self.store, message, wire, room)
-                } else {
+                let answered = if message.header.op.is_internal() {
                     self.answer_level_2(message, wire, room)
+                } else {
+                    answer_client(self.now, self.store, message, wire, room)
                 };
                 match answered {
                     Ok(Some(answered)) => {
@@ -109,6 +109,7 @@ impl<S: Store> Batch<'_, S> {
 
     /// Answers an operation that servers have among themselves.
     #[cold]
+    #[inline(never)]
     fn answer_level_2(
         &mut self,
         message: &Message,
@@ -126,7 +127,7 @@ impl<S: Store> Batch<'_, S> {
             }
             _ => (),
         }
-        answer(self.now, self.store, message, wire, room)
+        answer_level_2(self.now, self.store, message, wire, room)
     }
 
     /// Loads the sessions that the requests at the front of `requests` ask for into the cache.
