@@ -83,7 +83,7 @@ impl<S: Store> Batch<'_, S> {
                     lower_ttl(payload, self.lifetimes.max);
                 }
                 let answered = if message.header.op.is_internal() {
-                    self.answer_level_2(message, wire, room)
+                    answer_internal(self.now, self.store, self.terms(), message, wire, room)
                 } else {
                     answer_client(self.now, self.store, message, wire, room)
                 };
@@ -107,27 +107,9 @@ impl<S: Store> Batch<'_, S> {
         }
     }
 
-    /// Answers an operation that servers have among themselves.
-    #[cold]
-    #[inline(never)]
-    fn answer_level_2(
-        &mut self,
-        message: &Message,
-        wire: &mut [u8],
-        room: &mut [u8],
-    ) -> Result<Option<Answered>, Malformed> {
-        match message.header.op {
-            Op::Copy if self.allow_copy => {
-                return answer_copy(self.now, &*self.store, message, wire, room);
-            }
-            Op::Repair => {
-                // A lifetime that has begun is not raised.
-                let add = wire.get_mut(HEADER_LEN.saturating_add(STAMP_LEN)..).unwrap_or_default();
-                lower_ttl(add, self.lifetimes.max);
-            }
-            _ => (),
-        }
-        answer_level_2(self.now, self.store, message, wire, room)
+    /// The longest lifetime, and whether COPY is allowed.
+    const fn terms(&self) -> (u32, bool) {
+        (self.lifetimes.max, self.allow_copy)
     }
 
     /// Loads the sessions that the requests at the front of `requests` ask for into the cache.
@@ -149,6 +131,30 @@ impl<S: Store> Batch<'_, S> {
         }
         self.store.prefetch(&ids);
     }
+}
+
+/// Answers an operation that proxies and servers have among themselves. It takes no [`Batch`], which
+/// would have to be in memory then.
+#[cold]
+#[inline(never)]
+fn answer_internal(
+    now: Instant,
+    store: &mut impl Store,
+    (max_ttl, allow_copy): (u32, bool),
+    message: &Message,
+    wire: &mut [u8],
+    room: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    match message.header.op {
+        Op::Copy if allow_copy => return answer_copy(now, store, message, wire, room),
+        Op::Repair => {
+            // A lifetime that has begun is not raised.
+            let add = wire.get_mut(HEADER_LEN.saturating_add(STAMP_LEN)..).unwrap_or_default();
+            lower_ttl(add, max_ttl);
+        }
+        _ => (),
+    }
+    answer_level_2(now, store, message, wire, room)
 }
 
 /// Measures up to `most` requests at the front of `requests`. Returns why there are no more; `None` if
