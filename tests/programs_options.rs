@@ -27,7 +27,7 @@ struct ProgramOptions {
     required: &'static [&'static str],
 }
 
-const SWITCHES: &[&str] = &["daemon", "killable"];
+const CLIENT_SWITCHES: &[&str] = &["daemon", "killable", "sealkeys-mixed", "newkey"];
 
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
@@ -80,7 +80,7 @@ const CLIENT: ProgramOptions = ProgramOptions {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
     command: &programs::DC_CLIENT,
-    switches: &["daemon", "killable", "sealkeys-mixed", "newkey"],
+    switches: CLIENT_SWITCHES,
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),

@@ -43,7 +43,7 @@ impl<'m> World<'m> {
         let front = &mut fleet.fronts[0];
         let keys = Keys::new(&[[1; 32]]).expect("one key");
         let seal = Seal { keys, nonces: Nonces::new([3; 16]), mixed };
-        front.machine.set_seal(front.now, 1_800_000_000, seal);
+        front.machine.set_seal(front.now, 1_800_000_000_000, seal);
         fleet.drive();
         let client = fleet.fronts[0].connect();
         Self { fleet, client, spare }
