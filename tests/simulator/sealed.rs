@@ -33,6 +33,8 @@ pub fn seal(plan: &mut Plan, random: &mut Random) {
         }
         true => 0,
     };
+    // A server cannot prolong what is sealed.
+    plan.nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = 0);
     let proxy = |node: &mut usize, random: &mut Random| {
         if *node < servers {
             *node = servers + random.below(nodes - servers);
