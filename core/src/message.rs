@@ -157,6 +157,19 @@ impl<'a> Request<'a> {
     /// a store; [`Status::UNSUPPORTED`] for a COPY.
     #[inline]
     pub fn parse(op: Op, payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        if op.is_internal() {
+            Self::parse_level_2(op, payload)
+        } else {
+            Self::parse_client(op, payload)
+        }
+    }
+
+    /// Parses the payload of an operation that clients use: those of levels 0 and 1.
+    #[inline(always)] // Otherwise the request is passed through memory.
+    pub(crate) fn parse_client(
+        op: Op,
+        payload: &'a [u8],
+    ) -> Result<Result<Self, Status>, Malformed> {
         let parsed = match op {
             Op::Add => Add::parse(payload)?.map(Self::Add),
             Op::Put => Add::parse(payload)?.map(Self::Put),
@@ -164,15 +177,24 @@ impl<'a> Request<'a> {
             Op::Remove => Id::new(payload).map(Self::Remove).ok_or(Status::NOT_OK),
             Op::Have => Id::new(payload).map(Self::Have).ok_or(Status::NOT_OK),
             Op::Take => Id::new(payload).map(Self::Take).ok_or(Status::NOT_OK),
-            Op::Fetch => Id::new(payload).map(Self::Fetch).ok_or(Status::NOT_OK),
+            Op::Fetch | Op::Repair | Op::Copy => Err(Status::UNSUPPORTED),
+        };
+        Ok(parsed)
+    }
+
+    /// Parses the payload of the others, apart so that `parse` stays small where it is inlined.
+    #[cold]
+    #[inline(never)]
+    fn parse_level_2(op: Op, payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        match op {
+            Op::Fetch => Ok(Id::new(payload).map(Self::Fetch).ok_or(Status::NOT_OK)),
             Op::Repair => {
                 let (stamp, add) = payload.split_first_chunk().ok_or(Malformed::Payload)?;
                 let stamp = u64::from_be_bytes(*stamp);
-                Add::parse(add)?.map(|add| Self::Repair(stamp, add))
+                Ok(Add::parse(add)?.map(|add| Self::Repair(stamp, add)))
             }
-            Op::Copy => Err(Status::UNSUPPORTED),
-        };
-        Ok(parsed)
+            _ => Ok(Err(Status::UNSUPPORTED)),
+        }
     }
 
     /// The operation that this requests.

@@ -29,11 +29,26 @@ pub fn answer(
     wire: &mut [u8],
     out: &mut [u8],
 ) -> Result<Option<Answered>, Malformed> {
+    if message.header.op.is_internal() {
+        return answer_level_2(now, store, message, wire, out);
+    }
+    answer_client(now, store, message, wire, out)
+}
+
+/// The same, for the operations that clients use.
+#[inline]
+pub(super) fn answer_client(
+    now: Instant,
+    store: &mut impl Store,
+    message: &Message,
+    wire: &mut [u8],
+    out: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
     let op = message.header.op;
     let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
         return Ok(None);
     };
-    let status = match Request::parse(op, message.payload(wire))? {
+    let status = match Request::parse_client(op, message.payload(wire))? {
         Err(status) => status,
         Ok(Request::Get(id) | Request::Take(id)) => match store.get(now, id, room) {
             Some(len @ 0..=PAYLOAD_MAX) => {
@@ -52,6 +67,35 @@ pub fn answer(
                 Status::NOT_OK
             }
         },
+        Ok(Request::Add(Add { ttl, id, session })) => status(store.add(now, ttl, id, session)),
+        Ok(Request::Put(Add { ttl, id, session })) => status(store.put(now, ttl, id, session)),
+        Ok(Request::Remove(id)) if store.remove(now, id) => Status::OK,
+        Ok(Request::Have(id)) if store.have(now, id) => Status::OK,
+        Ok(Request::Remove(_) | Request::Have(_)) => Status::NOT_OK,
+        Ok(Request::Fetch(_) | Request::Repair(..)) => Status::UNSUPPORTED,
+    };
+    if let Some(first) = room.first_mut() {
+        *first = status.0;
+    }
+    Ok(reply(message, out, 1, status))
+}
+
+/// Like [`answer`], for the operations that servers have among themselves; a COPY is refused. They are
+/// rare, and keep out of the way of the others.
+#[cold]
+#[inline(never)]
+pub(super) fn answer_level_2(
+    now: Instant,
+    store: &mut impl Store,
+    message: &Message,
+    wire: &mut [u8],
+    out: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    let Some((_, room @ [_, ..])) = out.split_at_mut_checked(HEADER_LEN) else {
+        return Ok(None);
+    };
+    let status = match Request::parse(message.header.op, message.payload(wire))? {
+        Err(status) => status,
         Ok(Request::Fetch(id)) => match fetch(now, store, id, room) {
             Some((len, status)) => return Ok(reply(message, out, len, status)),
             None => Status::UNSUPPORTED,
@@ -59,11 +103,7 @@ pub fn answer(
         Ok(Request::Repair(stamp, Add { ttl, id, session })) => {
             status(store.repair(now, stamp, ttl, id, session))
         }
-        Ok(Request::Add(Add { ttl, id, session })) => status(store.add(now, ttl, id, session)),
-        Ok(Request::Put(Add { ttl, id, session })) => status(store.put(now, ttl, id, session)),
-        Ok(Request::Remove(id)) if store.remove(now, id) => Status::OK,
-        Ok(Request::Have(id)) if store.have(now, id) => Status::OK,
-        Ok(Request::Remove(_) | Request::Have(_)) => Status::NOT_OK,
+        Ok(_) => Status::UNSUPPORTED,
     };
     if let Some(first) = room.first_mut() {
         *first = status.0;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::answer::{answer, answer_copy};
+use super::answer::{answer_client, answer_copy, answer_level_2};
 use super::{Answered, Operations, Store};
 use crate::id::Id;
 use crate::message::{Request, STAMP_LEN, TTL_MAX, lower_ttl, raise_ttl};
@@ -82,10 +82,10 @@ impl<S: Store> Batch<'_, S> {
                     raise_ttl(payload, self.lifetimes.min);
                     lower_ttl(payload, self.lifetimes.max);
                 }
-                let answered = if message.header.op.level() < 2 {
-                    answer(self.now, self.store, message, wire, room)
+                let answered = if message.header.op.is_internal() {
+                    answer_internal(self.now, self.store, self.terms(), message, wire, room)
                 } else {
-                    self.answer_level_2(message, wire, room)
+                    answer_client(self.now, self.store, message, wire, room)
                 };
                 match answered {
                     Ok(Some(answered)) => {
@@ -107,26 +107,9 @@ impl<S: Store> Batch<'_, S> {
         }
     }
 
-    /// Answers an operation that servers have among themselves.
-    #[cold]
-    fn answer_level_2(
-        &mut self,
-        message: &Message,
-        wire: &mut [u8],
-        room: &mut [u8],
-    ) -> Result<Option<Answered>, Malformed> {
-        match message.header.op {
-            Op::Copy if self.allow_copy => {
-                return answer_copy(self.now, &*self.store, message, wire, room);
-            }
-            Op::Repair => {
-                // A lifetime that has begun is not raised.
-                let add = wire.get_mut(HEADER_LEN.saturating_add(STAMP_LEN)..).unwrap_or_default();
-                lower_ttl(add, self.lifetimes.max);
-            }
-            _ => (),
-        }
-        answer(self.now, self.store, message, wire, room)
+    /// The longest lifetime, and whether COPY is allowed.
+    const fn terms(&self) -> (u32, bool) {
+        (self.lifetimes.max, self.allow_copy)
     }
 
     /// Loads the sessions that the requests at the front of `requests` ask for into the cache.
@@ -148,6 +131,30 @@ impl<S: Store> Batch<'_, S> {
         }
         self.store.prefetch(&ids);
     }
+}
+
+/// Answers an operation that proxies and servers have among themselves. It takes no [`Batch`], which
+/// would have to be in memory then.
+#[cold]
+#[inline(never)]
+fn answer_internal(
+    now: Instant,
+    store: &mut impl Store,
+    (max_ttl, allow_copy): (u32, bool),
+    message: &Message,
+    wire: &mut [u8],
+    room: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    match message.header.op {
+        Op::Copy if allow_copy => return answer_copy(now, store, message, wire, room),
+        Op::Repair => {
+            // A lifetime that has begun is not raised.
+            let add = wire.get_mut(HEADER_LEN.saturating_add(STAMP_LEN)..).unwrap_or_default();
+            lower_ttl(add, max_ttl);
+        }
+        _ => (),
+    }
+    answer_level_2(now, store, message, wire, room)
 }
 
 /// Measures up to `most` requests at the front of `requests`. Returns why there are no more; `None` if

@@ -109,7 +109,7 @@ enum Asked {
     Nothing(Instant),
 }
 
-/// The client side of COPY.
+/// The client side of COPY. Its verbs are kept out of line: most servers never need them.
 #[derive(Debug)]
 pub(super) struct Copier {
     /// The hashes of the servers' names.
@@ -206,6 +206,8 @@ impl Copier {
         ServerKey::new(self.number, self.era)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn dial(&mut self, now: Instant) -> Option<Dial> {
         self.now = now;
         match self.link {
@@ -222,6 +224,8 @@ impl Copier {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn connected(
         &mut self,
         now: Instant,
@@ -239,6 +243,8 @@ impl Copier {
         self.wants_changed = true;
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn closed(&mut self, key: ServerKey, pool: &mut Pool<impl Array<u8>>) {
         if self.key() != key || matches!(self.link, Link::Off | Link::Due(_)) {
             return;
@@ -254,6 +260,8 @@ impl Copier {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn space<'a>(
         &mut self,
         key: ServerKey,
@@ -265,6 +273,8 @@ impl Copier {
         self.inbox.space(pool)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn filled(&mut self, key: ServerKey, pool: &mut Pool<impl Array<u8>>, len: usize) {
         if self.is_talking(key) {
             self.inbox.filled(pool, len);
@@ -272,22 +282,30 @@ impl Copier {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn ended(&mut self, key: ServerKey) {
         if self.is_talking(key) {
             (self.ended, self.unread) = (true, true);
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn pending<'a>(&self, key: ServerKey, pool: &'a Pool<impl Array<u8>>) -> &'a [u8] {
         if self.is_talking(key) { self.outbox.bytes(pool) } else { &[] }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn sent(&mut self, key: ServerKey, pool: &mut Pool<impl Array<u8>>, len: usize) {
         if self.is_talking(key) && len > 0 {
             self.outbox.consume(pool, len);
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn wants(&self, key: ServerKey) -> Wants {
         match self.link {
             _ if self.key() != key => Wants::CLOSE,
@@ -299,6 +317,8 @@ impl Copier {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.link {
             Link::Off | Link::Closing => None,
@@ -313,6 +333,8 @@ impl Copier {
     }
 
     /// Does one step. Sessions live for `max_ttl` milliseconds at most.
+    #[cold]
+    #[inline(never)]
     pub(super) fn advance(
         &mut self,
         now: Instant,

@@ -359,7 +359,7 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
             return Some(Instant::ORIGIN);
         }
         let sessions = self.store.deadline().map(|due| due.max(self.expire_at));
-        let copies = if self.copier.is_done() { None } else { self.copier.deadline() };
-        earlier(earlier(self.clients.deadline(), sessions), copies)
+        let own = earlier(self.clients.deadline(), sessions);
+        if self.copier.is_done() { own } else { earlier(own, self.copier.deadline()) }
     }
 }

@@ -31,6 +31,7 @@ impl core::error::Error for RepairError {}
 impl<M: Array<Line>> Table<M> {
     /// Copies the session under `id` like [`Table::get`], and returns its length and the milliseconds
     /// for which it lives; `None` if there is none.
+    #[inline(never)]
     pub fn fetch(&self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<(usize, u32)> {
         let head = self.live(now, id)?;
         let due = self.expiry.due(&self.arena.links, head)?;
@@ -39,6 +40,7 @@ impl<M: Array<Line>> Table<M> {
     }
 
     /// A stamp for [`Table::repair`]: the time now, as this table alone can read it.
+    #[inline(never)]
     pub fn stamp(&self, now: Instant) -> u64 {
         self.clock(now).as_millis() ^ self.stamp_key()
     }
@@ -51,6 +53,7 @@ impl<M: Array<Line>> Table<M> {
     ///
     /// # Errors
     /// [`RepairError`].
+    #[inline(never)]
     pub fn repair(
         &mut self,
         now: Instant,

@@ -93,12 +93,21 @@ impl Op {
     ];
 
     /// The operation of this code, if it exists at this patch level.
+    #[inline]
     const fn from_code(code: u8, level: u16) -> Option<Self> {
+        match code {
+            0 => Some(Self::Add),
+            1 => Some(Self::Get),
+            2 => Some(Self::Remove),
+            3 => Some(Self::Have),
+            _ => Self::from_new_code(code, level),
+        }
+    }
+
+    /// The same for codes that level 0 has not.
+    #[inline(never)]
+    const fn from_new_code(code: u8, level: u16) -> Option<Self> {
         match (code, level) {
-            (0, _) => Some(Self::Add),
-            (1, _) => Some(Self::Get),
-            (2, _) => Some(Self::Remove),
-            (3, _) => Some(Self::Have),
             (4, 1..) => Some(Self::Put),
             (5, 1..) => Some(Self::Take),
             (6, 2..) => Some(Self::Fetch),
@@ -115,6 +124,12 @@ impl Op {
             Self::Put | Self::Take => 1,
             Self::Fetch | Self::Repair | Self::Copy => 2,
         }
+    }
+
+    /// Whether only proxies and servers ask for this: the operations of level 2.
+    #[inline]
+    pub(crate) const fn is_internal(self) -> bool {
+        self as u8 >= Self::Fetch as u8
     }
 
     /// Whether a request carries a session: its payload is an [`Add`](crate::message::Add).
