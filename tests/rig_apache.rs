@@ -60,6 +60,34 @@ fn a_session_of_httpd_is_stored_under_its_own_id() {
 }
 
 #[test]
+fn with_keys_httpd_shares_sessions_that_the_cache_cannot_read() {
+    if !can_run("httpd seals", false, &TOOLS) {
+        return;
+    }
+    let dir = Dir::new();
+    let keys = dir.text("keys");
+    std::fs::write(&keys, "07".repeat(32)).unwrap();
+    std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let before = vec!["env".to_owned(), format!("DISTCACHE_SEALKEYS={keys}")];
+    let site = Site::set_up(&Setup { before, ..Setup::default() });
+    for version in VERSIONS {
+        let client = site.client(version);
+        assert_eq!(site.handshake(&client, 0), Full);
+        assert_eq!(site.handshake(&client, 1), Resumed, "{version:?}");
+    }
+    let session = site.dirs[0].text("session");
+    let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &session]);
+    let (id, address) = (distcache_posix::Id::new(&id).unwrap(), site.dirs[1].address("cache"));
+    let plain = distcache_posix::Client::connect(address.as_str()).unwrap();
+    let mut stored = plain.get(id).unwrap().unwrap();
+    assert!(distcache_core::seal::is_sealed(&stored));
+    *stored.last_mut().unwrap() ^= 1;
+    plain.put(id, &stored, Duration::from_secs(60)).unwrap();
+    let (_, how) = openssl_handshake(&site, 1, &["-sess_in", &session]);
+    assert_eq!(how, "New", "a session that the cache has changed is not resumed");
+}
+
+#[test]
 fn an_object_that_is_too_large_or_not_a_session_is_not_resumed() {
     if !can_run("httpd refuses", false, &TOOLS) {
         return;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
-use distcache_testing::rig::{can_run, installed};
+use distcache_testing::rig::{can_run, installed, succeed};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -114,7 +114,16 @@ fn whichever_allocation_is_refused_a_call_fails_without_effect_or_succeeds() {
     }
     let dir = Dir::new();
     let (_server, address) = server(&dir.address("server"));
-    passes(&compile(&dir, "allocation_refused.c"), &[&address]);
+    let program = compile(&dir, "allocation_refused.c");
+    passes(&program, &[&address]);
+
+    // The same with sessions that are sealed.
+    let keys = dir.text("keys");
+    std::fs::write(&keys, "07".repeat(32)).expect("a file of our own");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&keys, mode).expect("a file of our own");
+    let mut command = Command::new(&program);
+    succeed(command.arg(&address).env("DISTCACHE_SEALKEYS", &keys));
 }
 
 #[test]

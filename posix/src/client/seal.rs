@@ -11,8 +11,8 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use distcache_core::id::Id;
 use distcache_core::message::{ADD_FIXED_LEN, Add, Request};
@@ -22,6 +22,7 @@ use zeroize::Zeroize;
 
 use super::Client;
 use super::failure::{AddError, Failure, FailureKind};
+use crate::seal_keys::every::Every;
 use crate::seal_keys::{KeyFile, KeyFileError, SealKeys, unix_now};
 use crate::sys;
 
@@ -47,12 +48,10 @@ pub(super) struct Seal {
     keys: SealKeys,
     mixed: bool,
     report: Report,
-    unopened: [AtomicU64; 4],
-    start: Instant,
-    /// The next report, in milliseconds since `start`. It wraps around.
-    next_report: AtomicU32,
+    unopened: [AtomicUsize; 4],
+    reports: Every,
     /// The number of unopened sessions that the last report counted.
-    reported: AtomicU64,
+    reported: AtomicUsize,
 }
 
 /// How many sessions of a client did not open since it was made, by reason.
@@ -119,6 +118,7 @@ impl Client {
             return self.store_as_is(request);
         }
         let len = add.session.len() + OVERHEAD;
+        // `store_as_is` would refuse it, too, but only after the work.
         if ADD_FIXED_LEN + add.id.bytes().len() + len > PAYLOAD_MAX {
             return Err(AddError::TooLarge);
         }
@@ -179,15 +179,14 @@ impl Seal {
             mixed,
             report,
             unopened: Default::default(),
-            start: Instant::now(),
-            next_report: AtomicU32::new(0),
-            reported: AtomicU64::new(0),
+            reports: Every::at_once(REPORT_EVERY),
+            reported: AtomicUsize::new(0),
         })
     }
 
     fn unopened(&self) -> UnopenedCount {
         let [not_sealed, unknown_key, forged, expired] =
-            self.unopened.each_ref().map(|count| count.load(Ordering::Relaxed));
+            self.unopened.each_ref().map(|count| count.load(Ordering::Relaxed) as u64);
         UnopenedCount { not_sealed, unknown_key, forged, expired }
     }
 
@@ -239,23 +238,15 @@ impl Seal {
     /// Reports, at most once in ten seconds, what did not open since the last report, or a bad key file.
     fn report(&self, client: &Client, bad_file: Option<&KeyFileError>) {
         let Some(report) = &self.report.0 else { return };
-        let now = (self.start.elapsed().as_millis() & u128::from(u32::MAX)) as u32;
-        let (next, every) =
-            (self.next_report.load(Ordering::Relaxed), REPORT_EVERY.as_millis() as u32);
-        // Further ahead than that means past: the clock has wrapped in 49 days.
-        if (1..=every).contains(&next.wrapping_sub(now)) {
-            return;
-        }
-        let then = now.wrapping_add(every);
-        let (relaxed, count) = (Ordering::Relaxed, self.unopened());
-        if self.next_report.compare_exchange(next, then, relaxed, relaxed).is_err() {
+        if !self.reports.is_due() {
             return;
         }
         if let Some(error) = bad_file {
             return report(&format!("{error}; the old keys stay in use"));
         }
-        let before = self.reported.swap(count.total(), relaxed);
-        let new = count.total().saturating_sub(before);
+        let count = self.unopened();
+        let total = count.total() as usize;
+        let new = total.wrapping_sub(self.reported.swap(total, Ordering::Relaxed));
         report(&format!(
             "sessions from {} that do not open count as not found: {new} more; in all {} not sealed, \
              {} sealed with unknown keys, {} changed or swapped, {} too old",
@@ -282,6 +273,14 @@ impl Wiped {
 impl Drop for Wiped {
     fn drop(&mut self) {
         self.0.as_mut_slice().zeroize();
+    }
+}
+
+#[cfg(test)]
+impl Client {
+    /// Lets the next report through, as if ten seconds had passed.
+    pub(super) fn expire_report_pause(&self) {
+        self.seal.iter().for_each(|seal| seal.reports.expire());
     }
 }
 

@@ -6,16 +6,17 @@
 //! a77b…64 hexadecimal digits…02
 //! ```
 //!
-//! One key a line, at most [`KEYS_MAX`]. Empty lines and lines that begin with `#` say nothing; space
-//! around a line does not count. The file has at most [`FILE_MAX`] bytes, mode 600 or less, and belongs to
-//! root or to the user that reads it. Anything else is refused as a whole: half of the keys would be as
-//! good as a few lost sessions, and nobody would notice.
+//! One key a line, at most [`KEYS_MAX`]. Empty lines and lines that begin with `#` are skipped, and so is
+//! space around a key. The file has at most [`FILE_MAX`] bytes, mode 600 or less, and belongs to root or to
+//! the user that reads it. If one line is wrong, the whole file is refused: with some of the keys only,
+//! sessions would be lost and nobody would learn why.
 //!
 //! [`KeyFile::read`] looks at owner and mode through the descriptor that it reads from, so the file cannot be
-//! exchanged in between. It allocates nothing, and wipes what it read. A daemon reads the file at its start
-//! and on SIGHUP. [`SealKeys`] is for a library in somebody else's process, which has no signal of its own:
-//! it looks once in ten seconds whether the file has changed.
+//! exchanged in between. It allocates nothing if the path has fewer than 256 bytes, and wipes what it read.
+//! A daemon reads the file at its start and on SIGHUP. [`SealKeys`] is for a library in another program's
+//! process, which has no signal of its own: it looks once in ten seconds whether the file has changed.
 
+pub(crate) mod every;
 mod watched;
 
 use std::fmt::{self, Write};
@@ -83,7 +84,7 @@ impl KeyFile {
         &self.path
     }
 
-    /// Reads the keys. Allocates nothing.
+    /// Reads the keys. Allocates nothing if the path has fewer than 256 bytes.
     ///
     /// # Errors
     /// [`KeyFileError`] if anything about the file is wrong.

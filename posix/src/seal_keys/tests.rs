@@ -119,6 +119,7 @@ fn a_file_of_somebody_else_is_refused() {
         (0, 1000, true),
         (1000, 1000, true),
         (1001, 1000, false),
+        (1000, 1001, false),
         (1000, 0, false),
     ] {
         stat.st_uid = owner;

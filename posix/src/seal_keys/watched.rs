@@ -7,13 +7,14 @@
 //! another slot, then `current` points there, and the old ones are wiped. If another thread holds a slot
 //! while its process forks, the child can still read that slot, or takes another one.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use distcache_core::seal::Keys;
 use rustix::fs::Stat;
 
+use super::every::Every;
 use super::{KeyFile, KeyFileError};
 
 /// The least time between two looks at the file.
@@ -27,9 +28,7 @@ pub struct SealKeys {
     file: KeyFile,
     slots: [RwLock<Option<Loaded>>; SLOTS],
     current: AtomicUsize,
-    start: Instant,
-    /// When to look next, in milliseconds since `start`. It wraps around.
-    next_look: AtomicU32,
+    looks: Every,
 }
 
 #[derive(Debug)]
@@ -66,8 +65,7 @@ impl SealKeys {
         if let Ok(first) = slots[0].get_mut() {
             *first = Some(Loaded { keys, version: Version::of(&stat) });
         }
-        let next_look = AtomicU32::new(millis(LOOK_EVERY));
-        Ok(Self { file, slots, current: AtomicUsize::new(0), start: Instant::now(), next_look })
+        Ok(Self { file, slots, current: AtomicUsize::new(0), looks: Every::after(LOOK_EVERY) })
     }
 
     /// The file.
@@ -95,20 +93,11 @@ impl SealKeys {
     /// # Errors
     /// [`KeyFileError`] if it has changed and anything about it is wrong. The old keys stay.
     pub fn follow(&self) -> Option<Result<(), KeyFileError>> {
-        let now = millis(self.start.elapsed());
-        let next = self.next_look.load(Ordering::Relaxed);
-        // Further ahead than that means past: the clock has wrapped in 49 days.
-        let every = millis(LOOK_EVERY);
-        if (1..=every).contains(&next.wrapping_sub(now)) {
-            return None;
-        }
-        let then = now.wrapping_add(every);
-        self.next_look.compare_exchange(next, then, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        self.look()
+        if self.looks.is_due() { self.look() } else { None }
     }
 
     /// Reads the file again if it has changed.
-    pub(super) fn look(&self) -> Option<Result<(), KeyFileError>> {
+    fn look(&self) -> Option<Result<(), KeyFileError>> {
         self.clear_old();
         let stat = rustix::fs::stat(self.file.path());
         let current = self.slots.get(self.current.load(Ordering::Acquire)).and_then(read)?;
@@ -166,11 +155,6 @@ fn write<T>(slot: &RwLock<T>) -> Option<RwLockWriteGuard<'_, T>> {
     }
 }
 
-fn millis(time: Duration) -> u32 {
-    // Only differences count, so the lower half is enough.
-    (time.as_millis() & u128::from(u32::MAX)) as u32
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
@@ -219,14 +203,10 @@ mod tests {
         let keys = SealKeys::open(KeyFile::new(&directory.file(&line(1)))).unwrap();
         directory.file(&line(2));
         assert!(keys.follow().is_none(), "ten seconds have not passed");
-        for (past, key) in [(0, 3), (1, 4), (u32::MAX / 2, 5), (u32::MAX - millis(LOOK_EVERY), 6)] {
-            directory.file(&line(key));
-            let now = millis(keys.start.elapsed());
-            keys.next_look.store(now.wrapping_sub(past), Ordering::Relaxed);
-            assert!(keys.follow().unwrap().is_ok(), "{past} ms ago it was time");
-            directory.file(&line(2));
-            assert!(keys.follow().is_none(), "it was looked at just now");
-        }
+        keys.looks.expire();
+        assert!(keys.follow().unwrap().is_ok());
+        directory.file(&line(3));
+        assert!(keys.follow().is_none(), "it was looked at just now");
     }
 
     #[test]

@@ -178,10 +178,13 @@ fn sessions_that_do_not_open_are_reported_once_in_ten_seconds() {
     for _ in 0..5 {
         assert_eq!(client.get(id(b"a")).unwrap(), None);
     }
+    client.expire_report_pause();
+    assert_eq!(client.get(id(b"a")).unwrap(), None);
     let lines = lines.lock().unwrap();
-    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].contains(&server.address.to_string()), "{lines:?}");
     assert!(lines[0].contains(": 1 more; in all 1 not sealed, 0 sealed"), "{lines:?}");
+    assert!(lines[1].contains(": 5 more; in all 6 not sealed, 0 sealed"), "{lines:?}");
 }
 
 #[test]
