@@ -5,15 +5,19 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use distcache_core::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
+use distcache_posix::proxy::SealConfig;
+use distcache_posix::seal_keys::KeyFile;
 use distcache_posix::{program, proxy, server, state};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
 use distcache_testing::memory::limits;
@@ -85,6 +89,7 @@ fn a_daemon() {
     let mut service = program::daemon("daemon", &listen).unwrap();
     let listen = [&listen, "SESSIOND:127.0.0.1:0"];
     service.listen = listen.map(|address| address.parse().unwrap()).to_vec();
+    service.reloads = role == "sealing";
     let running = service.start().unwrap();
     COUNTED.set(true);
     if role == "server" {
@@ -116,7 +121,13 @@ fn a_daemon() {
             server_patience: PATIENCE,
             retry: 50,
             min_ttl: 0,
-            seal: None,
+            seal: (role == "sealing").then(|| SealConfig {
+                keys: KeyFile::new(Path::new(&format!(
+                    "{}.keys",
+                    listen[0].trim_start_matches("UNIX:")
+                ))),
+                mixed: false,
+            }),
         };
         proxy::run(&config, running).unwrap();
     }
@@ -288,8 +299,10 @@ fn send_datagrams(datagrams: &str) {
         udp.new_session(300, &key, b"a session");
         udp.get(&key)
     });
-    udp.new_session(300, &key, &[9; 512]);
-    until("what is new", || (udp.get(&key)? == [9; 512]).then_some(()));
+    until("what is new", || {
+        udp.new_session(300, &key, &[9; 512]);
+        (udp.get(&key)? == [9; 512]).then_some(())
+    });
     for wrong in [&b""[..], b"nonsense", &[1; 9000]] {
         udp.send(wrong);
     }
@@ -297,8 +310,10 @@ fn send_datagrams(datagrams: &str) {
         (0..4 * CLIENTS).for_each(|_| udp.ask_for(&key));
         (0..4 * CLIENTS).for_each(|_| drop(udp.answer(&key)));
     }
-    udp.remove(&key);
-    until("that it is gone", || udp.get(&key).is_none().then_some(()));
+    until("that it is gone", || {
+        udp.remove(&key);
+        udp.get(&key).is_none().then_some(())
+    });
 }
 
 /// Stores more sessions than there is room for, some of which expire.
@@ -357,6 +372,40 @@ fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     let server = replace_server(&dir, server, &proxy);
     send_all_requests(address);
     send_datagrams(&proxy.datagrams);
+    assert_eq!(proxy.allocations() - before, 0);
+    assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
+    drop(server);
+}
+
+#[test]
+fn a_proxy_that_seals_allocates_nothing_when_it_reads_its_keys_again_either() {
+    let dir = Dir::new();
+    let server = Daemon::server(&dir);
+    let keys = dir.join("proxy.keys");
+    let write_keys = |text: &str| {
+        std::fs::write(&keys, text).unwrap();
+        std::fs::set_permissions(&keys, Permissions::from_mode(0o600)).unwrap();
+    };
+    write_keys(&"01".repeat(32));
+    let proxy = Daemon::start("sealing", &dir.address("proxy"), &server.address);
+    let address = proxy.address.as_str();
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    let before = proxy.allocations();
+    for visit in [send_all_requests, send_garbage, send_all_requests, fill_table] {
+        visit(address);
+        send_datagrams(&proxy.datagrams);
+        assert_eq!(proxy.allocations() - before, 0);
+    }
+    // Sessions that do not open, keys that change, and keys that are refused.
+    let direct = connect_when_possible(&server.address);
+    direct.ask(&add(1, b"in clear", b"a session"));
+    assert_eq!(connect_when_possible(address).ask(&get(2, b"in clear")), status(2, 1, 1));
+    write_keys(&"02".repeat(32));
+    proxy.program.signal(Signal::HUP);
+    proxy.program.err.wait_for("read 1 key from");
+    write_keys("no key");
+    proxy.program.signal(Signal::HUP);
+    proxy.program.err.wait_for("the old keys stay");
     assert_eq!(proxy.allocations() - before, 0);
     assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
     drop(server);

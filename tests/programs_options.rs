@@ -27,6 +27,9 @@ struct ProgramOptions {
     required: &'static [&'static str],
 }
 
+const CLIENT_SWITCHES: &[&str] =
+    &["daemon", "killable", "mlock", "newkey", "nosandbox", "sealkeys-mixed"];
+
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
     path: env!("CARGO_BIN_EXE_dc_server"),
@@ -88,7 +91,7 @@ const CLIENT: ProgramOptions = ProgramOptions {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
     command: &programs::DC_CLIENT,
-    switches: &["daemon", "killable", "mlock", "newkey", "nosandbox", "sealkeys-mixed"],
+    switches: CLIENT_SWITCHES,
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),

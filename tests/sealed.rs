@@ -21,6 +21,7 @@ const ALONE: Config =
 const COPIED: Config = Config { copies: 2, ..ALONE };
 /// The wall clock at the start.
 const UNIX: u32 = 1_800_000_000;
+const MILLIS: u64 = UNIX as u64 * 1000;
 /// The fixed part of an ADD: lifetime and length of the id.
 const FIXED: usize = 8;
 const PAYLOAD_MAX: usize = 32_768;
@@ -95,7 +96,7 @@ impl<'m> Machine<'m> {
         let mut net = Net::new(memory.proxy(config), pieces);
         net.probes = Probes::AnsweredAt(1);
         if let Some(seal) = seal {
-            net.machine.set_seal(net.now, UNIX, seal);
+            net.machine.set_seal(net.now, MILLIS, seal);
         }
         net.drive();
         let client = net.connect();
@@ -389,9 +390,9 @@ fn the_wall_clock_counts_and_not_the_time_since_the_start() {
         machine.ask(servers, add_for(1, 10_000, b"an id", b"a session"));
         machine.net.pass(60_000);
         // The clock was set back meanwhile.
-        machine.net.machine.set_unix_time(machine.net.now, UNIX + 9);
+        machine.net.machine.set_unix_time(machine.net.now, MILLIS + 9_999);
         assert_eq!(machine.ask(servers, get(2, b"an id")), found(2, b"a session"));
-        machine.net.machine.set_unix_time(machine.net.now, UNIX + 11);
+        machine.net.machine.set_unix_time(machine.net.now, MILLIS + 11_000);
         assert_eq!(machine.ask(servers, get(3, b"an id")), miss(3));
     });
 }
@@ -696,7 +697,7 @@ fn a_request_that_started_without_keys_ends_without_them() {
     machine.ask(&mut servers, add(1, b"an id", b"a session"));
     machine.net.send(machine.client, &level_1(get(2, b"an id")));
     machine.net.drive();
-    machine.net.machine.set_seal(machine.net.now, UNIX, seal(keys(&[1]), false));
+    machine.net.machine.set_seal(machine.net.now, MILLIS, seal(keys(&[1]), false));
     machine.settle(&mut servers);
     assert_eq!(machine.net.take(machine.client), found(2, b"a session"));
     assert_eq!(machine.ask(&mut servers, get(3, b"an id")), miss(3));
@@ -734,7 +735,7 @@ fn a_level_0_server_keeps_sealed_sessions_as_any_others() {
         machine.net.cut(net::server(number));
     }
     machine.net.pass(5_000);
-    machine.net.machine.set_seal(machine.net.now, UNIX, seal(keys(&[1]), false));
+    machine.net.machine.set_seal(machine.net.now, MILLIS, seal(keys(&[1]), false));
     let mut servers = Servers { level: 0, ..Servers::new(2) };
     let secret = secret(5_000);
     servers.has(0, b"an id", b"left over");

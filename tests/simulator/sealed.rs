@@ -33,6 +33,8 @@ pub fn seal(plan: &mut Plan, random: &mut Random) {
         }
         true => 0,
     };
+    // A server cannot prolong what is sealed.
+    plan.nodes[..servers].iter_mut().for_each(|node| node.config.min_ttl = 0);
     let proxy = |node: &mut usize, random: &mut Random| {
         if *node < servers {
             *node = servers + random.below(nodes - servers);
@@ -56,9 +58,17 @@ pub fn of_proxy(run: u64) -> Seal {
     Seal { keys: keys(), nonces, mixed: false }
 }
 
-/// Returns the time on the wall clock.
+/// Returns the time on the wall clock, in milliseconds since 1970.
+pub fn unix_millis(now: Instant) -> u64 {
+    u64::from(UNIX) * 1000 + now.as_millis()
+}
+
+/// Returns the time on the wall clock, in seconds since 1970.
+///
+/// # Panics
+/// After 2106.
 pub fn unix_time(now: Instant) -> u32 {
-    UNIX + u32::try_from(now.as_millis() / 1000).expect("less than a century")
+    u32::try_from(unix_millis(now) / 1000).expect("less than a century")
 }
 
 /// Opens a session, whether or not its lifetime is over.

@@ -173,7 +173,7 @@ impl<'m> World<'m> {
                 if self.plan.sealed && plan.upstreams().iter().all(|node| *node < servers) {
                     let run = (number as u64) << 32 | self.hosts[number].memory.len() as u64;
                     let now = self.network.now;
-                    proxy.set_seal(now, sealed::unix_time(now), sealed::of_proxy(run));
+                    proxy.set_seal(now, sealed::unix_millis(now), sealed::of_proxy(run));
                 }
                 Process::Proxy(Box::new(EventLoop::new(proxy, number, plan, routing)))
             }

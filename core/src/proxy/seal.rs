@@ -26,8 +26,8 @@
 //!   session whose payload exceeds [`PAYLOAD_MAX`] with its seal as [`Status::ADD_DATA`], and a request
 //!   that every server refuses, with that status.
 //! - *Time.* A seal's expiry is the time of sending plus the lifetime in the request, which is raised to
-//!   the shortest lifetime first. The proxy knows no wall clock: the caller tells it the time in seconds
-//!   since 1970 with [`Proxy::set_unix_time`], and [`Instant`]s carry it on from there.
+//!   the shortest lifetime first. The proxy knows no wall clock: the caller tells it the time in
+//!   milliseconds since 1970 with [`Proxy::set_unix_time`], and [`Instant`]s carry it on from there.
 //!
 //! Whether a request is sealed or opened is settled when it starts. New keys serve the requests that are
 //! under way too.
@@ -116,17 +116,17 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) struct Sealing {
     seal: Seal,
-    /// The wall clock showed this many seconds since 1970 at this time.
-    clock: (Instant, u32),
+    /// The wall clock showed this many milliseconds since 1970 at this time.
+    clock: (Instant, u64),
 }
 
 impl<M: Memory> Proxy<M> {
     /// Seals the sessions of all requests that start from now on, and opens what comes back for them.
-    /// `unix_time` is the time `now`, in seconds since 1970.
+    /// `unix_millis` is the time `now`, in milliseconds since 1970.
     ///
     /// Moving a [`Proxy`] can leave a copy of the keys behind: call this once it is where it stays.
-    pub fn set_seal(&mut self, now: Instant, unix_time: u32, seal: Seal) {
-        self.sealing = Some(Sealing { seal, clock: (now, unix_time) });
+    pub fn set_seal(&mut self, now: Instant, unix_millis: u64, seal: Seal) {
+        self.sealing = Some(Sealing { seal, clock: (now, unix_millis) });
     }
 
     /// Replaces the keys, also for requests under way. Does nothing without a seal.
@@ -136,11 +136,11 @@ impl<M: Memory> Proxy<M> {
         }
     }
 
-    /// Sets the wall clock: `unix_time` is the time `now`, in seconds since 1970. Call it every few seconds,
-    /// since the wall clock can be set. Does nothing without a seal.
-    pub const fn set_unix_time(&mut self, now: Instant, unix_time: u32) {
+    /// Sets the wall clock: `unix_millis` is the time `now`, in milliseconds since 1970. Call it every few
+    /// seconds, since the wall clock can be set. Does nothing without a seal.
+    pub const fn set_unix_time(&mut self, now: Instant, unix_millis: u64) {
         if let Some(sealing) = &mut self.sealing {
-            sealing.clock = (now, unix_time);
+            sealing.clock = (now, unix_millis);
         }
     }
 }
@@ -257,11 +257,11 @@ impl Sealing {
         Ok(len)
     }
 
-    const fn unix_time(&self, now: Instant) -> u32 {
-        let (at, unix_time) = self.clock;
-        let passed = now.since(at) / 1000;
-        let passed = if passed < u32::MAX as u64 { passed as u32 } else { u32::MAX };
-        unix_time.saturating_add(passed)
+    /// The time in whole seconds since 1970.
+    fn unix_time(&self, now: Instant) -> u32 {
+        let (at, unix_millis) = self.clock;
+        let seconds = unix_millis.saturating_add(now.since(at)) / 1000;
+        u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 }
 

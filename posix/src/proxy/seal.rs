@@ -9,6 +9,7 @@
 //! whoever controls a server decides how many there are.
 
 use std::io;
+use std::time::SystemTime;
 
 use distcache_core::proxy::{Rejected, Seal};
 use distcache_core::seal::Nonces;
@@ -18,7 +19,7 @@ use super::{Config, OwnedProxy};
 use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::process::start::Started;
-use crate::seal_keys::{KeyFile, unix_now};
+use crate::seal_keys::KeyFile;
 use crate::server::RunError;
 use crate::sys;
 
@@ -59,7 +60,7 @@ impl<'c> Sealer<'c> {
         let keys = file.read().map_err(RunError::SealKeys)?;
         let seal = Seal { keys, nonces: nonces()?, mixed: *mixed };
         let now = event_loop.now();
-        event_loop.machine.set_seal(now, unix_now(), seal);
+        event_loop.machine.set_seal(now, unix_millis(), seal);
         Ok(Some(Self {
             keys: file,
             servers: &config.servers,
@@ -72,7 +73,7 @@ impl<'c> Sealer<'c> {
 
     /// Begins a turn: gives the proxy the wall clock.
     pub(super) fn begin_turn(now: Instant, proxy: &mut OwnedProxy) {
-        proxy.set_unix_time(now, unix_now());
+        proxy.set_unix_time(now, unix_millis());
     }
 
     /// Ends a turn: reads the keys again if a signal asked for that, and reports sessions that did not open
@@ -142,6 +143,12 @@ impl<'c> Sealer<'c> {
         }
         most
     }
+}
+
+/// The wall clock in milliseconds since 1970.
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nonces that no other process uses.
