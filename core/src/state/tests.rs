@@ -108,7 +108,7 @@ fn every_session_comes_back_with_the_lifetime_left_sealed_or_not() {
             assert_eq!(expected.len(), count as usize);
             for (piece, later) in [(usize::MAX, 0), (1, 9_600), (1_000, 60_000)] {
                 let found = decode(&file, later, keys.as_ref(), piece).unwrap();
-                assert_eq!(found, after(&expected, later as u32));
+                assert_eq!(found, after(&expected, u32::try_from(later).unwrap()));
             }
         }
     }
@@ -255,7 +255,7 @@ fn keys_and_files_that_do_not_belong_together_are_refused_by_name() {
     // After a rotation the old key is the second one.
     assert_eq!(decode(&sealed, Some(keys(&[2, 1]))).unwrap(), contents(&table, 0));
     assert!(!sealed.windows(4).any(|bytes| bytes == 7_u32.to_be_bytes()), "a session in clear");
-    let mut other = plain.clone();
+    let mut other = plain;
     other[8] = 2;
     assert_eq!(decode(&other, None), Err(Refused::Version(2)));
     other[12] = 2;

@@ -174,7 +174,7 @@ fn change(file: &mut Vec<u8>, input: &mut Input<'_>) {
             let Some(start) = chunk(file, input.byte()) else { return };
             let len = 4 + TAG_LEN + (head(file, start) & !LAST) as usize;
             let chunk = file[start..start + len].to_vec();
-            if input.byte() % 2 == 0 {
+            if input.byte().is_multiple_of(2) {
                 file.splice(start..start, chunk);
             } else {
                 file.drain(start..start + len);
@@ -197,7 +197,7 @@ fn chunk(file: &[u8], number: u8) -> Option<usize> {
         if bytes.len() < len {
             return None;
         }
-        if number % 8 == 0 || bytes.len() == len {
+        if number.is_multiple_of(8) || bytes.len() == len {
             return Some(at);
         }
         at += len;
