@@ -2,7 +2,9 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+#[cfg(feature = "daemon")]
 mod peer;
+#[cfg(feature = "daemon")]
 mod process;
 #[cfg(feature = "daemon")]
 pub(crate) mod schedule;
@@ -18,7 +20,9 @@ use std::ptr;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+#[cfg(feature = "daemon")]
 pub(crate) use self::peer::{peer_groups, peer_user};
+#[cfg(feature = "daemon")]
 pub(crate) use self::process::close_all_but;
 
 /// Registers `fd` with `poller`, level-triggered.
