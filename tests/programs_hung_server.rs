@@ -160,7 +160,7 @@ fn reported_counts_of_each_server_add_up() {
         // A restarted server may lack sessions; this one was not restarted.
         let line = format!(
             "{address}: 10 requests forwarded, 10 answered, 0 lost; 1 connections, 0 lost, 0 of them \
-             given up; 0 stray answers\n"
+             given up; 0 stray answers; 0 sessions repaired\n"
         );
         assert!(err.contains(&line), "{err}");
     }

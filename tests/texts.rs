@@ -57,6 +57,9 @@ fn the_table_of_instructions_has_the_counted_figures() {
         ("get_of_16", "GET, one of 16 that arrive together"),
         ("add_and_evict", "ADD to a full table"),
         ("proxied_get", "GET through the proxy"),
+        ("proxied_get_sealed", "GET through the proxy, of a sealed session of 200 bytes"),
+        ("proxied_add", "ADD through the proxy"),
+        ("proxied_add_sealed", "ADD through the proxy, sealed"),
     ] {
         let mut figures = counted.lines().filter_map(|line| line.split_once(' '));
         let (_, figure) = figures.find(|(name, _)| *name == case).expect("a counted case");

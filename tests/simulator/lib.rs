@@ -150,6 +150,12 @@
 //! | an answer does not clear `Proxy::blocked` | `proxy/replies` | 19 |
 //! | the proxy's deadline ignores clients that wait for a buffer | `proxy` | 2468 |
 //! | a miss of one of two hedged requests is final | `proxy/forward` | 3189 |
+//! | a sealed session that does not open is passed on | `proxy/seal` | 8 |
+//! | a PUT leaves unsealed | `proxy/seal` | 6 |
+//! | a seal has half the lifetime | `proxy/seal` | 3488 |
+//! | the minimum lifetime is ignored for what is sealed | `proxy/seal` | 22 |
+//! | the second of two hedged requests is not opened | `proxy/in_flight` | 767 |
+//! | TAKE: a session that does not open ends it, though there is a copy | `proxy/replies` | 132 |
 //!
 //! One was not found in 20000 seeds: an operation of level 1 that waited for a lost connection is sent
 //! on the next. No server here changes its level. `tests/hung.rs` finds it.
@@ -158,6 +164,9 @@
 //! that may lack data; a lost request is not tried elsewhere; a further copy does not replace an old
 //! one. `tests/replicas.rs` finds them. No server here answers under the uids of another server; the
 //! fuzz body `replicas` does that.
+//!
+//! That a sealed session opens after its lifetime was not found in 6000 seeds, since no server here keeps
+//! one longer. `tests/sealed.rs` finds it.
 //!
 //! # What it does not see
 //!

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use distcache_core::proxy::{self, Dial, Upstream};
+use distcache_core::proxy::{self, Dial, Seal, Upstream};
+use distcache_core::seal::{Keys, Nonces, OVERHEAD};
 use distcache_core::table::Line;
 use distcache_core::wire::Op;
 use distcache_core::{
-    Instant, Key, Layout, Limits, Machine, Peer, Pool, Proxy, Server, Table, server,
+    Id, Instant, Key, Layout, Limits, Machine, Peer, Pool, Proxy, Server, Table, server,
 };
 use distcache_posix::load::protocol::{Asked, Distcache, Protocol};
 use distcache_posix::load::session::Session;
@@ -31,8 +32,11 @@ fn main() {
         "have" => serve(n, |server, number| server.ask(Op::Have, number % SESSIONS, 15)),
         "remove" => serve(n, |server, number| server.ask(Op::Remove, number, 15)),
         "add_and_evict" => serve(n, |server, number| server.ask(Op::Add, SESSIONS + number, 15)),
-        "proxied_get" => proxied(n, false),
-        "proxied_get_connected_for" => proxied(n, true),
+        "proxied_get" => proxied(n, false, None),
+        "proxied_get_connected_for" => proxied(n, true, None),
+        "proxied_get_sealed" => proxied(n, false, Some(keys())),
+        "proxied_add" => proxied_add(n, None),
+        "proxied_add_sealed" => proxied_add(n, Some(keys())),
         case => panic!("no such case: {case}"),
     }
 }
@@ -115,7 +119,32 @@ fn serve(n: u32, work: impl Fn(&mut Serving<server::Borrowed<'_, Table<&mut [Lin
     }
 }
 
-fn proxied(n: u32, short_lived: bool) {
+fn keys() -> Keys {
+    Keys::new(&[[7; 32]]).expect("one key")
+}
+
+/// The answers to all GETs of a proxy with these keys, or without: each a session of 200 bytes.
+fn answers(keys: Option<&Keys>) -> Vec<Vec<u8>> {
+    let header = |len| [0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, len];
+    let Some(keys) = keys else {
+        return vec![[&header(200)[..], &[0; 200]].concat()];
+    };
+    let sealed = |number: u32| {
+        let (mut wire, mut envelope) = ([0; 64], [0; 200 + OVERHEAD]);
+        let len = request(Op::Get, number, &mut wire);
+        let id = Id::new(&wire[14..len]).expect("a valid id");
+        keys.seal([1; 24], u32::MAX, id, &[5; 200], &mut envelope).expect("enough room");
+        [&header(248)[..], &envelope].concat()
+    };
+    // As many in every run, so that they cost the same.
+    (0..SESSIONS / 2).map(sealed).collect()
+}
+
+type OwnedProxy =
+    Proxy<(Vec<server::ClientSlot>, Vec<proxy::InFlightSlot>, [Upstream; 1], Vec<u8>)>;
+
+/// A proxy with a client and a server that is up.
+fn connected(keys: Option<Keys>) -> (Serving<OwnedProxy>, Peer) {
     let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(CLIENTS, 1) };
     let slots: Vec<server::ClientSlot> = sizes.client_slots().collect();
     let in_flight: Vec<proxy::InFlightSlot> = sizes.in_flight_slots().collect();
@@ -137,9 +166,38 @@ fn proxied(n: u32, short_lived: bool) {
     serving.receive(server, &wire[..15]);
     while serving.machine.advance(NOW).is_some() {}
     assert!(serving.machine.is_up(0));
-    let mut answer = [0; 214];
-    answer[..14].copy_from_slice(&[0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 200]);
+    if let Some(keys) = keys {
+        let seal = Seal { keys, nonces: Nonces::new([3; 16]), mixed: false };
+        serving.machine.set_seal(NOW, 1_800_000_000_000, seal);
+    }
+    (serving, server)
+}
+
+fn proxied_add(n: u32, keys: Option<Keys>) {
+    let sealed = if keys.is_some() { OVERHEAD } else { 0 };
+    let (mut serving, server) = connected(keys);
     for number in 0..n {
+        let mut wire = [0; 512];
+        let len = request(Op::Add, number, &mut wire);
+        let client = Peer::Client(serving.client);
+        serving.receive(client, &wire[..len]);
+        assert_eq!(serving.machine.advance(NOW), Some(client));
+        let mut answer = [0, 0x11, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0];
+        answer[5..9].copy_from_slice(&serving.machine.pending(server)[5..9]);
+        assert_eq!(serving.send(server), len + sealed);
+        serving.receive(server, &answer);
+        assert_eq!(serving.machine.advance(NOW), Some(client));
+        assert_eq!(serving.send(client), answer.len());
+        while serving.machine.advance(NOW).is_some() {}
+    }
+}
+
+fn proxied(n: u32, short_lived: bool, keys: Option<Keys>) {
+    let mut answers = answers(keys.as_ref());
+    let (mut serving, server) = connected(keys);
+    for number in 0..n {
+        let at = number as usize % answers.len();
+        let answer = &mut answers[at];
         let mut wire = [0; 64];
         let len = request(Op::Get, number, &mut wire);
         let client = Peer::Client(serving.client);
@@ -147,9 +205,9 @@ fn proxied(n: u32, short_lived: bool) {
         assert_eq!(serving.machine.advance(NOW), Some(client));
         answer[5..9].copy_from_slice(&serving.machine.pending(server)[5..9]);
         assert_eq!(serving.send(server), len);
-        serving.receive(server, &answer);
+        serving.receive(server, answer);
         assert_eq!(serving.machine.advance(NOW), Some(client));
-        assert_eq!(serving.send(client), answer.len());
+        assert_eq!(serving.send(client), 214);
         while serving.machine.advance(NOW).is_some() {}
         assert!(serving.machine.deadline().is_none());
         if short_lived {
