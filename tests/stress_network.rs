@@ -107,7 +107,7 @@ impl Site {
         print_row("both", what, &undisturbed, &stressed, &counters);
         assert_eq!((counters.malformed, counters.stalled), (0, 0), "{err}");
         assert!(
-            err.contains("; 3 connections, 2 lost, 2 of them given up; 0 stray answers\n"),
+            err.contains("; 3 connections, 2 lost, 2 of them given up; 0 stray answers; 0 sessions repaired\n"),
             "{err}"
         );
     }
