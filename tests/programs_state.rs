@@ -171,7 +171,14 @@ fn what_is_no_state_of_ours_is_refused_in_one_line_and_kept_aside() {
         write_private(&state, bytes);
         refused(&dir, why, &[]);
         assert_eq!(fs::read(dir.join("state.bad")).expect("kept"), bytes);
+        fs::remove_file(dir.join("state.bad")).expect("our own");
     }
+    for (name, bytes) in [("state.bad", b"first" as &[u8]), ("state.bad.1", b"second")] {
+        write_private(&state, bytes);
+        refused(&dir, "ends early", &[]);
+        assert_eq!(fs::read(dir.join(name)).expect("kept"), bytes);
+    }
+    assert_eq!(fs::read(dir.join("state.bad")).expect("kept"), b"first");
     // What it is, whose it is, and who can read it.
     for mode in [0o640, 0o604, 0o620, 0o666] {
         write_private(&state, &good);
@@ -278,7 +285,7 @@ fn a_sealed_state_has_no_session_in_clear_and_opens_with_its_keys_only() {
     // A hangup reads the keys again, and a bad file changes nothing.
     fs::write(dir.join("keys"), "not a key\n").expect("our own");
     program.signal(Signal::HUP);
-    program.err.wait_for("the old keys stay: ");
+    program.err.wait_for("; the old keys stay");
     fs::write(dir.join("keys"), format!("{old}\n{new}\n")).expect("our own");
     program.signal(Signal::HUP);
     program.err.wait_for("read 2 keys from ");

@@ -21,6 +21,12 @@ impl Clock {
     }
 }
 
+/// The time of day in milliseconds since 1970; 0 before.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// How long to wait at `now` for `deadline`, as [`Poller::wait`](crate::net::poller::Poller::wait)
 /// takes it: zero for a deadline that has passed, `None` for none.
 pub fn timeout(now: Instant, deadline: Option<Instant>) -> Option<Duration> {

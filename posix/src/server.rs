@@ -12,6 +12,7 @@ use distcache_core::server::{self, ClientSlot, Operations, Store, Tracked};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
+use crate::clock::Clock;
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter, report};
 use crate::handover::{self, Handover, TakeError};
@@ -159,10 +160,11 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let slots: Vec<ClientSlot> = sizes.slots().collect();
     let mut table = new_table(&mut table_memory, layout)?;
     let max_ttl = u32::try_from(config.max_lifetime.as_millis()).unwrap_or(u32::MAX);
-    if started.has_predecessor() {
-        keeping.skip();
-    } else {
-        keeping.restore(&mut table, max_ttl, started)?;
+    // Lifetimes go on while a state is read.
+    let clock = Clock::start();
+    let takes_over = started.has_predecessor();
+    if !takes_over {
+        keeping.restore(clock.now(), &mut table, max_ttl, started)?;
     }
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
@@ -183,10 +185,14 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, sources.len());
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    event_loop.set_clock(clock);
     event_loop.set_servers(resolvers)?;
     let mut handover = Handover::start(started, &event_loop)?;
     handover::take_over(started, &mut event_loop, &mut handover, max_ttl)
         .map_err(RunError::Handover)?;
+    if takes_over {
+        keeping.skip();
+    }
     started.permit(|permit| sources.iter().for_each(|source| permit.connect(source)));
     started.enter_sandbox();
     started.ready();

@@ -116,8 +116,10 @@ impl<B: Array<u8>> Encoder<B> {
     }
 
     /// Begins another state in the same buffer, as [`new`](Self::new) does. What is pending of the one
-    /// before is lost.
+    /// before is lost, and wiped.
     pub fn restart(&mut self, now: Instant, unix_ms: u64, salt: [u8; 16], keys: Option<&Keys>) {
+        let used = self.ready.max(HEAD_LEN.saturating_add(self.records));
+        self.buffer.as_mut().get_mut(..used).unwrap_or_default().zeroize();
         let key_id = keys.map(Keys::newest);
         let header = Header {
             flags: if keys.is_some() { SEALED } else { 0 },
@@ -193,9 +195,11 @@ impl<B: Array<u8>> Encoder<B> {
         ready.get(self.sent..).unwrap_or_default()
     }
 
-    /// Says that the first `count` pending bytes were written.
+    /// Says that the first `count` pending bytes were written, and wipes them.
     pub fn sent(&mut self, count: usize) {
-        self.sent = self.sent.saturating_add(count);
+        let sent = self.sent.saturating_add(count).min(self.ready);
+        self.buffer.as_mut().get_mut(self.sent..sent).unwrap_or_default().zeroize();
+        self.sent = sent;
         if self.sent >= self.ready {
             (self.sent, self.ready) = (0, 0);
             self.end();

@@ -46,7 +46,12 @@ pub fn body(data: &[u8]) {
     let blocks = blocks.min(700);
     let layout = Layout::new(sessions, u64::from(blocks) * 256).expect("valid sizes");
     let mut memory = vec![0; layout.size()];
-    let table = Table::in_memory(layout, [7; 16], &mut memory).expect("enough memory");
+    let (mut lines, mut sections) = (memory.as_chunks_mut().0, Vec::new());
+    let table = Table::new(layout, [7; 16], |count| {
+        sections.push(count);
+        lines.split_off_mut(..count).expect("enough memory")
+    });
+    let table = table.expect("enough memory");
     let mut harness = Harness {
         table,
         model: [const { None }; IDS as usize],
@@ -61,10 +66,9 @@ pub fn body(data: &[u8]) {
     }
     (0..IDS).for_each(|name| harness.look(name));
     harness.drop_all(data.len().is_multiple_of(2));
-    // The last sections of a table are its blocks, and a byte a session for ids that were removed.
-    let removals = (layout.sessions() as usize).next_multiple_of(64);
-    let (sections, _) = memory.split_at(layout.size() - removals);
-    let (_, blocks) = sections.split_at(sections.len() - 256 * layout.blocks() as usize);
+    // Blocks are the section before the last.
+    let before: usize = sections[..3].iter().sum();
+    let blocks = &memory[64 * before..][..64 * sections[3]];
     assert!(blocks.iter().all(|byte| *byte == 0), "a session stays behind");
 }
 

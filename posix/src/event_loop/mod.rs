@@ -186,6 +186,11 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
+    /// Goes by a clock that was started before this.
+    pub(crate) const fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
     /// Whether a signal has asked to read files again since the last call. Many such signals in one turn
     /// are one.
     pub(crate) fn take_reload(&mut self) -> bool {

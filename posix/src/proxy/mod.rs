@@ -4,7 +4,6 @@ mod availability;
 mod reaches;
 mod seal;
 
-use std::path::Path;
 use std::time::Duration;
 
 use distcache_core::proxy::{self, InFlightSlot, ServerTraffic, Traffic, Upstream};
@@ -92,20 +91,12 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     event_loop.set_servers(resolvers)?;
     started.permit(|permit| {
         config.servers.iter().for_each(|server| permit.connect(server));
-        if let Some(dir) = config.seal.as_ref().map(|seal| directory_of(seal.keys.path())) {
-            permit.read(dir);
+        if let Some(seal) = &config.seal {
+            permit.read_again(seal.keys.path());
         }
     });
     started.enter_sandbox();
     run_loop(config, event_loop, started)
-}
-
-/// The directory of a file that is replaced by renaming.
-fn directory_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(dir) if dir != Path::new("") => dir,
-        _ => Path::new("."),
-    }
 }
 
 fn run_loop(

@@ -9,17 +9,18 @@
 //! whoever controls a server decides how many there are.
 
 use std::io;
-use std::time::SystemTime;
 
 use distcache_core::proxy::{Rejected, Seal};
 use distcache_core::seal::Nonces;
 use distcache_core::time::Instant;
 
 use super::{Config, OwnedProxy};
+use crate::clock;
 use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::process::start::Started;
-use crate::seal_keys::KeyFile;
+use crate::seal_keys::{self, KeyFile};
+use crate::secret::wipe_stack;
 use crate::server::RunError;
 use crate::sys;
 
@@ -60,7 +61,8 @@ impl<'c> Sealer<'c> {
         let keys = file.read().map_err(RunError::SealKeys)?;
         let seal = Seal { keys, nonces: nonces()?, mixed: *mixed };
         let now = event_loop.now();
-        event_loop.machine.set_seal(now, unix_millis(), seal);
+        event_loop.machine.set_seal(now, clock::unix_millis(), seal);
+        wipe_stack();
         Ok(Some(Self {
             keys: file,
             servers: &config.servers,
@@ -73,7 +75,7 @@ impl<'c> Sealer<'c> {
 
     /// Begins a turn: gives the proxy the wall clock.
     pub(super) fn begin_turn(now: Instant, proxy: &mut OwnedProxy) {
-        proxy.set_unix_time(now, unix_millis());
+        proxy.set_unix_time(now, clock::unix_millis());
     }
 
     /// Ends a turn: reads the keys again if a signal asked for that, and reports sessions that did not open
@@ -96,16 +98,14 @@ impl<'c> Sealer<'c> {
     }
 
     fn reload(&self, proxy: &mut OwnedProxy, started: &Started) {
-        let path = self.keys.path().display();
         match self.keys.read() {
             Ok(keys) => {
-                let count = keys.len();
+                seal_keys::report_read(&keys, self.keys, started);
                 proxy.set_keys(keys);
-                let keys = if count == 1 { "key" } else { "keys" };
-                started.info(format_args!("read {count} {keys} from {path}; the first one seals"));
             }
-            Err(error) => started.info(format_args!("{error}; the old keys stay")),
+            Err(error) => seal_keys::report_refused(&error, started),
         }
+        wipe_stack();
     }
 
     fn report(&mut self, now: Instant, proxy: &OwnedProxy, started: &Started) {
@@ -143,12 +143,6 @@ impl<'c> Sealer<'c> {
         }
         most
     }
-}
-
-/// The wall clock in milliseconds since 1970.
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nonces that no other process uses.

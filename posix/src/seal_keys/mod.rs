@@ -30,6 +30,8 @@ use distcache_core::seal::{KEY_LEN, KEYS_MAX, Keys, parse_key};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "daemon")]
+use crate::process::start::Started;
 use crate::sys;
 pub use watched::SealKeys;
 
@@ -184,6 +186,20 @@ pub fn unix_now() -> u32 {
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
+/// Says that keys were read.
+#[cfg(feature = "daemon")]
+pub(crate) fn report_read(keys: &Keys, file: &KeyFile, started: &Started) {
+    let (count, path) = (keys.len(), file.path().display());
+    let keys = if count == 1 { "key" } else { "keys" };
+    started.info(format_args!("read {count} {keys} from {path}; the first one seals"));
+}
+
+/// Says that a file was refused when it was read again.
+#[cfg(feature = "daemon")]
+pub(crate) fn report_refused(error: &KeyFileError, started: &Started) {
+    started.info(format_args!("{error}; the old keys stay"));
+}
+
 impl KeyFileError {
     /// The reason.
     pub const fn kind(&self) -> &KeyFileErrorKind {
@@ -198,6 +214,10 @@ impl fmt::Display for KeyFileError {
         match &self.kind {
             KeyFileErrorKind::System(error) if error.kind() == io::ErrorKind::NotFound => {
                 f.write_str("there is no such file: create it with `dc_client -newkey`, mode 600")
+            }
+            KeyFileErrorKind::System(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let own = rustix::process::geteuid().as_raw();
+                write!(f, "{error}: the program reads it as user {own}: chown {own} {path}")
             }
             KeyFileErrorKind::System(error) => error.fmt(f),
             KeyFileErrorKind::NotAFile => f.write_str("not a regular file"),

@@ -15,6 +15,9 @@ use rustix::process::geteuid;
 
 use super::{Loaded, Stamp, load};
 
+/// The most states that are kept aside.
+const ASIDE_MAX: u32 = 10;
+
 /// Why a state was not loaded.
 #[derive(Debug)]
 pub(crate) enum LoadError {
@@ -81,6 +84,8 @@ pub(crate) fn restore<M: Array<Line>>(
         Ok(loaded) => {
             if !keep {
                 fs::unlink(path)?;
+                // After a loss of power it must not be there again.
+                sync_dir(path);
             }
             Ok(Restored::Loaded(loaded))
         }
@@ -119,9 +124,19 @@ fn open(path: &Path) -> Result<Option<File>, LoadError> {
     Ok(Some(file.into()))
 }
 
-/// The name of a state that was refused: `.bad` at the end. There is at most one.
+/// The name of a state that was refused: `.bad` at the end, and a number from the second one on. After ten
+/// of them the last is replaced.
 pub(super) fn aside(path: &Path) -> PathBuf {
-    with_suffix(path, ".bad")
+    let first = with_suffix(path, ".bad");
+    let names = (1..ASIDE_MAX).map(|number| with_suffix(&first, &format!(".{number}")));
+    let free = |name: &PathBuf| matches!(fs::lstat(name), Err(Errno::NOENT));
+    std::iter::once(first.clone()).chain(names.clone()).find(free).or(names.last()).unwrap_or(first)
+}
+
+/// Has the disk know the names in the directory of `path`. Not all file systems can.
+pub(super) fn sync_dir(path: &Path) {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let _ = File::open(dir).and_then(|dir| dir.sync_all());
 }
 
 /// The name of a state until it is complete: `.new` at the end.

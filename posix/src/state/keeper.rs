@@ -78,12 +78,12 @@ impl From<io::Error> for KeepError {
 
 impl Keeper {
     /// Starts the writer and waits until it has shown that it can create files. The process must have one
-    /// thread, and should have little memory yet.
+    /// thread, and should have little memory yet. `alone`: see [`writer::start`].
     ///
     /// # Errors
     /// [`KeepError`].
-    pub(crate) fn start(config: &Config, sandboxed: bool) -> Result<Self, KeepError> {
-        let mut socket = writer::start(&config.path, sandboxed)?;
+    pub(crate) fn start(config: &Config, sandboxed: bool, alone: bool) -> Result<Self, KeepError> {
+        let mut socket = writer::start(&config.path, sandboxed, alone)?;
         // Nothing but reads, writes and polls from here on: the sandbox allows no other calls.
         socket.set_nonblocking(true)?;
         wait(&socket, PollFlags::IN)?;

@@ -1,7 +1,5 @@
 //! What a server does with `-state`: its calls, and what it says.
 
-use std::path::Path;
-
 use distcache_core::seal::Keys;
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Table};
@@ -10,7 +8,8 @@ use super::file::{Restored, restore};
 use super::keeper::Keeper;
 use super::{Config, Loaded, Stamp};
 use crate::process::start::Started;
-use crate::seal_keys::KeyFile;
+use crate::seal_keys::{self, KeyFile};
+use crate::secret::wipe_stack;
 use crate::server::RunError;
 
 /// The least time between two lines about failures, in milliseconds.
@@ -36,15 +35,17 @@ impl Keeping {
     /// [`RunError::State`]: the directory cannot be written to.
     pub(crate) fn start(config: Option<&Config>, started: &mut Started) -> Result<Self, RunError> {
         let Some(config) = config.cloned() else { return Ok(Self(None)) };
-        let key_file = config.seal_keys.as_deref().map(KeyFile::new);
-        let keys = key_file.map(|file| Ok((file.clone(), Box::new(file.read()?)))).transpose();
-        let keys = keys.map_err(RunError::SealKeys)?;
-        if let Some(dir) = config.seal_keys.as_deref().and_then(Path::parent) {
-            started.permit(|permit| permit.read(dir));
-        }
-        let keeper = Keeper::start(&config, started.is_sandboxed());
+        // Before there are keys for the writer to inherit.
+        let keeper = Keeper::start(&config, started.is_sandboxed(), !started.has_predecessor());
         let keeper =
             keeper.map_err(|error| RunError::State(config.path.clone(), error.to_string()))?;
+        let key_file = config.seal_keys.as_deref().map(KeyFile::new);
+        let keys = key_file.map(|file| Ok((file.clone(), Box::new(file.read()?)))).transpose();
+        wipe_stack();
+        let keys = keys.map_err(RunError::SealKeys)?;
+        if let Some(path) = &config.seal_keys {
+            started.permit(|permit| permit.read_again(path));
+        }
         Ok(Self(Some(Kept { config, keeper, keys, reported_at: None })))
     }
 
@@ -54,12 +55,13 @@ impl Keeping {
     /// [`RunError::State`]: the file was loaded and cannot be removed.
     pub(crate) fn restore<M: Array<Line>>(
         &mut self,
+        now: Instant,
         table: &mut Table<M>,
         max_ttl: u32,
         started: &Started,
     ) -> Result<(), RunError> {
         let Some(Kept { config, keys, .. }) = &self.0 else { return Ok(()) };
-        let (path, stamp) = (&config.path, Stamp::at(Instant::ORIGIN));
+        let (path, stamp) = (&config.path, Stamp::at(now));
         let restored = restore(path, config.every.is_some(), table, stamp, max_ttl, seal(keys));
         let restored = restored.map_err(|error| {
             RunError::State(path.clone(), format!("cannot remove it after it was read: {error}"))
@@ -85,8 +87,8 @@ impl Keeping {
         Ok(())
     }
 
-    /// Starts with the sessions of a running server instead of the file's. The file is removed unless it is
-    /// written anew: it is older than those sessions.
+    /// Removes the file, unless it is written anew: another server has passed on its sessions, which are
+    /// newer.
     pub(crate) fn skip(&self) {
         if let Some(Kept { config, .. }) =
             self.0.as_ref().filter(|kept| kept.config.every.is_none())
@@ -123,11 +125,11 @@ impl Keeping {
         match file.read() {
             Ok(read) => {
                 **keys = read;
-                let (count, path) = (keys.len(), file.path().display());
-                started.info(format_args!("read {count} keys from {path}"));
+                seal_keys::report_read(keys, file, started);
             }
-            Err(error) => started.info(format_args!("the old keys stay: {error}")),
+            Err(error) => seal_keys::report_refused(&error, started),
         }
+        wipe_stack();
     }
 
     /// Writes the state at the end of the server.

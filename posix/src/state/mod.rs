@@ -35,13 +35,14 @@ mod writer;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use distcache_core::seal::Keys;
 use distcache_core::state::{CHUNK_MAX, Decoder, Encoder};
 use distcache_core::table::Line;
 use distcache_core::{Array, Instant, Table};
 
+use crate::clock;
 use crate::memory::Memory;
 use crate::sys;
 
@@ -72,8 +73,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// The time by the wall clock, which is `now` by the event loop's.
     pub(crate) fn at(now: Instant) -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { now, unix_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+        Self { now, unix_ms: clock::unix_millis() }
     }
 }
 

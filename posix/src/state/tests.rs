@@ -88,7 +88,7 @@ fn what_cannot_be_written_is_answered_with_the_reason_and_the_next_state_is_trie
     let answers = received(&dir, &[&bytes[..], &bytes].concat());
     assert_eq!(answers.len(), 2 * RESULT_LEN);
     let error = WriteError::check(*answers.first_chunk().unwrap()).unwrap_err().to_string();
-    assert!(error.starts_with("cannot create a file beside it: File exists"), "{error}");
+    assert!(error.starts_with("cannot create a file beside it: Is a directory"), "{error}");
     // A directory in place of the state.
     std::fs::remove_dir(dir.join("state.new")).unwrap();
     std::fs::create_dir_all(dir.join("state/full")).unwrap();

@@ -13,17 +13,24 @@ use std::ffi::c_int;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use distcache_core::state::{ABANDONED, CHUNK_MAX, HEAD_LEN, HEADER_LEN, follows};
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::process::geteuid;
 use zeroize::Zeroize;
 
-use super::file::temporary;
+use super::file::{sync_dir, temporary};
+use crate::memory::Memory;
 use crate::process::sandbox::Permit;
 use crate::sys::{self, Disposition};
+
+/// How long the writer of a server that has ended is waited for, and how often it is looked for.
+const OTHER_WRITER: Duration = Duration::from_secs(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The bytes of a result.
 pub(super) const RESULT_LEN: usize = 8;
@@ -80,20 +87,21 @@ impl fmt::Display for WriteError {
 /// Starts the writer of the state file at `path`, and returns the socket to it.
 ///
 /// The process must have one thread. If `sandboxed`, the writer can only use the directory of the file.
+/// With `alone`, the writer of a server that has ended may still be at work, and is waited for.
 ///
 /// # Errors
 /// The system's error.
-pub(super) fn start(path: &Path, sandboxed: bool) -> io::Result<UnixStream> {
+pub(super) fn start(path: &Path, sandboxed: bool, alone: bool) -> io::Result<UnixStream> {
     let (server, writer) = UnixStream::pair()?;
     if sys::fork()? {
         drop(server);
-        run(writer, path, sandboxed);
+        run(writer, path, sandboxed, alone);
     }
     Ok(server)
 }
 
 /// The writer's life. It ends by `_exit`: nothing that it was forked from is dropped.
-fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
+fn run(mut socket: UnixStream, path: &Path, sandboxed: bool, alone: bool) -> ! {
     // The server decides when the writer ends, whatever signal its group or service gets.
     let signals: [c_int; 6] =
         [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGQUIT];
@@ -111,18 +119,19 @@ fn run(mut socket: UnixStream, path: &Path, sandboxed: bool) -> ! {
     // It must not take the processor from the server that has just sent to it.
     sys::schedule::be_batch();
     let target = Target::new(path);
-    let mut chunk = vec![0; CHUNK_MAX];
+    let Ok(mut chunk) = Memory::zeroed(CHUNK_MAX) else { sys::exit_now(1) };
+    chunk.hide();
     if sandboxed {
         let mut permit = Permit::default();
         permit.write(target.dir());
         // What the kernel lacks the server says, too.
         let _ = permit.enter();
     }
-    let mut open = socket.write_all(&result(&target.probe()));
+    let mut open = socket.write_all(&result(&target.probe(alone)));
     while open.is_ok() {
         open = one_state(&mut socket, &target, &mut chunk);
+        chunk.zeroize();
     }
-    chunk.zeroize();
     sys::exit_now(0)
 }
 
@@ -134,16 +143,24 @@ pub(super) fn one_state(
 ) -> io::Result<()> {
     socket.read_exact(&mut chunk[..HEADER_LEN])?;
     let mut file = target.create();
-    write(&mut file, &chunk[..HEADER_LEN]);
+    let is_ours = file.is_ok();
+    write(&mut file, &mut chunk[..HEADER_LEN]);
     let complete = pass_on(socket, &mut file, chunk);
     if !matches!(complete, Ok(true)) {
-        target.remove();
+        if is_ours {
+            target.remove();
+        }
         return complete.map(drop);
     }
-    let written = file.and_then(|file| target.put_in_place(&file));
-    if written.is_err() {
-        target.remove();
-    }
+    let written = match file {
+        Ok(file) => target.put_in_place(&file).inspect_err(|_| target.remove()),
+        Err(error) => {
+            if is_ours {
+                target.remove();
+            }
+            Err(error)
+        }
+    };
     socket.write_all(&result(&written))
 }
 
@@ -163,19 +180,21 @@ fn pass_on(
         let (len, last) = follows(head).ok_or(io::ErrorKind::InvalidData)?;
         chunk[..HEAD_LEN].copy_from_slice(&head);
         socket.read_exact(&mut chunk[HEAD_LEN..HEAD_LEN + len])?;
-        write(file, &chunk[..HEAD_LEN + len]);
+        write(file, &mut chunk[..HEAD_LEN + len]);
         if last {
             return Ok(true);
         }
     }
 }
 
-/// Writes to the file, unless something has failed before.
-fn write(file: &mut Result<File, WriteError>, bytes: &[u8]) {
-    let Ok(open) = file else { return };
-    if let Err(error) = open.write_all(bytes) {
+/// Writes to the file, unless something has failed before, and wipes the bytes.
+fn write(file: &mut Result<File, WriteError>, bytes: &mut [u8]) {
+    if let Ok(open) = file
+        && let Err(error) = open.write_all(bytes)
+    {
         *file = Err(WriteError { step: Step::Write, error });
     }
+    bytes.zeroize();
 }
 
 fn result(written: &Result<(), WriteError>) -> [u8; RESULT_LEN] {
@@ -193,19 +212,61 @@ impl Target {
         Self { temporary: temporary(path), path: path.to_owned() }
     }
 
-    /// Whether files can be created beside the state file. Removes what a killed writer has left.
-    fn probe(&self) -> Result<(), WriteError> {
-        let created = self.create().map(drop);
-        self.remove();
-        created
+    /// Whether files can be created beside the state file. Removes what a killed writer has left. Where
+    /// another writer is at work, waits until it has ended if `alone` is set: its server has ended, too,
+    /// and what it writes is the state to start with.
+    fn probe(&self, alone: bool) -> Result<(), WriteError> {
+        let begin = Instant::now();
+        loop {
+            match self.create() {
+                Ok(file) => {
+                    self.remove();
+                    drop(file);
+                    return Ok(());
+                }
+                Err(WriteError { error, .. })
+                    if error.kind() == io::ErrorKind::WouldBlock && !alone =>
+                {
+                    return Ok(());
+                }
+                Err(WriteError { error, .. })
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && begin.elapsed() < OTHER_WRITER =>
+                {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
+    /// Creates the temporary file, or empties what a killed writer has left. It is locked until it is
+    /// closed, so of two writers one fails.
     fn create(&self) -> Result<File, WriteError> {
-        self.remove();
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = fs::open(&self.temporary, flags, Mode::RUSR | Mode::WUSR);
-        file.map(File::from).map_err(|error| WriteError { step: Step::Create, error: error.into() })
+        let failed = |error: io::Error| WriteError { step: Step::Create, error };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = fs::open(&self.temporary, flags | OFlags::NONBLOCK, Mode::RUSR | Mode::WUSR);
+        let file = File::from(file.map_err(|error| failed(error.into()))?);
+        if !sys::lock_file(file.as_fd(), true).map_err(failed)? {
+            return Err(failed(io::ErrorKind::WouldBlock.into()));
+        }
+        // The writer that had the lock may have renamed or removed the file meanwhile.
+        let (open, named) = (fs::fstat(&file), fs::lstat(&self.temporary));
+        let (Ok(open), Ok(named)) = (open, named) else {
+            return Err(failed(io::ErrorKind::WouldBlock.into()));
+        };
+        if (open.st_dev, open.st_ino) != (named.st_dev, named.st_ino) {
+            return Err(failed(io::ErrorKind::WouldBlock.into()));
+        }
+        if FileType::from_raw_mode(open.st_mode) != FileType::RegularFile
+            || open.st_uid != geteuid().as_raw()
+            || open.st_nlink != 1
+        {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
+        fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+        file.set_len(0).map_err(failed)?;
+        Ok(file)
     }
 
     fn dir(&self) -> &Path {
@@ -221,8 +282,7 @@ impl Target {
         let failed = |step| move |error| WriteError { step, error };
         file.sync_all().map_err(failed(Step::Sync))?;
         std::fs::rename(&self.temporary, &self.path).map_err(failed(Step::Rename))?;
-        // The state is in its place; not all file systems can sync a directory.
-        let _ = File::open(self.dir()).and_then(|dir| dir.sync_all());
+        sync_dir(&self.path);
         Ok(())
     }
 }

@@ -54,6 +54,13 @@ impl Permit {
         self.read.push(dir.into());
     }
 
+    /// Reads the file `path` again, though another file is renamed to that name meanwhile. That takes
+    /// all files below its directory.
+    pub fn read_again(&mut self, path: &Path) {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        self.read(dir.unwrap_or(Path::new(".")));
+    }
+
     /// Creates, reads, writes, locks, renames and removes files below `dir`.
     pub fn write(&mut self, dir: impl Into<PathBuf>) {
         self.write.push(dir.into());
