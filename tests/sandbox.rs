@@ -47,6 +47,9 @@ const FORBIDDEN: &[(&str, Try)] = &[
     ("look at a file", || drop(fs::metadata("/etc/passwd"))),
     ("an IPv4 socket", || call(libc::SYS_socket, [libc::AF_INET as _, 1, 0, 0])),
     ("an IPv6 socket", || call(libc::SYS_socket, [libc::AF_INET6 as _, 2, 0, 0])),
+    ("a UNIX stream", || call(libc::SYS_socket, [libc::AF_UNIX as _, 1, 0, 0])),
+    ("a UNIX datagram socket", || call(libc::SYS_socket, [libc::AF_UNIX as _, 2, 0, 0])),
+    ("a UDP socket", || call(libc::SYS_socket, [libc::AF_INET as _, 2, 0, 0])),
     ("a netlink socket", || call(libc::SYS_socket, [libc::AF_NETLINK as _, 3, 0, 0])),
     ("a packet socket", || call(libc::SYS_socket, [libc::AF_PACKET as _, 3, 0, 0])),
     ("a VM socket", || call(libc::SYS_socket, [libc::AF_VSOCK as _, 1, 0, 0])),
@@ -81,6 +84,15 @@ const FORBIDDEN: &[(&str, Try)] = &[
     ("a call that does not exist", || call(1 << 20, [0; 4])),
 ];
 
+/// Calls that kill although the process may connect to a TCP port.
+const FORBIDDEN_WITH_TCP: &[(&str, Try)] = &[
+    ("a UDP socket beside TCP", || call(libc::SYS_socket, [libc::AF_INET as _, 2, 0, 0])),
+    ("a raw socket beside TCP", || call(libc::SYS_socket, [libc::AF_INET as _, 3, 0, 0])),
+    ("an IPv6 socket beside TCP", || call(libc::SYS_socket, [libc::AF_INET6 as _, 1, 0, 0])),
+    ("a UNIX stream beside TCP", || call(libc::SYS_socket, [libc::AF_UNIX as _, 1, 0, 0])),
+    ("a UNIX datagram socket beside TCP", || call(libc::SYS_socket, [libc::AF_UNIX as _, 2, 0, 0])),
+];
+
 /// What an ABI other than the processor's own offers.
 #[cfg(target_arch = "x86_64")]
 const OTHER_ABI: &[(&str, Try)] = &[
@@ -109,12 +121,23 @@ fn a_probe() {
     let mut startup = program::daemon("dc_server", "IP:127.0.0.1:0").expect("a valid address");
     startup.sandbox = true;
     let mut started = startup.start().expect("a start");
+    if FORBIDDEN_WITH_TCP.iter().any(|(name, _)| *name == wanted) || wanted == "nothing with TCP" {
+        let server = "IP:127.0.0.1:9001".parse().expect("an address");
+        started.permit(|permit| permit.connect(&server));
+    }
     started.enter_sandbox();
+    if wanted == "nothing with TCP" {
+        // The one kind of socket that is left.
+        call(
+            libc::SYS_socket,
+            [libc::AF_INET.into(), (libc::SOCK_STREAM | libc::SOCK_CLOEXEC).into(), 0, 0],
+        );
+    }
     // The loop's own work is still possible: memory, time, output.
     let memory = std::hint::black_box(vec![1_u8; 64 << 20]);
     let now = std::time::SystemTime::now();
     println!("{} is in the sandbox at {now:?}", memory.len());
-    let mut tries = FORBIDDEN.iter().chain(OTHER_ABI);
+    let mut tries = FORBIDDEN.iter().chain(FORBIDDEN_WITH_TCP).chain(OTHER_ABI);
     if let Some((_, attempt)) = tries.find(|(name, _)| *name == wanted) {
         attempt();
     }
@@ -131,9 +154,11 @@ fn probe(name: &str) -> Ended {
 
 #[test]
 fn what_the_loop_does_not_need_kills_the_process() {
-    let nothing = probe("nothing");
-    assert_eq!((nothing.code, nothing.err.as_str()), (RETURNED, ""), "{nothing:?}");
-    for (name, _) in FORBIDDEN.iter().chain(OTHER_ABI) {
+    for name in ["nothing", "nothing with TCP"] {
+        let nothing = probe(name);
+        assert_eq!((nothing.code, nothing.err.as_str()), (RETURNED, ""), "{nothing:?}");
+    }
+    for (name, _) in FORBIDDEN.iter().chain(FORBIDDEN_WITH_TCP).chain(OTHER_ABI) {
         let ended = probe(name);
         assert!(ended.out.contains("is in the sandbox"), "{name}: {ended:?}");
         assert_eq!(ended.code, -SIGSYS, "{name}: {ended:?}");

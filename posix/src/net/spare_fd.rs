@@ -7,10 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
 
 use crate::net::listener::Listener;
-use crate::net::stream;
 
 /// One spare descriptor, to refuse connections with.
 #[derive(Debug)]
@@ -74,7 +72,16 @@ pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// An unused socket: unlike a file, it can be opened in an empty chroot.
+/// A descriptor that leads nowhere: unlike a file, it can be opened in an empty chroot, and unlike a
+/// socket, in a sandbox without connections.
+#[cfg(target_os = "linux")]
 fn spare() -> io::Result<OwnedFd> {
-    stream::new_socket(AddressFamily::UNIX)
+    use rustix::event::{EventfdFlags, eventfd};
+    Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
+}
+
+/// An unused socket: unlike a file, it can be opened in an empty chroot.
+#[cfg(not(target_os = "linux"))]
+fn spare() -> io::Result<OwnedFd> {
+    crate::net::stream::new_socket(rustix::net::AddressFamily::UNIX)
 }

@@ -35,6 +35,7 @@ mod known {
         libc::SYS_epoll_ctl,
         libc::SYS_epoll_pwait,
         libc::SYS_epoll_pwait2,
+        libc::SYS_eventfd2,
         libc::SYS_getpeername,
         libc::SYS_getsockname,
         libc::SYS_getsockopt,
@@ -144,6 +145,9 @@ mod known {
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
     ];
 
+    /// The bits of a socket's type without its flags.
+    const SOCKET_KIND: u64 = 0xf;
+
     /// Flags of `clone` with which the child would share memory, or get namespaces of its own.
     const SHARING: c_int = libc::CLONE_VM
         | libc::CLONE_FILES
@@ -221,12 +225,25 @@ mod known {
         // Ending itself with a signal, as an abort does.
         let own = one(is(0, rustix::process::getpid().as_raw_nonzero().get())?)?;
         rules.insert(libc::SYS_tgkill, vec![own]);
-        // A spare descriptor is a UNIX socket.
-        let families =
-            [(true, libc::AF_UNIX), (permit.ipv4, libc::AF_INET), (permit.ipv6, libc::AF_INET6)];
+        // Streams only: a datagram could be sent anywhere.
+        let families = [
+            (permit.unix, libc::AF_UNIX),
+            (permit.ipv4, libc::AF_INET),
+            (permit.ipv6, libc::AF_INET6),
+        ];
         let families = families.into_iter().filter(|(allowed, _)| *allowed);
-        let sockets = families.map(|(_, family)| one(is(0, family)?));
-        rules.insert(libc::SYS_socket, sockets.collect::<Result<_, _>>()?);
+        let sockets = families.map(|(_, family)| {
+            let stream = libc::SOCK_STREAM.cast_unsigned().into();
+            let kind = SeccompCmpOp::MaskedEq(SOCKET_KIND);
+            rule(&[
+                is(0, family)?,
+                SeccompCondition::new(1, SeccompCmpArgLen::Dword, kind, stream)?,
+            ])
+        });
+        let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+        if !sockets.is_empty() {
+            rules.insert(libc::SYS_socket, sockets);
+        }
         let mut commands = vec![FCNTL];
         if !permit.write.is_empty() {
             commands.push(FCNTL_LOCK);
