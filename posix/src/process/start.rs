@@ -137,7 +137,7 @@ pub struct Started {
     user: Option<String>,
     /// The files that are removed at the end.
     files: Vec<PathBuf>,
-    _pid_file: Option<PidFile>,
+    pid_file: Option<PidFile>,
     door: Option<Door>,
     predecessor: Option<Predecessor>,
 }
@@ -184,7 +184,7 @@ impl Startup {
             user: self.user.clone(),
             files: Vec::new(),
             lock_memory: self.lock_memory,
-            _pid_file: None,
+            pid_file: None,
             door: None,
             predecessor,
         };
@@ -281,7 +281,7 @@ impl Startup {
         if let Some(path) = &self.pid_file {
             let taken = old.as_mut().and_then(|old| old.pid_file(path));
             let pid_file = taken.map_or_else(|| PidFile::create(path), Ok);
-            started._pid_file = Some(pid_file.map_err(StartError::PidFile)?);
+            started.pid_file = Some(pid_file.map_err(StartError::PidFile)?);
         }
         if let Some(path) = &self.handover {
             let taken = old.as_mut().and_then(Predecessor::door);
@@ -294,7 +294,7 @@ impl Startup {
             keep_secrets(self.name);
         }
         let sockets = started.listeners.iter().filter_map(Listener::path);
-        let files = sockets.chain(started._pid_file.as_ref().map(PidFile::path));
+        let files = sockets.chain(started.pid_file.as_ref().map(PidFile::path));
         started.files = files.map(Path::to_owned).collect();
         #[cfg(target_os = "linux")]
         if let Some(door) = &started.door {
@@ -326,7 +326,7 @@ impl Started {
     pub(crate) fn provide_descriptors(&self, clients: usize, servers: usize) {
         let wanted = (clients + servers + DESCRIPTORS) as u64;
         let allowed = limits::raise_descriptors(wanted);
-        let pid_file = usize::from(self._pid_file.is_some());
+        let pid_file = usize::from(self.pid_file.is_some());
         let others = DESCRIPTORS_MIN + self.listeners.len() + servers + pid_file;
         let enough = allowed.saturating_sub(others as u64);
         if enough < clients as u64 {
@@ -424,13 +424,13 @@ impl Started {
     #[cfg(target_os = "linux")]
     /// Its pid file.
     pub(crate) fn pid_file(&self) -> Option<&PidFile> {
-        self._pid_file.as_ref()
+        self.pid_file.as_ref()
     }
 
     #[cfg(target_os = "linux")]
     /// Its pid file.
     pub(crate) fn pid_file_mut(&mut self) -> Option<&mut PidFile> {
-        self._pid_file.as_mut()
+        self.pid_file.as_mut()
     }
 
     /// Reports that the service is up: in the foreground by a line for each address, else to the waiting
@@ -451,7 +451,7 @@ impl Started {
             Some(detached) => {
                 // `fail` exits without dropping anything.
                 self.listeners.clear();
-                self._pid_file = None;
+                self.pid_file = None;
                 self.door = None;
                 detached.fail(&format!("{}: {error}", self.name))
             }
