@@ -219,7 +219,7 @@ impl Started {
     }
 
     /// Prints what has happened: a line on stderr with the program's name.
-    pub(crate) fn info(&self, line: fmt::Arguments<'_>) {
+    pub fn info(&self, line: fmt::Arguments<'_>) {
         log::line(io::stderr(), format_args!("{}: {line}", self.name));
     }
 
@@ -240,7 +240,7 @@ impl Started {
 
     /// Has the system allow as many descriptors as this many clients and servers need, or says for how
     /// many clients there are enough.
-    pub(crate) fn provide_descriptors(&self, clients: usize, servers: usize) {
+    pub fn provide_descriptors(&self, clients: usize, servers: usize) {
         let wanted = (clients + servers + DESCRIPTORS) as u64;
         let allowed = limits::raise_descriptors(wanted);
         let pid_file = usize::from(self._pid_file.is_some());
@@ -260,14 +260,14 @@ impl Started {
     }
 
     /// Gives away what the loop works with. Signals are given once.
-    pub(crate) fn take(&mut self) -> (Vec<Listener>, Signals) {
+    pub fn take(&mut self) -> (Vec<Listener>, Signals) {
         let signals = self.signals.take().expect("a loop takes what a start has opened, once");
         (std::mem::take(&mut self.listeners), signals)
     }
 
     /// Says that the service is up: in the foreground a line for each address, else to the process
     /// that started it.
-    pub(crate) fn ready(&mut self) {
+    pub fn ready(&mut self) {
         if let Some(detached) = self.detached.take() {
             return detached.ready();
         }
@@ -278,7 +278,7 @@ impl Started {
     }
 
     /// Ends a start that failed after detaching: the process that waits is told why.
-    pub(crate) fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
+    pub fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
         match self.detached.take() {
             Some(detached) => {
                 // The process ends there, and nothing is dropped on its way.

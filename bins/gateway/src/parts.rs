@@ -1,0 +1,12 @@
+//! What this crate takes from the other crates of distcache: one place to change when they do.
+
+pub(crate) use distcache_core::id::{ID_MAX, Id};
+pub(crate) use distcache_core::message::{ADD_FIXED_LEN, Add, Status, raise_ttl};
+pub(crate) use distcache_core::sessiond::{Exchange, Heard, PACKET_MAX, REQUEST_MAX};
+pub(crate) use distcache_core::wire::{
+    self, Direction, Envelope, HEADER_LEN, Header, LEVEL, MESSAGE_MAX, Message, Op, PAYLOAD_MAX,
+};
+pub(crate) use distcache_posix::listener::Listener;
+pub(crate) use distcache_posix::service::Running;
+pub(crate) use distcache_posix::signal::{Signal, Signals};
+pub(crate) use distcache_posix::socket::{Received, Stream};
