@@ -7,12 +7,11 @@
 //!              bytes to send
 //! ```
 //!
-//! Answers leave in the order of their requests, with one exception. A node of the engine that has
-//! stopped must not hold up the answers of all others, and one connection of a `dc_client` carries the
-//! requests of a whole machine. So where the first request has waited for [`HELD_MAX`], later answers
-//! pass it, if no earlier request that still waits has the same uid: the uid then says which request
-//! an answer belongs to. `dc_client` matches answers by uid; a client that sends one request at a time
-//! cannot notice.
+//! Answers leave in the order of their requests, as the protocol says. On a connection of a `dc_client`,
+//! which carries the requests of a whole machine, that lets a node of the engine that has stopped hold
+//! up the answers of all others, for one deadline. `dc_client` matches answers by uid, so they need not:
+//! with `-overtake`, where the first request has waited for so long, later answers pass it, if no earlier
+//! request that still waits has the same uid.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,8 +23,6 @@ use tokio::time::Instant;
 
 use crate::parts::{Envelope, HEADER_LEN, Header, LEVEL, Status, wire};
 
-/// How long the first request may hold up answers to later ones.
-pub(crate) const HELD_MAX: Duration = Duration::from_millis(10);
 /// Bytes that an idle client keeps for its next answers.
 const KEPT: usize = 4096;
 
@@ -111,10 +108,10 @@ impl Answers {
         Completed::Released
     }
 
-    /// Lets answers pass the first one where that has waited too long; true while some are held back.
-    pub(crate) fn overtake(&self, now: Instant) -> bool {
+    /// Lets answers pass the first one where that has waited for `after`; true while some are held back.
+    fn overtake(&self, now: Instant, after: Duration) -> bool {
         let mut queue = self.queue.borrow_mut();
-        let late = queue.entries.front().is_some_and(|entry| now - entry.since >= HELD_MAX);
+        let late = queue.entries.front().is_some_and(|entry| now - entry.since >= after);
         if late && queue.pass() {
             drop(queue);
             self.wake();
@@ -230,26 +227,35 @@ fn write(header: &Header, reply: &Reply, out: &mut Vec<u8>) {
 }
 
 /// Those who hold answers back, so that they can be asked again after a while.
-#[derive(Default)]
-pub(crate) struct Held(RefCell<Vec<Rc<Answers>>>);
+pub(crate) struct Held {
+    all: RefCell<Vec<Rc<Answers>>>,
+    /// How long the first request may hold up answers to later ones; `None` for as long as it takes.
+    after: Option<Duration>,
+}
 
 impl Held {
+    /// Lets later answers pass one that is late by `after`.
+    pub(crate) fn new(after: Option<Duration>) -> Self {
+        Self { all: RefCell::default(), after }
+    }
+
     /// Adds one, unless it is there.
     pub(crate) fn add(&self, answers: &Rc<Answers>) {
-        if !answers.listed.replace(true) {
-            self.0.borrow_mut().push(answers.clone());
+        if self.after.is_some() && !answers.listed.replace(true) {
+            self.all.borrow_mut().push(answers.clone());
         }
     }
 
     /// Asks all of them.
     pub(crate) fn overtake(&self, now: Instant) {
-        let mut all = self.0.take();
+        let Some(after) = self.after else { return };
+        let mut all = self.all.take();
         all.retain(|answers| {
-            let holds = answers.overtake(now);
+            let holds = answers.overtake(now, after);
             answers.listed.set(holds);
             holds
         });
-        self.0.borrow_mut().append(&mut all);
+        self.all.borrow_mut().append(&mut all);
     }
 }
 
@@ -281,6 +287,7 @@ mod tests {
         all
     }
 
+    const AFTER: Duration = Duration::from_millis(10);
     const OK: Reply = Reply::Status(Status::OK);
 
     #[test]
@@ -291,7 +298,7 @@ mod tests {
         let c = answers.expect(header(7, Op::Have), now);
         assert_eq!(answers.complete(c, Reply::Status(Status::NOT_OK)), Completed::Held);
         assert_eq!(answers.complete(b, OK), Completed::Held);
-        assert!(answers.overtake(now), "not late yet");
+        assert!(answers.overtake(now, AFTER), "not late yet");
         assert_eq!((answers.unsent(), answers.open()), (0, 3));
         let long = vec![5; 5000];
         assert_eq!(answers.complete(a, Reply::Session(long.clone())), Completed::Released);
@@ -310,16 +317,16 @@ mod tests {
         for number in [numbers[0], numbers[1], numbers[3]] {
             assert_eq!(answers.complete(number, OK), Completed::Held);
         }
-        let then = now + HELD_MAX;
-        assert!(answers.overtake(then), "the second 7 and 9 wait for the first");
+        let then = now + AFTER;
+        assert!(answers.overtake(then, AFTER), "the second 7 and 9 wait for the first");
         assert_eq!(all(&answers), status(8, 3, 0));
         assert_eq!((answers.open(), answers.places()), (4, 5));
         answers.complete(numbers[2], OK);
-        answers.overtake(then);
+        answers.overtake(then, AFTER);
         assert_eq!(all(&answers), [status(9, 3, 0), status(9, 3, 0)].concat());
         answers.complete(late, Reply::Status(Status::DISCONNECTED));
         assert_eq!(all(&answers), [status(7, 1, 2), status(7, 3, 0)].concat());
         assert_eq!((answers.open(), answers.places()), (0, 0));
-        assert!(!answers.overtake(then));
+        assert!(!answers.overtake(then, AFTER));
     }
 }

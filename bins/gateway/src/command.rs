@@ -15,7 +15,7 @@
 
 use std::rc::Rc;
 
-use redis::{Pipeline, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, ServerErrorKind, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -158,17 +158,23 @@ impl Request {
     /// Adds its command to a pipeline.
     pub(crate) fn write(&self, pipeline: &mut Pipeline) {
         let key = self.key();
+        // All its bytes, so that they are written into one piece of memory.
+        let mut command = Cmd::with_capacity(6, 32 + key.len() + self.session.len());
         match (self.op, self.ttl) {
-            (Op::Get, _) => pipeline.cmd("GET").arg(key),
-            (Op::Take, _) => pipeline.cmd("GETDEL").arg(key),
-            (Op::Have, _) => pipeline.cmd("STRLEN").arg(key),
-            (Op::Remove, _) | (Op::Put, 0) => pipeline.cmd("UNLINK").arg(key),
-            (Op::Add, 0) => pipeline.cmd("EXISTS").arg(key),
-            (Op::Add, ttl) => {
-                pipeline.cmd("SET").arg(key).arg(&*self.session).arg("NX").arg("PX").arg(ttl)
+            (Op::Get, _) => command.arg("GET").arg(key),
+            (Op::Take, _) => command.arg("GETDEL").arg(key),
+            (Op::Have, _) => command.arg("STRLEN").arg(key),
+            (Op::Remove, _) | (Op::Put, 0) => command.arg("UNLINK").arg(key),
+            (Op::Add, 0) => command.arg("EXISTS").arg(key),
+            (Op::Add | Op::Put, ttl) => {
+                command.arg("SET").arg(key).arg(&*self.session);
+                if self.op == Op::Add {
+                    command.arg("NX");
+                }
+                command.arg("PX").arg(ttl)
             }
-            (Op::Put, ttl) => pipeline.cmd("SET").arg(key).arg(&*self.session).arg("PX").arg(ttl),
         };
+        pipeline.add_command(command);
     }
 
     /// What an answer of the engine to its command says.

@@ -51,6 +51,8 @@ pub struct Config {
     pub deadline: Duration,
     /// The most requests of one worker on their way to the engine.
     pub in_flight: usize,
+    /// After how long later answers pass one that is late; `None` keeps the order of requests.
+    pub overtake: Option<Duration>,
     /// The most clients at a time.
     pub clients: usize,
     /// How long a client may ask nothing; zero for ever.
@@ -132,6 +134,7 @@ impl Gateway {
             idle: self.config.idle,
             patience: self.config.patience,
             in_flight: self.config.in_flight,
+            overtake: self.config.overtake,
         }
     }
 

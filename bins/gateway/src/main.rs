@@ -30,6 +30,9 @@ else that speaks distcache.
   -threads n        worker threads (default 1)
   -deadline ms      answer 'server away' to what takes the engine longer (default 250)
   -inflight n       requests of a thread on their way to the engine (default 16384)
+  -overtake ms      let answers pass one that is so late (default 0: never). Only for
+                    clients that tell answers by their uid, as dc_client does: a
+                    node that stops then delays no other node's answers
   -listen addr      where to listen (default IP:127.0.0.1:9001), as often as wanted:
                       UNIX:/path  UNIX:@name  IP:port  IP:host:port  IP:[::1]:port
                       IPv6:port  FD:n  FD:r:w
@@ -57,6 +60,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
     let (mut chain, mut key): (Option<PathBuf>, Option<PathBuf>) = (None, None);
     let (mut tls, mut credentials) = (TlsOptions::default(), None);
     let (mut threads, mut deadline, mut in_flight) = (1, 250, 16_384);
+    let mut overtake = 0;
     let (mut clients, mut idle, mut patience, mut min_ttl) = (4096, 0, 10_000, 0);
     while let Some(name) = options.next()? {
         match name.as_str() {
@@ -71,6 +75,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
             "inflight" => in_flight = options.number(64..=1 << 20)? as usize,
             "maxconn" => clients = options.number(1..=1_000_000)? as usize,
             "mintimeout" => min_ttl = options.number(0..=TTL_MAX.into())? as u32,
+            "overtake" => overtake = options.number(0..=60_000)?,
             "reqtimeout" => patience = options.number(0..=3_600_000)?,
             "threads" => threads = options.number(1..=1024)? as usize,
             "tlscert" => chain = Some(options.path()?),
@@ -102,6 +107,7 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         threads,
         deadline: millis(deadline),
         in_flight,
+        overtake: (overtake > 0).then(|| millis(overtake)),
         clients,
         idle: millis(idle.into()),
         patience: millis(patience.into()),

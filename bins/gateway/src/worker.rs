@@ -33,6 +33,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) patience: Duration,
     /// The most requests on their way.
     pub(crate) in_flight: usize,
+    /// After how long later answers pass one that is late.
+    pub(crate) overtake: Option<Duration>,
 }
 
 /// What a worker's clients share.
@@ -83,7 +85,8 @@ impl Plan {
     /// Makes the worker. Needs a `LocalSet`.
     pub(crate) fn build(self, engine: EngineConfig) -> Running {
         let load = Load::new(self.config.in_flight);
-        let shared = Shared { counters: self.counters, load, held: Held::default() };
+        let shared =
+            Shared { counters: self.counters, load, held: Held::new(self.config.overtake) };
         let shared = Rc::new(shared);
         let engine = Engine::new(engine, shared.clone());
         engine.start();

@@ -1,0 +1,227 @@
+//! Real engines, and a gateway in front of them. All end with the test, by their ids.
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+pub mod load;
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use distcache_testing::process::{Dir, Program, until};
+use distcache_testing::rig::{can_run, succeed};
+
+pub const DC_GATEWAY: &str = env!("CARGO_BIN_EXE_dc_gateway");
+
+/// The engines to test with: Debian's, and the one at `DC_VALKEY` where that is set. Empty, and said by
+/// name, where there is none and that is allowed.
+pub fn engines(test: &str) -> Vec<String> {
+    let mut engines = Vec::new();
+    if can_run(test, false, &["redis-server", "redis-cli"]) {
+        engines.push("redis-server".to_owned());
+    }
+    match std::env::var("DC_VALKEY") {
+        Ok(path) if !path.is_empty() => engines.push(path),
+        _ => eprintln!("SKIPPED: {test} with Valkey: DC_VALKEY names no valkey-server"),
+    }
+    engines
+}
+
+/// Ports that nothing listens on, and that this process has not given out before.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().expect("nobody panics with it");
+    let mut sockets = Vec::new();
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = socket.local_addr().expect("its number").port();
+        if !given.contains(&port) {
+            given.push(port);
+            ports.push(port);
+        }
+        sockets.push(socket);
+    }
+    ports
+}
+
+/// One engine process.
+pub struct Engine {
+    pub program: Program,
+    pub port: u16,
+    pub dir: Dir,
+    auth: Vec<String>,
+}
+
+impl Engine {
+    /// A server by itself, with more words for its command line.
+    pub fn start(engine: &str, words: &[&str]) -> Self {
+        let port = free_ports(1)[0];
+        let number = port.to_string();
+        Self::at(engine, port, &[&["--port", &number, "--bind", "127.0.0.1"], words].concat())
+    }
+
+    /// A server of which `words` say where it listens.
+    pub fn at(engine: &str, port: u16, words: &[&str]) -> Self {
+        let dir = Dir::new();
+        let mut command = Command::new(engine);
+        command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(dir.path()).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let program = Program::adopt(command);
+        let engine = Self { program, port, dir, auth: Vec::new() };
+        engine.program.out.wait_for("eady to accept connections");
+        engine
+    }
+
+    /// Has `redis-cli` log in.
+    pub fn with_password(mut self, password: &str) -> Self {
+        self.auth = vec!["--no-auth-warning".into(), "-a".into(), password.into()];
+        self
+    }
+
+    /// What the server says to a command.
+    pub fn ask(&self, words: &[&str]) -> String {
+        self.try_ask(words).expect("the server answers")
+    }
+
+    /// The same, where it may be gone.
+    pub fn try_ask(&self, words: &[&str]) -> Option<String> {
+        let mut command = Command::new("redis-cli");
+        command.args(["-t", "2", "-p", &self.port.to_string()]).args(&self.auth).args(words);
+        let output = command.stdin(Stdio::null()).output().expect("redis-cli runs");
+        let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        output.status.success().then_some(text)
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Several engines that are one cluster.
+pub struct Cluster {
+    pub nodes: Vec<Engine>,
+    /// A word for each shard: keys with `{word}` in them are that shard's.
+    pub tags: Vec<String>,
+}
+
+impl Cluster {
+    /// As many shards, each with as many replicas. A shard that is away is no reason for the others
+    /// to refuse.
+    pub fn start(engine: &str, shards: usize, replicas: usize) -> Self {
+        let count = shards * (replicas + 1);
+        let ports = free_ports(2 * count);
+        let node = |at: usize| {
+            let (port, bus) = (ports[at].to_string(), ports[count + at].to_string());
+            let words = ["--port", &port, "--cluster-port", &bus, "--bind", "127.0.0.1"];
+            let more = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                "1000",
+                "--cluster-require-full-coverage",
+                "no",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
+            Engine::at(engine, ports[at], &[&words[..], &more].concat())
+        };
+        let nodes: Vec<Engine> = (0..count).map(node).collect();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]);
+        create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        create.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
+        succeed(&mut create);
+        let mut cluster = Self { nodes, tags: Vec::new() };
+        for node in &cluster.nodes {
+            until("a node that knows the cluster", || {
+                let info = node.ask(&["cluster", "info"]);
+                let whole = format!("cluster_known_nodes:{count}");
+                (info.contains("cluster_state:ok") && info.contains(&whole)).then_some(())
+            });
+        }
+        until("replicas that follow", || {
+            let linked = |node: &Engine| {
+                let role = node.ask(&["role"]);
+                role.starts_with("master") || role.contains("connected")
+            };
+            cluster.nodes.iter().all(linked).then_some(())
+        });
+        cluster.tags = (0..shards).map(|shard| cluster.tag_of(shard)).collect();
+        cluster
+    }
+
+    /// A word that makes keys those of the shard of which node number `shard` is the master now.
+    fn tag_of(&self, shard: usize) -> String {
+        let ranges = self.slots();
+        let port = self.nodes[shard].port;
+        let mut words = (0..).map(|number| format!("t{number}"));
+        let owned = |word: &String| {
+            let slot = self.slot(word);
+            ranges.iter().any(|(first, last, at)| (first..=last).contains(&&slot) && *at == port)
+        };
+        words.find(owned).expect("some word is this shard's")
+    }
+
+    pub fn slot(&self, word: &str) -> u16 {
+        let answer = self.nodes[0].ask(&["cluster", "keyslot", word]);
+        answer.parse().expect("a number")
+    }
+
+    /// First and last slot, and the master's port, as the first node that answers sees it.
+    pub fn slots(&self) -> Vec<(u16, u16, u16)> {
+        let nodes = self.nodes.iter().find_map(|node| node.try_ask(&["cluster", "nodes"]));
+        let mut slots = Vec::new();
+        for line in nodes.expect("a node answers").lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let place = fields[1].split('@').next().unwrap_or_default();
+            let port = place.rsplit(':').next().and_then(|port| port.parse().ok());
+            for range in fields[8..].iter().filter(|field| !field.starts_with('[')) {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let number = |text: &str| text.parse().expect("a slot");
+                slots.push((number(first), number(last), port.expect("a port")));
+            }
+        }
+        slots
+    }
+
+    /// The port of the master of a shard's keys now.
+    pub fn master_of(&self, shard: usize) -> Option<u16> {
+        let slot = self.slot(&self.tags[shard]);
+        let slots = self.slots();
+        slots.iter().find(|(first, last, _)| (first..=last).contains(&&slot)).map(|row| row.2)
+    }
+
+    pub fn node(&self, port: u16) -> &Engine {
+        self.nodes.iter().find(|node| node.port == port).expect("a node of ours")
+    }
+
+    /// The ids of the nodes by their ports.
+    pub fn ids(&self) -> HashMap<u16, String> {
+        let alive = |node: &&Engine| node.try_ask(&["cluster", "myid"]).is_some();
+        self.nodes.iter().filter(alive).map(|n| (n.port, n.ask(&["cluster", "myid"]))).collect()
+    }
+
+    pub fn url(&self) -> String {
+        let places: Vec<String> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis://{}", places.join(","))
+    }
+}
+
+/// A gateway that listens on a UNIX socket in `dir`.
+pub fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
+    let address = dir.address("gateway");
+    let usual = ["-listen", &address, "-engine", url];
+    let program = Program::start(DC_GATEWAY, &[&usual, words].concat());
+    program.address();
+    (program, address)
+}
+
+/// A number that the gateway has printed last before a word.
+pub fn number(text: &str, behind: &str) -> u64 {
+    let at = text.rfind(behind).unwrap_or_else(|| panic!("no {behind:?} in {text}"));
+    let words = text[..at].trim_end();
+    let digits = words.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    digits.parse().unwrap_or_else(|_| panic!("a number before {behind:?} in {text}"))
+}
