@@ -269,6 +269,9 @@ fn a_server_that_is_away_is_told_once_and_found_again() {
         ask_until(&address, &add(3, b"a", b"session"), &status(3, ADD, 0));
         drop(engine);
         until("status 2", || (caller.ask(&get(4, b"a")) == status(4, GET, 2)).then_some(()));
+        program.err.find("second line that it is away", |text| {
+            (text.matches("no engine node can be asked").count() == 2).then_some(())
+        });
         let err = program.end(Signal::TERM).err;
         assert_eq!(err.matches("no engine node can be asked").count(), 2, "{err}");
         assert_eq!(err.matches("is unreachable").count(), 1, "{err}");

@@ -14,30 +14,30 @@ const SESSIONS: u64 = 200;
 
 /// What came of the requests for one shard.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    pub found: u64,
-    pub stored: u64,
-    pub misses: u64,
-    pub away: u64,
+pub(crate) struct Tally {
+    pub(crate) found: u64,
+    pub(crate) stored: u64,
+    pub(crate) misses: u64,
+    pub(crate) away: u64,
     /// Answers that are not right, whatever has happened.
-    pub wrong: u64,
-    pub slowest: Duration,
+    pub(crate) wrong: u64,
+    pub(crate) slowest: Duration,
 }
 
 /// Clients, for each shard some.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     tallies: Arc<Mutex<Vec<Tally>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// The id of session `number` of the shard that `tag` stands for.
-pub fn id(tag: &str, number: u64) -> Vec<u8> {
+pub(crate) fn id(tag: &str, number: u64) -> Vec<u8> {
     format!("{{{tag}}}{number}").into_bytes()
 }
 
 /// The bytes of the session of an id: of various lengths, some of several frames.
-pub fn data(id: &[u8]) -> Vec<u8> {
+pub(crate) fn data(id: &[u8]) -> Vec<u8> {
     let sum = id.iter().fold(17_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let len = if sum % 16 == 0 { 3000 } else { 50 + sum % 200 };
     (0..len).map(|at| (sum.rotate_left(at as u32 % 64) ^ at) as u8).collect()
@@ -45,7 +45,7 @@ pub fn data(id: &[u8]) -> Vec<u8> {
 
 impl Load {
     /// Begins to ask at an address: `clients` for each of the shards that have these tags.
-    pub fn start(address: &str, tags: &[String], clients: usize) -> Self {
+    pub(crate) fn start(address: &str, tags: &[String], clients: usize) -> Self {
         let stop: Arc<AtomicBool> = Arc::default();
         let tallies = Arc::new(Mutex::new(vec![Tally::default(); tags.len()]));
         let mut threads = Vec::new();
@@ -68,14 +68,14 @@ impl Load {
     }
 
     /// What has come of it since this was asked last.
-    pub fn take(&self) -> Vec<Tally> {
+    pub(crate) fn take(&self) -> Vec<Tally> {
         let mut tallies = self.tallies.lock().expect("nobody panics with it");
         let fresh = vec![Tally::default(); tallies.len()];
         std::mem::replace(&mut tallies, fresh)
     }
 
     /// Waits until the clients of each shard have had so many answers more.
-    pub fn pass(&self, answers: u64) {
+    pub(crate) fn pass(&self, answers: u64) {
         let mut before = self.counts();
         before.iter_mut().for_each(|count| *count += answers);
         distcache_testing::process::until("more answers", || {
@@ -84,7 +84,7 @@ impl Load {
     }
 
     /// Waits until the clients of a shard find sessions, and nothing fails.
-    pub fn wait_until_well(&self, shard: usize) -> Vec<Tally> {
+    pub(crate) fn wait_until_well(&self, shard: usize) -> Vec<Tally> {
         let mut sum = self.take();
         distcache_testing::process::until("a shard that is well again", || {
             std::thread::sleep(Duration::from_millis(50));
@@ -103,7 +103,7 @@ impl Load {
     }
 
     /// Ends all clients.
-    pub fn end(mut self) -> Vec<Tally> {
+    pub(crate) fn end(mut self) -> Vec<Tally> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in std::mem::take(&mut self.threads) {
             thread.join().expect("a client that got every answer");
@@ -113,7 +113,7 @@ impl Load {
 }
 
 impl Tally {
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.found += other.found;
         self.stored += other.stored;
         self.misses += other.misses;

@@ -1,7 +1,7 @@
 //! Real engines, and a gateway in front of them. All end with the test, by their ids.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
-pub mod load;
+pub(crate) mod load;
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -11,11 +11,11 @@ use std::sync::Mutex;
 use distcache_testing::process::{Dir, Program, until};
 use distcache_testing::rig::{can_run, succeed};
 
-pub const DC_GATEWAY: &str = env!("CARGO_BIN_EXE_dc_gateway");
+pub(crate) const DC_GATEWAY: &str = env!("CARGO_BIN_EXE_dc_gateway");
 
 /// The engines to test with: Debian's, and the one at `DC_VALKEY` where that is set. Empty, and said by
 /// name, where there is none and that is allowed.
-pub fn engines(test: &str) -> Vec<String> {
+pub(crate) fn engines(test: &str) -> Vec<String> {
     let mut engines = Vec::new();
     if can_run(test, false, &["redis-server", "redis-cli"]) {
         engines.push("redis-server".to_owned());
@@ -28,7 +28,7 @@ pub fn engines(test: &str) -> Vec<String> {
 }
 
 /// Ports that nothing listens on, and that this process has not given out before.
-pub fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().expect("nobody panics with it");
     let mut sockets = Vec::new();
@@ -46,23 +46,23 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 }
 
 /// One engine process.
-pub struct Engine {
-    pub program: Program,
-    pub port: u16,
-    pub dir: Dir,
+pub(crate) struct Engine {
+    pub(crate) program: Program,
+    pub(crate) port: u16,
+    pub(crate) dir: Dir,
     auth: Vec<String>,
 }
 
 impl Engine {
     /// A server by itself, with more words for its command line.
-    pub fn start(engine: &str, words: &[&str]) -> Self {
+    pub(crate) fn start(engine: &str, words: &[&str]) -> Self {
         let port = free_ports(1)[0];
         let number = port.to_string();
         Self::at(engine, port, &[&["--port", &number, "--bind", "127.0.0.1"], words].concat())
     }
 
     /// A server of which `words` say where it listens.
-    pub fn at(engine: &str, port: u16, words: &[&str]) -> Self {
+    pub(crate) fn at(engine: &str, port: u16, words: &[&str]) -> Self {
         let dir = Dir::new();
         let mut command = Command::new(engine);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(dir.path()).args(words);
@@ -74,41 +74,42 @@ impl Engine {
     }
 
     /// Has `redis-cli` log in.
-    pub fn with_password(mut self, password: &str) -> Self {
+    pub(crate) fn with_password(mut self, password: &str) -> Self {
         self.auth = vec!["--no-auth-warning".into(), "-a".into(), password.into()];
         self
     }
 
     /// What the server says to a command.
-    pub fn ask(&self, words: &[&str]) -> String {
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
         self.try_ask(words).expect("the server answers")
     }
 
     /// The same, where it may be gone.
-    pub fn try_ask(&self, words: &[&str]) -> Option<String> {
-        let mut command = Command::new("redis-cli");
-        command.args(["-t", "2", "-p", &self.port.to_string()]).args(&self.auth).args(words);
+    pub(crate) fn try_ask(&self, words: &[&str]) -> Option<String> {
+        // One that is stopped never answers.
+        let mut command = Command::new("timeout");
+        command.args(["2", "redis-cli", "-p", &self.port.to_string()]).args(&self.auth).args(words);
         let output = command.stdin(Stdio::null()).output().expect("redis-cli runs");
         let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         output.status.success().then_some(text)
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 }
 
 /// Several engines that are one cluster.
-pub struct Cluster {
-    pub nodes: Vec<Engine>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Engine>,
     /// A word for each shard: keys with `{word}` in them are that shard's.
-    pub tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
 }
 
 impl Cluster {
     /// As many shards, each with as many replicas. A shard that is away is no reason for the others
     /// to refuse.
-    pub fn start(engine: &str, shards: usize, replicas: usize) -> Self {
+    pub(crate) fn start(engine: &str, shards: usize, replicas: usize) -> Self {
         let count = shards * (replicas + 1);
         let ports = free_ports(2 * count);
         let node = |at: usize| {
@@ -163,13 +164,13 @@ impl Cluster {
         words.find(owned).expect("some word is this shard's")
     }
 
-    pub fn slot(&self, word: &str) -> u16 {
+    pub(crate) fn slot(&self, word: &str) -> u16 {
         let answer = self.nodes[0].ask(&["cluster", "keyslot", word]);
         answer.parse().expect("a number")
     }
 
     /// First and last slot, and the master's port, as the first node that answers sees it.
-    pub fn slots(&self) -> Vec<(u16, u16, u16)> {
+    pub(crate) fn slots(&self) -> Vec<(u16, u16, u16)> {
         let nodes = self.nodes.iter().find_map(|node| node.try_ask(&["cluster", "nodes"]));
         let mut slots = Vec::new();
         for line in nodes.expect("a node answers").lines() {
@@ -186,23 +187,23 @@ impl Cluster {
     }
 
     /// The port of the master of a shard's keys now.
-    pub fn master_of(&self, shard: usize) -> Option<u16> {
+    pub(crate) fn master_of(&self, shard: usize) -> Option<u16> {
         let slot = self.slot(&self.tags[shard]);
         let slots = self.slots();
         slots.iter().find(|(first, last, _)| (first..=last).contains(&&slot)).map(|row| row.2)
     }
 
-    pub fn node(&self, port: u16) -> &Engine {
+    pub(crate) fn node(&self, port: u16) -> &Engine {
         self.nodes.iter().find(|node| node.port == port).expect("a node of ours")
     }
 
     /// The ids of the nodes by their ports.
-    pub fn ids(&self) -> HashMap<u16, String> {
+    pub(crate) fn ids(&self) -> HashMap<u16, String> {
         let alive = |node: &&Engine| node.try_ask(&["cluster", "myid"]).is_some();
         self.nodes.iter().filter(alive).map(|n| (n.port, n.ask(&["cluster", "myid"]))).collect()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let places: Vec<String> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("redis://{}", places.join(","))
@@ -210,7 +211,7 @@ impl Cluster {
 }
 
 /// A gateway that listens on a UNIX socket in `dir`.
-pub fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
+pub(crate) fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
     let address = dir.address("gateway");
     let usual = ["-listen", &address, "-engine", url];
     let program = Program::start(DC_GATEWAY, &[&usual, words].concat());
@@ -219,7 +220,7 @@ pub fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
 }
 
 /// A number that the gateway has printed last before a word.
-pub fn number(text: &str, behind: &str) -> u64 {
+pub(crate) fn number(text: &str, behind: &str) -> u64 {
     let at = text.rfind(behind).unwrap_or_else(|| panic!("no {behind:?} in {text}"));
     let words = text[..at].trim_end();
     let digits = words.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
