@@ -182,6 +182,8 @@ impl Gateway {
                 door.open.set(door.open.get() - 1);
             }));
         }
+        // An engine that is away is no reason not to start; one that is there is used from the start.
+        let _ = timeout(worker::LOOK_MAX, first.worker.engine.looked()).await;
         let first = tokio::task::spawn_local(first.run());
         running.ready();
         let mut report = Report::default();

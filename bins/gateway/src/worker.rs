@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::answers::Held;
 use crate::client::{Client, State};
@@ -19,6 +19,9 @@ use crate::parts::Stream;
 
 /// Bytes read from a client at a time.
 const SCRATCH: usize = 64 << 10;
+
+/// How long clients wait at the start for the engine to be found.
+pub(crate) const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// What workers are told.
 #[derive(Clone, Debug)]
@@ -122,6 +125,7 @@ impl Running {
     /// Serves clients until told to drain, and then until the last one is gone.
     pub(crate) async fn run(mut self) {
         let sweep = tokio::task::spawn_local(sweep(self.worker.clone()));
+        let _ = timeout(LOOK_MAX, self.worker.engine.looked()).await;
         loop {
             tokio::select! {
                 biased;

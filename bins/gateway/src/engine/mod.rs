@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::connect::Connector;
@@ -61,6 +61,8 @@ pub(crate) struct Engine {
     stale: Notify,
     /// How many nodes have slots.
     serving: Cell<usize>,
+    /// Set once the topology has been looked at, whatever came of it.
+    looked: watch::Sender<bool>,
 }
 
 /// What is known about the engine.
@@ -78,13 +80,20 @@ impl Engine {
         let slots = vec![None; SLOTS].into();
         let map = Map { slots, nodes: HashMap::new(), others: Vec::new() };
         let map = RefCell::new(map);
-        Rc::new(Self { config, shared, map, stale: Notify::new(), serving: Cell::new(1) })
+        let (stale, serving) = (Notify::new(), Cell::new(1));
+        Rc::new(Self { config, shared, map, stale, serving, looked: watch::channel(false).0 })
     }
 
     /// Starts what runs beside the requests. Needs a `LocalSet`.
     pub(crate) fn start(self: &Rc<Self>) {
         tokio::task::spawn_local(topology::follow(self.clone()));
         tokio::task::spawn_local(tick(self.clone()));
+    }
+
+    /// Waits until the topology has been looked at for the first time: before that nothing could be
+    /// answered.
+    pub(crate) async fn looked(&self) {
+        let _ = self.looked.subscribe().wait_for(|looked| *looked).await;
     }
 
     /// Sends a request on its way, or answers it where no node has its slot.

@@ -54,6 +54,7 @@ pub(super) async fn follow(engine: Rc<Engine>) {
             }
             Err(_) => {}
         }
+        let _ = engine.looked.send_replace(true);
         sleep(PAUSE).await;
         let wrong = lost || engine.nodes().iter().any(|node| !node.may_answer());
         let period = if wrong { HURRY } else { PERIOD };
