@@ -82,8 +82,8 @@ pub(crate) enum Said {
     Moved(String),
     /// Another node has this key, for this once.
     Ask(String),
-    /// This node is not in a state to answer.
-    Unable,
+    /// This node is not in a state to answer, for this reason.
+    Unable(String),
     /// This node is a replica and refuses to write.
     ReadOnly,
 }
@@ -224,7 +224,10 @@ impl Request {
                 self.shared.counters.full.count();
                 Said::Reply(Reply::Status(Status::NOT_OK))
             }
-            _ => Said::Unable,
+            (_, code) => {
+                let details = error.details().unwrap_or_default();
+                Said::Unable(format!("{code} {details}"))
+            }
         }
     }
 

@@ -92,10 +92,14 @@ fn the_engines_answers_are_those_of_a_server() {
         (&get, error("MOVED 3999 127.0.0.1:6381"), Said::Moved("127.0.0.1:6381".into())),
         (&get, error("ASK 3999 ::1:6381"), Said::Ask("::1:6381".into())),
         (&add, error("READONLY You can't write"), Said::ReadOnly),
-        (&get, error("CLUSTERDOWN The cluster is down"), Said::Unable),
-        (&get, error("LOADING Redis is loading"), Said::Unable),
-        (&get, error("NOPERM this user"), Said::Unable),
-        (&get, error("ERR something new"), Said::Unable),
+        (
+            &get,
+            error("CLUSTERDOWN The cluster is down"),
+            Said::Unable("CLUSTERDOWN The cluster is down".into()),
+        ),
+        (&get, error("LOADING Redis is loading"), Said::Unable("LOADING Redis is loading".into())),
+        (&get, error("NOPERM this user"), Said::Unable("NOPERM this user".into())),
+        (&get, error("ERR something new"), Said::Unable("ERR something new".into())),
     ];
     for (wire, value, said) in cases {
         assert_eq!(request(wire).hear(value.clone()), said, "{value:?}");

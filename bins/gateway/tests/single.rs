@@ -14,7 +14,7 @@ use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::sessiond::{Asker, key};
 use distcache_testing::vectors::{lines, replay, replay_merged};
 
-use rig::{DC_GATEWAY, Engine, engines, gateway, number};
+use rig::{Engine, dc_gateway, engines, gateway, number};
 
 /// Calls with each kind of engine, and a gateway in front of it.
 fn with_each(test: &str, work: impl Fn(&Engine, &str)) {
@@ -199,7 +199,7 @@ fn passwords_come_from_a_file_and_are_nowhere_else() {
         };
         write("user dc\npassword s3cret\n", 0o644);
         let words = ["-engine", &engine.url(), "-credentials", &text];
-        let refused = Program::run(DC_GATEWAY, &words);
+        let refused = Program::run(&dc_gateway(), &words);
         assert_eq!((refused.code, refused.out.as_str()), (1, ""));
         assert!(refused.err.contains("chmod"), "{}", refused.err);
         for (login, works) in [
@@ -377,7 +377,7 @@ fn command_lines_that_make_no_sense_are_refused() {
         (&["-engine", "rediss://127.0.0.1", "-cafile", "/none"], "cannot use /none"),
     ];
     for (words, why) in cases {
-        let ended = Program::run(DC_GATEWAY, words);
+        let ended = Program::run(&dc_gateway(), words);
         assert_eq!(ended.code, 1, "{words:?}");
         assert!(ended.err.contains(why), "{words:?}: {}", ended.err);
         assert!(!ended.err.contains("p4ss"), "{}", ended.err);

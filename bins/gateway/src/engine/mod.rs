@@ -18,6 +18,7 @@ mod topology;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,7 +155,12 @@ impl Engine {
                 request.answer(crate::answers::Reply::Status(Status::DISCONNECTED));
             }
             // Dropped, it is answered.
-            Said::Unable => self.stale.notify_one(),
+            Said::Unable(why) => {
+                if from.complains(&why) {
+                    self.log(&format!("engine node {} says: {why}", from.place));
+                }
+                self.stale.notify_one();
+            }
         }
     }
 
@@ -181,30 +187,36 @@ impl Engine {
         Some(node)
     }
 
-    /// Takes over what is known now: who has which slots, and who else may know.
-    fn adopt(
-        self: &Rc<Self>,
-        ranges: &[(std::ops::RangeInclusive<usize>, Place)],
-        others: Vec<Place>,
-    ) {
-        let mut slots: Box<[Option<Rc<Node>>]> = vec![None; SLOTS].into();
+    /// Takes over what is known now: who has which slots, and who else may know. A slot of which
+    /// nothing is said stays with its node: who answers may not know all of the cluster yet.
+    fn adopt(self: &Rc<Self>, ranges: &[(RangeInclusive<usize>, Place)], others: Vec<Place>) {
+        let mut slots = self.map.borrow().slots.clone();
         for (range, place) in ranges {
-            let node = self.node(place.clone());
-            slots[range.clone()].fill(node);
+            if let Some(node) = self.node(place.clone()) {
+                slots[range.clone()].fill(Some(node));
+            }
+        }
+        let mut serving: Vec<Rc<Node>> = Vec::new();
+        for node in slots.iter().flatten() {
+            // Slots come in long ranges of one node.
+            let last = serving.last().is_some_and(|last| Rc::ptr_eq(last, node));
+            if !last && !serving.iter().any(|known| Rc::ptr_eq(known, node)) {
+                serving.push(node.clone());
+            }
         }
         let mut map = self.map.borrow_mut();
         map.slots = slots;
         map.others = others;
-        let serves = |node: &Rc<Node>| ranges.iter().any(|(_, place)| *place == node.place);
         let now = Instant::now();
         map.nodes.retain(|_, node| {
-            let keep = serves(node) || now - node.used() < UNUSED_MAX;
+            let serves = serving.iter().any(|other| Rc::ptr_eq(node, other));
+            let keep = serves || now - node.used() < UNUSED_MAX;
             if !keep {
                 node.retire();
             }
             keep
         });
-        self.serving.set(map.nodes.values().filter(|node| serves(node)).count());
+        self.serving.set(serving.len());
     }
 
     /// Prints a line.

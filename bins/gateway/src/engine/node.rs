@@ -59,6 +59,8 @@ pub(crate) struct Node {
     /// The connection is not to be used any more.
     lost: Notify,
     tasks: RefCell<Vec<AbortHandle>>,
+    /// The last error that was printed.
+    complaint: RefCell<String>,
 }
 
 enum Link {
@@ -83,6 +85,7 @@ impl Node {
             work: Notify::new(),
             lost: Notify::new(),
             tasks: RefCell::default(),
+            complaint: RefCell::default(),
         });
         let tasks = [
             tokio::task::spawn_local(maintain(node.clone(), engine.clone())).abort_handle(),
@@ -113,6 +116,14 @@ impl Node {
     /// When it was last sent something.
     pub(super) fn used(&self) -> Instant {
         self.used.get()
+    }
+
+    /// Notes why it did not answer; true where that is to be printed, since it is another reason than
+    /// the last one.
+    pub(super) fn complains(&self, why: &str) -> bool {
+        // The first word says what is wrong, the others may be different each time.
+        let code = why.split(' ').next().unwrap_or_default().to_owned();
+        self.complaint.replace(code.clone()) != code
     }
 
     /// Whether it is not known to be down.

@@ -11,7 +11,19 @@ use std::sync::Mutex;
 use distcache_testing::process::{Dir, Program, until};
 use distcache_testing::rig::{can_run, succeed};
 
-pub(crate) const DC_GATEWAY: &str = env!("CARGO_BIN_EXE_dc_gateway");
+/// The program under test.
+pub(crate) fn dc_gateway() -> String {
+    match option_env!("CARGO_BIN_EXE_dc_gateway") {
+        Some(path) => path.to_owned(),
+        // A test of another package: the program is built beside that one's own.
+        None => {
+            succeed(Command::new(env!("CARGO")).args(["build", "-p", "distcache-gateway"]));
+            let test = std::env::current_exe().expect("the path of this test");
+            let beside = test.ancestors().nth(2).expect("a directory above that of the tests");
+            beside.join("dc_gateway").display().to_string()
+        }
+    }
+}
 
 /// The engines to test with: Debian's, and the one at `DC_VALKEY` where that is set. Empty, and said by
 /// name, where there is none and that is allowed.
@@ -214,7 +226,7 @@ impl Cluster {
 pub(crate) fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
     let address = dir.address("gateway");
     let usual = ["-listen", &address, "-engine", url];
-    let program = Program::start(DC_GATEWAY, &[&usual, words].concat());
+    let program = Program::start(&dc_gateway(), &[&usual, words].concat());
     program.address();
     (program, address)
 }
