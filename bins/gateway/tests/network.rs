@@ -95,6 +95,8 @@ fn node(lan: &Lan, engine: &str, dir: &Dir, at: &str) -> Program {
     let own = own.display().to_string();
     let mut words = vec![engine, "--port", "7000", "--bind", at, "--protected-mode", "no"];
     words.extend(["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
+    // All of them are on one host: without these they take each other for the first.
+    words.extend(["--bind-source-addr", at, "--cluster-announce-ip", at]);
     words.extend(["--save", "", "--dir", &own]);
     let node = lan.start_on_b(&words);
     node.out.wait_for("eady to accept connections");
