@@ -27,12 +27,50 @@ use crate::parts::{Envelope, HEADER_LEN, Header, LEVEL, Status, wire};
 const KEPT: usize = 4096;
 
 /// What a request is answered with.
-#[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Reply {
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reply<'a> {
     /// One byte.
     Status(Status),
     /// A session's data.
-    Session(Vec<u8>),
+    Session(&'a [u8]),
+}
+
+/// The same, where it is kept.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Owned {
+    /// One byte.
+    Status(Status),
+    /// A session's data.
+    Session(Box<[u8]>),
+}
+
+impl Reply<'_> {
+    /// The bytes that are sent.
+    pub(crate) fn payload(&self) -> &[u8] {
+        match self {
+            Self::Status(status) => std::slice::from_ref(&status.0),
+            Self::Session(session) => session,
+        }
+    }
+}
+
+impl From<Reply<'_>> for Owned {
+    fn from(reply: Reply<'_>) -> Self {
+        match reply {
+            Reply::Status(status) => Self::Status(status),
+            Reply::Session(session) => Self::Session(session.into()),
+        }
+    }
+}
+
+impl Owned {
+    /// It, lent.
+    pub(crate) fn lend(&self) -> Reply<'_> {
+        match self {
+            Self::Status(status) => Reply::Status(*status),
+            Self::Session(session) => Reply::Session(session),
+        }
+    }
 }
 
 /// The answers of one client.
@@ -65,7 +103,7 @@ struct Entry {
 #[derive(Debug, Eq, PartialEq)]
 enum State {
     Waiting,
-    Done(Reply),
+    Done(Owned),
     /// The answer went ahead of its turn.
     Passed,
 }
@@ -89,18 +127,25 @@ impl Answers {
     }
 
     /// Puts an answer in its place.
-    pub(crate) fn complete(&self, number: u64, reply: Reply) -> Completed {
+    pub(crate) fn complete(&self, number: u64, reply: Reply<'_>) -> Completed {
         let mut queue = self.queue.borrow_mut();
         let Some(at) = number.checked_sub(queue.base).and_then(|at| usize::try_from(at).ok())
         else {
             return Completed::Released;
         };
-        match queue.entries.get_mut(at) {
-            Some(entry) if entry.state == State::Waiting => entry.state = State::Done(reply),
-            _ => return Completed::Released,
-        }
-        if at > 0 {
-            return Completed::Held;
+        let Queue { entries, out, .. } = &mut *queue;
+        match entries.get_mut(at) {
+            Some(entry) if entry.state != State::Waiting => return Completed::Released,
+            None => return Completed::Released,
+            Some(entry) if at > 0 => {
+                entry.state = State::Done(reply.into());
+                return Completed::Held;
+            }
+            Some(entry) => {
+                write(&entry.header, reply, out);
+                queue.base += 1;
+                queue.entries.pop_front();
+            }
         }
         queue.release();
         drop(queue);
@@ -183,7 +228,7 @@ impl Queue {
                     entry.state = State::Waiting;
                     break;
                 }
-                State::Done(reply) => write(&entry.header, &reply, &mut self.out),
+                State::Done(reply) => write(&entry.header, reply.lend(), &mut self.out),
                 State::Passed => self.passed -= 1,
             }
             self.base += 1;
@@ -199,7 +244,7 @@ impl Queue {
             match &entry.state {
                 State::Waiting => waiting.push(entry.header.uid),
                 State::Done(reply) if !waiting.contains(&entry.header.uid) => {
-                    write(&entry.header, reply, &mut self.out);
+                    write(&entry.header, reply.lend(), &mut self.out);
                     entry.state = State::Passed;
                     self.passed += 1;
                     some = true;
@@ -213,11 +258,8 @@ impl Queue {
 }
 
 /// Writes an answer's bytes to the end of `out`.
-fn write(header: &Header, reply: &Reply, out: &mut Vec<u8>) {
-    let payload = match reply {
-        Reply::Status(status) => std::slice::from_ref(&status.0),
-        Reply::Session(session) => session,
-    };
+fn write(header: &Header, reply: Reply<'_>, out: &mut Vec<u8>) {
+    let payload = reply.payload();
     let start = out.len();
     out.reserve(if start == 0 { KEPT } else { 0 });
     out.resize(start + wire::wire_len(payload.len()), 0);
@@ -288,7 +330,7 @@ mod tests {
     }
 
     const AFTER: Duration = Duration::from_millis(10);
-    const OK: Reply = Reply::Status(Status::OK);
+    const OK: Reply<'_> = Reply::Status(Status::OK);
 
     #[test]
     fn answers_leave_in_the_order_of_their_requests() {
@@ -301,7 +343,7 @@ mod tests {
         assert!(answers.overtake(now, AFTER), "not late yet");
         assert_eq!((answers.unsent(), answers.open()), (0, 3));
         let long = vec![5; 5000];
-        assert_eq!(answers.complete(a, Reply::Session(long.clone())), Completed::Released);
+        assert_eq!(answers.complete(a, Reply::Session(&long)), Completed::Released);
         let expected = [session(7, &long), status(8, 3, 0), status(7, 3, 1)].concat();
         assert!(all(&answers) == expected);
         assert_eq!((answers.open(), answers.places()), (0, 0));

@@ -311,7 +311,7 @@ impl Client {
 
     /// Sends a request to the engine; false, and it is parked, where that has no room for it now.
     fn submit(&mut self, request: Box<Request>, number: u64, cx: &Context<'_>) -> bool {
-        let request = match request.is_asked() {
+        let mut request = match request.is_asked() {
             true => request,
             false => request.asked_by(Asker::Client(self.state.answers.clone(), number)),
         };
@@ -375,4 +375,4 @@ impl Future for Client {
 }
 
 /// What an answer that nobody can give says.
-pub(crate) const UNAVAILABLE: Reply = Reply::Status(Status::DISCONNECTED);
+pub(crate) const UNAVAILABLE: Reply<'_> = Reply::Status(Status::DISCONNECTED);

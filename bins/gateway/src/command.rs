@@ -15,13 +15,12 @@
 
 use std::rc::Rc;
 
-use redis::{Cmd, Pipeline, ServerErrorKind, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::answers::{Answers, Completed, Held, Reply};
+use crate::answers::{Answers, Completed, Held, Owned, Reply};
 use crate::counters::Counters;
-use crate::engine::{Load, OVERSIZE, slot_of};
+use crate::engine::{Answer, Load, slot_of};
 use crate::parts::{Add, ID_MAX, Id, Message, Op, PAYLOAD_MAX, Status};
 
 /// What is written before each id.
@@ -60,7 +59,7 @@ pub(crate) enum Asker {
     /// A place among the answers of a client.
     Client(Rc<Answers>, u64),
     /// Whoever waits for this one answer.
-    Once(oneshot::Sender<Reply>),
+    Once(oneshot::Sender<Owned>),
 }
 
 /// What a message asks for.
@@ -68,24 +67,53 @@ pub(crate) enum Asked {
     /// The engine's answer.
     Engine(Box<Request>),
     /// Nothing that the engine would have to say anything about.
-    Nobody(Reply),
+    Nobody(Reply<'static>),
     /// It is no request: its connection is closed.
     Malformed,
 }
 
 /// What an answer of the engine says.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Said {
+pub(crate) enum Said<'a> {
     /// The answer to the client.
-    Reply(Reply),
+    Reply(Reply<'a>),
     /// Another node has this slot now.
-    Moved(String),
+    Moved(&'a str),
     /// Another node has this key, for this once.
-    Ask(String),
+    Ask(&'a str),
     /// This node is not in a state to answer, for this reason.
-    Unable(String),
+    Unable(&'a str),
     /// This node is a replica and refuses to write.
     ReadOnly,
+}
+
+/// The command that goes before a request that was redirected by ASK.
+pub(crate) const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+
+/// Writes a command to the end of `out`.
+pub(crate) fn write_command(out: &mut Vec<u8>, words: &[&[u8]]) {
+    write_length(out, b'*', words.len());
+    for word in words {
+        write_length(out, b'$', word.len());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_length(out: &mut Vec<u8>, kind: u8, len: usize) {
+    // Nearly all are short, and formatting takes longer than all the rest.
+    match len {
+        0..10 => out.extend_from_slice(&[kind, b'0' + len as u8, b'\r', b'\n']),
+        10..100 => {
+            let (tens, ones) = (b'0' + (len / 10) as u8, b'0' + (len % 10) as u8);
+            out.extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+        }
+        _ => {
+            out.push(kind);
+            out.extend_from_slice(len.to_string().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 impl Request {
@@ -155,46 +183,45 @@ impl Request {
         matches!(self.op, Op::Get | Op::Have)
     }
 
-    /// Adds its command to a pipeline.
-    pub(crate) fn write(&self, pipeline: &mut Pipeline) {
+    /// Writes its command to the end of `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let key = self.key();
-        // All its bytes, so that they are written into one piece of memory.
-        let mut command = Cmd::with_capacity(6, 32 + key.len() + self.session.len());
         match (self.op, self.ttl) {
-            (Op::Get, _) => command.arg("GET").arg(key),
-            (Op::Take, _) => command.arg("GETDEL").arg(key),
-            (Op::Have, _) => command.arg("STRLEN").arg(key),
-            (Op::Remove, _) | (Op::Put, 0) => command.arg("UNLINK").arg(key),
-            (Op::Add, 0) => command.arg("EXISTS").arg(key),
-            (Op::Add | Op::Put, ttl) => {
-                command.arg("SET").arg(key).arg(&*self.session);
-                if self.op == Op::Add {
-                    command.arg("NX");
-                }
-                command.arg("PX").arg(ttl)
+            (Op::Get, _) => write_command(out, &[b"GET", key]),
+            (Op::Take, _) => write_command(out, &[b"GETDEL", key]),
+            (Op::Have, _) => write_command(out, &[b"STRLEN", key]),
+            (Op::Remove, _) | (Op::Put, 0) => write_command(out, &[b"UNLINK", key]),
+            (Op::Add, 0) => write_command(out, &[b"EXISTS", key]),
+            (Op::Add, ttl) => {
+                let ttl = ttl.to_string();
+                let words = [b"SET", key, &self.session, b"NX", b"PX", ttl.as_bytes()];
+                write_command(out, &words);
             }
-        };
-        pipeline.add_command(command);
+            (Op::Put, ttl) => {
+                let ttl = ttl.to_string();
+                write_command(out, &[b"SET", key, &self.session, b"PX", ttl.as_bytes()]);
+            }
+        }
     }
 
     /// What an answer of the engine to its command says.
-    pub(crate) fn hear(&self, value: Value) -> Said {
+    pub(crate) fn hear<'a>(&self, answer: Answer<'a>) -> Said<'a> {
         let status = |status| Said::Reply(Reply::Status(status));
         let there = |there| status(if there { Status::OK } else { Status::NOT_OK });
-        match (self.op, value) {
-            (_, Value::ServerError(error)) => self.hear_error(&error),
-            (Op::Get | Op::Take, Value::BulkString(session)) if self.fits(session.len()) => {
+        match (self.op, answer) {
+            (_, Answer::Error(line)) => self.hear_error(line),
+            (Op::Get | Op::Take, Answer::Bulk(session)) if self.fits(session.len()) => {
                 Said::Reply(Reply::Session(session))
             }
-            (Op::Get | Op::Take, Value::Nil) => status(Status::NOT_OK),
-            (Op::Add, Value::Nil) => status(Status::ADD_EXISTS),
-            (Op::Add | Op::Put, Value::Okay) => status(Status::OK),
-            (Op::Add, Value::Int(0)) if self.ttl == 0 => status(Status::OK),
-            (Op::Add, Value::Int(1)) if self.ttl == 0 => status(Status::ADD_EXISTS),
-            (Op::Put, Value::Int(0 | 1)) if self.ttl == 0 => status(Status::OK),
-            (Op::Remove, Value::Int(number @ (0 | 1))) => there(number == 1),
-            (Op::Have, Value::Int(0)) => there(false),
-            (Op::Have, Value::Int(len)) if usize::try_from(len).is_ok_and(|len| self.fits(len)) => {
+            (Op::Get | Op::Take, Answer::Nil) => status(Status::NOT_OK),
+            (Op::Add, Answer::Nil) => status(Status::ADD_EXISTS),
+            (Op::Add | Op::Put, Answer::Okay) => status(Status::OK),
+            (Op::Add, Answer::Int(0)) if self.ttl == 0 => status(Status::OK),
+            (Op::Add, Answer::Int(1)) if self.ttl == 0 => status(Status::ADD_EXISTS),
+            (Op::Put, Answer::Int(0 | 1)) if self.ttl == 0 => status(Status::OK),
+            (Op::Remove, Answer::Int(number @ (0 | 1))) => there(number == 1),
+            (Op::Have, Answer::Int(0)) => there(false),
+            (Op::Have, Answer::Int(len)) if usize::try_from(len).is_ok_and(|n| self.fits(n)) => {
                 there(true)
             }
             // Not what any engine of ours would say.
@@ -208,42 +235,36 @@ impl Request {
         (1..=PAYLOAD_MAX - FIXED - id_len).contains(&len)
     }
 
-    fn hear_error(&self, error: &redis::ServerError) -> Said {
-        let place = || {
-            // "3999 127.0.0.1:6381"
-            let details = error.details().unwrap_or_default();
-            details.rsplit(' ').next().unwrap_or_default().to_owned()
-        };
-        match (error.kind(), error.code()) {
-            (Some(ServerErrorKind::Moved), _) => Said::Moved(place()),
-            (Some(ServerErrorKind::Ask), _) => Said::Ask(place()),
-            (Some(ServerErrorKind::ReadOnly), _) => Said::ReadOnly,
-            (_, "WRONGTYPE" | OVERSIZE) => self.foreign(),
+    fn hear_error<'a>(&self, line: &'a str) -> Said<'a> {
+        let (code, details) = line.split_once(' ').unwrap_or((line, ""));
+        match code {
+            // "MOVED 3999 127.0.0.1:6381"
+            "MOVED" => Said::Moved(details.rsplit(' ').next().unwrap_or_default()),
+            "ASK" => Said::Ask(details.rsplit(' ').next().unwrap_or_default()),
+            "READONLY" => Said::ReadOnly,
+            "WRONGTYPE" => self.foreign(),
             // A full engine says what a full dc_server does.
-            (_, "OOM") if self.op.stores() => {
+            "OOM" if self.op.stores() => {
                 self.shared.counters.full.count();
                 Said::Reply(Reply::Status(Status::NOT_OK))
             }
-            (_, code) => {
-                let details = error.details().unwrap_or_default();
-                Said::Unable(format!("{code} {details}"))
-            }
+            _ => Said::Unable(line),
         }
     }
 
     /// What is there is no session: to who fetches, nothing is there; to who stores, it failed.
-    fn foreign(&self) -> Said {
+    fn foreign(&self) -> Said<'static> {
         self.shared.counters.foreign.count();
         let stores = self.op.stores();
         Said::Reply(Reply::Status(if stores { Status::DISCONNECTED } else { Status::NOT_OK }))
     }
 
     /// Answers it.
-    pub(crate) fn answer(mut self: Box<Self>, reply: Reply) {
+    pub(crate) fn answer(mut self: Box<Self>, reply: Reply<'_>) {
         self.deliver(reply);
     }
 
-    fn deliver(&mut self, reply: Reply) {
+    fn deliver(&mut self, reply: Reply<'_>) {
         let Some(asker) = self.asker.take() else { return };
         self.shared.load.remove();
         self.count(&reply);
@@ -254,11 +275,11 @@ impl Request {
                 }
             }
             // Whoever asked may have given up.
-            Asker::Once(sender) => drop(sender.send(reply)),
+            Asker::Once(sender) => drop(sender.send(reply.into())),
         }
     }
 
-    fn count(&self, reply: &Reply) {
+    fn count(&self, reply: &Reply<'_>) {
         let counters = &self.shared.counters;
         match self.op {
             Op::Add | Op::Put => {
@@ -277,10 +298,12 @@ impl Request {
         }
     }
 
-    /// Answers it with status 2 because its time is over.
-    pub(crate) fn expire(self: Box<Self>) {
-        self.shared.counters.timeouts.count();
-        self.answer(Reply::Status(Status::DISCONNECTED));
+    /// Answers it with status 2 because its time is over. What comes later is dropped.
+    pub(crate) fn expire(&mut self) {
+        if self.is_asked() {
+            self.shared.counters.timeouts.count();
+            self.deliver(Reply::Status(Status::DISCONNECTED));
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use redis::{Cmd, Value};
-
 use super::*;
 use crate::counters::Counters;
 use crate::engine::Load;
@@ -34,12 +32,7 @@ fn take() -> Vec<u8> {
     at_level(1, message(0, 1, TAKE, b"a\r\n"))
 }
 
-/// What an engine's error becomes on its way here.
-fn error(line: &str) -> Value {
-    redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an error is a value")
-}
-
-fn status(status: Status) -> Said {
+fn status(status: Status) -> Said<'static> {
     Said::Reply(Reply::Status(status))
 }
 
@@ -56,14 +49,14 @@ fn each_request_is_the_command_that_does_the_same() {
         (put(604_800_000, b"s\0"), &["SET", "s\0", "PX", "604800000"]),
     ];
     for (wire, words) in cases {
-        let mut pipeline = Pipeline::new();
-        request(&wire).write(&mut pipeline);
-        let mut expected = Cmd::new();
+        let mut out = Vec::new();
+        request(&wire).write(&mut out);
+        let mut expected = redis::Cmd::new();
         expected.arg(words[0]).arg("dc:a\r\n");
         for word in &words[1..] {
             expected.arg(word);
         }
-        assert_eq!(pipeline.get_packed_pipeline(), expected.get_packed_command(), "{words:?}");
+        assert_eq!(out, expected.get_packed_command(), "{words:?}");
     }
 }
 
@@ -71,69 +64,72 @@ fn each_request_is_the_command_that_does_the_same() {
 fn the_engines_answers_are_those_of_a_server() {
     let (get, have, remove) = (bytes::get(1, b"a"), bytes::have(1, b"a"), bytes::remove(1, b"a"));
     let (add, add_0) = (bytes::add_for(1, 7, b"a", b"s"), bytes::add_for(1, 0, b"a", b"s"));
-    let session = |bytes: &[u8]| Said::Reply(Reply::Session(bytes.to_vec()));
-    let string = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
+    let session = |bytes: &'static [u8]| Said::Reply(Reply::Session(bytes));
+    let string = |bytes: &'static [u8]| Answer::Bulk(bytes);
+    let error = Answer::Error;
     let cases = [
         (&get, string(b"s\0"), session(b"s\0")),
-        (&get, Value::Nil, status(Status::NOT_OK)),
+        (&get, Answer::Nil, status(Status::NOT_OK)),
         (&take(), string(b"s"), session(b"s")),
-        (&take(), Value::Nil, status(Status::NOT_OK)),
-        (&have, Value::Int(7), status(Status::OK)),
-        (&have, Value::Int(0), status(Status::NOT_OK)),
-        (&remove, Value::Int(1), status(Status::OK)),
-        (&remove, Value::Int(0), status(Status::NOT_OK)),
-        (&add, Value::Okay, status(Status::OK)),
-        (&add, Value::Nil, status(Status::ADD_EXISTS)),
+        (&take(), Answer::Nil, status(Status::NOT_OK)),
+        (&have, Answer::Int(7), status(Status::OK)),
+        (&have, Answer::Int(0), status(Status::NOT_OK)),
+        (&remove, Answer::Int(1), status(Status::OK)),
+        (&remove, Answer::Int(0), status(Status::NOT_OK)),
+        (&add, Answer::Okay, status(Status::OK)),
+        (&add, Answer::Nil, status(Status::ADD_EXISTS)),
         (&add, error("OOM command not allowed"), status(Status::NOT_OK)),
-        (&add_0, Value::Int(0), status(Status::OK)),
-        (&add_0, Value::Int(1), status(Status::ADD_EXISTS)),
-        (&put(7, b"s"), Value::Okay, status(Status::OK)),
-        (&put(0, b"s"), Value::Int(0), status(Status::OK)),
-        (&get, error("MOVED 3999 127.0.0.1:6381"), Said::Moved("127.0.0.1:6381".into())),
-        (&get, error("ASK 3999 ::1:6381"), Said::Ask("::1:6381".into())),
+        (&add_0, Answer::Int(0), status(Status::OK)),
+        (&add_0, Answer::Int(1), status(Status::ADD_EXISTS)),
+        (&put(7, b"s"), Answer::Okay, status(Status::OK)),
+        (&put(0, b"s"), Answer::Int(0), status(Status::OK)),
+        (&get, error("MOVED 3999 127.0.0.1:6381"), Said::Moved("127.0.0.1:6381")),
+        (&get, error("ASK 3999 ::1:6381"), Said::Ask("::1:6381")),
         (&add, error("READONLY You can't write"), Said::ReadOnly),
         (
             &get,
             error("CLUSTERDOWN The cluster is down"),
-            Said::Unable("CLUSTERDOWN The cluster is down".into()),
+            Said::Unable("CLUSTERDOWN The cluster is down"),
         ),
-        (&get, error("LOADING Redis is loading"), Said::Unable("LOADING Redis is loading".into())),
-        (&get, error("NOPERM this user"), Said::Unable("NOPERM this user".into())),
-        (&get, error("ERR something new"), Said::Unable("ERR something new".into())),
+        (&get, error("LOADING Redis is loading"), Said::Unable("LOADING Redis is loading")),
+        (&get, error("NOPERM this user"), Said::Unable("NOPERM this user")),
+        (&get, error("ERR something new"), Said::Unable("ERR something new")),
     ];
     for (wire, value, said) in cases {
-        assert_eq!(request(wire).hear(value.clone()), said, "{value:?}");
+        assert_eq!(request(wire).hear(value), said, "{value:?}");
     }
 }
 
 #[test]
 fn what_is_no_session_is_a_miss_and_counted() {
     let (get, have) = (bytes::get(1, b"a"), bytes::have(1, b"a"));
-    let string = |len: usize| Value::BulkString(vec![7; len]);
+    let long = vec![7; 32_760];
+    let string = |len: usize| Answer::Bulk(&long[..len]);
     // With an id of one byte a session of 32768 - 8 - 1 bytes is the longest.
+    let error = Answer::Error;
     let wrong_type = || error("WRONGTYPE Operation against a key");
     let cases = [
         (&get, string(32_760), Status::NOT_OK),
         (&get, string(0), Status::NOT_OK),
-        (&get, Value::Int(1), Status::NOT_OK),
-        (&get, Value::Okay, Status::NOT_OK),
-        (&get, Value::Array(vec![Value::Nil]), Status::NOT_OK),
+        (&get, Answer::Int(1), Status::NOT_OK),
+        (&get, Answer::Okay, Status::NOT_OK),
+        (&get, Answer::Other, Status::NOT_OK),
         (&get, wrong_type(), Status::NOT_OK),
-        (&get, error("OVERSIZE value"), Status::NOT_OK),
+        (&get, Answer::Oversize, Status::NOT_OK),
         (&take(), wrong_type(), Status::NOT_OK),
-        (&have, Value::Int(32_760), Status::NOT_OK),
-        (&have, Value::Int(-1), Status::NOT_OK),
+        (&have, Answer::Int(32_760), Status::NOT_OK),
+        (&have, Answer::Int(-1), Status::NOT_OK),
         (&have, wrong_type(), Status::NOT_OK),
-        (&put(7, b"s"), Value::Nil, Status::DISCONNECTED),
+        (&put(7, b"s"), Answer::Nil, Status::DISCONNECTED),
     ];
     for (wire, value, said) in cases {
         let request = request(wire);
-        assert_eq!(request.hear(value.clone()), status(said), "{value:?}");
+        assert_eq!(request.hear(value), status(said), "{value:?}");
         assert_eq!(request.shared.counters.foreign.get(), 1, "{value:?}");
     }
-    let longest = Value::BulkString(vec![7; 32_759]);
-    assert_eq!(request(&get).hear(longest), Said::Reply(Reply::Session(vec![7; 32_759])));
-    assert_eq!(request(&have).hear(Value::Int(32_759)), status(Status::OK));
+    let longest = &long[..32_759];
+    assert_eq!(request(&get).hear(string(32_759)), Said::Reply(Reply::Session(longest)));
+    assert_eq!(request(&have).hear(Answer::Int(32_759)), status(Status::OK));
 }
 
 #[test]
@@ -159,6 +155,6 @@ fn a_request_that_is_dropped_is_answered_all_the_same() {
     let Asked::Engine(request) = read(&bytes::get(1, b"a"), &shared) else { panic!("a request") };
     let request = request.asked_by(Asker::Once(sender));
     drop(request);
-    assert_eq!(answer.try_recv(), Ok(Reply::Status(Status::DISCONNECTED)));
+    assert_eq!(answer.try_recv(), Ok(Owned::Status(Status::DISCONNECTED)));
     assert_eq!(shared.counters.unavailable.get(), 1);
 }

@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::answers::Reply;
+use crate::answers::Owned;
 use crate::client::UNAVAILABLE;
 use crate::command::{Asked, Asker, Request};
 use crate::parts::{
@@ -77,10 +77,8 @@ async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
         };
         let answer = ask(worker, &message, &mut request[..len], deadline).await;
         let envelope = Envelope::answer(&message.header, LEVEL);
-        let payload = match &answer {
-            Reply::Status(status) => std::slice::from_ref(&status.0),
-            Reply::Session(session) => session,
-        };
+        let answer = answer.lend();
+        let payload = answer.payload();
         said[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
         let Some(len) = wire::frame(&mut said, &envelope, payload.len()) else { return };
         if exchange.hear(&said[..len]) != Heard::Ask {
@@ -89,18 +87,18 @@ async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
     }
 }
 
-async fn ask(worker: &Rc<Worker>, message: &Message, wire: &mut [u8], deadline: Instant) -> Reply {
+async fn ask(worker: &Rc<Worker>, message: &Message, wire: &mut [u8], deadline: Instant) -> Owned {
     if message.header.op.stores() {
         raise_ttl(&mut wire[HEADER_LEN..], worker.config.min_ttl);
     }
     worker.shared.counters.requests.count();
     let request = match Request::read(message, wire, deadline, &worker.shared) {
         Asked::Engine(request) => request,
-        Asked::Nobody(reply) => return reply,
-        Asked::Malformed => return UNAVAILABLE,
+        Asked::Nobody(reply) => return reply.into(),
+        Asked::Malformed => return UNAVAILABLE.into(),
     };
     let (sender, answer) = oneshot::channel();
     // Without room the request is dropped, and that answers it.
     drop(worker.engine.submit(request.asked_by(Asker::Once(sender))));
-    answer.await.unwrap_or(UNAVAILABLE)
+    answer.await.unwrap_or(UNAVAILABLE.into())
 }

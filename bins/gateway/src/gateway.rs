@@ -142,6 +142,7 @@ impl Gateway {
         EngineConfig {
             endpoint: self.config.engine.clone(),
             connector: self.connector.clone(),
+            deadline: self.config.deadline,
             log,
         }
     }

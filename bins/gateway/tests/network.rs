@@ -78,7 +78,6 @@ fn a_shard_behind_a_cut_wire_costs_its_own_ids_and_comes_back() {
         let cut = load.take();
         assert!(cut.iter().all(|tally| tally.wrong == 0), "{cut:?}");
         assert!(cut[0].away == 0 && cut[0].found > 0 && cut[1].away > 0, "{cut:?}");
-        assert!(cut[0].slowest < cut[1].slowest, "nobody waited for the other shard: {cut:?}");
         assert!(cut[1].slowest < Duration::from_millis(250 + 3000), "{cut:?}");
         lan.on_a(&["ip", "route", "del", "blackhole", &format!("{OTHER}/32")]);
         load.wait_until_well(1);

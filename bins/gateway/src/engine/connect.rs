@@ -1,11 +1,12 @@
 //! A connection to one node: TCP, perhaps TLS, and who we are.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -13,11 +14,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::guard::Guard;
-use crate::credentials::{Credentials, Login};
+use super::reply::{Answer, Parser};
+use crate::command::write_command;
+use crate::credentials::Credentials;
 use crate::endpoint::Place;
 
-/// Pipelines that wait for the connection's task at a time.
-const PIPELINES: usize = 16;
+/// Bytes of the longest answer to the first commands.
+const GREETING_MAX: usize = 4096;
 /// Where Debian and most others keep the roots that are trusted.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -36,12 +39,23 @@ pub struct TlsOptions {
 #[derive(Clone)]
 pub(crate) struct Connector {
     tls: Option<(TlsConnector, Option<ServerName<'static>>)>,
-    engine: RedisConnectionInfo,
-    sentinel: RedisConnectionInfo,
+    credentials: Credentials,
 }
 
+/// Who is asked about the engine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Whom {
+    /// One of its nodes.
+    Node,
+    /// A Sentinel.
+    Sentinel,
+}
+
+/// What makes a connection work.
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A connected stream of either kind.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 impl Connector {
@@ -50,85 +64,106 @@ impl Connector {
     /// # Errors
     /// What can't be used, and why.
     pub(crate) fn new(credentials: &Credentials, tls: Option<&TlsOptions>) -> Result<Self, String> {
-        let info = |login: &Login| {
-            // Nothing is said about this client that an ACL may forbid to say.
-            let mut info = RedisConnectionInfo::default()
-                .set_protocol(ProtocolVersion::RESP2)
-                .set_skip_set_lib_name();
-            if let Some(user) = &login.user {
-                info = info.set_username(user);
+        Ok(Self { tls: tls.map(secure).transpose()?, credentials: credentials.clone() })
+    }
+
+    /// Connects to a node, which has answered a PING when this returns.
+    ///
+    /// # Errors
+    /// Why not, in a few words.
+    pub(crate) async fn connect(&self, place: &Place) -> Result<Box<dyn Duplex>, String> {
+        let mut stream = self.open(place).await?;
+        let login = &self.credentials.engine;
+        let mut hello = Vec::new();
+        if let Some(password) = &login.password {
+            let words: [&[u8]; 3] = [
+                b"AUTH",
+                login.user.as_deref().unwrap_or_default().as_bytes(),
+                password.as_bytes(),
+            ];
+            match login.user {
+                Some(_) => write_command(&mut hello, &words),
+                None => write_command(&mut hello, &[words[0], words[2]]),
             }
-            if let Some(password) = &login.password {
-                info = info.set_password(password);
+            greet(&mut stream, &hello).await?;
+        }
+        hello.clear();
+        write_command(&mut hello, &[b"PING"]);
+        match greet(&mut stream, &hello).await {
+            // An ACL may forbid to ask so; it is an answer all the same.
+            Err(why) if why.starts_with("NOPERM") => Ok(stream),
+            Err(why) if why.starts_with("NOAUTH") => {
+                Err("it wants a password: see -credentials".into())
             }
-            info
+            Err(why) => Err(why),
+            Ok(()) => Ok(stream),
+        }
+    }
+
+    /// Connects to a node, to ask it about the engine. The future must be run for as long as the
+    /// connection is used, and closes it when it is dropped.
+    ///
+    /// # Errors
+    /// Why not, in a few words.
+    pub(crate) async fn question(
+        &self,
+        place: &Place,
+        of: Whom,
+    ) -> Result<(MultiplexedConnection, Driver), String> {
+        let login = match of {
+            Whom::Node => &self.credentials.engine,
+            Whom::Sentinel => &self.credentials.sentinel,
         };
-        let (engine, sentinel) = (info(&credentials.engine), info(&credentials.sentinel));
-        Ok(Self { tls: tls.map(secure).transpose()?, engine, sentinel })
+        // Nothing is said about this client that an ACL may forbid to say.
+        let mut info = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
+        if let Some(user) = &login.user {
+            info = info.set_username(user);
+        }
+        if let Some(password) = &login.password {
+            info = info.set_password(password);
+        }
+        let stream = self.open(place).await?;
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let opened = MultiplexedConnection::new_with_config(&info, Guard::new(stream), config);
+        let (connection, driver) = opened.await.map_err(|error| brief(&error))?;
+        Ok((connection, Box::pin(driver)))
     }
 
-    /// Connects to a node, which has answered a PING when this returns. The future must be run for
-    /// as long as the connection is used, and closes it when it is dropped.
-    ///
-    /// # Errors
-    /// Why not, in a few words.
-    pub(crate) async fn connect(
-        &self,
-        place: &Place,
-    ) -> Result<(MultiplexedConnection, impl Future<Output = ()> + 'static), String> {
-        self.open(place, &self.engine).await
-    }
-
-    /// Connects to a Sentinel.
-    ///
-    /// # Errors
-    /// Why not, in a few words.
-    pub(crate) async fn connect_sentinel(
-        &self,
-        place: &Place,
-    ) -> Result<(MultiplexedConnection, impl Future<Output = ()> + 'static), String> {
-        self.open(place, &self.sentinel).await
-    }
-
-    async fn open(
-        &self,
-        place: &Place,
-        info: &RedisConnectionInfo,
-    ) -> Result<(MultiplexedConnection, impl Future<Output = ()> + 'static), String> {
+    async fn open(&self, place: &Place) -> Result<Box<dyn Duplex>, String> {
         let tcp = TcpStream::connect((place.host.as_str(), place.port)).await;
         let tcp = tcp.map_err(|error| error.to_string())?;
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-        let stream: Box<dyn Duplex> = match &self.tls {
-            None => Box::new(tcp),
-            Some((connector, name)) => {
-                let name = match name {
-                    Some(name) => name.clone(),
-                    None => server_name(&place.host)?,
-                };
-                let stream = connector.connect(name, tcp).await;
-                Box::new(stream.map_err(|error| format!("TLS: {error}"))?)
-            }
+        let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
+        let name = match name {
+            Some(name) => name.clone(),
+            None => server_name(&place.host)?,
         };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINES);
-        let opened = MultiplexedConnection::new_with_config(info, Guard::new(stream), config);
-        let (mut connection, driver) = opened.await.map_err(|error| brief(&error))?;
-        let mut driver = Box::pin(driver);
-        let ping = redis::cmd("PING");
-        tokio::select! {
-            () = &mut driver => return Err("it closes the connection".into()),
-            // An error is an answer too, unless it says that nothing else will be answered.
-            pong = connection.send_packed_command(&ping) => match pong {
-                Err(error) => return Err(brief(&error)),
-                Ok(redis::Value::ServerError(error)) if error.code() == "NOAUTH" => {
-                    return Err("it wants a password: see -credentials".into());
-                }
-                Ok(_) => {}
-            },
+        let stream = connector.connect(name, tcp).await;
+        Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
+    }
+}
+
+/// Sends a first command, and waits for its answer.
+async fn greet(stream: &mut Box<dyn Duplex>, command: &[u8]) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    stream.write_all(command).await.map_err(text)?;
+    stream.flush().await.map_err(text)?;
+    let (mut parser, mut buffer, mut len) = (Parser::default(), [0; GREETING_MAX], 0);
+    loop {
+        let new = stream.read(&mut buffer[len..]).await.map_err(text)?;
+        if new == 0 {
+            return Err("it closes the connection".into());
         }
-        Ok((connection, driver))
+        len += new;
+        match parser.next(&buffer[..len]).map_err(text)? {
+            (_, Some(Answer::Error(why))) => return Err(why.to_owned()),
+            (used, Some(_)) if used == len => return Ok(()),
+            (_, Some(_)) => return Err("it says more than it was asked".into()),
+            (_, None) => {}
+        }
     }
 }
 

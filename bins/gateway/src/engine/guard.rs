@@ -1,8 +1,8 @@
-//! What an engine sends, with all that is larger than any session taken out.
+//! What an engine says about itself, with all that is larger than it ever is taken out.
 //!
-//! An engine that is shared with others may hold values of up to 512 MB under our keys. The parser
-//! behind this collects a whole value before it looks at it, so such a value would be paid for in
-//! memory, once for each request. Here it becomes an error as it passes, and its bytes are dropped:
+//! The parser behind this collects a whole value, of up to 512 MB, before it looks at it. Something that
+//! only claims to be an engine could have us pay for that. Here a large value becomes an error as it
+//! passes, and its bytes are dropped:
 //!
 //! ```text
 //!  engine ──► $5\r\nhello\r\n        ──► $5\r\nhello\r\n
@@ -17,8 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::parts::PAYLOAD_MAX;
 
-/// The code of the error that stands for a value that is too large.
-pub(crate) const OVERSIZE: &str = "OVERSIZE";
 const ERROR: &[u8] = b"-OVERSIZE value is longer than a session\r\n";
 /// The longest line that an engine sends: an error's text, or an integer.
 const LINE_MAX: usize = 4096;

@@ -1,9 +1,9 @@
 //! The engine: which node has which slot, and the nodes.
 //!
 //! ```text
-//!  submit ──► slot ──► node: queue ──► pipeline ──► connection ──► redis-server
-//!               ▲        │                              │
-//!            topology    └──── answers, MOVED, ASK ◄────┘
+//!  submit ──► slot ──► node ──► connection ──► redis-server
+//!               ▲        │            │
+//!            topology    └─ answers, MOVED, ASK ◄
 //! ```
 //!
 //! A worker has an engine of its own, with its own connections: workers share nothing but the numbers
@@ -13,8 +13,10 @@ mod connect;
 mod guard;
 mod load;
 mod node;
+mod reply;
 mod slot;
 mod topology;
+mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -28,9 +30,9 @@ use tokio::time::Instant;
 
 pub(crate) use self::connect::Connector;
 pub use self::connect::TlsOptions;
-pub(crate) use self::guard::OVERSIZE;
 pub(crate) use self::load::Load;
 pub(crate) use self::node::Node;
+pub(crate) use self::reply::Answer;
 pub(crate) use self::slot::{SLOTS, slot_of};
 use crate::command::{Request, Said, Shared};
 use crate::endpoint::{Endpoint, Place};
@@ -43,12 +45,16 @@ const NODES_MAX: usize = 1024;
 /// How long a node that has no slot is kept.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
 /// How often queues are searched for requests whose time is over.
-pub(crate) const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(5);
+/// From when on such a search is late by itself.
+const LATE: Duration = Duration::from_millis(50);
 
 /// What a worker's engine is told.
 pub(crate) struct EngineConfig {
     pub(crate) endpoint: Endpoint,
     pub(crate) connector: Connector,
+    /// How long a request may take.
+    pub(crate) deadline: Duration,
     /// Prints a line.
     pub(crate) log: Arc<dyn Fn(&str) + Send + Sync>,
 }
@@ -128,10 +134,14 @@ impl Engine {
     }
 
     /// Does what the engine's answer says.
-    fn settle(self: &Rc<Self>, from: &Node, mut request: Box<Request>, value: redis::Value) {
+    fn settle(self: &Rc<Self>, from: &Node, mut request: Box<Request>, answer: Answer<'_>) {
+        if !request.is_asked() {
+            // It was answered when its time was over.
+            return;
+        }
         let counters = &self.shared.counters;
         request.asking = false;
-        match request.hear(value) {
+        match request.hear(answer) {
             Said::Reply(reply) => request.answer(reply),
             Said::Moved(to) => {
                 counters.moved.count();
@@ -232,12 +242,18 @@ impl Engine {
 /// Answers requests whose time is over, and lets others pass them.
 async fn tick(engine: Rc<Engine>) {
     let mut nodes = Vec::new();
+    let mut last = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
         let now = Instant::now();
+        // Where this process got no time itself, answers that are there have not been read yet.
+        let late = now - std::mem::replace(&mut last, now) > LATE;
+        if late {
+            continue;
+        }
         nodes.extend(engine.map.borrow().nodes.values().cloned());
         for node in nodes.drain(..) {
-            node.expire(now);
+            node.expire(now, engine.config.deadline);
         }
         engine.shared.held.overtake(now);
     }

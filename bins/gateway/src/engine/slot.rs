@@ -18,16 +18,15 @@ pub(crate) fn slot_of(key: &[u8]) -> usize {
 /// Four bytes a step: each step's look-ups do not wait for each other, as those of single bytes do.
 fn crc16(bytes: &[u8]) -> u16 {
     let [t0, t1, t2, t3] = &TABLES;
-    let mut chunks = bytes.chunks_exact(4);
+    let (chunks, rest) = bytes.as_chunks();
     let mut crc = 0_u16;
-    for chunk in &mut chunks {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|at| chunk[at]);
+    for &[a, b, c, d] in chunks {
         let [high, low] = crc.to_be_bytes();
         crc = t3[usize::from(high ^ a)] ^ t2[usize::from(low ^ b)];
         crc ^= t1[usize::from(c)] ^ t0[usize::from(d)];
     }
     let step = |crc: u16, &byte: &u8| (crc << 8) ^ t0[usize::from((crc >> 8) as u8 ^ byte)];
-    chunks.remainder().iter().fold(crc, step)
+    rest.iter().fold(crc, step)
 }
 
 /// What a byte contributes with no, one, two and three bytes behind it.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{sleep, timeout};
 
-use super::{Engine, SLOTS};
+use super::connect::Whom;
+use super::{Engine, Node, SLOTS};
 use crate::endpoint::Place;
 
 /// How often the topology is looked at without a reason.
@@ -73,24 +74,17 @@ async fn find(engine: &Rc<Engine>, turn: usize) -> Result<Found, String> {
         let by = turn % nodes.len();
         nodes.rotate_left(by);
     }
+    // Those that answer first, then those who may know, and then those who were named at the start.
+    let (up, down): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.is_up());
+    let mut others = engine.map.borrow().others.clone();
+    others.extend(endpoint.seeds.iter().cloned());
+    if !others.is_empty() {
+        let by = turn % others.len();
+        others.rotate_left(by);
+    }
+    let place = |node: &Rc<Node>| node.place.clone();
+    let places = up.into_iter().map(place).chain(others).chain(down.into_iter().map(place));
     let mut asked = Vec::new();
-    // Those that answer anyway cost no new connection.
-    for node in &nodes {
-        if let Some(mut connection) = node.connection() {
-            asked.push(node.place.clone());
-            match timeout(ANSWER_MAX, ask(&mut connection, &node.place)).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(error)) => why = error,
-                Err(_) => why = format!("{} does not answer", node.place),
-            }
-        }
-    }
-    let mut places = engine.map.borrow().others.clone();
-    places.extend(endpoint.seeds.iter().cloned());
-    if !places.is_empty() {
-        let by = turn % places.len();
-        places.rotate_left(by);
-    }
     for place in places {
         if asked.contains(&place) {
             continue;
@@ -107,7 +101,7 @@ async fn find(engine: &Rc<Engine>, turn: usize) -> Result<Found, String> {
 
 /// Asks a place to which there is no connection.
 async fn ask_at(engine: &Engine, place: &Place) -> Result<Found, String> {
-    let (mut connection, driver) = engine.config.connector.connect(place).await?;
+    let (mut connection, driver) = engine.config.connector.question(place, Whom::Node).await?;
     tokio::select! {
         found = ask(&mut connection, place) => found,
         () = driver => Err("it closed the connection".into()),
@@ -173,7 +167,8 @@ async fn find_by_sentinel(engine: &Engine, name: &str, turn: usize) -> Result<Fo
 }
 
 async fn ask_sentinel(engine: &Engine, seed: &Place, name: &str) -> Result<Place, String> {
-    let (mut connection, driver) = engine.config.connector.connect_sentinel(seed).await?;
+    let connector = &engine.config.connector;
+    let (mut connection, driver) = connector.question(seed, Whom::Sentinel).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
     let answer = tokio::select! {

@@ -76,11 +76,33 @@ impl Load {
 
     /// Waits until the clients of each shard have had so many answers more.
     pub(crate) fn pass(&self, answers: u64) {
-        let mut before = self.counts();
-        before.iter_mut().for_each(|count| *count += answers);
+        let all: Vec<usize> = (0..self.counts().len()).collect();
+        self.pass_at(&all, answers);
+    }
+
+    /// The same for the clients of some of the shards.
+    pub(crate) fn pass_at(&self, shards: &[usize], answers: u64) {
+        let before = self.counts();
         distcache_testing::process::until("more answers", || {
-            self.counts().iter().zip(&before).all(|(now, goal)| now >= goal).then_some(())
+            let now = self.counts();
+            shards.iter().all(|&shard| now[shard] >= before[shard] + answers).then_some(())
         });
+    }
+
+    /// How many answers the clients of a shard have had.
+    pub(crate) fn count(&self, shard: usize) -> u64 {
+        self.counts()[shard]
+    }
+
+    /// Waits until the clients of a shard have no more answers while others have hundreds, and says
+    /// how many they had.
+    pub(crate) fn wait_until_stuck(&self, shard: usize) -> u64 {
+        let others: Vec<usize> = (0..self.counts().len()).filter(|other| *other != shard).collect();
+        distcache_testing::process::until("a shard that does not answer", || {
+            let before = self.count(shard);
+            self.pass_at(&others, 200);
+            (self.count(shard) == before).then_some(before)
+        })
     }
 
     /// Waits until the clients of a shard find sessions, and nothing fails.

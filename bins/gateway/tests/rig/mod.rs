@@ -5,8 +5,10 @@ pub(crate) mod load;
 
 use std::collections::HashMap;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use distcache_testing::process::{Dir, Program, until};
 use distcache_testing::rig::{can_run, succeed};
@@ -57,11 +59,33 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     ports
 }
 
+/// A directory of an engine: in memory where there is such a thing. A node of a cluster answers nobody
+/// while it waits for the disk to have its nodes.conf, and that is not what is tested here.
+struct Room(PathBuf);
+
+impl Room {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = place.join(format!("dc-engine-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).expect("a directory for the engine");
+        Self(path)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// One engine process.
 pub(crate) struct Engine {
     pub(crate) program: Program,
     pub(crate) port: u16,
-    pub(crate) dir: Dir,
+    _dir: Room,
     auth: Vec<String>,
 }
 
@@ -75,12 +99,12 @@ impl Engine {
 
     /// A server of which `words` say where it listens.
     pub(crate) fn at(engine: &str, port: u16, words: &[&str]) -> Self {
-        let dir = Dir::new();
+        let dir = Room::new();
         let mut command = Command::new(engine);
-        command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(dir.path()).args(words);
+        command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(&dir.0).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let program = Program::adopt(command);
-        let engine = Self { program, port, dir, auth: Vec::new() };
+        let engine = Self { program, port, _dir: dir, auth: Vec::new() };
         engine.program.out.wait_for("eady to accept connections");
         engine
     }
