@@ -17,7 +17,7 @@ const BACKLOG: usize = 1 << 20;
 
 /// Who has sent a datagram, and what a reply to it has to come from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Sender {
+pub struct Sender {
     /// Where a reply goes to.
     pub(crate) address: SocketAddr,
     /// The address of this host that the datagram was sent to, where the socket is bound to all of

@@ -15,7 +15,8 @@ use rustix::net::{self, AddressFamily, sockopt};
 use self::path::BoundPath;
 pub(crate) use self::path::take_turn;
 use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
-use crate::net::datagram::{self, Sender};
+use crate::net::datagram;
+pub use crate::net::datagram::Sender;
 use crate::net::stream::{self, Stream};
 
 /// As many waiting connections as the system allows, which cuts this down to its own limit.
@@ -152,7 +153,7 @@ impl Listener {
 
     /// The next datagram's length and sender, with as much of it as fits in the front of `buffer`;
     /// `None` where none is there, or where none ever comes.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
         match &self.source {
             Source::Datagrams(fd) => datagram::receive(fd, buffer),
             _ => Ok(None),
@@ -160,7 +161,7 @@ impl Listener {
     }
 
     /// Sends a datagram from where it listens; false where the system does not take it.
-    pub(crate) fn send(&self, datagram: &[u8], to: Sender) -> bool {
+    pub fn send(&self, datagram: &[u8], to: Sender) -> bool {
         matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 
