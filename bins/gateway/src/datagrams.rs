@@ -1,7 +1,6 @@
 //! stunnel's sessiond: each datagram is an exchange of a few requests.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::io::Interest;
@@ -13,7 +12,7 @@ use crate::client::UNAVAILABLE;
 use crate::command::{Asked, Asker, Request};
 use crate::parts::{
     Direction, Envelope, Exchange, HEADER_LEN, Heard, LEVEL, Listener, MESSAGE_MAX, Message,
-    PACKET_MAX, REQUEST_MAX, raise_ttl, wire,
+    PACKET_MAX, REQUEST_MAX, Sender, raise_ttl, wire,
 };
 use crate::watch::watch;
 use crate::worker::Worker;
@@ -57,7 +56,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<Listener>) -> std::io
     Ok(())
 }
 
-fn reply(worker: &Worker, listener: &Listener, exchange: &Exchange, to: SocketAddr) {
+fn reply(worker: &Worker, listener: &Listener, exchange: &Exchange, to: Sender) {
     if let Some(datagram) = exchange.reply()
         && !listener.send(datagram, to)
     {

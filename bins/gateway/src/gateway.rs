@@ -19,7 +19,7 @@ use crate::credentials::Credentials;
 use crate::datagrams;
 use crate::endpoint::Endpoint;
 use crate::engine::{Connector, EngineConfig, TlsOptions};
-use crate::parts::{Listener, Running, Signal, Signals, Stream};
+use crate::parts::{Listener, Signal, Signals, Started, Stream};
 use crate::watch::watch as watch_fd;
 use crate::worker::{self, Handle, WorkerConfig};
 
@@ -117,14 +117,14 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError`], before the service is said to have started.
-    pub fn run(self, mut running: Running) -> Result<(), GatewayError> {
+    pub fn run(self, mut started: Started) -> Result<(), GatewayError> {
         let runtime = match worker::runtime() {
             Ok(runtime) => runtime,
-            Err(error) => return running.fail(error.into()),
+            Err(error) => return started.fail(error.into()),
         };
         let nodes = self.config.threads * NODE_DESCRIPTORS;
-        running.provide_descriptors(self.config.clients + nodes);
-        LocalSet::new().block_on(&runtime, self.serve(&mut running))
+        started.provide_descriptors(self.config.clients, nodes);
+        LocalSet::new().block_on(&runtime, self.serve(&mut started))
     }
 
     fn worker_config(&self) -> WorkerConfig {
@@ -148,13 +148,13 @@ impl Gateway {
     }
 
     /// Runs the first worker on this thread, and all others on theirs.
-    async fn serve(self, running: &mut Running) -> Result<(), GatewayError> {
+    async fn serve(self, started: &mut Started) -> Result<(), GatewayError> {
         let (drain, drained) = watch::channel(false);
         let (lines, said) = mpsc::channel::<String>();
         // What one worker says about the engine the others would only repeat.
         let log = move |line: &str| drop(lines.send(line.to_owned()));
         let (first, handle) = worker::plan(&self.worker_config(), &drained);
-        let (listeners, signals) = running.take();
+        let (listeners, signals) = started.take();
         let mut handles = vec![handle];
         let mut threads = Vec::new();
         for number in 1..self.config.threads {
@@ -163,7 +163,7 @@ impl Gateway {
             let thread = std::thread::Builder::new().name(format!("worker {number}"));
             match thread.spawn(move || plan.run(engine)) {
                 Ok(thread) => threads.push(thread),
-                Err(error) => return running.fail(error.into()),
+                Err(error) => return started.fail(error.into()),
             }
             handles.push(handle);
         }
@@ -186,9 +186,9 @@ impl Gateway {
         // An engine that is away is no reason not to start; one that is there is used from the start.
         let _ = timeout(worker::LOOK_MAX, first.worker.engine.looked()).await;
         let first = tokio::task::spawn_local(first.run());
-        running.ready();
+        started.ready();
         let mut report = Report::default();
-        report.until_end(running, &door, &signals, &said).await;
+        report.until_end(started, &door, &signals, &said).await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         let _ = drain.send(true);
         let end = async {
@@ -202,8 +202,8 @@ impl Gateway {
             _ = end => {}
             () = next_signal(&signals) => {}
         }
-        said.try_iter().for_each(|line| running.note(format_args!("{line}")));
-        report.print(running, &door.totals());
+        said.try_iter().for_each(|line| started.info(format_args!("{line}")));
+        report.print(started, &door.totals());
         Ok(())
     }
 }
@@ -287,7 +287,7 @@ impl Report {
     /// Prints what happens, until a signal comes, or nobody can come any more.
     async fn until_end(
         &mut self,
-        running: &Running,
+        started: &Started,
         door: &Door,
         signals: &Signals,
         said: &mpsc::Receiver<String>,
@@ -297,40 +297,40 @@ impl Report {
             if timeout(REPORT_LOOK, &mut signal).await.is_ok() {
                 return;
             }
-            said.try_iter().for_each(|line| running.note(format_args!("{line}")));
+            said.try_iter().for_each(|line| started.info(format_args!("{line}")));
             if door.open.get() == 0 && door.clients() == 0 {
                 return;
             }
             let totals = door.totals();
             let quiet = self.at.is_some_and(|at| at.elapsed() < REPORT_PAUSE);
             if !quiet && incidents(&totals) != incidents(&self.printed) {
-                self.print(running, &totals);
+                self.print(started, &totals);
             }
         }
     }
 
-    fn print(&mut self, running: &Running, totals: &Totals) {
+    fn print(&mut self, started: &Started, totals: &Totals) {
         (self.printed, self.at) = (*totals, Some(Instant::now()));
         let Totals { requests, gets, hits, adds, exists, full, .. } = totals;
         let Totals { timeouts, unavailable, foreign, .. } = totals;
-        running.note(format_args!(
+        started.info(format_args!(
             "{requests} requests: {hits} of {gets} GETs found, {exists} of {adds} ADDs already \
              there, {full} without room; {timeouts} timed out, {unavailable} unavailable, {foreign} \
              foreign values"
         ));
         let Totals { moved, asked, readonly, lost, .. } = totals;
-        running.note(format_args!(
+        started.info(format_args!(
             "engine: {moved} moved, {asked} asked elsewhere, {readonly} refused by a replica, {lost} \
              connections lost"
         ));
         let Totals { accepted, refused, malformed, idle, stalled, .. } = totals;
-        running.note(format_args!(
+        started.info(format_args!(
             "{accepted} clients, {refused} more refused; closed: {malformed} malformed, {idle} idle, \
              {stalled} stalled"
         ));
         let Totals { datagrams, dropped, unsent, .. } = totals;
         if datagrams + dropped > 0 {
-            running.note(format_args!(
+            started.info(format_args!(
                 "{datagrams} datagrams, {dropped} dropped, {unsent} replies not sent"
             ));
         }

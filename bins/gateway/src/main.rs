@@ -6,52 +6,112 @@ use std::time::Duration;
 
 use distcache_core::message::TTL_MAX;
 use distcache_gateway::{Config, Credentials, Endpoint, Gateway, TlsOptions};
-use distcache_posix::daemon_usage;
+use distcache_posix::options::table::{Command, Entry, Group};
 use distcache_posix::options::{Options, OptionsError};
 use distcache_posix::program::{self, Stop};
 
-const USAGE: &str = concat!(
-    "usage: dc_gateway -engine url [options]
-
-Keeps TLS sessions in a Valkey or Redis Cluster, for dc_client or for anything
-else that speaks distcache.
-
-  -engine url       where the sessions are kept:
-                      redis://host:port,host:port,...  nodes of a cluster, or one server
-                      rediss://host:port,...           the same over TLS
-                      redis-sentinel://host:port,.../name   (or rediss-sentinel)
-  -credentials file lines of 'user NAME' and 'password SECRET' for the engine,
-                    'sentinel-user' and 'sentinel-password' for Sentinels;
-                    refused if others can read it
-  -cafile file      certificates that vouch for the engine (default: the system's)
-  -tlscert file     our own certificate, and with -tlskey its key, as PEM
-  -tlskey file
-  -tlsname name     the name in the nodes' certificates (default: each node's host)
-  -threads n        worker threads (default 1)
-  -deadline ms      answer 'server away' to what takes the engine longer (default 250)
-  -inflight n       requests of a thread on their way to the engine (default 16384)
-  -overtake ms      let answers pass one that is so late (default 0: never). Only for
-                    clients that tell answers by their uid, as dc_client does: a
-                    node that stops then delays no other node's answers
-  -listen addr      where to listen (default IP:127.0.0.1:9001), as often as wanted:
-                      UNIX:/path  UNIX:@name  IP:port  IP:host:port  IP:[::1]:port
-                      IPv6:port  FD:n  FD:r:w
-                      SESSIOND:host:port for stunnel's sessiond, over UDP
-  -maxconn n        how many clients at a time (default 4096); more are refused
-  -idle ms          close a client that asks nothing for so long (default 0: never)
-  -reqtimeout ms    close a client that leaves a request unfinished, or its answers
-                    unread, for so long (default 10000, 0: never)
-  -mintimeout ms    let sessions live for so long at least, whatever is asked for
-                    (default 0: as is asked for)
-",
-    daemon_usage!(),
-    "
-Example: dc_gateway -listen IP:10.0.0.7:9001 -engine redis://10.0.1.1,10.0.1.2
-"
-);
+/// The command line.
+const DC_GATEWAY: Command = Command {
+    name: "dc_gateway",
+    synopsis: "-engine url [options]",
+    about: "Keeps TLS sessions in a Valkey or Redis Cluster, for dc_client, or for anything else \
+            that speaks distcache.",
+    groups: &[
+        &Group {
+            title: "Where",
+            options: &[
+                Entry::valued(
+                    &["engine"],
+                    "url",
+                    "where the sessions are kept (required): redis://host:port,host:port,... are \
+                     nodes of a cluster, or one server; rediss:// is the same over TLS; \
+                     redis-sentinel://host:port,.../name and rediss-sentinel:// are Sentinels",
+                ),
+                Entry::valued(&["listen"], "addr", "where to listen, up to 16 times")
+                    .default("IP:127.0.0.1:9001")
+                    .repeated(),
+            ],
+        },
+        &Group {
+            title: "Engine",
+            options: &[
+                Entry::valued(
+                    &["credentials"],
+                    "file",
+                    "lines of 'user NAME' and 'password SECRET' for the engine, 'sentinel-user' and \
+                     'sentinel-password' for Sentinels; refused if others can read it",
+                ),
+                Entry::valued(
+                    &["cafile"],
+                    "file",
+                    "certificates that vouch for the engine, as PEM (default: the system's)",
+                ),
+                Entry::valued(&["tlscert"], "file", "our own certificate, as PEM, with -tlskey"),
+                Entry::valued(&["tlskey"], "file", "its key, as PEM"),
+                Entry::valued(
+                    &["tlsname"],
+                    "name",
+                    "the name in the nodes' certificates (default: each node's host)",
+                ),
+                Entry::valued(
+                    &["deadline"],
+                    "time",
+                    "answer 'server away' to what takes the engine longer, up to 1m",
+                )
+                .default("250ms"),
+                Entry::valued(&["threads"], "n", "worker threads").default("1"),
+                Entry::valued(
+                    &["inflight"],
+                    "n",
+                    "how many requests of a thread may be on their way to the engine; each node \
+                     has an equal share",
+                )
+                .default("16384"),
+                Entry::valued(
+                    &["mintimeout"],
+                    "time",
+                    "let sessions live at least that long, whatever is asked for",
+                )
+                .default("0, as long as asked for"),
+            ],
+        },
+        &Group {
+            title: "Clients",
+            options: &[
+                Entry::valued(
+                    &["overtake"],
+                    "time",
+                    "let answers pass one that is that late, so that a node that stops delays no \
+                     other node's answers. Only for clients that tell answers by their uid, as \
+                     dc_client does",
+                )
+                .default("0, never"),
+                Entry::valued(&["maxconn"], "n", "how many clients at a time; more are refused")
+                    .default("4096"),
+                Entry::valued(&["idle"], "time", "close a client that asks nothing for that long")
+                    .default("0, never"),
+                Entry::valued(
+                    &["reqtimeout"],
+                    "time",
+                    "close a client that leaves a request unfinished, or its answers unread, for \
+                     that long; 0: never",
+                )
+                .default("10s"),
+            ],
+        },
+        &program::DAEMON,
+    ],
+    notes: &[
+        "Addresses: UNIX:/path, UNIX:@name, IP:host:port, IP:[::1]:port, IP:port for all \
+         interfaces, FD:n; SESSIOND:host:port for stunnel's sessiond, over UDP.",
+        "Times take ms, s, m, h or d, as in 250ms or 5s; without a unit they are in milliseconds.",
+        "SIGTERM and SIGINT end it in order, once everything received so far is answered.",
+    ],
+    example: "dc_gateway -listen IP:10.0.0.7:9001 -engine redis://10.0.1.1,10.0.1.2",
+};
 
 fn main() -> ExitCode {
-    program::run("dc_gateway", USAGE, serve)
+    program::run(&DC_GATEWAY, serve)
 }
 
 fn serve(options: &mut Options) -> Result<(), Stop> {
@@ -66,17 +126,17 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         match name.as_str() {
             "cafile" => tls.roots = Some(options.path()?),
             "credentials" => credentials = Some(options.path()?),
-            "deadline" => deadline = options.number(1..=60_000)?,
+            "deadline" => deadline = options.millis(1..=60_000)?,
             "engine" => {
                 let url = options.text()?;
                 engine = Some(Endpoint::parse(&url).map_err(|why| options.error(&why))?);
             }
-            "idle" => idle = options.number(0..=3_600_000)?,
-            "inflight" => in_flight = options.number(64..=1 << 20)? as usize,
-            "maxconn" => clients = options.number(1..=1_000_000)? as usize,
-            "mintimeout" => min_ttl = options.number(0..=TTL_MAX.into())? as u32,
-            "overtake" => overtake = options.number(0..=60_000)?,
-            "reqtimeout" => patience = options.number(0..=3_600_000)?,
+            "idle" => idle = options.millis(0..=3_600_000)?,
+            "inflight" => in_flight = options.count(64..=1 << 20)? as usize,
+            "maxconn" => clients = options.count(1..=1_000_000)? as usize,
+            "mintimeout" => min_ttl = options.millis(0..=TTL_MAX.into())? as u32,
+            "overtake" => overtake = options.millis(0..=60_000)?,
+            "reqtimeout" => patience = options.millis(0..=3_600_000)?,
             "threads" => threads = options.number(1..=1024)? as usize,
             "tlscert" => chain = Some(options.path()?),
             "tlskey" => key = Some(options.path()?),
@@ -109,8 +169,8 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         in_flight,
         overtake: (overtake > 0).then(|| millis(overtake)),
         clients,
-        idle: millis(idle.into()),
-        patience: millis(patience.into()),
+        idle: millis(idle),
+        patience: millis(patience),
         min_ttl,
     });
     // Files are read before the user changes; threads come after the program has detached.

@@ -6,7 +6,8 @@ pub(crate) use distcache_core::sessiond::{Exchange, Heard, PACKET_MAX, REQUEST_M
 pub(crate) use distcache_core::wire::{
     self, Direction, Envelope, HEADER_LEN, Header, LEVEL, MESSAGE_MAX, Message, Op, PAYLOAD_MAX,
 };
-pub(crate) use distcache_posix::listener::Listener;
-pub(crate) use distcache_posix::service::Running;
-pub(crate) use distcache_posix::signal::{Signal, Signals};
-pub(crate) use distcache_posix::socket::{Received, Stream};
+pub(crate) use distcache_posix::net::listener::Listener;
+pub(crate) use distcache_posix::net::listener::Sender;
+pub(crate) use distcache_posix::net::stream::{Received, Stream};
+pub(crate) use distcache_posix::process::signals::{Signal, Signals};
+pub(crate) use distcache_posix::process::start::Started;
