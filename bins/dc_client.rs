@@ -18,13 +18,14 @@ fn main() -> ExitCode {
 fn run(options: &mut Options) -> Result<(), Stop> {
     let mut service = program::daemon("dc_client", "UNIX:/tmp/scache")?;
     let mut servers = Vec::new();
-    let (mut copies, mut min_ttl) = (1, 0);
+    let (mut copies, mut anycast, mut min_ttl) = (1, false, 0);
     let mut clients = 4096;
     let mut limits = Limits { idle: 0, patience: 10_000 };
     let mut retry = 5000;
     let mut server_patience = SERVER_PATIENCE;
     while let Some(name) = options.next()? {
         match name.as_str() {
+            "anycast" => anycast = true,
             "server" => servers.push(options.server_address()?),
             "idle" => limits.idle = options.millis(0..=3_600_000)?,
             "maxconn" => clients = options.count(1..=1_000_000)? as usize,
@@ -38,10 +39,22 @@ fn run(options: &mut Options) -> Result<(), Stop> {
         }
     }
     check(&servers, copies)?;
+    if anycast && copies > 1 {
+        let line = "-anycast cannot be combined with -replicas: its servers share what they keep";
+        return Err(OptionsError::new(line).into());
+    }
     check_own(&servers, service.addresses())?;
     service.inherits.clone_from(&servers);
-    let config =
-        proxy::Config { servers, copies, clients, limits, server_patience, retry, min_ttl };
+    let config = proxy::Config {
+        servers,
+        copies,
+        anycast,
+        clients,
+        limits,
+        server_patience,
+        retry,
+        min_ttl,
+    };
     let running = service.start().map_err(Stop::failed)?;
     proxy::run(&config, running).map_err(Stop::failed)
 }

@@ -134,7 +134,12 @@ impl Proxy<'_> {
     fn best_server(&self, aim: Aim) -> Option<u8> {
         let left = |(number, server): &(u8, &Upstream)| server.is_up() && !aim.has_visited(*number);
         let left = (0..=u8::MAX).zip(&*self.servers).filter(left);
-        let best = left.max_by_key(|(_, server)| server.rank(aim.id));
+        let best = if self.config.anycast {
+            // Of several that have nothing to do the id chooses, so that none is always the first.
+            left.min_by_key(|(_, server)| (server.load(), server.rank(aim.id)))
+        } else {
+            left.max_by_key(|(_, server)| server.rank(aim.id))
+        };
         best.map(|(number, _)| number)
     }
 
@@ -208,7 +213,9 @@ impl Proxy<'_> {
         };
         server.outbox.filled(pool, len);
         server.wants_changed = true;
-        if self.config.copies <= 1 {
+        // What asks twice for nothing more than once can be asked elsewhere if it is lost here.
+        let again = self.config.anycast && matches!(op, Op::Get | Op::Have);
+        if self.config.copies <= 1 && !again {
             in_flight.is_kept = false;
             conn.inbox.consume(pool, in_flight.request.wire_len);
         }

@@ -74,6 +74,9 @@ pub struct Config {
     pub retry: u64,
     /// How many servers hold each session; 0 is taken for 1.
     pub copies: u8,
+    /// Any server will do for any id, since what is behind them is the same: the one with the fewest
+    /// requests is asked, and another one where its connection is lost.
+    pub anycast: bool,
     /// Sessions that are to live for less are stored for so long; 0 leaves all as they are.
     pub min_ttl: u32,
 }
@@ -81,7 +84,14 @@ pub struct Config {
 impl Config {
     /// One copy of each session, to live as long as is asked for, and [`SERVER_PATIENCE`].
     pub const fn new(limits: Limits, retry: u64) -> Self {
-        Self { limits, server_patience: SERVER_PATIENCE, retry, copies: 1, min_ttl: 0 }
+        Self {
+            limits,
+            server_patience: SERVER_PATIENCE,
+            retry,
+            copies: 1,
+            anycast: false,
+            min_ttl: 0,
+        }
     }
 }
 

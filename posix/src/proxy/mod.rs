@@ -25,6 +25,8 @@ pub struct Config {
     pub servers: Vec<Address>,
     /// How many of them hold each session: 1 or more.
     pub copies: u8,
+    /// Any server will do for any id: the one with the fewest requests is asked.
+    pub anycast: bool,
     /// The most clients at a time: 1 or more.
     pub clients: usize,
     /// What clients may do.
@@ -59,8 +61,8 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let mut servers: Vec<_> = config.servers.iter().map(name).collect();
     let pool = Pool::new(&mut pool_memory, BUFFER_LEN);
-    let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
-    let proxy_config = proxy::Config { limits, server_patience, retry, copies, min_ttl };
+    let &Config { copies, anycast, limits, server_patience, retry, min_ttl, .. } = config;
+    let proxy_config = proxy::Config { limits, server_patience, retry, copies, anycast, min_ttl };
     let proxy = Proxy::new(&mut slots, &mut in_flight, &mut servers, pool, proxy_config);
     let proxy = proxy.map_err(RunError::Setup)?;
     started.provide_descriptors(config.clients, count);
