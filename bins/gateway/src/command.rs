@@ -260,11 +260,7 @@ impl Request {
     }
 
     /// Answers it.
-    pub(crate) fn answer(mut self: Box<Self>, reply: Reply<'_>) {
-        self.deliver(reply);
-    }
-
-    fn deliver(&mut self, reply: Reply<'_>) {
+    pub(crate) fn answer(&mut self, reply: Reply<'_>) {
         let Some(asker) = self.asker.take() else { return };
         self.shared.load.remove();
         self.count(&reply);
@@ -302,7 +298,7 @@ impl Request {
     pub(crate) fn expire(&mut self) {
         if self.is_asked() {
             self.shared.counters.timeouts.count();
-            self.deliver(Reply::Status(Status::DISCONNECTED));
+            self.answer(Reply::Status(Status::DISCONNECTED));
         }
     }
 }
@@ -311,7 +307,7 @@ impl Drop for Request {
     fn drop(&mut self) {
         if self.asker.is_some() {
             self.shared.counters.unavailable.count();
-            self.deliver(Reply::Status(Status::DISCONNECTED));
+            self.answer(Reply::Status(Status::DISCONNECTED));
         }
     }
 }

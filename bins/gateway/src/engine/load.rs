@@ -40,7 +40,7 @@ impl Load {
     pub(crate) fn remove(&self) {
         self.open.set(self.open.get() - 1);
         // Not for each one: they would wake to do one request each.
-        if self.open.get() % 64 == 0 || self.open.get() + 64 < self.limit {
+        if self.open.get().is_multiple_of(64) || self.open.get() + 64 < self.limit {
             for waker in self.waiting.borrow_mut().drain(..) {
                 waker.wake();
             }

@@ -146,7 +146,7 @@ impl Engine {
             Said::Moved(to) => {
                 counters.moved.count();
                 self.stale.notify_one();
-                if let Some(node) = self.node_at(from, &to) {
+                if let Some(node) = self.node_at(from, to) {
                     self.map.borrow_mut().slots[request.slot()] = Some(node);
                     self.resubmit(request);
                 }
@@ -154,7 +154,7 @@ impl Engine {
             Said::Ask(to) => {
                 counters.asked.count();
                 request.hops += 1;
-                if let Some(node) = self.node_at(from, &to).filter(|_| request.hops <= HOPS_MAX) {
+                if let Some(node) = self.node_at(from, to).filter(|_| request.hops <= HOPS_MAX) {
                     request.asking = true;
                     node.push(request);
                 }
@@ -166,7 +166,7 @@ impl Engine {
             }
             // Dropped, it is answered.
             Said::Unable(why) => {
-                if from.complains(&why) {
+                if from.complains(why) {
                     self.log(&format!("engine node {} says: {why}", from.place));
                 }
                 self.stale.notify_one();
