@@ -98,6 +98,7 @@ fn a_daemon() {
         let servers: Vec<_> = server.split(' ').map(|server| server.parse().unwrap()).collect();
         let config = proxy::Config {
             copies: servers.len() as u8,
+            anycast: false,
             servers,
             clients: CLIENTS,
             limits: LIMITS,

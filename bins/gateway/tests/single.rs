@@ -109,7 +109,7 @@ fn data_and_lifetimes_are_kept_as_they_came() {
         let caller = Caller::to(address);
         // The longest: 8 bytes, the id and the session fill 16 frames.
         let id = [b'i'; 64];
-        let longest: Vec<u8> = (0..32_768 - 8 - 64).map(|at| (at % 251) as u8).collect();
+        let longest: Vec<u8> = (0..32_768_u32 - 8 - 64).map(|at| (at % 251) as u8).collect();
         assert_eq!(caller.ask(&add_for(1, 604_800_000, &id, &longest)), status(1, ADD, 0));
         assert!(caller.ask(&get(2, &id)) == session(2, &longest));
         let key = format!("dc:{}", "i".repeat(64));

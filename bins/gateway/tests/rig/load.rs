@@ -39,7 +39,7 @@ pub(crate) fn id(tag: &str, number: u64) -> Vec<u8> {
 /// The bytes of the session of an id: of various lengths, some of several frames.
 pub(crate) fn data(id: &[u8]) -> Vec<u8> {
     let sum = id.iter().fold(17_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    let len = if sum % 16 == 0 { 3000 } else { 50 + sum % 200 };
+    let len = if sum.is_multiple_of(16) { 3000 } else { 50 + sum % 200 };
     (0..len).map(|at| (sum.rotate_left(at as u32 % 64) ^ at) as u8).collect()
 }
 
@@ -58,7 +58,7 @@ impl Load {
                     let caller = Caller::to(&address);
                     while !stop.load(Ordering::Relaxed) {
                         let number = random.next() % SESSIONS;
-                        let store = random.next() % 8 == 0;
+                        let store = random.next().is_multiple_of(8);
                         one(&caller, &id(&tag, number), store, shard, &tallies);
                     }
                 }));
