@@ -76,7 +76,7 @@ const CLIENT: ProgramOptions = ProgramOptions {
     name: "dc_client",
     path: env!("CARGO_BIN_EXE_dc_client"),
     command: &programs::DC_CLIENT,
-    switches: SWITCHES,
+    switches: &["anycast", "daemon", "killable"],
     good: &[
         ("listen", "IP:127.0.0.1:0"),
         ("server", "IP:127.0.0.1:9001"),

@@ -174,7 +174,12 @@ impl<M: Memory> Proxy<M> {
     fn best_server(&self, aim: Aim) -> Option<u8> {
         let left = |(number, server): &(u8, &Upstream)| server.is_up() && !aim.has_visited(*number);
         let left = (0..=u8::MAX).zip(&*self.servers).filter(left);
-        let best = left.max_by_key(|(_, server)| server.rank(aim.id));
+        let best = if self.terms.anycast {
+            // Among servers with equally few requests the id chooses, so none is always the first.
+            left.min_by_key(|(_, server)| (server.load(), server.rank(aim.id)))
+        } else {
+            left.max_by_key(|(_, server)| server.rank(aim.id))
+        };
         best.map(|(number, _)| number)
     }
 
@@ -248,7 +253,9 @@ impl<M: Memory> Proxy<M> {
         };
         server.wants_changed |= server.outbox.is_empty();
         server.outbox.filled(pool, len);
-        if self.terms.copies <= 1 {
+        // A request that changes nothing can be sent to another server if it is lost.
+        let repeatable = self.terms.anycast && matches!(in_flight.op, Op::Get | Op::Have);
+        if self.terms.copies <= 1 && !repeatable {
             in_flight.is_kept = false;
             conn.inbox.consume(pool, in_flight.request.wire_len);
         }

@@ -1,0 +1,374 @@
+//! The answers that one client waits for, in their order.
+//!
+//! ```text
+//!  expect ──► [ done | waiting | done | waiting ] ◄── complete
+//!                │
+//!                ▼ as soon as all before it are done
+//!              bytes to send
+//! ```
+//!
+//! Answers leave in the order of their requests, as the protocol says. On a connection of a `dc_client`,
+//! which carries the requests of a whole machine, that lets a node of the engine that has stopped hold
+//! up the answers of all others, for one deadline. `dc_client` matches answers by uid, so they need not:
+//! with `-overtake`, where the first request has waited for so long, later answers pass it, if no earlier
+//! request that still waits has the same uid.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::parts::{Envelope, HEADER_LEN, Header, LEVEL, Status, wire};
+
+/// Bytes that an idle client keeps for its next answers.
+const KEPT: usize = 4096;
+
+/// What a request is answered with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reply<'a> {
+    /// One byte.
+    Status(Status),
+    /// A session's data.
+    Session(&'a [u8]),
+}
+
+/// The same, where it is kept.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Owned {
+    /// One byte.
+    Status(Status),
+    /// A session's data.
+    Session(Box<[u8]>),
+}
+
+impl Reply<'_> {
+    /// The bytes that are sent.
+    pub(crate) fn payload(&self) -> &[u8] {
+        match self {
+            Self::Status(status) => std::slice::from_ref(&status.0),
+            Self::Session(session) => session,
+        }
+    }
+}
+
+impl From<Reply<'_>> for Owned {
+    fn from(reply: Reply<'_>) -> Self {
+        match reply {
+            Reply::Status(status) => Self::Status(status),
+            Reply::Session(session) => Self::Session(session.into()),
+        }
+    }
+}
+
+impl Owned {
+    /// It, lent.
+    pub(crate) fn lend(&self) -> Reply<'_> {
+        match self {
+            Self::Status(status) => Reply::Status(*status),
+            Self::Session(session) => Reply::Session(session),
+        }
+    }
+}
+
+/// The answers of one client.
+#[derive(Default)]
+pub(crate) struct Answers {
+    queue: RefCell<Queue>,
+    waker: Cell<Option<Waker>>,
+    /// Whether it is in the list of those that hold answers back.
+    pub(crate) listed: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// The number of the first entry: requests are numbered from 0.
+    base: u64,
+    entries: VecDeque<Entry>,
+    /// Bytes to send, of which `sent` are gone.
+    out: Vec<u8>,
+    sent: usize,
+    /// Entries of which the answer is in `out` already, ahead of its turn.
+    passed: usize,
+}
+
+struct Entry {
+    header: Header,
+    since: Instant,
+    state: State,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum State {
+    Waiting,
+    Done(Owned),
+    /// The answer went ahead of its turn.
+    Passed,
+}
+
+/// What came of an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Completed {
+    /// It waits for an earlier one.
+    Held,
+    /// There are more bytes to send, or nobody waits for it.
+    Released,
+}
+
+impl Answers {
+    /// Takes a place for the answer to a request, and gives its number.
+    pub(crate) fn expect(&self, header: Header, now: Instant) -> u64 {
+        let mut queue = self.queue.borrow_mut();
+        let number = queue.base + queue.entries.len() as u64;
+        queue.entries.push_back(Entry { header, since: now, state: State::Waiting });
+        number
+    }
+
+    /// Puts an answer in its place.
+    pub(crate) fn complete(&self, number: u64, reply: Reply<'_>) -> Completed {
+        let mut queue = self.queue.borrow_mut();
+        let Some(at) = number.checked_sub(queue.base).and_then(|at| usize::try_from(at).ok())
+        else {
+            return Completed::Released;
+        };
+        let Queue { entries, out, .. } = &mut *queue;
+        match entries.get_mut(at) {
+            Some(entry) if entry.state != State::Waiting => return Completed::Released,
+            None => return Completed::Released,
+            Some(entry) if at > 0 => {
+                entry.state = State::Done(reply.into());
+                return Completed::Held;
+            }
+            Some(entry) => {
+                write(&entry.header, reply, out);
+                queue.base += 1;
+                queue.entries.pop_front();
+            }
+        }
+        queue.release();
+        drop(queue);
+        self.wake();
+        Completed::Released
+    }
+
+    /// Lets answers pass the first one where that has waited for `after`; true while some are held back.
+    fn overtake(&self, now: Instant, after: Duration) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        let late = queue.entries.front().is_some_and(|entry| now - entry.since >= after);
+        if late && queue.pass() {
+            drop(queue);
+            self.wake();
+            queue = self.queue.borrow_mut();
+        }
+        queue.entries.iter().any(|entry| matches!(entry.state, State::Done(_)))
+    }
+
+    /// How many requests have no answer yet, or one that waits for its turn.
+    pub(crate) fn open(&self) -> usize {
+        let queue = self.queue.borrow();
+        queue.entries.len() - queue.passed
+    }
+
+    /// How many answers there are places for: what bounds the memory of one client.
+    pub(crate) fn places(&self) -> usize {
+        self.queue.borrow().entries.len()
+    }
+
+    /// How many bytes there are to send.
+    pub(crate) fn unsent(&self) -> usize {
+        let queue = self.queue.borrow();
+        queue.out.len() - queue.sent
+    }
+
+    /// Gives the bytes to send to `send`, which says how many of them it took.
+    pub(crate) fn send<E>(&self, send: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
+        let mut queue = self.queue.borrow_mut();
+        let len = send(&queue.out[queue.sent..])?;
+        queue.sent += len;
+        if queue.sent == queue.out.len() {
+            queue.sent = 0;
+            queue.out.clear();
+        }
+        Ok(len)
+    }
+
+    /// Gives back memory that an idle client does not need.
+    pub(crate) fn trim(&self) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.entries.is_empty() {
+            queue.entries.shrink_to(4);
+        }
+        if queue.out.is_empty() {
+            queue.out.shrink_to(0);
+        }
+    }
+
+    /// Has the client's task called when there is something to send.
+    pub(crate) fn watch(&self, waker: &Waker) {
+        let known = self.waker.take().filter(|known| known.will_wake(waker));
+        self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
+    }
+
+    /// Calls the client's task.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Queue {
+    /// Makes bytes of the answers at the front, up to the first that is not there.
+    fn release(&mut self) {
+        while let Some(entry) = self.entries.front_mut() {
+            match std::mem::replace(&mut entry.state, State::Passed) {
+                State::Waiting => {
+                    entry.state = State::Waiting;
+                    break;
+                }
+                State::Done(reply) => write(&entry.header, reply.lend(), &mut self.out),
+                State::Passed => self.passed -= 1,
+            }
+            self.base += 1;
+            self.entries.pop_front();
+        }
+    }
+
+    /// Makes bytes of every answer that cannot be mistaken for an earlier one's; true if there are.
+    fn pass(&mut self) -> bool {
+        let mut waiting = Vec::new();
+        let mut some = false;
+        for entry in &mut self.entries {
+            match &entry.state {
+                State::Waiting => waiting.push(entry.header.uid),
+                State::Done(reply) if !waiting.contains(&entry.header.uid) => {
+                    write(&entry.header, reply.lend(), &mut self.out);
+                    entry.state = State::Passed;
+                    self.passed += 1;
+                    some = true;
+                }
+                // Those behind it with its uid wait for it.
+                State::Done(_) | State::Passed => {}
+            }
+        }
+        some
+    }
+}
+
+/// Writes an answer's bytes to the end of `out`.
+fn write(header: &Header, reply: Reply<'_>, out: &mut Vec<u8>) {
+    let payload = reply.payload();
+    let start = out.len();
+    out.reserve(if start == 0 { KEPT } else { 0 });
+    out.resize(start + wire::wire_len(payload.len()), 0);
+    out[start + HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+    let framed = wire::frame(&mut out[start..], &Envelope::answer(header, LEVEL), payload.len());
+    debug_assert!(framed.is_some(), "a session is at most one message long");
+}
+
+/// Those who hold answers back, so that they can be asked again after a while.
+pub(crate) struct Held {
+    all: RefCell<Vec<Rc<Answers>>>,
+    /// How long the first request may hold up answers to later ones; `None` for as long as it takes.
+    after: Option<Duration>,
+}
+
+impl Held {
+    /// Lets later answers pass one that is late by `after`.
+    pub(crate) fn new(after: Option<Duration>) -> Self {
+        Self { all: RefCell::default(), after }
+    }
+
+    /// Adds one, unless it is there.
+    pub(crate) fn add(&self, answers: &Rc<Answers>) {
+        if self.after.is_some() && !answers.listed.replace(true) {
+            self.all.borrow_mut().push(answers.clone());
+        }
+    }
+
+    /// Asks all of them.
+    pub(crate) fn overtake(&self, now: Instant) {
+        let Some(after) = self.after else { return };
+        let mut all = self.all.take();
+        all.retain(|answers| {
+            let holds = answers.overtake(now, after);
+            answers.listed.set(holds);
+            holds
+        });
+        self.all.borrow_mut().append(&mut all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parts::{Direction, Message, Op};
+    use distcache_testing::bytes::{self, session, status};
+
+    fn header(uid: u32, op: Op) -> Header {
+        let request = match op {
+            Op::Get => bytes::get(uid, b"a"),
+            _ => bytes::have(uid, b"a"),
+        };
+        let message = Message::measure(&request, Direction::Request).expect("lawful");
+        message.expect("whole").header
+    }
+
+    fn all(answers: &Answers) -> Vec<u8> {
+        let mut all = Vec::new();
+        while answers.unsent() > 0 {
+            answers
+                .send(|bytes| {
+                    all.push(bytes[0]);
+                    Ok::<_, ()>(1)
+                })
+                .expect("infallible");
+        }
+        all
+    }
+
+    const AFTER: Duration = Duration::from_millis(10);
+    const OK: Reply<'_> = Reply::Status(Status::OK);
+
+    #[test]
+    fn answers_leave_in_the_order_of_their_requests() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let a = answers.expect(header(7, Op::Get), now);
+        let b = answers.expect(header(8, Op::Have), now);
+        let c = answers.expect(header(7, Op::Have), now);
+        assert_eq!(answers.complete(c, Reply::Status(Status::NOT_OK)), Completed::Held);
+        assert_eq!(answers.complete(b, OK), Completed::Held);
+        assert!(answers.overtake(now, AFTER), "not late yet");
+        assert_eq!((answers.unsent(), answers.open()), (0, 3));
+        let long = vec![5; 5000];
+        assert_eq!(answers.complete(a, Reply::Session(&long)), Completed::Released);
+        let expected = [session(7, &long), status(8, 3, 0), status(7, 3, 1)].concat();
+        assert!(all(&answers) == expected);
+        assert_eq!((answers.open(), answers.places()), (0, 0));
+        assert_eq!(answers.complete(a, OK), Completed::Released, "a second answer is dropped");
+        assert_eq!(answers.unsent(), 0);
+    }
+
+    #[test]
+    fn a_late_answer_holds_up_only_those_that_could_be_mistaken_for_it() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let late = answers.expect(header(7, Op::Get), now);
+        let numbers = [8, 7, 9, 9].map(|uid| answers.expect(header(uid, Op::Have), now));
+        for number in [numbers[0], numbers[1], numbers[3]] {
+            assert_eq!(answers.complete(number, OK), Completed::Held);
+        }
+        let then = now + AFTER;
+        assert!(answers.overtake(then, AFTER), "the second 7 and 9 wait for the first");
+        assert_eq!(all(&answers), status(8, 3, 0));
+        assert_eq!((answers.open(), answers.places()), (4, 5));
+        answers.complete(numbers[2], OK);
+        answers.overtake(then, AFTER);
+        assert_eq!(all(&answers), [status(9, 3, 0), status(9, 3, 0)].concat());
+        answers.complete(late, Reply::Status(Status::DISCONNECTED));
+        assert_eq!(all(&answers), [status(7, 1, 2), status(7, 3, 0)].concat());
+        assert_eq!((answers.open(), answers.places()), (0, 0));
+        assert!(!answers.overtake(then, AFTER));
+    }
+}

@@ -1,0 +1,157 @@
+//! Where the engine is, as written on the command line.
+//!
+//! | written | means |
+//! |---|---|
+//! | `redis://host:port,host:port,...` | nodes of a cluster, or one server |
+//! | `rediss://host:port,...` | the same over TLS |
+//! | `redis-sentinel://host:port,.../name` | Sentinels that know the master `name` |
+//! | `rediss-sentinel://host:port,.../name` | the same over TLS |
+
+use std::fmt;
+
+/// The port of an engine where none is given.
+const PORT: u16 = 6379;
+/// The port of a Sentinel where none is given.
+const SENTINEL_PORT: u16 = 26_379;
+
+/// A host and a port.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// A name or a numeric address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Where the engine is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// Where to ask first: 1 or more.
+    pub seeds: Vec<Place>,
+    /// Whether connections use TLS.
+    pub tls: bool,
+    /// The master's name, where `seeds` are Sentinels.
+    pub sentinel: Option<String>,
+}
+
+impl Endpoint {
+    /// Reads what is written after `-engine`.
+    ///
+    /// # Errors
+    /// Why it can't be followed, to go on after the option's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+            format!(
+                "needs redis://, rediss://, redis-sentinel:// or rediss-sentinel://, not '{text}'"
+            )
+        })?;
+        let (tls, sentinel) = match scheme {
+            "redis" => (false, false),
+            "rediss" => (true, false),
+            "redis-sentinel" => (false, true),
+            "rediss-sentinel" => (true, true),
+            _ => return Err(format!("does not know '{scheme}://'")),
+        };
+        if rest.contains('@') {
+            return Err(
+                "takes no user and password: put them in a file, and name it with -credentials"
+                    .into(),
+            );
+        }
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let sentinel = match (sentinel, path) {
+            (false, "") => None,
+            (false, _) => {
+                return Err(format!("takes no database: sessions are in database 0, not '{path}'"));
+            }
+            (true, "") => {
+                return Err("needs the master's name: redis-sentinel://host:port/name".into());
+            }
+            (true, name) => Some(name.to_owned()),
+        };
+        let port = if sentinel.is_some() { SENTINEL_PORT } else { PORT };
+        let seeds = hosts.split(',').map(|host| place(host, port)).collect::<Result<_, _>>()?;
+        Ok(Self { seeds, tls, sentinel })
+    }
+}
+
+/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+pub(crate) fn place(text: &str, usual: u16) -> Result<Place, String> {
+    let none = || format!("has no host and port in '{text}'");
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or_else(none)?;
+            (host, port.strip_prefix(':'))
+        }
+        None if text.matches(':').count() > 1 => {
+            return Err(format!(
+                "needs [] around an IPv6 address, as in [::1]:{usual}, not '{text}'"
+            ));
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map_or(Some(usual), |port| port.parse().ok().filter(|&port| port != 0));
+    match port {
+        Some(port) if !host.is_empty() => Ok(Place { host: host.to_owned(), port }),
+        _ => Err(none()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Vec<String>, bool, Option<String>), String> {
+        let Endpoint { seeds, tls, sentinel } = Endpoint::parse(text)?;
+        Ok((seeds.iter().map(ToString::to_string).collect(), tls, sentinel))
+    }
+
+    #[test]
+    fn engines_are_written_as_urls() {
+        let seeds = |seeds: &[&str]| seeds.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let cases = [
+            ("redis://a:1,b:2,[::1]:3", (seeds(&["a:1", "b:2", "[::1]:3"]), false, None)),
+            ("rediss://a", (seeds(&["a:6379"]), true, None)),
+            ("redis://a/", (seeds(&["a:6379"]), false, None)),
+            ("redis-sentinel://a,b:2/m", (seeds(&["a:26379", "b:2"]), false, Some("m".into()))),
+            ("rediss-sentinel://[::1]/m", (seeds(&["[::1]:26379"]), true, Some("m".into()))),
+        ];
+        for (text, endpoint) in cases {
+            assert_eq!(read(text), Ok(endpoint), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_engine_is_refused_with_a_reason() {
+        let cases = [
+            ("a:1", "needs redis://"),
+            ("http://a:1", "does not know"),
+            ("redis://me:secret@a:1", "-credentials"),
+            ("redis://a:1/2", "database 0"),
+            ("redis-sentinel://a:1", "master's name"),
+            ("redis://", "no host"),
+            ("redis://a:1,", "no host"),
+            ("redis://a:0", "no host"),
+            ("redis://a:x", "no host"),
+            ("redis://::1", "[]"),
+            ("redis://[::1", "no host"),
+        ];
+        for (text, why) in cases {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains("secret"), "no password is repeated");
+        }
+    }
+}
