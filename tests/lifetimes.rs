@@ -1,13 +1,16 @@
 //! How long a server keeps sessions, and when it wakes to drop them, over virtual time.
 
+use distcache_core::id::Id;
 use distcache_core::machine::Machine;
 use distcache_core::message::TTL_MAX;
 use distcache_core::server;
 use distcache_core::server::Operations;
 use distcache_core::table::{Layout, Line, Table};
-use distcache_testing::bytes::{ADD, add_for, have, status};
+use distcache_core::time::Instant;
+use distcache_testing::bytes::{ADD, HAVE, add_for, have, status};
 use distcache_testing::memory::{Memory, NO_LIMITS};
 use distcache_testing::net::{Net, Pieces};
+use distcache_testing::random::Random;
 use std::time::Duration;
 
 /// Returns memory for a table of 2,000 sessions, and its size.
@@ -64,6 +67,63 @@ fn sessions_that_expire_close_together_are_dropped_together() {
 }
 
 #[test]
+fn no_session_stays_for_2_seconds_after_it_expired_though_nobody_asks() {
+    let (mut bytes, layout) = sessions(1 << 20);
+    let mut memory = Memory::of(1);
+    let server = memory.server(NO_LIMITS, table(&mut bytes, layout));
+    let mut net = Net::new(server, Pieces::Whole);
+    let client = net.connect();
+    let mut random = Random::new(1);
+    let mut due = Vec::new();
+    for n in 0..2_000_u32 {
+        let ttl = 1 + random.below(600_000) as u32;
+        net.send(client, &add_for(n, ttl, &n.to_be_bytes(), b"session"));
+        net.drive();
+        due.push(net.now.after(ttl.into()));
+    }
+    let mut wakes = 0;
+    while let Some(at) = net.machine.deadline() {
+        wakes += 1;
+        let left = due.iter().filter(|due| at < due.after(2_000)).count();
+        assert!(net.machine.store().len() <= left as u32, "at {at:?}, before the server wakes");
+        net.pass(at.since(net.now));
+        let left = due.iter().filter(|due| at < **due).count();
+        assert_eq!(net.machine.store().len(), left as u32, "at {at:?}");
+    }
+    assert!(wakes <= 601, "once a second at most: {wakes}");
+}
+
+#[test]
+fn sessions_that_expire_all_at_once_leave_in_short_rounds_and_clients_are_served_between() {
+    const SESSIONS: u32 = 20_000;
+    let layout = Layout::new(SESSIONS, 256 * u64::from(SESSIONS)).expect("valid sizes");
+    let mut bytes = vec![0; layout.size()];
+    let mut store = table(&mut bytes, layout);
+    for n in 0..SESSIONS {
+        let id = n.to_be_bytes();
+        let id = Id::new(&id).expect("4 bytes");
+        store.add(Instant::ORIGIN, 60_000, id, b"session").expect("room");
+    }
+    let mut memory = Memory::of(1);
+    let mut net = Net::new(memory.server(NO_LIMITS, store), Pieces::Whole);
+    let client = net.connect();
+    let due = Instant::from_millis(60_000);
+    net.now = due;
+    net.send(client, &have(1, b"unknown"));
+    net.drive();
+    assert_eq!(net.take(client), status(1, HAVE, 1));
+    let mut before = net.machine.store().len();
+    while let Some(at) = net.machine.deadline() {
+        net.pass(at.since(net.now));
+        let left = net.machine.store().len();
+        assert!(left < before && before - left <= 2_048, "{before} to {left}");
+        before = left;
+    }
+    assert!(net.machine.store().is_empty());
+    assert!(net.now.since(due) <= 100, "{} ms", net.now.since(due));
+}
+
+#[test]
 fn lifetimes_above_the_maximum_are_lowered_and_those_above_7_days_are_refused() {
     let (mut bytes, layout) = sessions(1 << 20);
     let mut memory = Memory::of(1);
@@ -103,7 +163,7 @@ fn a_lifetime_of_0_stores_nothing_and_evicts_nothing() {
     net.send(client, &[b"a", b"b", b"c"].map(|id| have(9, id)).concat());
     net.drive();
     let added = [(1, 0), (2, 0), (3, 0), (4, 101)].map(|(uid, code)| status(uid, ADD, code));
-    let there = [0, 0, 1].map(|code| status(9, distcache_testing::bytes::HAVE, code));
+    let there = [0, 0, 1].map(|code| status(9, HAVE, code));
     assert_eq!(net.take(client), [added.concat(), there.concat()].concat());
     assert_eq!(net.machine.store().counters().evicted, 0);
 }

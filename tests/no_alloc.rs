@@ -5,15 +5,20 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use distcache_core::Limits;
 use distcache_posix::load::{self, Config, protocol::Distcache};
-use distcache_posix::{program, proxy, server};
+use distcache_posix::proxy::SealConfig;
+use distcache_posix::seal_keys::KeyFile;
+use distcache_posix::{program, proxy, server, state};
 use distcache_testing::bytes::{add, add_for, frame, get, have, message, remove, status};
 use distcache_testing::memory::limits;
 use distcache_testing::process::{Dir, Program, Signal, until};
@@ -74,6 +79,7 @@ fn a_daemon() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let [listen, server, counter] =
         [LISTEN, SERVER, COUNTER].map(|name| std::env::var(name).unwrap());
+    let counter_path = counter.clone();
     let counter = UnixListener::bind(counter).unwrap();
     std::thread::spawn(move || {
         for udp in counter.incoming() {
@@ -83,6 +89,7 @@ fn a_daemon() {
     let mut service = program::daemon("daemon", &listen).unwrap();
     let listen = [&listen, "SESSIOND:127.0.0.1:0"];
     service.listen = listen.map(|address| address.parse().unwrap()).to_vec();
+    service.reloads = role == "sealing";
     let running = service.start().unwrap();
     COUNTED.set(true);
     if role == "server" {
@@ -94,6 +101,14 @@ fn a_daemon() {
             min_lifetime: Duration::ZERO,
             max_lifetime: Duration::from_secs(86_400),
             progress: 50,
+            state: Some(state::Config {
+                path: state_file(&counter_path),
+                every: Some(Duration::from_secs(1)),
+                seal_keys: None,
+            }),
+            allow_copy: false,
+            copy_from: Vec::new(),
+            copy_share: None,
         };
         server::run(&config, running).unwrap();
     } else {
@@ -107,11 +122,23 @@ fn a_daemon() {
             server_patience: PATIENCE,
             retry: 50,
             min_ttl: 0,
+            seal: (role == "sealing").then(|| SealConfig {
+                keys: KeyFile::new(Path::new(&format!(
+                    "{}.keys",
+                    listen[0].trim_start_matches("UNIX:")
+                ))),
+                mixed: false,
+            }),
         };
         proxy::run(&config, running).unwrap();
     }
     COUNTED.set(false);
     println!("\nin all {} allocations", COUNT.load(Ordering::Relaxed));
+}
+
+/// The state file of a server whose counter is at `counter`.
+fn state_file(counter: &str) -> PathBuf {
+    format!("{counter}.state").into()
 }
 
 /// A daemon whose allocations are counted.
@@ -163,6 +190,21 @@ fn id(number: u32) -> [u8; 32] {
     let mut id = [7; 32];
     id[..4].copy_from_slice(&number.to_be_bytes());
     id
+}
+
+#[test]
+fn a_server_that_writes_its_state_allocates_nothing() {
+    let dir = Dir::new();
+    let daemon = Daemon::server(&dir);
+    send_all_requests(&daemon.address);
+    let before = daemon.allocations();
+    let state = state_file(&daemon.counter);
+    for _ in 0..2 {
+        until("a state", || state.exists().then_some(()));
+        std::fs::remove_file(&state).unwrap();
+    }
+    assert_eq!(daemon.allocations(), before);
+    daemon.end();
 }
 
 const LARGE: usize = 30_000;
@@ -258,8 +300,10 @@ fn send_datagrams(datagrams: &str) {
         udp.new_session(300, &key, b"a session");
         udp.get(&key)
     });
-    udp.new_session(300, &key, &[9; 512]);
-    until("what is new", || (udp.get(&key)? == [9; 512]).then_some(()));
+    until("what is new", || {
+        udp.new_session(300, &key, &[9; 512]);
+        (udp.get(&key)? == [9; 512]).then_some(())
+    });
     for wrong in [&b""[..], b"nonsense", &[1; 9000]] {
         udp.send(wrong);
     }
@@ -267,8 +311,10 @@ fn send_datagrams(datagrams: &str) {
         (0..4 * CLIENTS).for_each(|_| udp.ask_for(&key));
         (0..4 * CLIENTS).for_each(|_| drop(udp.answer(&key)));
     }
-    udp.remove(&key);
-    until("that it is gone", || udp.get(&key).is_none().then_some(()));
+    until("that it is gone", || {
+        udp.remove(&key);
+        udp.get(&key).is_none().then_some(())
+    });
 }
 
 /// Stores more sessions than there is room for, some of which expire.
@@ -327,6 +373,40 @@ fn a_proxy_allocates_nothing_whatever_happens_to_its_server() {
     let server = replace_server(&dir, server, &proxy);
     send_all_requests(address);
     send_datagrams(&proxy.datagrams);
+    assert_eq!(proxy.allocations() - before, 0);
+    assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
+    drop(server);
+}
+
+#[test]
+fn a_proxy_that_seals_allocates_nothing_when_it_reads_its_keys_again_either() {
+    let dir = Dir::new();
+    let server = Daemon::server(&dir);
+    let keys = dir.join("proxy.keys");
+    let write_keys = |text: &str| {
+        std::fs::write(&keys, text).unwrap();
+        std::fs::set_permissions(&keys, Permissions::from_mode(0o600)).unwrap();
+    };
+    write_keys(&"01".repeat(32));
+    let proxy = Daemon::start("sealing", &dir.address("proxy"), &server.address);
+    let address = proxy.address.as_str();
+    ask_until(address, &get(1, b"id"), &status(1, 1, 1));
+    let before = proxy.allocations();
+    for visit in [send_all_requests, send_garbage, send_all_requests, fill_table] {
+        visit(address);
+        send_datagrams(&proxy.datagrams);
+        assert_eq!(proxy.allocations() - before, 0);
+    }
+    // Sessions that do not open, keys that change, and keys that are refused.
+    let direct = connect_when_possible(&server.address);
+    direct.ask(&add(1, b"in clear", b"a session"));
+    assert_eq!(connect_when_possible(address).ask(&get(2, b"in clear")), status(2, 1, 1));
+    write_keys(&"02".repeat(32));
+    proxy.program.signal(Signal::HUP);
+    proxy.program.err.wait_for("read 1 key from");
+    write_keys("no key");
+    proxy.program.signal(Signal::HUP);
+    proxy.program.err.wait_for("the old keys stay");
     assert_eq!(proxy.allocations() - before, 0);
     assert_eq!(proxy.end() - before, 0, "the end allocates nothing");
     drop(server);

@@ -42,14 +42,14 @@ fn answer(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_answer_has_the_level_of_its_request_up_to_1() {
+fn an_answer_has_the_level_of_its_request_up_to_2() {
     let mut memory = Memory::of(1);
     let mut net = server(&mut memory, Pieces::Whole);
     let client = net.connect();
-    for level in [0, 1, 2, 255] {
+    for level in [0, 1, 2, 3, 255] {
         net.send(client, &at_level(level, have(7, b"a")));
         net.drive();
-        assert_eq!(net.take(client), at_level(level.min(1), status(7, HAVE, 1)));
+        assert_eq!(net.take(client), at_level(level.min(2), status(7, HAVE, 1)));
     }
 }
 
@@ -129,7 +129,7 @@ fn learn_level(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
     net.send(client, &at_level(9, have(7, b"a")));
     net.drive();
     let asked = net.take(SERVER);
-    assert_eq!(asked[..4], [0, 0x11, 0, 1], "a proxy answers at its own level");
+    assert_eq!(asked[..4], [0, 0x11, 0, 2], "a proxy answers at its own level");
     let uid = messages(&asked)[0].0;
     net.send(SERVER, &at_level(level, status(uid, HAVE, 1)));
     net.drive();
@@ -138,7 +138,7 @@ fn learn_level(net: &mut ProxyNet<'_>, client: End, level: u8) -> Vec<u8> {
 
 #[test]
 fn a_proxy_answers_unsupported_for_what_its_server_lacks() {
-    for (level, answer_level) in [(0, 0), (1, 1), (7, 1)] {
+    for (level, answer_level) in [(0, 0), (1, 1), (2, 2), (7, 2)] {
         let mut memory = Memory::of(1);
         let mut net = proxy(&mut memory);
         let client = net.connect();

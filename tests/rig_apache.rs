@@ -20,6 +20,7 @@ use distcache_testing::bytes::{self, ADD, HAVE, REMOVE, add, have, remove, statu
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::{RawClient, ask_until};
 use distcache_testing::rig::{can_run, succeed};
+use distcache_testing::secret::Secret;
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -60,6 +61,34 @@ fn a_session_of_httpd_is_stored_under_its_own_id() {
 }
 
 #[test]
+fn with_keys_httpd_shares_sessions_that_the_cache_cannot_read() {
+    if !can_run("httpd seals", false, &TOOLS) {
+        return;
+    }
+    let dir = Dir::new();
+    let keys = dir.text("keys");
+    std::fs::write(&keys, "07".repeat(32)).unwrap();
+    std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let before = vec!["env".to_owned(), format!("DISTCACHE_SEALKEYS={keys}")];
+    let site = Site::set_up(&Setup { before, ..Setup::default() });
+    for version in VERSIONS {
+        let client = site.client(version);
+        assert_eq!(site.handshake(&client, 0), Full);
+        assert_eq!(site.handshake(&client, 1), Resumed, "{version:?}");
+    }
+    let session = site.dirs[0].text("session");
+    let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &session]);
+    let (id, address) = (distcache_posix::Id::new(&id).unwrap(), site.dirs[1].address("cache"));
+    let plain = distcache_posix::Client::connect(address.as_str()).unwrap();
+    let mut stored = plain.get(id).unwrap().unwrap();
+    assert!(distcache_core::seal::is_sealed(&stored));
+    *stored.last_mut().unwrap() ^= 1;
+    plain.put(id, &stored, Duration::from_secs(60)).unwrap();
+    let (_, how) = openssl_handshake(&site, 1, &["-sess_in", &session]);
+    assert_eq!(how, "New", "a session that the cache has changed is not resumed");
+}
+
+#[test]
 fn an_object_that_is_too_large_or_not_a_session_is_not_resumed() {
     if !can_run("httpd refuses", false, &TOOLS) {
         return;
@@ -81,6 +110,28 @@ fn an_object_that_is_too_large_or_not_a_session_is_not_resumed() {
         assert_counters(&page, counters);
     }
     assert_no_child_was_killed(&site);
+}
+
+/// The object is one that OpenSSL cannot read: of others it keeps copies of its own. The buffer of mod_ssl is
+/// on the stack, and the rest of the handshake overwrites it.
+#[test]
+fn a_fetched_object_stays_in_no_memory_of_httpd() {
+    if !(can_run("httpd's memory", true, &TOOLS)) {
+        return;
+    }
+    let site = Site::new();
+    let file = site.dirs[0].text("session");
+    let caller = RawClient::connect(&site.dirs[1].address("cache"));
+    let (id, _) = openssl_handshake(&site, 0, &["-sess_out", &file]);
+    let secret = Secret::new();
+    assert_eq!(caller.ask(&remove(1, &id)), status(1, REMOVE, 0));
+    assert_eq!(caller.ask(&add(1, &id, &secret.reveal())), status(1, ADD, 0));
+    assert_eq!(openssl_handshake(&site, 0, &["-sess_in", &file]).1, "New");
+    let children = site.servers[0].children();
+    assert!(!children.is_empty());
+    for child in children {
+        secret.until_none_in(child, "after the handshake");
+    }
 }
 
 /// Connects with `openssl s_client`. Returns the session id, and `New` or `Reused`.

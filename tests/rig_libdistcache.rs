@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use distcache_testing::c::CBuilder;
-use distcache_testing::process::{Dir, Ended, Program, Signal};
+use distcache_testing::process::{Dir, Ended, Program, Signal, is_root};
 use distcache_testing::rig::{can_run, installed, succeed};
+use distcache_testing::secret::Secret;
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
@@ -145,7 +146,7 @@ fn the_library_exports_only_the_documented_functions() {
     let header = std::fs::read_to_string(header).expect("our header");
     let declared: Vec<_> =
         names.iter().filter(|name| header.contains(&format!("{name}("))).collect();
-    assert_eq!((names.len(), declared.len()), (12, 12), "{names:?}");
+    assert_eq!((names.len(), declared.len()), (14, 14), "{names:?}");
 }
 
 #[test]
@@ -197,6 +198,92 @@ fn parent_and_child_use_separate_connections_even_without_pidcheck() {
         let said = server.end(Signal::TERM).err;
         assert!(said.contains("dc_server: 2 clients accepted, 0 refused"), "{said}");
     }
+}
+
+#[test]
+fn sealed_sessions_are_read_only_with_a_key_and_only_under_their_own_id() {
+    if !can("sealed", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, direct) = server(&dir.address("server"));
+    let (_proxy, through) = proxy(&dir.address("proxy"), &direct);
+    let [one, two, bad] = [
+        ("one", format!("{}\n", "01".repeat(32))),
+        ("two", format!("# two keys\n{}\n{}\n", "02".repeat(32), "01".repeat(32))),
+        ("bad", "01\n".to_owned()),
+    ]
+    .map(|(name, text)| key_file(&dir, name, &text));
+    for (target, flags) in [(&direct, "0"), (&direct, "9"), (&through, "15")] {
+        passes(&sealed, &["functions", target, flags, &one, &two, &bad]);
+        passes(&sealed, &["fork", target, flags, &one]);
+    }
+}
+
+#[test]
+fn the_environment_names_a_key_file() {
+    if !can("sealed by environment", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, address) = server(&dir.address("server"));
+    let one = key_file(&dir, "one", &format!("{}\n", "01".repeat(32)));
+    let bad = key_file(&dir, "bad", "01\n");
+    for (file, mixed, expected) in [
+        ("", "1", "plain"),
+        (&one, "0", "sealed"),
+        (&one, "1", "mixed"),
+        (&bad, "0", "line 1 is not a key"),
+        (&dir.text("missing"), "0", "no such file"),
+    ] {
+        let mut command = Command::new(&sealed);
+        command.args(["environment", &address, expected, &one]);
+        command.env("DISTCACHE_SEALKEYS", file).env("DISTCACHE_SEALKEYS_MIXED", mixed);
+        succeed(&mut command);
+    }
+}
+
+#[test]
+fn the_library_opens_what_other_implementations_sealed() {
+    if !can("vectors", &[]) {
+        return;
+    }
+    let dir = Dir::new();
+    let sealed = compile(&dir, "sealed.c");
+    let (_server, address) = server(&dir.address("server"));
+    let plain = distcache_posix::Client::connect(address.as_str()).expect("an address");
+    let bytes = |digits: &str| -> Vec<u8> {
+        let pairs =
+            digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("a byte")).collect()
+    };
+    let mut opened = 0;
+    for line in include_str!("vectors/seal.tsv").lines().filter(|line| line.starts_with("opened")) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [_, keys, _, id, envelope, session] = fields[..] else { panic!("{line}") };
+        // Those that do not expire.
+        if &envelope[8..16] != "ffffffff" {
+            continue;
+        }
+        opened += 1;
+        let (name, text) = (format!("keys-{opened}"), keys.replace(',', "\n"));
+        let id_bytes = bytes(id);
+        let own = distcache_posix::Id::new(&id_bytes).expect("an id");
+        plain.put(own, &bytes(envelope), std::time::Duration::from_secs(60)).expect("it is stored");
+        passes(&sealed, &["vector", &address, &key_file(&dir, &name, &text), id, session]);
+    }
+    assert!(opened >= 9);
+}
+
+/// Writes a file that only its owner may read. Returns its path.
+fn key_file(dir: &Dir, name: &str, text: &str) -> String {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = dir.text(name);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a file of our own");
+    path
 }
 
 #[test]
@@ -285,6 +372,59 @@ fn when_two_processes_take_the_same_sessions_each_session_goes_to_one_of_them() 
         .collect();
     taken.sort_unstable();
     assert_eq!(taken, (0..500).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_library_keeps_no_copy_of_a_session_except_for_a_reget() {
+    if !(can("secrets", &[]) && is_root()) {
+        return;
+    }
+    let dir = Dir::new();
+    let secrets = compile(&dir, "secrets.c");
+    // The last has no NO_REGET.
+    for (flags, keeps) in [("16", false), ("31", false), ("15", true)] {
+        let (server, address) = server(&dir.address("server"));
+        let (program, mut line) = waiting(&secrets, &[&address, flags], Some("20000"));
+        let mut lines = 0;
+        let mut ask = |letter: &[u8], secret: &Secret, answer: &str| {
+            line.write_all(letter).expect("it reads");
+            if matches!(letter, b"p" | b"a") {
+                line.write_all(&secret.reveal()).expect("it reads");
+            }
+            lines += 1;
+            let said = program.out.find("an answer", |text| {
+                let said: Vec<&str> = text.lines().collect();
+                (said.len() >= lines && text.ends_with('\n')).then(|| said[lines - 1].to_owned())
+            });
+            assert_eq!(said, answer, "{letter:?}");
+        };
+        let secret = Secret::new();
+        let none =
+            |when: &str| secret.until_none_in(program.pid(), &format!("flags {flags}, {when}"));
+        ask(b"p", &secret, "done");
+        none("after put");
+        ask(b"a", &secret, "failed");
+        none("after an add of a stored id");
+        for fetch in [b"g", b"s"] {
+            ask(fetch, &secret, "done");
+            if keeps {
+                secret.until_one_in(program.pid(), "for a reget");
+            } else {
+                none("after get");
+            }
+        }
+        ask(b"h", &secret, "done");
+        none("after the next operation");
+        ask(b"t", &secret, "done");
+        ask(b"r", &secret, "failed");
+        none("after take and remove");
+        server.freeze();
+        server.signal(Signal::KILL);
+        ask(b"p", &secret, "failed");
+        none("after the loss of the server");
+        drop(line);
+        assert_eq!(program.ended().code, 0);
+    }
 }
 
 #[test]

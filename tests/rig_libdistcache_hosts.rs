@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use distcache_testing::c::CBuilder;
 use distcache_testing::process::{Dir, Ended, Program, Signal};
-use distcache_testing::rig::{can_run, installed};
+use distcache_testing::rig::{can_run, installed, succeed};
 use distcache_testing::start::{self, ANY_PORT};
 
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -81,7 +81,7 @@ fn a_cache_that_hangs_costs_one_deadline_in_each_pause() {
 }
 
 #[test]
-fn a_setuid_program_ignores_the_timeout_in_its_environment() {
+fn a_setuid_program_ignores_timeout_and_keys_in_its_environment() {
     if !can_run("setuid", true, &TOOLS) {
         return;
     }
@@ -90,18 +90,20 @@ fn a_setuid_program_ignores_the_timeout_in_its_environment() {
     let program = compile(&dir, "setuid.c");
     let (server, address) = server(ANY_PORT);
     server.freeze();
-    let ended = |timeout: &str, rights: &str| {
+    let ended = |timeout: &str, keys: &str, rights: &str| {
         let mut command = Command::new(&program);
         command.args([&*address, rights]).env("DISTCACHE_TIMEOUT_MS", timeout);
+        command.env("DISTCACHE_SEALKEYS", keys);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let ended = Program::spawn(command).ended();
         assert_eq!((ended.code, &*ended.err), (0, ""), "{rights}");
     };
-    ended("50", "caller");
+    ended("50", "", "caller");
     std::os::unix::fs::chown(&program, Some(NOBODY), None).expect("we are root");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
     std::fs::set_permissions(&program, mode).expect("we are root");
-    ended("86400000", "own");
+    // With these keys the program gets no context.
+    ended("86400000", "/no/such/keys", "own");
     server.signal(Signal::CONT);
 }
 
@@ -112,7 +114,16 @@ fn whichever_allocation_is_refused_a_call_fails_without_effect_or_succeeds() {
     }
     let dir = Dir::new();
     let (_server, address) = server(&dir.address("server"));
-    passes(&compile(&dir, "allocation_refused.c"), &[&address]);
+    let program = compile(&dir, "allocation_refused.c");
+    passes(&program, &[&address]);
+
+    // The same with sessions that are sealed.
+    let keys = dir.text("keys");
+    std::fs::write(&keys, "07".repeat(32)).expect("a file of our own");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&keys, mode).expect("a file of our own");
+    let mut command = Command::new(&program);
+    succeed(command.arg(&address).env("DISTCACHE_SEALKEYS", &keys));
 }
 
 #[test]

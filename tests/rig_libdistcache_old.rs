@@ -64,7 +64,7 @@ fn answer(store: &mut Store, op: Op, payload: &[u8]) -> Vec<u8> {
         Op::Get => store.get(payload).cloned().unwrap_or_else(|| code(false)),
         Op::Remove => code(store.remove(payload).is_some()),
         Op::Have => code(store.contains_key(payload)),
-        Op::Put | Op::Take => unreachable!("refused before"),
+        Op::Put | Op::Take | Op::Fetch | Op::Repair | Op::Copy => unreachable!("refused before"),
     }
 }
 

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use distcache_testing::bytes::{ADD, HAVE, add, have, remove, status};
 use distcache_testing::handshake::{Client, Handshake, Version};
-use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, is_root, until};
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate, installed, succeed};
+use distcache_testing::secret::Secret;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -382,6 +383,73 @@ fn a_session_that_nginx_cannot_read_costs_a_full_handshake_and_no_worker() {
         other.matches(LOG_PREFIX).count() == 4 && !other.contains("exited on signal"),
         "{other}"
     );
+}
+
+/// A string of Lua cannot be wiped. The session is one that OpenSSL cannot read: of others it keeps copies of
+/// its own.
+#[test]
+fn a_fetched_session_stays_in_no_memory_but_a_string_of_lua() {
+    if !(can_run_here("a_fetched_session_stays") && is_root()) {
+        return;
+    }
+    let site = Site::new();
+    let id = site.begin(Tls12, 0).session_id;
+    let caller = RawClient::connect(&site.cache.address());
+    let secret = Secret::new();
+    caller.ask(&remove(1, &id));
+    assert_eq!(caller.ask(&add(1, &id, &secret.reveal())), status(1, ADD, 0));
+    assert!(!site.go_on(Tls12, 0).resumed);
+    let workers = site.servers[0].program().children();
+    assert!(!workers.is_empty());
+    for worker in workers {
+        let copies = secret.copies_in(worker);
+        assert!(copies.most() <= 1, "{copies}");
+    }
+}
+
+#[test]
+fn with_keys_workers_share_sessions_that_the_cache_cannot_read() {
+    if !can_run_here("with_keys_workers_share_sessions_that_the_cache_cannot_read") {
+        return;
+    }
+    let keys = Dir::new();
+    let path = keys.text("keys");
+    fs::write(&path, "07".repeat(32)).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let settings = format!("distcache.sealkeys = '{path}'; {LOG_ONCE}");
+    let site = Site::with(&[(EXAMPLE_TIMEOUT, &settings)]);
+    let id = site.begin(Tls12, 0).session_id;
+    assert!(site.go_on(Tls12, 1).resumed);
+    let plain = distcache_posix::Client::connect(site.cache.address().as_str()).unwrap();
+    let own = distcache_posix::Id::new(&id).unwrap();
+    let mut stored = plain.get(own).unwrap().unwrap();
+    assert!(distcache_core::seal::is_sealed(&stored));
+
+    // What the cache has changed is a full handshake and a line in the log.
+    *stored.last_mut().unwrap() ^= 1;
+    plain.put(own, &stored, Duration::from_secs(60)).unwrap();
+    assert!(!site.go_on(Tls12, 1).resumed);
+    let told = site.servers[1].log_line(1);
+    assert!(told.contains("a session that did not open, 1 so far"), "{told}");
+    let [one, other] = site.servers.map(Nginx::end);
+    assert!(!one.contains(LOG_PREFIX) && other.matches(LOG_PREFIX).count() == 1, "{one}{other}");
+}
+
+#[test]
+fn with_keys_that_cannot_be_used_no_session_leaves_a_worker() {
+    if !can_run_here("with_keys_that_cannot_be_used_no_session_leaves_a_worker") {
+        return;
+    }
+    let settings = format!("distcache.sealkeys = '/no/such/keys'; {LOG_ONCE}");
+    let site = Site::with(&[(EXAMPLE_TIMEOUT, &settings)]);
+    let id = site.begin(Tls12, 0).session_id;
+    assert!(!site.go_on(Tls12, 0).resumed);
+    let told = site.servers[0].log_line(1);
+    assert!(told.contains("cannot use the keys in /no/such/keys: there is no such file"), "{told}");
+    let cache = RawClient::connect(&site.cache.address());
+    assert_eq!(cache.ask(&have(1, &id)), status(1, HAVE, 1));
+    let [one, _] = site.servers.map(Nginx::end);
+    assert_eq!(one.matches(LOG_PREFIX).count(), 1, "{one}");
 }
 
 #[test]

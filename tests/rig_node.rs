@@ -7,14 +7,17 @@
 //!               └─ example.mjs ─ UNIX socket ─ dc_client ─┘
 //! ```
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distcache_testing::bytes::{HAVE, have, status};
 use distcache_testing::handshake::{Client, Handshake, Version};
-use distcache_testing::process::{Dir, Program, Signal, until};
+use distcache_testing::process::{Dir, Program, Signal, is_root, until};
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::rig::{can_run, certificate};
+use distcache_testing::secret::Secret;
+use distcache_testing::start;
 
 const DC_CLIENT: &str = env!("CARGO_BIN_EXE_dc_client");
 const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
@@ -122,6 +125,42 @@ fn the_tests_of_the_module_pass_with_a_real_server() {
     assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
     // The test runner succeeds if it finds no tests, so look for one.
     assert!(ended.out.contains("of a thousand requests at once"), "{}", ended.out);
+}
+
+#[test]
+fn the_module_keeps_no_copy_of_a_session() {
+    if !(can_run_here("the_module_keeps_no_copy_of_a_session") && is_root()) {
+        return;
+    }
+    let dir = Dir::new();
+    let _cache = start::server(DC_SERVER, &dir.address("s"), &[]);
+    for copies in [1, 100] {
+        let secret = Secret::new();
+        let session = secret.reveal().repeat(copies);
+        let (reader, mut line) = std::io::pipe().expect("a pipe");
+        let mut command = Command::new("node");
+        let script = format!("{ROOT}/tests/rig_node/secrets.mjs");
+        command.args([&script, &dir.text("s"), &session.len().to_string()]);
+        command.stdin(reader).stdout(Stdio::piped());
+        let node = Program::spawn(command);
+        let mut count = 0;
+        let mut done = || {
+            count += 1;
+            node.out.wait_for_nth("done", count);
+        };
+        // The second time it replaces the session, with another request.
+        for _ in 0..2 {
+            line.write_all(b"p").expect("it reads");
+            line.write_all(&session).expect("it reads");
+            done();
+            secret.until_none_in(node.pid(), "after put");
+        }
+        line.write_all(b"g").expect("it reads");
+        done();
+        secret.until_none_in(node.pid(), "after get");
+        drop(line);
+        assert_eq!(node.ended().code, 0);
+    }
 }
 
 #[test]

@@ -27,9 +27,14 @@
 APLOG_USE_MODULE(socache_distcache);
 
 #define DEFAULT_TARGET "UNIX:/run/distcache/scache"
+/* An older libdistcache has no such flag, and ignores it. */
+#ifndef DC_CTX_FLAG_NO_REGET
+#define DC_CTX_FLAG_NO_REGET 0x0010U
+#endif
+/* Without NO_REGET, each thread would keep a copy of the session that it fetched last. */
 #define CONTEXT_FLAGS \
     (DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_PIDCHECK | DC_CTX_FLAG_PERSISTENT_RETRY \
-     | DC_CTX_FLAG_PERSISTENT_LATE)
+     | DC_CTX_FLAG_PERSISTENT_LATE | DC_CTX_FLAG_NO_REGET)
 
 /* The longest id of a TLS session, in bytes. */
 #define SESSION_ID_MAX 32

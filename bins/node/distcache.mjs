@@ -16,6 +16,7 @@
 // bytes (option `ticketKeys`, `server.setTicketKeys()`), and not this module.
 
 import net from 'node:net';
+import { SealKeys } from './seal.mjs';
 
 const [ADD, GET, REMOVE, PUT] = [0, 1, 2, 4];
 const [OK, UNREACHABLE, EXISTS] = [0, 2, 101];
@@ -25,6 +26,8 @@ const [HEADER_LEN, FRAME_DATA_MAX, FRAMES_MAX] = [14, 2048, 16];
 const [ID_MAX, SESSION_MIN, LIFETIME_MAX] = [64, 5, 604_800_000];
 /** Milliseconds between two log lines: while the cache is unreachable, every handshake fails. */
 const LOG_EVERY = 10_000;
+/** Bytes that are read at once. */
+const READ_MAX = 65_536;
 
 /**
  * Makes a tls.Server or https.Server keep its sessions in the cache. Returns the Cache, which is closed when the
@@ -39,7 +42,11 @@ export function attach(server, { lifetime = 300_000, ...options } = {}) {
     if (isTls13(session)) done();
     else cache.put(id, session, lifetime).then(() => done());
   });
-  server.on('resumeSession', (id, done) => cache.get(id).then((session) => done(null, session)));
+  server.on('resumeSession', async (id, done) => {
+    const session = await cache.get(id);
+    done(null, session);
+    session?.fill(0); // OpenSSL has made a copy of its own.
+  });
   server.on('close', () => cache.close());
   return cache;
 }
@@ -56,6 +63,11 @@ function isTls13(session) {
  * Every operation ends within `timeout` milliseconds, 250 by default. A failure counts as a miss: no promise is ever
  * rejected. `log` is called with a line of text about failures, at most once in ten seconds. The constructor throws a
  * TypeError if an option is invalid.
+ *
+ * With `sealKeys`, the path of a key file, sessions are encrypted before they are sent and opened when they come back:
+ * see docs/security.md, "Sealed sessions". The file is looked at again once in ten seconds. A session that does not
+ * open counts as a miss, also one that is not sealed, unless `sealKeysMixed` is true. The constructor throws an Error
+ * if the file cannot be used. This needs seal.mjs beside this file.
  */
 export class Cache {
   #where;
@@ -63,40 +75,57 @@ export class Cache {
   #log;
   #loggedAt = -Infinity;
   #connection = null;
+  #seal = null;
 
-  constructor({ path, host = '127.0.0.1', port, timeout = 250, log = () => {} }) {
+  constructor({ path, host = '127.0.0.1', port, timeout = 250, log = () => {}, sealKeys, sealKeysMixed = false }) {
     const place = path ? typeof path === 'string' : Number.isInteger(port) && port > 0 && port < 65_536;
     if (!place) throw new TypeError(`distcache: needs a path, or a port of 1 to 65535, not ${path ?? port}`);
     if (!(timeout >= 1)) throw new TypeError(`distcache: timeout must be milliseconds, not ${timeout}`);
     this.#where = path ? { path } : { host, port, noDelay: true };
     this.#timeout = timeout;
     this.#log = log;
+    if (sealKeys !== undefined) this.#seal = new SealKeys(sealKeys, sealKeysMixed, (why) => this.#report(why));
+  }
+
+  /** How many sessions did not open, by reason; null without `sealKeys`. */
+  get unopened() {
+    return this.#seal && { ...this.#seal.unopened };
   }
 
   /** Returns the session of an id, a Uint8Array of 1 to 64 bytes, or null. */
   async get(id) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', null);
     const answer = await this.#ask(GET, id, this.#deadline());
-    return answer && answer.payload.length >= SESSION_MIN ? answer.payload : null;
+    if (!answer || answer.payload.length < SESSION_MIN) return null;
+    return this.#seal ? this.#seal.open(id, answer.payload) : answer.payload;
   }
 
   /**
    * Stores a session for `lifetime` milliseconds, 7 days at most, and replaces one that the id has. Returns whether it
-   * is stored. `id` and `session` are Uint8Arrays: the session of 5 bytes or more, both together of 32,760 or less.
+   * is stored. `id` and `session` are Uint8Arrays: the session of 5 bytes or more, both together of 32,760 or less
+   * (32,712 with `sealKeys`).
    */
   async put(id, session, lifetime) {
     if (!isId(id)) return this.#refuse('an id must be a Uint8Array of 1 to 64 bytes', false);
     if (!(session instanceof Uint8Array)) return this.#refuse('a session must be a Uint8Array', false);
     // Also rejects what is not a number.
     if (!(lifetime >= 1)) return this.#refuse('a lifetime must be a number of milliseconds, at least 1', false);
-    if (session.length < SESSION_MIN) return false;
+    if (session.length < SESSION_MIN || session.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
     const fixed = Buffer.alloc(8);
     fixed.writeUInt32BE(Math.min(Math.trunc(lifetime), LIFETIME_MAX), 0);
     fixed.writeUInt32BE(id.length, 4);
-    const payload = Buffer.concat([fixed, id, session]);
-    if (payload.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
+    const data = this.#seal ? this.#seal.seal(id, session, Math.min(lifetime, LIFETIME_MAX)) : session;
+    if (fixed.length + id.length + data.length > FRAMES_MAX * FRAME_DATA_MAX) return false;
+    const payload = Buffer.concat([fixed, id, data]);
+    try {
+      return await this.#replace(id, payload, this.#deadline());
+    } finally {
+      payload.fill(0);
+    }
+  }
 
-    const deadline = this.#deadline();
+  /** Stores the payload of an ADD in place of what the id has. Returns whether it is stored. */
+  async #replace(id, payload, deadline) {
     const added = await this.#ask(ADD, payload, deadline);
     if (added?.status !== EXISTS) return added?.status === OK;
     if (added.level >= 1 && (await this.#ask(PUT, payload, deadline))?.status === OK) return true;
@@ -148,7 +177,12 @@ function isId(id) {
   return id instanceof Uint8Array && id.length >= 1 && id.length <= ID_MAX;
 }
 
-/** One connection, on which the server answers requests in order. Any other data closes it and fails all requests. */
+/**
+ * One connection, on which the server answers requests in order. Any other data closes it and fails all requests.
+ *
+ * Sessions are wiped from its buffers once they are sent, or returned. Node fills a buffer of ours instead of a new one
+ * for each read.
+ */
 class Connection {
   ended = false;
   #socket;
@@ -160,8 +194,13 @@ class Connection {
 
   constructor(where, report) {
     this.#report = report;
-    this.#socket = net.connect(where);
-    this.#socket.on('data', (bytes) => this.#read(bytes));
+    const buffer = Buffer.alloc(READ_MAX);
+    const callback = (length) => {
+      this.#read(buffer.subarray(0, length));
+      buffer.fill(0, 0, length);
+      return true;
+    };
+    this.#socket = net.connect({ ...where, onread: { buffer, callback } });
     this.#socket.on('error', (error) => this.end(error.message));
     for (const event of ['end', 'close']) this.#socket.on(event, () => this.end('closed the connection'));
     // An idle connection must not keep the process alive. The timer of a request does.
@@ -175,7 +214,8 @@ class Connection {
       const timer = setTimeout(timedOut, Math.max(deadline - performance.now(), 0));
       const answer = (found) => (clearTimeout(timer), resolve(found));
       this.#waiting.push({ uid: this.#uid, op, answer });
-      this.#socket.write(encode(this.#uid, op, payload));
+      const message = encode(this.#uid, op, payload);
+      this.#socket.write(message, () => message.fill(0));
     });
   }
 
@@ -185,18 +225,25 @@ class Connection {
     this.#socket.destroy();
     if (why && this.#waiting.length > 0) this.#report(why);
     for (const { answer } of this.#waiting.splice(0)) answer(null);
+    for (const bytes of [this.#bytes, ...this.#frames.splice(0)]) bytes.fill(0);
   }
 
   #read(bytes) {
-    this.#bytes = Buffer.concat([this.#bytes, bytes]);
+    const before = this.#bytes;
+    this.#bytes = Buffer.concat([before, bytes]);
+    before.fill(0);
     while (!this.ended && this.#bytes.length > 0) {
       const request = this.#waiting[0];
       const frame = request && parse(this.#bytes, request);
       if (frame === null) return; // Not complete yet.
-      if (!frame || this.#frames.push(frame.data) > FRAMES_MAX) return this.end('received data that is not an answer');
-      this.#bytes = this.#bytes.subarray(HEADER_LEN + frame.data.length);
+      if (!frame || this.#frames.push(Buffer.from(frame.data)) > FRAMES_MAX) return this.end('received data that is not an answer');
+      const length = HEADER_LEN + frame.data.length;
+      this.#bytes.fill(0, 0, length);
+      this.#bytes = this.#bytes.subarray(length);
       if (!frame.complete) continue;
-      const payload = Buffer.concat(this.#frames.splice(0));
+      const frames = this.#frames.splice(0);
+      const payload = Buffer.concat(frames);
+      for (const data of frames) data.fill(0);
       if (request.op !== GET && payload.length > 1) return this.end('received data that is not an answer');
       this.#waiting.shift();
       // Old versions of dc_client send an empty answer if the server is unreachable.

@@ -7,13 +7,15 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { constants, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import net from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
 import tls from 'node:tls';
 import { promisify } from 'node:util';
 import { attach, Cache } from './distcache.mjs';
+import { hchacha20, Keys, OVERHEAD, SealKeys } from './seal.mjs';
 
 const [ADD, GET, REMOVE, PUT] = [0, 1, 2, 4];
 const [OK, UNREACHABLE, UNSUPPORTED, EXISTS] = [0, 2, 3, 101];
@@ -461,4 +463,116 @@ test('a client that leaves while the cache is asked costs nobody anything', asyn
   socket.write(frame({ ...request, response: 1, data: Buffer.from([1]) }));
   answer = ({ request }) => frame({ ...request, response: 1, data: Buffer.from([1]) });
   assert.equal((await connect(secure, 'TLSv1.2', first.session)).resumed, false);
+});
+
+/** Writes a key file of these bytes, one key for each, in a directory that goes with its test. Returns its path. */
+function keyFile(t, keys, mode = 0o600) {
+  const directory = mkdtempSync(join(tmpdir(), 'dc-keys-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const path = join(directory, 'keys');
+  writeFileSync(path, typeof keys === 'string' ? keys : keys.map((key) => Buffer.alloc(32, key).toString('hex') + '\n').join(''));
+  chmodSync(path, mode);
+  return path;
+}
+
+test('HChaCha20 gives what its draft says', () => {
+  const key = Buffer.from(Array.from({ length: 32 }, (_, at) => at));
+  const nonce = Buffer.from('000000090000004a0000000031415927', 'hex');
+  const expected = '82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc';
+  assert.equal(hchacha20(key, nonce).toString('hex'), expected);
+});
+
+test('envelopes are those of the other implementations', () => {
+  const lines = readFileSync(new URL('../../tests/vectors/seal.tsv', import.meta.url), 'latin1').split('\n');
+  const vectors = lines.filter((line) => line !== '' && !line.startsWith('#'));
+  assert.ok(vectors.length > 30);
+  for (const line of vectors) {
+    const [outcome, all, now, ...rest] = line.split('\t');
+    const [id, envelope, session] = rest.map((hex) => Buffer.from(hex === '-' ? '' : hex, 'hex'));
+    const keys = all.split(',').map((hex) => Buffer.from(hex, 'hex'));
+    const opened = new Keys(keys).open(id, Buffer.from(envelope), Number(now));
+    if (outcome !== 'opened') {
+      assert.deepEqual(opened, { reason: outcome }, line);
+      continue;
+    }
+    assert.deepEqual(opened, { session }, line);
+    const again = keys.map((key) => new Keys([key]).seal(id, session, envelope.readUInt32BE(4), envelope.subarray(8, 32)));
+    assert.equal(again.filter((made) => made.equals(envelope)).length, 1, line);
+  }
+});
+
+test('sealed sessions are read with a key only, and only under their own id', async (t) => {
+  const lines = [];
+  const plain = open(t, realServer());
+  const one = open(t, { ...realServer(), sealKeys: keyFile(t, [1]), log: (line) => lines.push(line) });
+  const two = open(t, { ...realServer(), sealKeys: keyFile(t, [2, 1]), sealKeysMixed: true });
+  const [id, other, session] = [randomBytes(32), randomBytes(32), Buffer.from('the master secret of a session')];
+
+  assert.ok(await one.put(id, session, MINUTE));
+  assert.deepEqual(await one.get(id), session);
+  assert.deepEqual(await two.get(id), session);
+  const envelope = await plain.get(id);
+  assert.equal(envelope.length, session.length + OVERHEAD);
+  assert.ok(!envelope.includes('secret'));
+  assert.ok(await one.put(id, session, MINUTE));
+  assert.notDeepEqual((await plain.get(id)).subarray(8, 32), envelope.subarray(8, 32), 'a nonce was used twice');
+
+  assert.ok(await plain.put(other, envelope, MINUTE));
+  assert.equal(await one.get(other), null);
+  envelope[50] ^= 1;
+  assert.ok(await plain.put(id, envelope, MINUTE));
+  assert.equal(await one.get(id), null);
+  assert.ok(await two.put(id, session, MINUTE));
+  assert.equal(await one.get(id), null);
+  assert.ok(await plain.put(id, session, MINUTE));
+  assert.equal(await one.get(id), null);
+  assert.deepEqual(await two.get(id), session, 'mixed');
+  assert.deepEqual(one.unopened, { notSealed: 1, unknownKey: 1, forged: 2, expired: 0 });
+  assert.deepEqual(two.unopened, { notSealed: 0, unknownKey: 0, forged: 0, expired: 0 });
+  assert.equal(plain.unopened, null);
+  assert.equal(lines.length, 1, 'at most one line in ten seconds');
+  assert.match(lines[0], /did not open/);
+});
+
+test('a session that fits only without its seal is refused', async (t) => {
+  const cache = open(t, { ...realServer(), sealKeys: keyFile(t, [1]) });
+  const id = randomBytes(32);
+  assert.equal(await cache.put(id, Buffer.alloc(32_712 - 32 + 1, 7), MINUTE), false);
+  assert.ok(await cache.put(id, Buffer.alloc(32_712 - 32, 7), MINUTE));
+  assert.deepEqual(await cache.get(id), Buffer.alloc(32_712 - 32, 7));
+});
+
+test('a key file that cannot be used is refused in one line that shows no key', (t) => {
+  const line = 'ab'.repeat(32) + '\n';
+  for (const [text, mode, why] of [
+    ['', 0o600, /there is no key/],
+    ['# none\n\n', 0o600, /there is no key/],
+    [line + line.slice(1), 0o600, /line 2 is not a key/],
+    [line + line.toUpperCase(), 0o600, /line 2 has the same key/],
+    [Array.from({ length: 9 }, (_, at) => `0${at}`.repeat(32)).join('\n'), 0o600, /line 9 has key number 9/],
+    [line + '#'.repeat(8192), 0o600, /more than 8192 bytes/],
+    [line, 0o640, /its mode is 640: chmod 600/],
+    [line, 0o604, /its mode is 604/],
+  ]) {
+    const path = keyFile(t, text, mode);
+    const refused = (error) => why.test(error.message) && error.message.includes(path) && !/abab|\n/.test(error.message);
+    assert.throws(() => new Cache({ path: '/none', sealKeys: path }), refused, String(why));
+  }
+  assert.throws(() => new Cache({ path: '/none', sealKeys: '/no/such/keys' }), /cannot use the keys in .*ENOENT/);
+});
+
+test('keys follow their file, and a bad file changes nothing', (t) => {
+  const [id, session, lines] = [randomBytes(32), randomBytes(100), []];
+  const path = keyFile(t, [1]);
+  const keys = new SealKeys(path, false, (line) => lines.push(line));
+  const [first, second] = [1, 2].map((key) => new Keys([Buffer.alloc(32, key)]));
+  // The clock that SealKeys reads, eleven seconds on each time.
+  let ahead = 0;
+  t.mock.method(performance, 'now', () => (ahead += 11_000) + 1e9);
+  assert.deepEqual(first.open(id, keys.seal(id, session, MINUTE)), { session });
+  writeFileSync(path, 'nonsense');
+  assert.deepEqual(first.open(id, keys.seal(id, session, MINUTE)), { session });
+  assert.match(lines.at(-1), /line 1 is not a key.*; the old keys stay in use/);
+  writeFileSync(path, Buffer.alloc(32, 2).toString('hex'));
+  assert.deepEqual(second.open(id, keys.seal(id, session, MINUTE)), { session });
 });

@@ -93,6 +93,8 @@
 //!
 //!  table    buffer  slots  memory             sessions, bytes and connections in fixed memory
 //!
+//!  seal                                       sessions that a cache cannot read
+//!
 //!  message  wire                              requests and answers, and their bytes
 //!  id  time
 //! ```
@@ -100,9 +102,11 @@
 //! - [`wire`]: frames, messages and what is malformed. [`message`]: requests, replies, statuses.
 //! - [`server`]: a [`Server`] has many clients and one [`Store`](server::Store). [`table`]: a [`Table`]
 //!   is the usual store, of fixed size; no operation takes longer if it has more sessions.
+//! - [`copy`]: the answers that carry many sessions.
 //! - [`proxy`]: a [`Proxy`] has many clients and one connection to each of a few servers.
 //! - [`client`]: a [`Connection`](client::Connection) makes one request at a time. [`snoop`]: reads
 //!   along. [`sessiond`]: stunnel's protocol in terms of this one's requests.
+//! - [`seal`]: encrypts sessions, so that caches store what they cannot read.
 //!
 //! # Bytes, time and memory
 //!
@@ -141,15 +145,18 @@ extern crate std;
 pub mod buffer;
 pub mod client;
 mod clients;
+pub mod copy;
 pub mod id;
 pub mod machine;
 pub mod memory;
 pub mod message;
 pub mod proxy;
+pub mod seal;
 pub mod server;
 pub mod sessiond;
 pub mod slots;
 pub mod snoop;
+pub mod state;
 pub mod table;
 pub mod time;
 pub mod wire;

@@ -9,6 +9,10 @@ use crate::wire::{Malformed, Op};
 pub const TTL_MAX: u32 = 604_800_000;
 /// Bytes of an ADD or PUT before its id: the timeout and the length of the id.
 pub const ADD_FIXED_LEN: usize = 8;
+/// Bytes of a stamp, which the answer to a FETCH that finds nothing carries.
+pub const STAMP_LEN: usize = 8;
+/// Bytes of the answer to a FETCH before the session: [`Status::OK`] and the lifetime left.
+pub const FETCH_FIXED_LEN: usize = 5;
 /// Bytes of the shortest session that a GET or TAKE can return: a shorter answer is a status.
 pub const SESSION_MIN: usize = 5;
 
@@ -25,8 +29,9 @@ impl Status {
     pub const NOT_OK: Self = Self(1);
     /// Sent by a proxy that cannot reach its server.
     pub const DISCONNECTED: Self = Self(2);
-    /// Sent by a proxy, as an answer to PUT and TAKE: its server is not known to support them. Use the
-    /// level 0 operations instead, as [`client::Operation`](crate::client::Operation) does.
+    /// Sent by a proxy, as an answer to operations above level 0: its server is not known to support
+    /// them. Use the level 0 operations instead, as [`client::Operation`](crate::client::Operation)
+    /// does. Also the answer to a COPY that is not allowed.
     pub const UNSUPPORTED: Self = Self(3);
     /// ADD and PUT: the length of the id leaves no byte for a session.
     pub const ADD_CORRUPT: Self = Self(100);
@@ -38,6 +43,8 @@ impl Status {
     pub const ADD_ID: Self = Self(103);
     /// ADD and PUT: the session is longer than the cache can hold.
     pub const ADD_DATA: Self = Self(104);
+    /// REPAIR: the session was removed or replaced a moment ago, or the stamp is too old.
+    pub const REMOVED: Self = Self(105);
 
     /// The status in a few words; `None` for a number that the protocol does not define.
     pub const fn name(self) -> Option<&'static str> {
@@ -51,6 +58,7 @@ impl Status {
             Self::ADD_TIMEOUT => Some("timeout out of range"),
             Self::ADD_ID => Some("id out of range"),
             Self::ADD_DATA => Some("session out of range"),
+            Self::REMOVED => Some("removed"),
             _ => None,
         }
     }
@@ -127,6 +135,10 @@ pub enum Request<'a> {
     Put(Add<'a>),
     /// Fetches the session of this id and removes it.
     Take(Id<'a>),
+    /// Fetches the session of this id, and its lifetime left.
+    Fetch(Id<'a>),
+    /// Stores a session that a FETCH has missed, which was answered with this stamp.
+    Repair(u64, Add<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -137,11 +149,27 @@ impl<'a> Request<'a> {
     /// The data of a message's first frame is always long enough: see
     /// [`Message::first_frame`](crate::wire::Message::first_frame).
     ///
+    /// A COPY concerns no single session: parse it with [`Copy`](crate::copy::Copy).
+    ///
     /// # Errors
-    /// [`Malformed::Payload`] if an ADD or PUT is shorter than [`ADD_FIXED_LEN`]. The inner error is
-    /// the status that answers the request in place of a store.
+    /// [`Malformed::Payload`] if an ADD or PUT is shorter than [`ADD_FIXED_LEN`], or a REPAIR shorter
+    /// than that and [`STAMP_LEN`]. The inner error is the status that answers the request in place of
+    /// a store; [`Status::UNSUPPORTED`] for a COPY.
     #[inline]
     pub fn parse(op: Op, payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        if op.is_internal() {
+            Self::parse_level_2(op, payload)
+        } else {
+            Self::parse_client(op, payload)
+        }
+    }
+
+    /// Parses the payload of an operation that clients use: those of levels 0 and 1.
+    #[inline(always)] // Otherwise the request is passed through memory.
+    pub(crate) fn parse_client(
+        op: Op,
+        payload: &'a [u8],
+    ) -> Result<Result<Self, Status>, Malformed> {
         let parsed = match op {
             Op::Add => Add::parse(payload)?.map(Self::Add),
             Op::Put => Add::parse(payload)?.map(Self::Put),
@@ -149,8 +177,24 @@ impl<'a> Request<'a> {
             Op::Remove => Id::new(payload).map(Self::Remove).ok_or(Status::NOT_OK),
             Op::Have => Id::new(payload).map(Self::Have).ok_or(Status::NOT_OK),
             Op::Take => Id::new(payload).map(Self::Take).ok_or(Status::NOT_OK),
+            Op::Fetch | Op::Repair | Op::Copy => Err(Status::UNSUPPORTED),
         };
         Ok(parsed)
+    }
+
+    /// Parses the payload of the others, apart so that `parse` stays small where it is inlined.
+    #[cold]
+    #[inline(never)]
+    fn parse_level_2(op: Op, payload: &'a [u8]) -> Result<Result<Self, Status>, Malformed> {
+        match op {
+            Op::Fetch => Ok(Id::new(payload).map(Self::Fetch).ok_or(Status::NOT_OK)),
+            Op::Repair => {
+                let (stamp, add) = payload.split_first_chunk().ok_or(Malformed::Payload)?;
+                let stamp = u64::from_be_bytes(*stamp);
+                Ok(Add::parse(add)?.map(|add| Self::Repair(stamp, add)))
+            }
+            _ => Ok(Err(Status::UNSUPPORTED)),
+        }
     }
 
     /// The operation that this requests.
@@ -162,14 +206,20 @@ impl<'a> Request<'a> {
             Self::Have(_) => Op::Have,
             Self::Put(_) => Op::Put,
             Self::Take(_) => Op::Take,
+            Self::Fetch(_) => Op::Fetch,
+            Self::Repair(..) => Op::Repair,
         }
     }
 
     /// The id of the session.
     pub const fn id(&self) -> Id<'a> {
         match self {
-            Self::Add(add) | Self::Put(add) => add.id,
-            Self::Get(id) | Self::Remove(id) | Self::Have(id) | Self::Take(id) => *id,
+            Self::Add(add) | Self::Put(add) | Self::Repair(_, add) => add.id,
+            Self::Get(id)
+            | Self::Remove(id)
+            | Self::Have(id)
+            | Self::Take(id)
+            | Self::Fetch(id) => *id,
         }
     }
 
@@ -181,9 +231,16 @@ impl<'a> Request<'a> {
                 let id_len = u32::try_from(id.len()).ok()?.to_be_bytes();
                 gather(&[&add.ttl.to_be_bytes(), &id_len, id, add.session], out)
             }
-            Self::Get(id) | Self::Remove(id) | Self::Have(id) | Self::Take(id) => {
-                gather(&[id.bytes()], out)
+            Self::Repair(stamp, add) => {
+                let (room, rest) = out.split_first_chunk_mut()?;
+                *room = stamp.to_be_bytes();
+                Self::Add(*add).write(rest)?.checked_add(STAMP_LEN)
             }
+            Self::Get(id)
+            | Self::Remove(id)
+            | Self::Have(id)
+            | Self::Take(id)
+            | Self::Fetch(id) => gather(&[id.bytes()], out),
         }
     }
 }
@@ -230,8 +287,11 @@ pub enum Reply<'a> {
 impl<'a> Reply<'a> {
     /// Parses the payload of a response to `op`.
     ///
+    /// The answers to FETCH and COPY are parsed as [`Fetched`] and [`Piece`](crate::copy::Piece).
+    ///
     /// # Errors
-    /// [`Malformed::Payload`] if an answer that must be a status is longer than one byte.
+    /// [`Malformed::Payload`] if an answer that must be a status is longer than one byte, and for
+    /// longer answers to FETCH and COPY.
     pub const fn parse(op: Op, payload: &'a [u8]) -> Result<Self, Malformed> {
         match (op, payload) {
             (_, []) => Ok(Self::Status(Status::DISCONNECTED)),
@@ -240,7 +300,55 @@ impl<'a> Reply<'a> {
                 Ok(Self::Session(session))
             }
             (Op::Get | Op::Take, _) => Ok(Self::Status(Status::NOT_OK)),
-            (Op::Add | Op::Put | Op::Remove | Op::Have, _) => Err(Malformed::Payload),
+            (Op::Fetch | Op::Copy, _)
+            | (Op::Add | Op::Put | Op::Remove | Op::Have | Op::Repair, _) => {
+                Err(Malformed::Payload)
+            }
+        }
+    }
+}
+
+/// The answer to a FETCH.
+///
+/// On the wire: a hit is 0, the lifetime left (4 bytes), the session; a miss is 1, a stamp
+/// (8 bytes). One byte is a status.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fetched<'a> {
+    /// The session, which lives for `ttl` milliseconds more.
+    Session {
+        /// 0 to [`TTL_MAX`].
+        ttl: u32,
+        /// 1 byte or more.
+        session: &'a [u8],
+    },
+    /// No such session. A REPAIR with this stamp may store it at the same server.
+    Missing(u64),
+    /// Any other answer, an empty one included: see [`Reply::Status`].
+    Status(Status),
+}
+
+impl<'a> Fetched<'a> {
+    /// Parses the payload of a response to FETCH.
+    ///
+    /// # Errors
+    /// [`Malformed::Payload`] if it is none of the three.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, Malformed> {
+        match payload {
+            [] => Ok(Self::Status(Status::DISCONNECTED)),
+            [status] => Ok(Self::Status(Status(*status))),
+            [0, t0, t1, t2, t3, session @ ..] if !session.is_empty() => {
+                let ttl = u32::from_be_bytes([*t0, *t1, *t2, *t3]);
+                if ttl > TTL_MAX {
+                    Err(Malformed::Payload)
+                } else {
+                    Ok(Self::Session { ttl, session })
+                }
+            }
+            [1, stamp @ ..] => {
+                let stamp = stamp.try_into().map_err(|_| Malformed::Payload)?;
+                Ok(Self::Missing(u64::from_be_bytes(stamp)))
+            }
+            _ => Err(Malformed::Payload),
         }
     }
 }

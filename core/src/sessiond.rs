@@ -30,6 +30,7 @@ use crate::client::{Next, Operation};
 use crate::id::Id;
 use crate::message::{Add, Reply, Request};
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, Message, Op};
+use zeroize::Zeroize;
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
@@ -64,6 +65,10 @@ pub enum Command {
 ///
 /// Send [`Exchange::request`] to a server and pass its answer to [`Exchange::receive`], until that
 /// returns [`Received::Done`]: 4 requests at most. Then, or on a failure, send [`Exchange::reply`] back.
+///
+/// It holds a session, which [`Exchange::clear`] wipes, and the next datagram, and dropping it. A value
+/// that moves may leave a copy behind, so keep it in one place, and use it for one datagram after the
+/// other with [`Exchange::begin`].
 #[derive(Clone)]
 pub struct Exchange {
     command: Command,
@@ -96,10 +101,33 @@ pub enum Received {
 }
 
 impl Exchange {
+    /// No datagram: it makes no request and has no reply.
+    pub const EMPTY: Self = Self {
+        command: Command::Remove,
+        operation: Operation::new(Op::Remove, 0),
+        packet: [0; PACKET_MAX],
+        len: 0,
+    };
+
     /// Parses a datagram; `None` if it is not one of this protocol.
     ///
     /// A get or remove may have a value, which is ignored: some senders use packets of one size.
     pub fn new(datagram: &[u8]) -> Option<Self> {
+        let mut exchange = Self::EMPTY;
+        exchange.parse(datagram)?;
+        Some(exchange)
+    }
+
+    /// Parses a datagram like [`Exchange::new`], in place of the one before, and wipes it in `datagram`.
+    /// `false` if it is not one of this protocol: the exchange is empty then.
+    pub fn begin(&mut self, datagram: &mut [u8]) -> bool {
+        self.clear();
+        let parsed = self.parse(datagram).is_some();
+        datagram.zeroize();
+        parsed
+    }
+
+    fn parse(&mut self, datagram: &[u8]) -> Option<()> {
         let (head, value) = datagram.split_at_checked(PACKET_MIN)?;
         let (command, op, code) = match (head, value) {
             ([VERSION, NEW, ..], [_, ..]) => (Command::New, Op::Put, NEW),
@@ -108,12 +136,18 @@ impl Exchange {
             ([VERSION, REMOVE, ..], _) => (Command::Remove, Op::Remove, REMOVE),
             _ => return None,
         };
-        let mut packet = [0; PACKET_MAX];
-        packet.get_mut(..datagram.len())?.copy_from_slice(datagram);
-        let [_, to, ..] = &mut packet;
+        self.packet.get_mut(..datagram.len())?.copy_from_slice(datagram);
+        let [_, to, ..] = &mut self.packet;
         *to = code;
-        let len = if command == Command::New { datagram.len() } else { PACKET_MIN };
-        Some(Self { command, operation: Operation::new(op, 0), packet, len })
+        self.len = if command == Command::New { datagram.len() } else { PACKET_MIN };
+        (self.command, self.operation) = (command, Operation::new(op, 0));
+        Some(())
+    }
+
+    /// Wipes the datagram and the reply: the exchange is [`Exchange::EMPTY`] then.
+    pub fn clear(&mut self) {
+        self.packet.as_mut_slice().zeroize();
+        (self.command, self.len) = (Command::Remove, 0);
     }
 
     /// The command of the datagram.
@@ -198,6 +232,12 @@ impl Exchange {
     }
 }
 
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.packet.as_mut_slice().zeroize();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +256,26 @@ mod tests {
 
     fn exchange(code: u8, value: &[u8]) -> Exchange {
         Exchange::new(&packet(code, 9, value)).expect("a packet")
+    }
+
+    #[test]
+    fn an_exchange_that_begins_again_holds_nothing_of_the_one_before() {
+        let mut exchange = Exchange::EMPTY;
+        assert_eq!((exchange.reply(), exchange.request(&mut [0; REQUEST_MAX])), (None, None));
+        for (code, value, known) in
+            [(NEW, &[9; 512][..], true), (GET, &[], true), (NEW, &[], false)]
+        {
+            let mut datagram = packet(code, 9, value);
+            assert_eq!(exchange.begin(&mut datagram), known);
+            assert_eq!(datagram, vec![0; PACKET_MIN + value.len()]);
+            let values = exchange.packet.iter().filter(|byte| **byte == 9).count();
+            assert_eq!(values, value.len() + usize::from(known), "the value, and the timeout");
+        }
+        assert_eq!((exchange.reply(), exchange.request(&mut [0; REQUEST_MAX])), (None, None));
+        assert!(exchange.begin(&mut packet(GET, 9, &[])));
+        assert_eq!(exchange.receive(&answered(Op::Get, 1, &[8; 200])), Received::Done);
+        exchange.clear();
+        assert_eq!(exchange.packet, [0; PACKET_MAX]);
     }
 
     #[test]

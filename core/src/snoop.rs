@@ -2,17 +2,19 @@
 //!
 //! A [`Reader`] takes each piece of one direction's bytes and reports the messages in it. It stores no
 //! message: it keeps the first frame's header, the lengths, and the front of the payload, up to the
-//! end of the id. [`Pairs`] matches responses with their requests.
+//! end of the id. [`Pairs`] matches responses with their requests. Both wipe what they kept of a message
+//! once it is complete or answered, and when they are dropped.
 
 use heapless::Deque;
+use zeroize::Zeroize;
 
 use crate::id::ID_MAX;
-use crate::message::{ADD_FIXED_LEN, Request};
+use crate::message::{ADD_FIXED_LEN, Request, STAMP_LEN};
 use crate::wire::{Direction, FRAMES_MAX, HEADER_LEN, Header, Malformed};
 
-/// Bytes of a message's payload that are kept: an ADD's fixed fields, the longest id, and one byte of
+/// Bytes of a message's payload that are kept: a REPAIR's fixed fields, the longest id, and one byte of
 /// the session.
-pub const PEEK_MAX: usize = ADD_FIXED_LEN + ID_MAX + 1;
+pub const PEEK_MAX: usize = STAMP_LEN + ADD_FIXED_LEN + ID_MAX + 1;
 /// Unanswered requests of a connection that are kept; one more replaces the oldest.
 pub const PAIRS_MAX: usize = 64;
 
@@ -37,6 +39,12 @@ impl Seen {
     /// The request, with its session cut short; `None` if no server would accept it.
     pub fn request(&self) -> Option<Request<'_>> {
         Request::parse(self.header.op, &self.peek).ok()?.ok()
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.peek.as_mut_slice().zeroize();
     }
 }
 
@@ -90,7 +98,11 @@ impl Reader {
                 }
                 State::Data(0) => {
                     self.state = State::Header(heapless::Vec::new());
-                    if let Some(message) = self.message.take_if(|_| self.last) {
+                    if self.last
+                        && let Some(message) = self.message.clone()
+                    {
+                        // Dropped where it is, and so wiped there.
+                        self.message = None;
                         return Ok(Some(Event::Message(message)));
                     }
                 }
@@ -185,6 +197,12 @@ impl<T> Asked<T> {
     }
 }
 
+impl<T> Drop for Asked<T> {
+    fn drop(&mut self) {
+        self.id.as_mut_slice().zeroize();
+    }
+}
+
 /// The unanswered requests of one connection, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs<T>(Deque<Asked<T>, PAIRS_MAX>);
@@ -198,16 +216,23 @@ impl<T> Pairs<T> {
     /// Adds a request. If there are [`PAIRS_MAX`] already, it replaces the oldest.
     pub fn asked(&mut self, mark: T, request: &Seen) {
         if self.0.is_full() {
-            self.0.pop_front();
+            self.pop();
         }
         let id = request.request().map_or(&[][..], |request| request.id().bytes());
-        let asked = Asked {
-            header: request.header,
-            mark,
-            id: heapless::Vec::from_slice(id).unwrap_or_default(),
-        };
-        // There is room for one more now.
-        let _ = self.0.push_back(asked);
+        // There is room for one more now, and an id always fits.
+        let _ = self.0.push_back(Asked { header: request.header, mark, id: heapless::Vec::new() });
+        let asked = self.0.back_mut();
+        let _ = asked.map(|asked| asked.id.extend_from_slice(id));
+    }
+
+    /// Takes out the oldest request, and wipes its id where it was.
+    fn pop(&mut self) -> Option<Asked<T>> {
+        let oldest = self.0.front_mut()?;
+        let id = oldest.id.clone();
+        oldest.id.as_mut_slice().zeroize();
+        let mut asked = self.0.pop_front()?;
+        asked.id = id;
+        Some(asked)
     }
 
     /// Removes and returns the request that a response answers, and drops all older ones; `None`, with
@@ -220,9 +245,9 @@ impl<T> Pairs<T> {
             return None;
         }
         for _ in 0..before {
-            self.0.pop_front();
+            self.pop();
         }
-        self.0.pop_front()
+        self.pop()
     }
 }
 

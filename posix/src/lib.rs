@@ -53,24 +53,28 @@
 //!
 //! Everything that can fail happens before the first turn, in this order: parse the options, close
 //! inherited descriptors that no option names, bind and listen, set owner and mode of UNIX sockets,
-//! detach, write the pid file, change the user, allocate, start the resolvers. The loop itself
-//! allocates nothing.
+//! detach, write the pid file, change the user, start the resolvers, allocate, enter the sandbox. The
+//! loop itself allocates nothing.
 //!
 //! # The parts
 //!
 //! With `client`:
 //! - [`client`]: the blocking client, with kept connections, deadlines and fork safety.
 //! - [`net::address`]: addresses as the command lines write them, and what they resolve to.
+//! - [`seal_keys`]: the key file of sealed sessions.
 //!
 //! With `daemon`:
-//! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers on another
-//!   thread), `spare_fd` (descriptors kept in reserve).
+//! - `net`: `stream`, `listener`, `datagram`, `poller`, `resolver` (asks name servers in another
+//!   process), `spare_fd` (descriptors kept in reserve).
 //! - `event_loop`: sockets, datagrams, connections to servers and the turn, for every machine alike.
 //! - `server`, `proxy`, `snoop`, `check`, `load`: what each program runs. `dc_server` runs `server`,
 //!   `dc_client` runs `proxy`, `dc_snoop` runs `snoop`, `dc_test` runs `check` and `load`.
-//! - `process`: start, detach, pid file, user, signals, limits, log lines.
+//! - `process`: start, detach, pid file, user, sandbox, signals, limits, log lines.
+//! - `state`: the sessions of a server in a file, and the process that writes it.
 //! - `options`, `programs`, `program`: command lines, their tables, and exit codes.
-//! - `memory`, `clock`: one mapping that a machine divides among its parts; the time of a turn.
+//! - `handover`: one server takes the place of another, with its sockets, clients and sessions.
+//! - `memory`, `secret`, `clock`: one mapping that a machine divides among its parts; wiping; the time of
+//!   a turn.
 //!
 //! `sys` holds all `unsafe` code: system calls that neither `std` nor `rustix` offers as safe
 //! functions.
@@ -86,6 +90,9 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "daemon")]
 mod event_loop;
+#[cfg(feature = "daemon")]
+#[cfg_attr(not(target_os = "linux"), path = "handover/unsupported.rs")]
+mod handover;
 #[cfg(feature = "daemon")]
 pub mod load;
 #[cfg(feature = "daemon")]
@@ -105,10 +112,15 @@ pub mod proxy;
 mod reason;
 #[cfg(feature = "rustls")]
 pub mod rustls;
+pub mod seal_keys;
+#[cfg(feature = "daemon")]
+mod secret;
 #[cfg(feature = "daemon")]
 pub mod server;
 #[cfg(feature = "daemon")]
 pub mod snoop;
+#[cfg(feature = "daemon")]
+pub mod state;
 #[allow(unsafe_code, reason = "system calls that neither `std` nor `rustix` offers as safe")]
 #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the daemons use the rest"))]
 mod sys;

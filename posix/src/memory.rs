@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 
+use rustix::process::{Resource, getrlimit};
+
 /// The length of each of a pool's buffers: larger than the largest message, to receive many requests at
 /// once. Not a power of two, so that the starts of buffers do not share the same lines of the cache.
 pub(crate) const BUFFER_LEN: usize = 17 << 12;
@@ -30,6 +32,56 @@ impl Memory {
     /// steps of megabytes. Returns whether the system supports it.
     pub fn advise_huge(&mut self) -> bool {
         self.0.advise_huge().is_ok()
+    }
+
+    /// Leaves this memory out of core dumps, and makes it read as zeros in every child of this process.
+    /// Returns whether the system supports both; Linux does since 4.14.
+    pub fn hide(&mut self) -> bool {
+        self.0.hide().is_ok()
+    }
+}
+
+/// Locks memory, so that it is never written to swap. On Linux an untouched page stays without memory, but
+/// all pages count for the limit of locked memory.
+///
+/// # Errors
+/// [`LockError`] if the limit of the process is too low for all of it together, or if the system has no
+/// such locks.
+pub(crate) fn lock(memories: &mut [&mut Memory]) -> Result<(), LockError> {
+    let bytes = memories.iter().map(|memory| memory.len()).sum();
+    let mut locked = memories.iter_mut().map(|memory| memory.0.lock());
+    let limit = getrlimit(Resource::Memlock).current;
+    locked.try_for_each(|locked| locked).map_err(|error| LockError { bytes, limit, error })
+}
+
+/// Memory could not be locked.
+#[derive(Debug)]
+pub struct LockError {
+    bytes: usize,
+    /// The limit of locked memory; `None` for no limit.
+    limit: Option<u64>,
+    error: io::Error,
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, limit, error } = self;
+        write!(f, "cannot lock {bytes} bytes of memory for -mlock: ")?;
+        match limit {
+            // The system's own words would be that it is out of memory.
+            Some(limit) if (*limit as u128) < *bytes as u128 => write!(
+                f,
+                "the limit is {limit} bytes; raise it (ulimit -l, or LimitMEMLOCK= in the unit), or \
+                 lower -maxconn, -sessions or -maxmem"
+            ),
+            _ => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for LockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
     }
 }
 
@@ -88,6 +140,14 @@ impl Mapping {
     }
 
     fn advise_huge(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn hide(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn lock(&mut self) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

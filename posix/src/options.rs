@@ -130,6 +130,14 @@ impl Options {
         self.value().map(PathBuf::from)
     }
 
+    /// The value as a path, made absolute: a daemon changes its directory.
+    pub fn absolute_path(&mut self) -> Result<PathBuf, OptionsError> {
+        let path = self.path()?;
+        std::path::absolute(path).map_err(|error| {
+            self.error(&format!("needs a path that can be made absolute: {error}"))
+        })
+    }
+
     /// The value as a decimal number in `range`.
     pub fn number(&mut self, range: RangeInclusive<u64>) -> Result<u64, OptionsError> {
         self.in_units(&units::PLAIN, range)

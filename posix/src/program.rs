@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::net::address::Address;
 use crate::options::table::{Command, Entry, Group};
 use crate::options::{Options, OptionsError};
+use crate::process::accounts::{self, LookupError};
 use crate::process::start::Startup;
 
 /// The most addresses that a daemon listens on. Each takes one of its extra descriptors.
@@ -95,9 +96,36 @@ pub const DAEMON: Group = Group {
         Entry::valued(&["sockowner"], "name", "user that UNIX sockets belong to"),
         Entry::valued(&["sockgroup"], "name", "group that UNIX sockets belong to"),
         Entry::valued(&["sockperms"], "octal", "permissions of UNIX sockets, such as 660"),
+        Entry::valued(
+            &["allowuid"],
+            "user",
+            "serve only this user (name or number) on UNIX sockets; with several and -allowgid, \
+             whoever is one of them",
+        )
+        .repeated(),
+        Entry::valued(
+            &["allowgid"],
+            "group",
+            "serve only this group (name or number) on UNIX sockets; on Linux any group of the \
+             client's process counts, elsewhere its primary one",
+        )
+        .repeated(),
+        NOSANDBOX,
+        Entry::switch(
+            &["mlock"],
+            "lock the memory that holds sessions, so that none is written to swap; fails if the \
+             limit of locked memory is too low",
+        ),
         Entry::switch(&["killable"], "let SIGUSR1 and SIGUSR2 end it too (else they are ignored)"),
     ],
 };
+
+/// The option that leaves out the sandbox.
+pub const NOSANDBOX: Entry = Entry::switch(
+    &["nosandbox"],
+    "keep all privileges, files and system calls after the start; else, on Linux, only those that are \
+     needed",
+);
 
 /// Reads an option that the daemons share; false for another option.
 ///
@@ -109,19 +137,23 @@ pub fn daemon_option(
     options: &mut Options,
 ) -> Result<bool, OptionsError> {
     match name {
+        "allowgid" => {
+            let group = accounts::group(&options.text()?);
+            startup.allowed.gids.push(group.map_err(|error| not_allowed("-allowgid", &error))?);
+        }
+        "allowuid" => {
+            let user = accounts::owner(&options.text()?);
+            startup.allowed.uids.push(user.map_err(|error| not_allowed("-allowuid", &error))?);
+        }
         "daemon" => startup.daemon = true,
         "killable" => startup.killable = true,
+        "mlock" => startup.lock_memory = true,
         "listen" if startup.listen.len() == LISTENERS_MAX => {
             return Err(options.error(&format!("is given more than {LISTENERS_MAX} times")));
         }
         "listen" => startup.listen.push(options.service_address()?),
-        "pidfile" => {
-            let path = options.path()?;
-            let path = std::path::absolute(path).map_err(|error| {
-                options.error(&format!("needs a path that can be made absolute: {error}"))
-            })?;
-            startup.pid_file = Some(path);
-        }
+        "nosandbox" => startup.sandbox = false,
+        "pidfile" => startup.pid_file = Some(options.absolute_path()?),
         "sockgroup" => startup.ownership.group = Some(options.text()?),
         "sockowner" => startup.ownership.owner = Some(options.text()?),
         "sockperms" => startup.ownership.mode = Some(options.mode()?),
@@ -129,6 +161,10 @@ pub fn daemon_option(
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn not_allowed(option: &str, error: &LookupError) -> OptionsError {
+    OptionsError::new(format!("{option}: {error}"))
 }
 
 /// The default settings of a daemon that listens on `listen` unless told otherwise.
@@ -144,9 +180,14 @@ pub fn daemon(name: &'static str, listen: &str) -> Result<Startup, OptionsError>
         default_listen,
         inherits: Vec::new(),
         ownership: Default::default(),
+        allowed: Default::default(),
         daemon: false,
         pid_file: None,
+        handover: None,
         user: None,
         killable: false,
+        sandbox: true,
+        lock_memory: false,
+        reloads: false,
     })
 }

@@ -60,6 +60,57 @@ pub const DC_SERVER: Command = Command {
                 .default("1d"),
             ],
         },
+        &Group {
+            title: "Restart",
+            options: &[
+                Entry::valued(
+                    &["state"],
+                    "file",
+                    "write the sessions there at the end, and read them at the start",
+                ),
+                Entry::valued(
+                    &["statewrite"],
+                    "s",
+                    "write them that often while it runs, too; after a crash, sessions removed since \
+                     then come back",
+                )
+                .default("never"),
+                Entry::valued(
+                    &["sealkeys"],
+                    "file",
+                    "encrypt the state with the first key of this file; SIGHUP reads it again",
+                ),
+                Entry::valued(
+                    &["handover"],
+                    "path",
+                    "take over sockets, clients and sessions from the server that was started with \
+                     the same path, if one runs, and pass them on to the next; a socket in a \
+                     directory that only root or this user can write to",
+                ),
+            ],
+        },
+        &Group {
+            title: "Copies",
+            options: &[
+                Entry::valued(
+                    &["copyfrom"],
+                    "addr",
+                    "at the start, while serving, copy the sessions of that server, up to 31 times; \
+                     it needs -allowcopy",
+                )
+                .repeated(),
+                Entry::valued(
+                    &["copyshare"],
+                    "addr",
+                    "copy only what dc_client -replicas 2 keeps here: this server's address there; \
+                     give the other servers' addresses to -copyfrom, letter by letter",
+                ),
+                Entry::switch(
+                    &["allowcopy"],
+                    "let every client list all sessions, as -copyfrom of another server needs",
+                ),
+            ],
+        },
         &Group { title: "Clients", options: &[MAXCONN, IDLE, SERVER_REQTIMEOUT] },
         &Group {
             title: "Output",
@@ -145,6 +196,23 @@ pub const DC_CLIENT: Command = Command {
             ],
         },
         &Group {
+            title: "Sealed sessions",
+            options: &[
+                Entry::valued(
+                    &["sealkeys"],
+                    "file",
+                    "encrypt sessions before they leave for a server, with the first key of this \
+                     file, and decrypt them on their way back with any of its keys; SIGHUP reads \
+                     the file again",
+                ),
+                Entry::switch(
+                    &["sealkeys-mixed"],
+                    "also pass sessions that servers hold unencrypted (else they are not found)",
+                ),
+                Entry::switch(&["newkey"], "print a new key, one line of such a file, and exit"),
+            ],
+        },
+        &Group {
             title: "Clients",
             options: &[
                 MAXCONN,
@@ -167,7 +235,7 @@ pub const DC_CLIENT: Command = Command {
 /// The observer.
 pub const DC_SNOOP: Command = Command {
     name: "dc_snoop",
-    synopsis: "-listen addr -server addr [-full]",
+    synopsis: "-listen addr -server addr [options]",
     about: "Passes bytes both ways unchanged and prints a line for each message that goes by: \
             time, connection, direction, operation, uid, id, sizes, status, time it took.",
     groups: &[&Group {
@@ -179,6 +247,7 @@ pub const DC_SNOOP: Command = Command {
                 &["full"],
                 "print whole ids, and payloads: they are the secrets of TLS sessions",
             ),
+            program::NOSANDBOX,
         ],
     }],
     notes: &[

@@ -27,11 +27,17 @@
 //! If the cache is slow or unreachable, a handshake waits for at most the client's deadline and is then
 //! a full one; no connection fails. With a [pause](crate::client::Builder::pause) only one handshake a
 //! pause waits.
+//!
+//! Sessions are secrets. If the cache or the way to it is not as trusted as this server, give the client
+//! [keys](crate::client::Builder::seal_keys): then the cache stores what it cannot read, and a session
+//! that it changed leads to a full handshake.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::rustls::server::StoresServerSessions;
+
+use zeroize::Zeroizing;
 
 use crate::client::Client;
 use crate::{Id, TTL_MAX};
@@ -59,8 +65,9 @@ impl ServerSessions {
 }
 
 impl StoresServerSessions for ServerSessions {
-    /// Stores a session, in place of one under the same key; false if that failed.
+    /// Stores a session, in place of one under the same key; false if that failed. Wipes `value`.
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let value = Zeroizing::new(value);
         Id::new(&key).is_some_and(|id| self.client.put(id, &value, self.lifetime).is_ok())
     }
 
@@ -85,6 +92,7 @@ impl StoresServerSessions for ServerSessions {
 mod tests {
     use super::*;
     use crate::client::tests::Server;
+    use crate::seal_keys::tests::{Directory, line};
 
     fn sessions(server: &Server) -> ServerSessions {
         let client = Client::connect(&server.address).unwrap();
@@ -100,6 +108,23 @@ mod tests {
         assert!(sessions.put(b"key".to_vec(), b"session".to_vec()));
         assert!(sessions.put(b"key".to_vec(), b"another".to_vec()), "it replaces");
         assert_eq!(sessions.get(b"key").as_deref(), Some(&b"another"[..]));
+    }
+
+    #[test]
+    fn with_keys_servers_share_sessions_that_their_cache_cannot_read() {
+        let (server, directory) = (Server::with_store(), Directory::new());
+        let file = directory.file(&line(1));
+        let [one, two] = [(); 2].map(|()| {
+            let client = Client::builder(&server.address).seal_keys(&file).build().unwrap();
+            ServerSessions::new(client, Duration::from_secs(300))
+        });
+        assert!(one.put(b"key".to_vec(), b"session".to_vec()));
+        assert_eq!(two.get(b"key").as_deref(), Some(&b"session"[..]));
+        let stored = sessions(&server).get(b"key").unwrap();
+        assert!(distcache_core::seal::is_sealed(&stored));
+        assert!(!stored.windows(7).any(|seven| seven == b"session"));
+        assert!(sessions(&server).put(b"key".to_vec(), b"planted".to_vec()));
+        assert!(two.take(b"key").is_none(), "what was not sealed was planted");
     }
 
     #[test]

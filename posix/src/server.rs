@@ -1,19 +1,27 @@
 //! What `dc_server` runs: a [`Server`] on sockets.
 
+mod copies;
+
 use std::fmt;
 use std::io;
-
+use std::path::PathBuf;
 use std::time::Duration;
 
-use distcache_core::server::{self, ClientSlot, Operations, Store};
+pub use distcache_core::server::SOURCES_MAX;
+use distcache_core::server::{self, ClientSlot, Operations, Store, Tracked};
 use distcache_core::table::Line;
 use distcache_core::{Array, Counters, Instant, Layout, Limits, Pool, Server, SetupError, Table};
 
 use crate::event_loop::EventLoop;
-use crate::event_loop::report::{Report, Reporter};
-use crate::memory::{BUFFER_LEN, Memory};
+use crate::event_loop::report::{Report, Reporter, report};
+use crate::handover::{self, Handover, TakeError};
+use crate::memory::{self, BUFFER_LEN, LockError, Memory};
+use crate::net::address::Address;
 use crate::net::poller::Events;
+use crate::net::resolver::Resolver;
 use crate::process::start::Started;
+use crate::seal_keys::KeyFileError;
+use crate::state::{self, Keeping};
 use crate::sys;
 use crate::trim::Trim;
 
@@ -35,6 +43,14 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Print a line of progress every so many operations; 0 for none.
     pub progress: u32,
+    /// The file that keeps the sessions while the server does not run.
+    pub state: Option<state::Config>,
+    /// Let every client list all sessions: see [`server::Config::allow_copy`].
+    pub allow_copy: bool,
+    /// Servers to copy the sessions of at the start: up to [`server::SOURCES_MAX`].
+    pub copy_from: Vec<Address>,
+    /// The address of this server at proxies with two copies, to copy only what they keep here.
+    pub copy_share: Option<Address>,
 }
 
 /// An error that ends a server or a proxy, mostly before it has started.
@@ -48,8 +64,16 @@ pub enum RunError {
     Bytes(u64),
     /// The system refuses so many bytes of memory; the options determine how many are needed.
     Memory(usize, &'static str, io::Error),
+    /// The system refuses to lock the memory.
+    Lock(LockError),
+    /// Taking over from the running server failed.
+    Handover(TakeError),
     /// A system call of the event loop failed.
     Io(io::Error),
+    /// The state file cannot be written, or cannot be removed after it was read.
+    State(PathBuf, String),
+    /// The file of the keys is refused.
+    SealKeys(KeyFileError),
 }
 
 impl fmt::Display for RunError {
@@ -64,7 +88,17 @@ impl fmt::Display for RunError {
             Self::Memory(bytes, options, error) => {
                 write!(f, "cannot allocate {bytes} bytes ({error}): lower {options}")
             }
+            Self::Lock(error) => error.fmt(f),
+            Self::Handover(error) => error.fmt(f),
             Self::Io(error) => write!(f, "the event loop failed: {error}"),
+            Self::SealKeys(error) => error.fmt(f),
+            Self::State(path, reason) => {
+                write!(
+                    f,
+                    "-state {}: {reason}; use a directory of the server's user",
+                    path.display()
+                )
+            }
         }
     }
 }
@@ -72,8 +106,11 @@ impl fmt::Display for RunError {
 impl std::error::Error for RunError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bytes(_) | Self::Layout | Self::Setup(_) => None,
+            Self::Bytes(_) | Self::Layout | Self::Setup(_) | Self::State(..) => None,
+            Self::Handover(_) => None,
+            Self::Lock(error) => error.source(),
             Self::Memory(_, _, error) | Self::Io(error) => Some(error),
+            Self::SealKeys(error) => Some(error),
         }
     }
 }
@@ -101,42 +138,91 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         None => Layout::for_sessions(config.sessions),
     };
     let layout = layout.ok_or(RunError::Layout)?;
+    // A server that takes over has the sessions already.
+    let sources = if started.has_predecessor() { &[][..] } else { &config.copy_from };
+    // Before there is memory for them to inherit.
+    let resolver = |address| Resolver::new(address, started.is_sandboxed());
+    let resolvers = sources.iter().map(resolver).collect::<Result<_, _>>()?;
+    let mut keeping = Keeping::start(config.state.as_ref(), started)?;
     let mut table_memory = allocate(layout.size(), "-sessions or -maxmem")?;
     table_memory.advise_huge();
-    let sizes =
+    let mut sizes =
         server::Sizes { buffer_len: BUFFER_LEN, ..server::Sizes::for_clients(config.clients) };
-    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    if !sources.is_empty() {
+        sizes.buffers = sizes.buffers.saturating_add(2);
+    }
+    let mut buffers = allocate(sizes.bytes(), "-maxconn")?;
+    if started.locks_memory() {
+        memory::lock(&mut [&mut table_memory, &mut buffers]).map_err(RunError::Lock)?;
+    }
+    let pool = Pool::new(buffers, sizes.buffer_len);
     let slots: Vec<ClientSlot> = sizes.slots().collect();
-    let table = new_table(&mut table_memory, layout)?;
+    let mut table = new_table(&mut table_memory, layout)?;
+    let max_ttl = u32::try_from(config.max_lifetime.as_millis()).unwrap_or(u32::MAX);
+    if started.has_predecessor() {
+        keeping.skip();
+    } else {
+        keeping.restore(&mut table, max_ttl, started)?;
+    }
     let server_config = server::Config {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
+        allow_copy: config.allow_copy,
         ..server::Config::new(config.limits)
     };
-    let server = Server::new(slots, pool, server_config, table).map_err(RunError::Setup)?;
-    started.provide_descriptors(config.clients, 0);
+    // Only a handover needs to know what changes.
+    let log_len = if started.has_door() { handover::LOG_LEN } else { 0 };
+    let store = Tracked::new(table, allocate(log_len, "-handover")?);
+    let mut server = Server::new(slots, pool, server_config, store).map_err(RunError::Setup)?;
+    for source in sources {
+        server.copy_from(Instant::ORIGIN, source.to_string().as_bytes());
+    }
+    if let Some(own) = &config.copy_share {
+        server.copy_share(own.to_string().as_bytes());
+    }
+    started.provide_descriptors(config.clients, sources.len());
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(server, config.clients, listeners, signals)?;
+    event_loop.set_servers(resolvers)?;
+    let mut handover = Handover::start(started, &event_loop)?;
+    handover::take_over(started, &mut event_loop, &mut handover, max_ttl)
+        .map_err(RunError::Handover)?;
+    started.permit(|permit| sources.iter().for_each(|source| permit.connect(source)));
+    started.enter_sandbox();
     started.ready();
+    copies::advance(event_loop.now(), &mut event_loop, sources, started);
     let mut progress = Progress::new(config.progress, started.foreground());
     let mut reporter = Reporter::default();
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [progress.deadline(), reporter.deadline(), trim.deadline()];
-        let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
+        let deadlines =
+            [progress.deadline(), reporter.deadline(), trim.deadline(), keeping.deadline()];
+        let deadlines = deadlines.into_iter().chain([handover.deadline()]);
+        let now = event_loop.wait(&mut events, deadlines.flatten().min())?;
         event_loop.turn(now, &events);
+        copies::advance(now, &mut event_loop, sources, started);
         trim.end_turn(now, &mut event_loop.machine);
         progress.report(now, &event_loop.machine, started);
+        if event_loop.take_reload() {
+            keeping.reload(started);
+        }
+        keeping.turn(now, event_loop.machine.store(), started);
         if reporter.end_turn(now, &event_loop, started) {
+            keeping.finish(now, event_loop.machine.store(), started);
+            return Ok(());
+        }
+        if handover.end_turn(now, &events, &mut event_loop, started) {
+            report(&event_loop, started);
             return Ok(());
         }
     }
 }
 
-impl<M, C, B> Report for Server<Table<M>, C, B>
+impl<M, L, C, B> Report for Server<Tracked<Table<M>, L>, C, B>
 where
     M: Array<Line>,
+    L: Array<u8>,
     C: Array<ClientSlot>,
     B: Array<u8>,
 {
@@ -145,18 +231,25 @@ where
     }
 
     fn report(&self, started: &Started) {
-        let Operations { total, gets, hits, adds, existing, no_room, invalid } = self.operations();
+        let Operations { total, gets, hits, adds, existing, no_room, invalid, repaired } =
+            self.operations();
         let evicted = self.store().counters().evicted;
         started.info(format_args!(
             "{total} requests: {hits} of {gets} GETs found; {adds} ADDs: {existing} already there, \
-             {no_room} without room, {invalid} out of range; {evicted} sessions evicted"
+             {no_room} without room, {invalid} out of range; {evicted} sessions evicted, {repaired} repaired"
         ));
     }
 }
 
-/// Allocates zeroed memory; `options` are those that determine how much.
+/// Allocates zeroed memory for sessions, which is [hidden](Memory::hide); `options` are those that
+/// determine how much.
 pub(crate) fn allocate(len: usize, options: &'static str) -> Result<Memory, RunError> {
-    Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error))
+    let memory = Memory::zeroed(len).map_err(|error| RunError::Memory(len, options, error));
+    memory.map(|mut memory| {
+        // Older systems have only the other protections.
+        memory.hide();
+        memory
+    })
 }
 
 /// A table whose layout no client can predict: it hashes ids with a random key of its own.

@@ -2,6 +2,12 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod datagram;
+mod peer;
+mod process;
+#[cfg(feature = "daemon")]
+pub(crate) mod schedule;
+#[cfg(target_os = "linux")]
+mod secret;
 
 use std::ffi::{CString, c_int};
 use std::io;
@@ -11,6 +17,9 @@ use std::ptr;
 #[cfg(target_os = "linux")]
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+pub(crate) use self::peer::{peer_groups, peer_user};
+pub(crate) use self::process::close_all_but;
 
 /// Registers `fd` with `poller`, level-triggered.
 #[cfg(any(test, all(feature = "daemon", not(target_os = "linux"))))]
@@ -508,7 +517,11 @@ pub(crate) fn discard(bytes: &mut [u8]) {
     }
     // SAFETY: the pages lie wholly in `bytes`, which are borrowed for writing, and stay mapped. They
     // read as other bytes afterwards, and any byte is a valid `u8`. A refusal changes nothing.
-    let _ = unsafe { madvise(within.as_mut_ptr().cast(), len, Advice::LinuxDontNeed) };
+    let mut advise = |advice| unsafe { madvise(within.as_mut_ptr().cast(), len, advice) };
+    // Locked pages need an advice of their own, which exists since Linux 5.18.
+    if advise(Advice::LinuxDontNeed).is_err() {
+        let _ = advise(Advice::LinuxDontneedLocked);
+    }
 }
 
 fn check(result: c_int) -> io::Result<()> {

@@ -91,6 +91,11 @@ impl Httpd {
         self.program.signal(Signal::USR1);
     }
 
+    /// Returns the pids of its children.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        self.program.children()
+    }
+
     /// Returns its error log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -5,12 +5,15 @@
 //! lifetime class when an ADD needed room, and then no more sessions than needed are missing.
 
 use crate::oracle::Oracle;
+use crate::request::is_session;
+use crate::sealed;
 use distcache_core::id::Id;
 use distcache_core::message::Status;
-use distcache_core::server::Store;
+use distcache_core::server::{Fetch, Store};
 use distcache_core::table::{Layout, Line, Table};
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
+use distcache_testing::random::Random;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,9 +33,15 @@ pub struct CheckedTable<'m> {
     layout: Layout,
     /// What is stored. Expired sessions are dropped at every operation.
     model: BTreeMap<Rc<[u8]>, Stored>,
+    /// When each id was last removed, taken or replaced, whether it was there or not.
+    removed: BTreeMap<Rc<[u8]>, Instant>,
     /// How many sessions have been stored.
     count: u64,
     oracle: Rc<RefCell<Oracle>>,
+    /// All sessions must be sealed.
+    pub sealed: bool,
+    /// It lies about them, as this decides.
+    pub lies: Option<Random>,
 }
 
 /// Returns how many blocks of 256 bytes a session takes. The first one holds 16 bytes of the
@@ -66,7 +75,9 @@ impl<'m> CheckedTable<'m> {
     ) -> Self {
         let key = u128::from(key).to_le_bytes();
         let table = Table::in_memory(layout, key, memory).expect("enough memory");
-        Self { server, table, layout, model: BTreeMap::new(), count: 0, oracle }
+        let (model, removed) = (BTreeMap::new(), BTreeMap::new());
+        let (count, sealed, lies) = (0, false, None);
+        Self { server, table, layout, model, removed, count, oracle, sealed, lies }
     }
 
     /// Returns when a session expires, chosen by `number` modulo their count.
@@ -94,7 +105,17 @@ impl<'m> CheckedTable<'m> {
     }
 
     fn record(&self, op: Op, id: Id<'_>, add: Option<(u32, &[u8])>, answer: Rc<[u8]>) {
-        self.oracle.borrow_mut().record_execution(self.server, op, id.bytes(), add, answer);
+        let mut oracle = self.oracle.borrow_mut();
+        if !self.sealed {
+            return oracle.record_execution(self.server, op, id.bytes(), add, answer);
+        }
+        let opened = add.map(|(ttl, session)| (ttl, sealed::open(id.bytes(), session)));
+        let add = opened.as_ref().map(|(ttl, session)| (*ttl, &**session));
+        let answer = match answer.len() {
+            1 => (answer, None),
+            _ => (sealed::open(id.bytes(), &answer), Some(sealed::expires(&answer))),
+        };
+        oracle.record_sealed_execution(self.server, op, id.bytes(), add, answer);
     }
 
     fn live(&mut self, now: Instant, id: Id<'_>) -> Option<&Stored> {
@@ -129,6 +150,16 @@ impl<'m> CheckedTable<'m> {
             needed |= full || room > self.layout.blocks();
         }
         assert!(needed, "a session was evicted although there was room");
+    }
+
+    /// What it returns instead of a session, if it lies.
+    fn lie(&mut self, id: Id<'_>, session: &[u8]) -> Option<Vec<u8>> {
+        let honest = !self.sealed || self.oracle.borrow().lies_are_over;
+        let random = self.lies.as_mut().filter(|_| !honest)?;
+        let number = random.below(self.model.len());
+        let other = self.model.iter().nth(number).filter(|(other, _)| ***other != *id.bytes());
+        let lies = random.below(3) > 0;
+        lies.then(|| sealed::lie(random, session, other.map(|(_, stored)| &*stored.session)))
     }
 
     fn expect_room(&self, id: Id<'_>, session: &[u8]) -> Result<u32, Status> {
@@ -173,6 +204,7 @@ impl Store for CheckedTable<'_> {
 
     fn put(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
         self.live(now, id);
+        self.removed.insert(Rc::from(id.bytes()), now);
         let expected = self.expect_room(id, session);
         let record = Store::put(&mut self.table, now, ttl, id, session);
         if record.is_ok() {
@@ -191,10 +223,91 @@ impl Store for CheckedTable<'_> {
         if let Some(session) = expected.as_ref().filter(|_| fits) {
             assert_eq!(out[..session.len()], **session, "GET of {id:02x?}: other bytes");
         }
-        if fits {
-            self.record(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
+        if !fits {
+            return len;
         }
+        if let Some(lie) = expected.as_ref().and_then(|session| self.lie(id, session)) {
+            self.record(Op::Get, id, None, status(Status::NOT_OK));
+            out[..lie.len()].copy_from_slice(&lie);
+            return Some(lie.len());
+        }
+        self.record(Op::Get, id, None, expected.unwrap_or_else(|| status(Status::NOT_OK)));
         len
+    }
+
+    fn fetch(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<Fetch> {
+        let expected = self.live(now, id).map(|stored| (stored.session.clone(), stored.due));
+        let fetched = Store::fetch(&mut self.table, now, id, out)?;
+        let payload_len = match (fetched, &expected) {
+            (Fetch::Session(len, ttl), Some((session, due))) => {
+                let left = due.since(now);
+                assert_eq!((len, u64::from(ttl)), (session.len(), left), "FETCH of {id:02x?}");
+                len + 5
+            }
+            (Fetch::Missing(stamp), None) => {
+                assert_eq!(stamp, self.table.stamp(now));
+                9
+            }
+            _ => panic!("FETCH of {id:02x?}: {fetched:?} instead of {expected:?}"),
+        };
+        // If the answer has no room, the server repeats the FETCH later: do not count this one.
+        let wire = payload_len + 14 * payload_len.div_ceil(2_048);
+        if wire <= out.len() + 14 + 5 {
+            let session = expected.map(|(session, _)| session);
+            if let (Fetch::Session(_, ttl), Some(lie)) =
+                (fetched, session.as_ref().and_then(|session| self.lie(id, session)))
+            {
+                self.record(Op::Get, id, None, status(Status::NOT_OK));
+                out[..lie.len()].copy_from_slice(&lie);
+                return Some(Fetch::Session(lie.len(), ttl));
+            }
+            if let Some(session) = &session {
+                assert_eq!(out[..session.len()], **session, "FETCH of {id:02x?}: other bytes");
+            }
+            self.record(Op::Get, id, None, session.unwrap_or_else(|| status(Status::NOT_OK)));
+        }
+        Some(fetched)
+    }
+
+    /// What was removed here is not stored again, and nothing is replaced.
+    fn repair(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), Status> {
+        let there = self.live(now, id).is_some();
+        let age = now.as_millis().saturating_sub(stamp ^ self.table.stamp(now) ^ now.as_millis());
+        let left = u64::from(ttl).saturating_sub(age) as u32;
+        let removed = self.removed.get(id.bytes()).map(|at| now.since(*at));
+        let opened = self.sealed.then(|| sealed::open(id.bytes(), session));
+        let plain = opened.as_deref().unwrap_or(session);
+        assert!(is_session(id.bytes(), plain), "a repair of {id:02x?} with other bytes");
+        let repaired = Store::repair(&mut self.table, now, stamp, ttl, id, session);
+        assert_eq!(repaired == Err(Status::ADD_EXISTS), there, "REPAIR of {id:02x?}");
+        if repaired.is_ok() {
+            assert!(
+                removed.is_none_or(|removed| removed > age + 2_000),
+                "{id:02x?} was removed {removed:?} ms ago, and is repaired after {age} ms"
+            );
+            self.oracle.borrow_mut().repaired += 1;
+            let need = blocks(id.bytes(), session);
+            self.follow_evictions(now, left, need);
+            if left > 0 {
+                self.count += 1;
+                let (due, class, number) = (now.after(left.into()), class(left), self.count);
+                let stored = Stored { due, class, number, session: Rc::from(session) };
+                self.model.insert(Rc::from(id.bytes()), stored);
+            }
+        }
+        self.bounds();
+        repaired
+    }
+
+    fn stamp(&self, now: Instant) -> u64 {
+        self.table.stamp(now)
     }
 
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool {
@@ -207,6 +320,7 @@ impl Store for CheckedTable<'_> {
 
     fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
         let expected = self.live(now, id).is_some();
+        self.removed.insert(Rc::from(id.bytes()), now);
         let record = self.table.remove(now, id);
         assert_eq!(record, expected, "REMOVE of {id:02x?}");
         self.model.remove(id.bytes());

@@ -133,7 +133,9 @@ impl World<'_> {
         if self.plan.faulty_server {
             return;
         }
-        for node in 0..self.plan.nodes.len() {
+        // What they store must be sealed on the way.
+        let first = if self.plan.sealed { self.plan.servers } else { 0 };
+        for node in first..self.plan.nodes.len() {
             let plan = plan::Client {
                 node,
                 dialect: Dialect::LevelZeroOps,
@@ -154,6 +156,7 @@ impl World<'_> {
                 dialect: plan.dialect,
                 min_ttl: self.plan.min_ttl_of(node),
                 proxied: node >= self.plan.servers,
+                sealed: self.plan.sealed,
             };
             let strict = (self.path_is_steady(node), false, self.plan.level_of(node));
             self.clients.push(Client::new(300 + node, plan, generator, strict, Vec::new()));

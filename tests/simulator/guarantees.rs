@@ -9,7 +9,7 @@
 use crate::request::Request;
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What is guaranteed of an id when a request is made.
@@ -58,6 +58,9 @@ pub struct Rules {
     pub single_proxy: bool,
     /// A server that comes back is empty, instead of having old sessions.
     pub restarts_empty: bool,
+    /// No copy stays where a REMOVE or TAKE does not get: there is no third server, and no connection
+    /// breaks unless its server ends.
+    pub removes_all: bool,
 }
 
 /// What all clients may rely on.
@@ -67,7 +70,8 @@ pub struct Guarantees {
     /// A proxy has been without one of its servers.
     pub degraded: bool,
     ids: BTreeMap<Rc<[u8]>, IdState>,
-    taken: BTreeSet<(Rc<[u8]>, u64)>,
+    /// What was taken, and when the client had it.
+    taken: BTreeMap<(Rc<[u8]>, u64), Instant>,
 }
 
 const fn changes(op: Op) -> bool {
@@ -122,7 +126,7 @@ impl Guarantees {
             state.until = Some(due).filter(|_| version.is_some());
             state.version = version.unwrap_or(0);
         }
-        let Rules { durable, replicated, single_proxy, restarts_empty } = self.rules;
+        let Rules { durable, replicated, single_proxy, restarts_empty, removes_all } = self.rules;
         let decided = !changes(request.op) || !self.degraded || single_proxy;
         let there = exclusive && guarantee.until.is_some_and(|until| now < until);
         let missing = request.add.is_none() && *payload == [1];
@@ -139,8 +143,13 @@ impl Guarantees {
             !known || version == guarantee.version,
             "{request:02x?} is answered with version {version}"
         );
+        let before = self.taken.get(&(request.id.clone(), version));
+        let over = before.is_some_and(|taken| *taken < guarantee.made);
+        let never_again = single_proxy && restarts_empty && removes_all && request.proxied;
+        assert!(!(never_again && over), "{request:02x?} is answered with what was taken");
         if request.op == Op::Take {
-            let first = self.taken.insert((request.id.clone(), version));
+            let taken = (request.id.clone(), version);
+            let first = self.taken.insert(taken, now).is_none();
             assert!(first || (replicated && self.degraded), "{request:02x?} is taken twice");
         }
     }

@@ -4,7 +4,7 @@ use crate::network::{Dial, End, Network};
 use crate::oracle::Oracle;
 use crate::pipe::Readable;
 use crate::plan::{Behaviour, HostileClient as Plan, pick};
-use crate::request::{Generator, Request};
+use crate::request::{Expect, Generator, Request};
 use crate::trace::Actor;
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
@@ -124,7 +124,7 @@ impl HostileClient {
         let mut request = match self.plan.behaviour {
             Behaviour::Flood => {
                 let request = self.generator.valid(&mut network.random, version, since);
-                Request { op: Op::Have, add: None, ..request }
+                Request { op: Op::Have, add: None, expect: Expect::Executed, ..request }
             }
             _ => self.generator.any(&mut network.random, version, since),
         };

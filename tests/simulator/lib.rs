@@ -27,6 +27,7 @@
 //!   17 frames, answers, frames that disagree.
 //! - A faulty server answers out of order, twice, without a request, with another operation, or not
 //!   at all.
+//! - Servers lie about sealed sessions: they change, cut and exchange them ([`sealed`]).
 //! - Old servers answer at level 0, and close connections with a higher level
 //!   ([`framing::FrameScanner::clear_level`]).
 //! - One server alone crashes, loses connections or stops for good ([`cluster`]).
@@ -54,12 +55,14 @@
 //!   clients leave dozens of unanswered requests with the one that hangs.
 //! - A GET or HAVE goes to a second server only when the first has had 50 ms. A proxy counts each
 //!   request of a client once, and all queues are consistent whenever a machine is idle.
+//! - A store is never given a session in clear by a proxy with keys, and no lie about a sealed session
+//!   reaches a client: it is a miss, or the copy at another server is the answer ([`sealed`]).
 //! - An answer is at the lower of the request's level and the server's.
 //! - The bytes of a session follow from its id and a unique version: bytes of another session, or of
 //!   memory used before, are detected wherever they turn up ([`request`]).
 //! - The table agrees with a plain map at every operation. A session is missing only because it was
 //!   removed, has expired, or was the oldest of its lifetime class when room was needed
-//!   ([`checked_table`]).
+//!   ([`checked_table`]). No server at rest has one that expired 2 seconds ago.
 //! - A machine closes a connection only for a reason. A client that ends its sending side is answered
 //!   first. A machine reports what it must: it is woken only after events and at its deadline, and
 //!   polled only for what it wanted when it last named the peer. It rests when it has nothing to do,
@@ -97,6 +100,7 @@
 //! | the frames of a message are joined with one byte missing between them | `wire` | 2 |
 //! | a session is still found at the time it expires | `table` | 1 |
 //! | a session that expires now is not dropped | `table` | 4 |
+//! | expired sessions are dropped every 3 seconds | `server` | 38 |
 //! | the heap sinks entries the wrong way, so expired sessions are found | `table/expiry` | 3 |
 //! | the heap is not repaired upwards after a removal | `table/expiry` | 55 |
 //! | one session more than needed is evicted | `table` | 19 |
@@ -181,6 +185,7 @@ pub mod plan;
 pub mod rank;
 pub mod request;
 pub mod routing;
+pub mod sealed;
 pub mod subject;
 pub mod trace;
 mod verify;
@@ -205,6 +210,8 @@ pub struct Outcome {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// Sessions stored again by repairs.
+    pub repaired: u64,
 }
 
 /// Runs one seed; `verbose` prints every event.
@@ -231,6 +238,7 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
         unreachable: oracle.unreachable,
         unsupported: oracle.unsupported,
         lost: oracle.lost,
+        repaired: oracle.repaired,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::guarantees::{Guarantees, Rules};
 use crate::plan::Plan;
 use crate::rank::order;
 use crate::request::{Expect, MARK, Request, is_session};
+use crate::sealed::unix_time;
 use distcache_core::message::Status;
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
@@ -29,6 +30,8 @@ type Content = Option<(u32, Rc<[u8]>)>;
 struct Execution {
     serial: u64,
     answer: Rc<[u8]>,
+    /// The last second in which the sealed session that it answers with opens.
+    expires: Option<u32>,
 }
 
 /// The record of a run.
@@ -50,6 +53,8 @@ pub struct Oracle {
     executed: BTreeMap<Name, Vec<Execution>>,
     /// What clients may rely on.
     pub guarantees: Guarantees,
+    /// Servers tell the truth from now on.
+    pub lies_are_over: bool,
     /// Requests that ended with an answer.
     pub answered: u64,
     /// Those of `answered` that a proxy answered because its server was unreachable.
@@ -58,6 +63,8 @@ pub struct Oracle {
     pub unsupported: u64,
     /// Requests that ended with their connection.
     pub lost: u64,
+    /// How many sessions were stored again by repairs.
+    pub repaired: u64,
 }
 
 impl Oracle {
@@ -73,13 +80,14 @@ impl Oracle {
         let (durable, victim) = (plan.durable, plan.victim.is_some());
         let single_proxy =
             plan.nodes.iter().filter(|node| node.upstream_count == plan.servers).count() == 1;
-        let restarts_empty =
-            !victim || plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses == 0;
+        let breaks = plan.conditions.cuts + plan.conditions.lost_dials + plan.faults.pauses;
+        let restarts_empty = !victim || breaks == 0;
         let guarantees = Guarantees::new(Rules {
             durable,
             replicated: copies > 1,
             single_proxy,
             restarts_empty,
+            removes_all: plan.servers <= 2 && stuck.is_none() && breaks == 0,
         });
         Self { servers: plan.servers, copies, stuck, guarantees, ..Self::default() }
     }
@@ -118,6 +126,21 @@ impl Oracle {
         add: Option<(u32, &[u8])>,
         answer: Rc<[u8]>,
     ) {
+        self.record_sealed_execution(server, op, id, add, (answer, None));
+    }
+
+    /// As [`Oracle::record_execution`], for a session that opens until the end of a second.
+    ///
+    /// # Panics
+    /// If that was not requested.
+    pub fn record_sealed_execution(
+        &mut self,
+        server: usize,
+        op: Op,
+        id: &[u8],
+        add: Option<(u32, &[u8])>,
+        (answer, expires): (Rc<[u8]>, Option<u32>),
+    ) {
         self.serial += 1;
         let name = name(op, id);
         let unmarked = id.get(2..4) != Some(&MARK);
@@ -134,7 +157,7 @@ impl Oracle {
             add.map(|(ttl, session)| (ttl, session.len()))
         );
         let serial = self.serial;
-        self.executed.entry(name).or_default().push(Execution { serial, answer });
+        self.executed.entry(name).or_default().push(Execution { serial, answer, expires });
     }
 
     /// Judges the answer with which a request has ended. With `may_be_unreachable`, a proxy may
@@ -160,7 +183,7 @@ impl Oracle {
         }
         let right = match request.expect {
             Expect::Fixed(status) => *payload == [status] || disconnected,
-            Expect::Executed => self.claim(request, |answer| *answer == *payload) || disconnected,
+            Expect::Executed => self.claim_answer(now, request, payload) || disconnected,
         };
         assert!(
             right,
@@ -191,7 +214,10 @@ impl Oracle {
     ) {
         let short = |answer: &[u8]| (2..=4).contains(&answer.len());
         let fetches = matches!(request.op, Op::Get | Op::Take);
-        if fetches && *payload == [Status::NOT_OK.0] && self.claim(request, short) {
+        if fetches
+            && *payload == [Status::NOT_OK.0]
+            && self.claim(request, |one| short(&one.answer))
+        {
             self.answered += 1;
             self.guarantees.check_answer(now, request, payload);
         } else {
@@ -212,12 +238,19 @@ impl Oracle {
         assert!(its_own || waited <= PROMPT, "{request:02x?} has waited for another id's server");
     }
 
-    fn claim(&mut self, request: &Request, fits: impl Fn(&[u8]) -> bool) -> bool {
+    /// Claims an execution with this answer; or, for a miss, one whose session had expired on its way.
+    fn claim_answer(&mut self, now: Instant, request: &Request, payload: &[u8]) -> bool {
+        let miss = *payload == [Status::NOT_OK.0];
+        let expired = |one: &Execution| one.expires.is_some_and(|end| end < unix_time(now));
+        self.claim(request, |one| *one.answer == *payload) || (miss && self.claim(request, expired))
+    }
+
+    fn claim(&mut self, request: &Request, fits: impl Fn(&Execution) -> bool) -> bool {
         let name = name(request.op, &request.id);
         let Some(executed) = self.executed.get_mut(&name) else {
             return false;
         };
-        let fits = |one: &Execution| one.serial > request.since && fits(&one.answer);
+        let fits = |one: &Execution| one.serial > request.since && fits(one);
         let Some(at) = executed.iter().position(fits) else {
             return false;
         };
@@ -242,6 +275,7 @@ const fn orders(op: Op, copied: bool) -> &'static [Op] {
         (Op::Remove, _) => &[Op::Remove],
         (Op::Have, _) => &[Op::Have],
         (Op::Take, _) => &[Op::Get, Op::Remove],
+        (Op::Fetch | Op::Repair | Op::Copy, _) => &[],
     }
 }
 

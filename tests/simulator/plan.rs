@@ -4,7 +4,9 @@
 
 use crate::cluster::{self, SERVERS_MAX};
 use crate::request::Dialect;
+use crate::sealed;
 use distcache_core::table::Layout;
+use distcache_core::wire::LEVEL;
 use distcache_core::{Limits, proxy};
 use distcache_testing::memory::limits;
 use distcache_testing::random::Random;
@@ -159,6 +161,10 @@ pub struct Plan {
     pub copies: u8,
     /// Whether no fault may lose a session.
     pub durable: bool,
+    /// Whether the proxies in front of the servers seal sessions.
+    pub sealed: bool,
+    /// The servers that lie about sealed sessions, one bit each.
+    pub liars: usize,
     /// The only server that faults hit, if there is such a one.
     pub victim: Option<usize>,
     /// A server that stops for good, without other faults.
@@ -228,6 +234,8 @@ impl Plan {
             servers,
             copies: if cluster { pick(random, &[1, 2, 2]) } else { 1 },
             durable: false,
+            sealed: false,
+            liars: 0,
             victim: None,
             stuck: None,
             layout: Layout::new(sessions, bytes).expect("a valid size"),
@@ -254,6 +262,8 @@ impl Plan {
         if cluster {
             plan.use_cluster(random);
         }
+        // Nothing else depends on what this draws.
+        sealed::seal(&mut plan, &mut random.clone());
         plan.adapt_clients();
         plan
     }
@@ -289,7 +299,7 @@ impl Plan {
     /// Returns the highest level at which this node answers, if that never changes.
     pub fn level_of(&self, node: usize) -> Option<u16> {
         let steady = node < self.servers && !self.faulty_server;
-        steady.then(|| u16::from(!self.nodes[node].level_zero))
+        steady.then(|| if self.nodes[node].level_zero { 0 } else { LEVEL })
     }
 
     /// Returns whether requests may go from this node to an old server.

@@ -77,6 +77,7 @@ fn run_many(options: &Options) {
             sum.1.unreachable += outcome.unreachable;
             sum.1.unsupported += outcome.unsupported;
             sum.1.lost += outcome.lost;
+            sum.1.repaired += outcome.repaired;
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -86,12 +87,13 @@ fn run_many(options: &Options) {
     println!(
         "{seeds} seeds hold ({:.0} a second): {} events; {} requests answered, {} of them that the \
          server is unreachable and {} that the operation is unsupported; {} lost with their \
-         connections",
+         connections; {} sessions repaired",
         seeds as f64 / seconds,
         total.events,
         total.answered,
         total.unreachable,
         total.unsupported,
-        total.lost
+        total.lost,
+        total.repaired
     );
 }

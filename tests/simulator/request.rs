@@ -6,8 +6,9 @@
 use crate::guarantees::Guarantee;
 use crate::plan::pick;
 use distcache_core::message::TTL_MAX;
+use distcache_core::seal::OVERHEAD;
 use distcache_core::time::Instant;
-use distcache_core::wire::{FRAME_DATA_MAX, Op};
+use distcache_core::wire::{FRAME_DATA_MAX, Op, PAYLOAD_MAX};
 use distcache_testing::bytes;
 use distcache_testing::random::Random;
 use std::rc::Rc;
@@ -101,6 +102,8 @@ pub struct Generator {
     pub min_ttl: u32,
     /// Whether it calls a proxy.
     pub proxied: bool,
+    /// Whether sessions are sealed on the way.
+    pub sealed: bool,
 }
 
 /// Which patch levels and operations a client uses.
@@ -135,7 +138,12 @@ impl Generator {
             (self.ttl(random), session(&id, version, len))
         });
         let uid = pick(random, &[0, 1, u32::MAX, random.clone().next() as u32]);
-        let (expect, guarantee) = (Expect::Executed, Guarantee::NONE);
+        let payload_len = add.as_ref().map_or(0, |(_, session)| 8 + id.len() + session.len());
+        let expect = match self.sealed && payload_len + OVERHEAD > PAYLOAD_MAX {
+            true => Expect::Fixed(104),
+            false => Expect::Executed,
+        };
+        let guarantee = Guarantee::NONE;
         let (min_ttl, proxied) = (self.min_ttl, self.proxied);
         Request { op, uid, id, level, add, expect, since, min_ttl, proxied, guarantee }
     }

@@ -9,7 +9,7 @@
 use crate::rank::rank;
 use distcache_core::time::Instant;
 use distcache_core::wire::Op;
-use distcache_testing::bytes::{ADD, GET, HAVE, PUT, REMOVE, TAKE, messages};
+use distcache_testing::bytes::{ADD, FETCH, GET, HAVE, PUT, REMOVE, REPAIR, TAKE, messages};
 use std::collections::BTreeMap;
 
 /// How long a server has for a GET or HAVE before a second one is asked, in milliseconds.
@@ -81,7 +81,7 @@ impl RoutingCheck {
     /// If one should be another, or for another server.
     pub fn check_requests(&mut self, now: Instant, number: usize, bytes: &[u8]) {
         let levels = crate::framing::levels(bytes);
-        assert!(levels.iter().all(|level| *level == 1), "a proxy sends at levels {levels:?}");
+        assert!(levels.iter().all(|level| *level == 2), "a proxy sends at levels {levels:?}");
         self.degraded |= self.views.iter().any(|view| view.since.is_none());
         for (uid, op, payload) in messages(bytes) {
             let view = self.views[number];
@@ -91,6 +91,14 @@ impl RoutingCheck {
             );
             let known = op < PUT || (view.answered_probe && !view.level_zero);
             assert!(known, "operation {op} goes to a server that is not known to have it");
+            if op == REPAIR {
+                // The proxy's own, and for a server that has missed the session.
+                assert!(self.copies > 1, "a repair without copies");
+                continue;
+            }
+            // A GET is sent as FETCH where a miss may be repaired.
+            assert!(op != FETCH || self.copies > 1, "a FETCH without copies");
+            let op = if op == FETCH { GET } else { op };
             let id = id_of(op, &payload);
             let at = match self.uids.get(&uid) {
                 Some(at) => *at,

@@ -3,6 +3,7 @@
 use crate::cluster::SERVERS_MAX;
 use distcache_core::proxy::{self, Proxy, Traffic};
 use distcache_core::server::{self, Server, Store};
+use distcache_core::time::Instant;
 use distcache_testing::net::TestMachine;
 
 /// A machine under test.
@@ -22,6 +23,10 @@ pub trait Subject: TestMachine {
     /// Returns whether the server of this number has as many requests as it may have.
     fn is_full(&self, _number: u8) -> bool {
         false
+    }
+    /// Returns when the next of its sessions expires, or has expired without being dropped.
+    fn session_due(&self) -> Option<Instant> {
+        None
     }
     /// Returns its counters of requests, if it is a proxy.
     fn traffic(&self) -> Option<Traffic> {
@@ -45,6 +50,10 @@ impl<S: Store> Subject for server::Borrowed<'_, S> {
 
     fn in_flight(&self) -> usize {
         0
+    }
+
+    fn session_due(&self) -> Option<Instant> {
+        self.store().deadline()
     }
 }
 

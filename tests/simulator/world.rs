@@ -11,6 +11,7 @@ use crate::oracle::Oracle;
 use crate::plan::{Plan, STARTS_MAX, pick};
 use crate::request::{Dialect, Generator};
 use crate::routing::RoutingCheck;
+use crate::sealed;
 use crate::trace::{Actor, record};
 use distcache_core::proxy;
 use distcache_core::server;
@@ -102,6 +103,7 @@ impl<'m> World<'m> {
             dialect,
             min_ttl: plan.min_ttl_of(node),
             proxied: node >= plan.servers,
+            sealed: plan.sealed,
         };
         let client_memory =
             arena.client_memory.iter_mut().map(|own| own.iter_mut().map(Vec::as_mut_slice));
@@ -153,7 +155,10 @@ impl<'m> World<'m> {
                 let aligned = table.as_ptr().align_offset(64);
                 let key = self.network.random.next();
                 let (layout, oracle) = (self.plan.layout, self.oracle.clone());
-                let table = CheckedTable::new(&mut table[aligned..], number, layout, key, oracle);
+                let mut table =
+                    CheckedTable::new(&mut table[aligned..], number, layout, key, oracle);
+                table.sealed = self.plan.sealed;
+                table.lies = (self.plan.liars >> number & 1 > 0).then(|| Random::new(key));
                 let config = server::Config {
                     budget: self.plan.budget,
                     min_lifetime: Duration::from_millis(plan.config.min_ttl.into()),
@@ -163,7 +168,13 @@ impl<'m> World<'m> {
                 Process::Server(Box::new(EventLoop::new(server, number, plan, routing)))
             }
             false => {
-                let proxy = memory.proxy(plan.config.of_proxy());
+                let mut proxy = memory.proxy(plan.config.of_proxy());
+                let servers = self.plan.servers;
+                if self.plan.sealed && plan.upstreams().iter().all(|node| *node < servers) {
+                    let run = (number as u64) << 32 | self.hosts[number].memory.len() as u64;
+                    let now = self.network.now;
+                    proxy.set_seal(now, sealed::unix_millis(now), sealed::of_proxy(run));
+                }
                 Process::Proxy(Box::new(EventLoop::new(proxy, number, plan, routing)))
             }
         };
@@ -182,6 +193,7 @@ impl<'m> World<'m> {
             }
         }
         self.faults_on = false;
+        self.oracle.borrow_mut().lies_are_over = true;
     }
 
     /// Gives each part one turn. If nothing moves, time does.

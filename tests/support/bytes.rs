@@ -12,6 +12,12 @@ pub const HAVE: u8 = 3;
 pub const PUT: u8 = 4;
 /// Fetches and removes a session; needs patch level 1.
 pub const TAKE: u8 = 5;
+/// Fetches a session with its lifetime; needs patch level 2.
+pub const FETCH: u8 = 6;
+/// Stores a session that a FETCH has missed; needs patch level 2.
+pub const REPAIR: u8 = 7;
+/// Fetches many sessions; needs patch level 2.
+pub const COPY: u8 = 8;
 
 /// Returns one frame. `response` and `complete` are 0 or 1 in a valid one.
 pub fn frame(response: u8, uid: u32, op: u8, complete: u8, data: &[u8]) -> Vec<u8> {

@@ -23,6 +23,26 @@ impl Daemon {
         Self(pid.unwrap_or_else(|| panic!("a pid and a line feed, not {text:?}")))
     }
 
+    /// Returns the only child of a process.
+    ///
+    /// # Panics
+    /// If it has none, or several.
+    pub fn child_of(pid: u32) -> Self {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("a process, and a kernel that lists its children");
+        let number = children.trim().parse().ok().and_then(Pid::from_raw);
+        Self(number.unwrap_or_else(|| panic!("one child, not {children:?}")))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn ended(self) {
+        until("the end of the process", || (!self.is_running()).then_some(()));
+        std::mem::forget(self);
+    }
+
     /// Returns its pid.
     pub fn pid(&self) -> i32 {
         self.0.as_raw_pid()

@@ -7,6 +7,9 @@ pub mod bytes;
 pub mod c;
 pub mod chain;
 pub mod daemon;
+pub mod fleet;
+#[cfg(target_os = "linux")]
+pub mod handover;
 pub mod handshake;
 pub mod lan;
 pub mod load;
@@ -17,6 +20,7 @@ pub mod random;
 pub mod raw_client;
 pub mod rig;
 pub mod scripted;
+pub mod secret;
 pub mod sessiond;
 pub mod start;
 pub mod store;

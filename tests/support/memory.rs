@@ -106,4 +106,16 @@ impl Memory {
         Proxy::new(&mut clients[..], &mut in_flight[..], &mut servers[..], pool, config)
             .expect("enough memory")
     }
+
+    /// Returns the bytes of all buffers.
+    pub fn buffers(&self) -> &[u8] {
+        &self.buffers
+    }
+
+    /// Returns whether the machine that had this memory left nothing in its buffers. The first word of
+    /// each may hold the number of another one.
+    pub fn is_wiped(&self) -> bool {
+        let mut buffers = self.buffers.chunks(MESSAGE_MAX);
+        buffers.all(|buffer| buffer.iter().skip(4).all(|byte| *byte == 0))
+    }
 }

@@ -41,6 +41,14 @@ pub trait TestMachine: Machine {
 }
 
 impl<S: Store> TestMachine for server::Borrowed<'_, S> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
+        Server::dial(self, now)
+    }
+
+    fn connected(&mut self, now: Instant, key: ServerKey) {
+        Server::connected(self, now, key);
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         Server::check(self)
     }
@@ -133,7 +141,7 @@ pub enum Probes {
 
 /// Returns the bytes of a probe.
 pub fn probe() -> Vec<u8> {
-    at_level(1, message(0, u32::MAX, HAVE, PROBE_ID))
+    at_level(2, message(0, u32::MAX, HAVE, PROBE_ID))
 }
 
 #[derive(Debug)]

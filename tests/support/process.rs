@@ -19,13 +19,18 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// If it does not within [`TIMEOUT`].
-pub fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    poll(found).unwrap_or_else(|| panic!("never happened: {what}"))
+}
+
+/// Calls `found` until it returns something; `None` if it does not within [`TIMEOUT`].
+pub fn poll<T>(mut found: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(found) = poll() {
-            return found;
+        let value = found();
+        if value.is_some() || Instant::now() >= deadline {
+            return value;
         }
-        assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -379,6 +384,14 @@ impl Program {
         self.child.id()
     }
 
+    /// Returns the pids of its children; none if it has ended.
+    pub fn children(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let text = text.unwrap_or_default();
+        text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+    }
+
     /// Returns its resident memory, in bytes.
     ///
     /// # Panics
@@ -443,6 +456,20 @@ impl Program {
     pub fn end(self, signal: Signal) -> Ended {
         self.signal(signal);
         self.ended()
+    }
+}
+
+impl Program {
+    /// Sends it a signal that kills it, waits for its end, and returns whether it dumped core.
+    ///
+    /// # Panics
+    /// If it does not end by the signal.
+    pub fn end_and_dump(mut self, signal: Signal) -> bool {
+        self.signal(signal);
+        assert!(self.out.end() && self.err.end(), "it ends");
+        let status = self.child.wait().expect("our own child");
+        assert_eq!(status.signal(), Some(signal.as_raw()));
+        status.core_dumped()
     }
 }
 

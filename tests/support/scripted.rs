@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bytes::{ADD, GET, PUT, REMOVE, TAKE};
+use crate::bytes::{ADD, FETCH, GET, PUT, REMOVE, REPAIR, TAKE};
 
 /// The payload that answers an ADD or PUT without a whole id.
 pub const MALFORMED: [u8; 1] = [100];
@@ -27,6 +27,14 @@ impl Sessions {
                 status(true)
             }
             GET => self.0.get(payload).cloned().unwrap_or_else(|| status(false)),
+            FETCH => match self.0.get(payload) {
+                Some(session) => [&[0, 0, 0, 234, 96][..], session].concat(),
+                None => vec![1, 0, 0, 0, 0, 0, 0, 0, 9],
+            },
+            REPAIR => match payload.split_at_checked(8) {
+                Some(([0, 0, 0, 0, 0, 0, 0, 9], add)) => self.execute(ADD, add),
+                _ => vec![105],
+            },
             TAKE => self.0.remove(payload).unwrap_or_else(|| status(false)),
             REMOVE => status(self.0.remove(payload).is_some()),
             _ => status(self.0.contains_key(payload)),

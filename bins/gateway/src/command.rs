@@ -133,6 +133,12 @@ impl Request {
                 Ok(Err(status)) => return Asked::Nobody(Reply::Status(status)),
                 Err(_) => return Asked::Malformed,
             },
+            Op::Fetch | Op::Repair | Op::Copy => {
+                return match message_is_valid(op, payload) {
+                    true => Asked::Nobody(Reply::Status(Status::UNSUPPORTED)),
+                    false => Asked::Malformed,
+                };
+            }
             Op::Get | Op::Take | Op::Remove | Op::Have => match Id::new(payload) {
                 Some(id) => (0, id, none),
                 // Such an id is not there, whatever it says.
@@ -201,6 +207,8 @@ impl Request {
                 let ttl = ttl.to_string();
                 write_command(out, &[b"SET", key, &self.session, b"PX", ttl.as_bytes()]);
             }
+            // Not sent to an engine.
+            (Op::Fetch | Op::Repair | Op::Copy, _) => {}
         }
     }
 
@@ -290,7 +298,7 @@ impl Request {
                     counters.hits.count();
                 }
             }
-            Op::Remove | Op::Have => {}
+            Op::Remove | Op::Have | Op::Fetch | Op::Repair | Op::Copy => {}
         }
     }
 
@@ -300,6 +308,14 @@ impl Request {
             self.shared.counters.timeouts.count();
             self.answer(Reply::Status(Status::DISCONNECTED));
         }
+    }
+}
+
+/// Whether the payload of an operation of level 2 is one.
+fn message_is_valid(op: Op, payload: &[u8]) -> bool {
+    match op {
+        Op::Copy => distcache_core::copy::Copy::parse(payload).is_ok(),
+        op => distcache_core::message::Request::parse(op, payload).is_ok(),
     }
 }
 

@@ -214,7 +214,8 @@ async fn next_signal(signals: &Signals) {
     loop {
         match signals.take() {
             Some(Signal::Drain | Signal::End) => return,
-            None => {}
+            // It has no file that is read again.
+            Some(Signal::Reload) | None => {}
         }
         let Ok(mut ready) = fd.readable().await else { return };
         ready.clear_ready();

@@ -208,7 +208,7 @@ int main(int count, char **arguments)
     signal(SIGPIPE, SIG_IGN);
 
     cache = DC_CTX_new(arguments[4], DC_CTX_FLAG_PERSISTENT | DC_CTX_FLAG_PERSISTENT_RETRY |
-                                         DC_CTX_FLAG_PERSISTENT_LATE);
+                                         DC_CTX_FLAG_PERSISTENT_LATE | DC_CTX_FLAG_NO_REGET);
     if (cache == NULL)
         fail("cache", DC_CTX_errstr());
     tls = configure(arguments[2], arguments[3], cache, flags);

@@ -45,8 +45,25 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     let before = with(|thread| thread.inside.replace(true)).unwrap_or(false);
     // No state is seen half-changed after a panic: unwinding drops the connection in use.
     let result = panic::catch_unwind(AssertUnwindSafe(work));
+    wipe_registers();
     with_existing(|thread| thread.inside.set(before));
     result.ok()
+}
+
+/// Copies zeros, which takes the same vector registers as copying a session does. Those keep what was copied
+/// last, and the dynamic linker writes them to the stack when the program calls another function for the
+/// first time.
+fn wipe_registers() {
+    let zeros = [0_u8; 512];
+    let mut copy = [1_u8; 512];
+    // C libraries use registers of 32 or 64 bytes, and 8 of them at most. The compiler does not know the
+    // length, so it calls the C library.
+    for len in [256, 512] {
+        let len = std::hint::black_box(len);
+        if let (Some(to), Some(from)) = (copy.get_mut(..len), zeros.get(..len)) {
+            std::hint::black_box(to).copy_from_slice(std::hint::black_box(from));
+        }
+    }
 }
 
 /// Returns whether there is memory for a call. If not, the call does not begin. If an allocation is

@@ -26,6 +26,7 @@ mod cancel;
 mod reason;
 mod recent;
 mod reserve;
+mod seal;
 mod target;
 mod thread;
 
@@ -48,6 +49,8 @@ pub struct DC_CTX {
     default_timeout: Duration,
     /// Identifies this context in each thread's list of recent fetches.
     number: Number,
+    /// Whether threads keep what they fetch, for `DC_CTX_reget_session`.
+    keeps: bool,
 }
 
 impl DC_CTX {
@@ -57,6 +60,13 @@ impl DC_CTX {
         recent::forget(self.number);
         &self.client
     }
+
+    /// Keeps what this thread has fetched, if this context does so.
+    fn remember(&self, id: Id<'_>, session: &[u8]) {
+        if self.keeps {
+            recent::remember(self.number, id, session);
+        }
+    }
 }
 
 impl Drop for DC_CTX {
@@ -64,6 +74,9 @@ impl Drop for DC_CTX {
         recent::retire(self.number);
     }
 }
+
+/// `DC_CTX_FLAG_NO_REGET`: threads do not keep what they fetch.
+const NO_REGET: c_uint = 16;
 
 /// Threads may share a context.
 const _: () = {
@@ -81,7 +94,9 @@ pub unsafe extern "C" fn DC_CTX_new(target: *const c_char, flags: c_uint) -> *mu
         // SAFETY: the caller's promise.
         let target = unsafe { target::text(target)? };
         let (client, default_timeout) = target::client(target, flags)?;
-        let ctx = reserve::try_box(DC_CTX { client, default_timeout, number: Number::next() });
+        let keeps = flags & NO_REGET == 0;
+        let number = Number::next();
+        let ctx = reserve::try_box(DC_CTX { client, default_timeout, number, keeps });
         // Memory from the reserve must not outlive the call, and a context does.
         match ctx.filter(|_| !reserve::take_used()) {
             Some(ctx) => Ok(Box::into_raw(ctx)),
@@ -209,7 +224,7 @@ pub unsafe extern "C" fn DC_CTX_get_session(
         let (out, ctx, id) =
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
         let found = ctx.begin().get_with(id, |session| {
-            recent::remember(ctx.number, id, session);
+            ctx.remember(id, session);
             out.fill(session);
         })?;
         found.map(|()| 1).ok_or(Reason::NoSession)
@@ -259,11 +274,11 @@ pub unsafe extern "C" fn DC_CTX_take_session(
             unsafe { (Out::new(result, result_size, used)?, context(ctx)?, name(id, id_len)?) };
         let client = ctx.begin();
         // The cache no longer has the session, so it must fit either here or in `result`.
-        if !recent::reserve(ctx.number) && out.size < PAYLOAD_MAX {
+        if ctx.keeps && !recent::reserve(ctx.number) && out.size < PAYLOAD_MAX {
             return Err(Reason::Text("no memory"));
         }
         let found = client.take_with(id, |session| {
-            recent::remember(ctx.number, id, session);
+            ctx.remember(id, session);
             out.fill(session);
         })?;
         found.map(|()| 1).ok_or(Reason::NoSession)

@@ -6,6 +6,7 @@ use std::fmt;
 
 use distcache_posix::client::{AddError, BuildError, Failure};
 use distcache_posix::net::address::AddressError;
+use distcache_posix::seal_keys::KeyFileError;
 
 /// The reason of a failure. `Display` writes it for people.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) enum Reason {
     New(BuildError),
     /// This library does not accept the target.
     Target(String),
+    /// The keys cannot be used.
+    Keys(KeyFileError),
     /// The session was not stored.
     Add(AddError),
     /// There was no answer.
@@ -35,6 +38,7 @@ impl fmt::Display for Reason {
             Self::Address(why) => why.fmt(f),
             Self::New(why) => why.fmt(f),
             Self::Target(why) => f.write_str(why),
+            Self::Keys(why) => why.fmt(f),
             Self::Add(why) => why.fmt(f),
             Self::Failed(why) => why.fmt(f),
         }
@@ -50,6 +54,12 @@ impl From<AddressError> for Reason {
 impl From<BuildError> for Reason {
     fn from(why: BuildError) -> Self {
         Self::New(why)
+    }
+}
+
+impl From<KeyFileError> for Reason {
+    fn from(why: KeyFileError) -> Self {
+        Self::Keys(why)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use distcache_core::id::{ID_MAX, Id};
 use distcache_core::wire::PAYLOAD_MAX;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::reserve::BLOCK_LEN;
 use crate::thread::{Thread, with, with_existing};
@@ -32,12 +33,21 @@ impl Number {
 /// Recent fetches, the latest first.
 pub(crate) type Recent = [Fetched; CONTEXTS_MAX];
 
-/// A fetched session.
+/// A fetched session. Behind its length, its memory holds nothing of an earlier one.
 #[derive(Default)]
 pub(crate) struct Fetched {
     context: Option<Number>,
     id: OwnedId,
-    session: Vec<u8>,
+    session: Zeroizing<Vec<u8>>,
+}
+
+impl Fetched {
+    /// Wipes the session, and keeps the memory. Without this, a growing one would leave a copy.
+    fn wipe(&mut self) {
+        self.id.len = 0;
+        self.session.as_mut_slice().zeroize();
+        self.session.clear();
+    }
 }
 
 /// An owned id; empty if `len` is 0.
@@ -71,8 +81,7 @@ impl OwnedId {
 pub(crate) fn reserve(context: Number) -> bool {
     with_recent(true, |recent| {
         let last = entry(recent, context)?;
-        last.id.len = 0;
-        last.session.clear();
+        last.wipe();
         last.session.try_reserve_exact(PAYLOAD_MAX).ok()
     })
     .is_some()
@@ -83,8 +92,7 @@ pub(crate) fn reserve(context: Number) -> bool {
 pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
     with_recent(true, |recent| {
         let last = entry(recent, context)?;
-        last.id.len = 0;
-        last.session.clear();
+        last.wipe();
         last.session.try_reserve(session.len().max(CAPACITY_MIN)).ok()?;
         last.id.set(id);
         last.session.extend_from_slice(session);
@@ -92,16 +100,16 @@ pub(crate) fn remember(context: Number, id: Id<'_>, session: &[u8]) {
     });
 }
 
-/// Forgets this thread's last fetch through the context. Keeps its memory for the next.
+/// Forgets and wipes this thread's last fetch through the context. Keeps its memory for the next.
 pub(crate) fn forget(context: Number) {
     with_recent(false, |recent| {
         let last = recent.iter_mut().find(|last| last.context == Some(context))?;
-        last.id.len = 0;
+        last.wipe();
         Some(())
     });
 }
 
-/// Forgets a context that is being freed, and frees the memory that this thread kept for it.
+/// Forgets a context that is being freed, and wipes and frees the memory that this thread kept for it.
 pub(crate) fn retire(context: Number) {
     with_recent(false, |recent| {
         let last = recent.iter_mut().find(|last| last.context == Some(context))?;
@@ -164,7 +172,7 @@ mod tests {
         let (client, default_timeout) =
             crate::target::client("UNIX:/no/such/socket", 0).ok().unwrap();
         let number = Number::next();
-        let ctx = crate::DC_CTX { client, default_timeout, number };
+        let ctx = crate::DC_CTX { client, default_timeout, number, keeps: true };
         remember(number, Id::new(b"id").unwrap(), b"session");
         let place = |number| {
             with_recent(false, |recent| recent.iter().position(|last| last.context == Some(number)))

@@ -8,6 +8,7 @@ use distcache_posix::net::address::Address;
 
 use crate::reason::Reason;
 use crate::reserve::BLOCK_LEN;
+use crate::seal;
 
 /// The variable that overrides the default timeout of operations, in milliseconds.
 const TIMEOUT_VARIABLE: &CStr = c"DISTCACHE_TIMEOUT_MS";
@@ -55,7 +56,7 @@ pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), 
         return Err(Reason::Target(format!("{target}: descriptor {number} {why}")));
     }
     let mut builder = Client::builder(address).pause(PAUSE);
-    if let Some(timeout) = duration_from_environment(TIMEOUT_VARIABLE) {
+    if let Some(timeout) = environment(TIMEOUT_VARIABLE).and_then(parse_millis) {
         builder = builder.timeout(timeout);
     }
     if flags & PERSISTENT == 0 {
@@ -66,14 +67,14 @@ pub(crate) fn client(target: &str, flags: c_uint) -> Result<(Client, Duration), 
     if flags & RETRY != 0 {
         builder = builder.retry();
     }
-    let client = builder.build()?;
+    let client = seal::from_environment(builder)?.build()?;
     let timeout = client.timeout();
     Ok((client, timeout))
 }
 
-/// Reads a number of milliseconds from the environment. Ignores the variable in setuid programs: their
-/// caller must not decide how long they wait.
-fn duration_from_environment(name: &CStr) -> Option<Duration> {
+/// Reads a variable of the environment. Ignores it in setuid programs: their caller must not decide how
+/// long they wait, nor which file they read.
+pub(crate) fn environment(name: &CStr) -> Option<&'static CStr> {
     #[cfg(target_os = "linux")]
     // SAFETY: the name is a C string. The result stays valid until another thread changes the environment,
     // which C programs must not do.
@@ -94,7 +95,7 @@ fn duration_from_environment(name: &CStr) -> Option<Duration> {
         };
         (!value.is_null()).then(|| CStr::from_ptr(value))
     };
-    parse_millis(value?)
+    value
 }
 
 /// Parses milliseconds. Returns `None` unless it is a number above 0: the default timeout is better than a

@@ -123,6 +123,11 @@ static void rejects_null_and_empty_arguments(void)
     CHECK(DC_CTX_set_timeout(NULL, 5) == 0);
     CHECK(DC_CTX_set_pause(NULL, 5) == 0 && SAYS("NULL"));
     CHECK(DC_CTX_set_pause(ctx, 0) == 1 && DC_CTX_set_pause(ctx, ~0U) == 1);
+    CHECK(DC_CTX_set_sealkeys(NULL, "/none", 0) == 0 && SAYS("NULL"));
+    CHECK(DC_CTX_set_sealkeys(ctx, "/no/such", 0) == 0 && SAYS("/no/such") && SAYS("-newkey"));
+    CHECK(DC_CTX_set_sealkeys(ctx, NULL, DC_SEALKEYS_MIXED) == 1);
+    CHECK(DC_CTX_unopened(NULL) == 0 && SAYS("NULL"));
+    CHECK(DC_CTX_unopened(ctx) == 0);
     CHECK(DC_CTX_set_timeout(ctx, ~0U) == 1 && DC_CTX_set_timeout(ctx, 0) == 1);
     CHECK(DC_CTX_add_session(ctx, id, 2, id, 2, MINUTE) == 1);
     CHECK(DC_CTX_remove_session(ctx, id, 2) == 1);

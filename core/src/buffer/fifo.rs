@@ -1,13 +1,16 @@
 //! A queue of bytes in a pooled buffer.
 
 use super::pool::{Buffer, Pool};
-use super::window::Window;
+use super::window::{Window, wipe_front};
 use crate::memory::Array;
 
 /// A queue of bytes that has a pooled buffer only while it needs one.
 ///
-/// Every call must pass the same pool. Dropping a `Fifo` does not give its buffer back: call
-/// [`Fifo::clear`] first, or [`Pool::reclaim`] later.
+/// Bytes are wiped when they leave the queue. What is written to the room and not reported with
+/// [`Fifo::filled`] is not.
+///
+/// Every call must pass the same pool. Dropping a `Fifo` does not give its buffer back, and wipes
+/// nothing: call [`Fifo::clear`] first, or [`Pool::reclaim`] later.
 #[derive(Debug, Default)]
 pub struct Fifo {
     pub(super) buffer: Option<Buffer>,
@@ -85,27 +88,47 @@ impl Fifo {
         if self.buffer.is_some() {
             self.window.filled(len, pool.buffer_len());
         }
-        self.release(pool);
-    }
-
-    /// Drops the `len` oldest bytes. Without bytes left, its buffer goes back to the pool.
-    pub fn consume(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
-        self.window.consume(len);
-        self.release(pool);
-    }
-
-    /// Drops all bytes, and gives the buffer back.
-    pub fn clear(&mut self, pool: &mut Pool<impl Array<u8>>) {
-        self.window = Window::new();
-        self.release(pool);
-    }
-
-    fn release(&mut self, pool: &mut Pool<impl Array<u8>>) {
-        if !self.is_empty() {
-            return;
+        if self.is_empty() {
+            self.release(pool);
         }
-        if let Some(buffer) = self.buffer.take_if(|_| !self.kept) {
-            pool.give(buffer);
+    }
+
+    /// Gives back a buffer without bytes.
+    #[cold]
+    fn release(&mut self, pool: &mut Pool<impl Array<u8>>) {
+        self.clear(pool);
+    }
+
+    /// Drops and wipes the `len` oldest bytes. Without bytes left, its buffer goes back to the pool.
+    pub fn consume(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
+        if self.window.is_all(len) {
+            self.clear(pool);
+        } else {
+            self.consume_part(pool, len);
+        }
+    }
+
+    #[inline(never)]
+    fn consume_part(&mut self, pool: &mut Pool<impl Array<u8>>, len: usize) {
+        if let Some(buffer) = &self.buffer {
+            self.window.consume(pool.bytes_mut(buffer), len);
+        }
+    }
+
+    /// Drops and wipes all bytes, and gives the buffer back.
+    pub fn clear(&mut self, pool: &mut Pool<impl Array<u8>>) {
+        let end = self.window.take();
+        match self.buffer.take_if(|_| !self.kept) {
+            Some(buffer) => pool.give(buffer, end),
+            None => self.wipe_kept(pool, end),
+        }
+    }
+
+    /// Wipes a buffer that is kept, or does nothing if there is none.
+    #[inline(never)]
+    fn wipe_kept(&self, pool: &mut Pool<impl Array<u8>>, end: usize) {
+        if let Some(buffer) = &self.buffer {
+            wipe_front(pool.bytes_mut(buffer), end);
         }
     }
 }

@@ -22,6 +22,7 @@
 //! hold the numbers of the others.
 
 use super::Fifo;
+use super::window::{lines, wipe, wipe_lines};
 use crate::memory::Array;
 
 const NIL: u32 = u32::MAX;
@@ -112,9 +113,9 @@ impl<M: Array<u8>> Pool<M> {
         Self::cut(memory, len, buffer_len)
     }
 
-    /// Takes back the buffers that none of `held` has, and returns their number. `held` must name
-    /// every [`Fifo`] of this pool that still exists. A buffer is lost if its `Fifo` is dropped
-    /// without [`Fifo::clear`].
+    /// Takes back the buffers that none of `held` has, wipes them whole, and returns their number. `held`
+    /// must name every [`Fifo`] of this pool that still exists. A buffer is lost if its `Fifo` is
+    /// dropped without [`Fifo::clear`].
     ///
     /// Takes time proportional to the buffers ever lent times the `Fifo`s.
     pub fn reclaim<'a>(&mut self, held: impl Iterator<Item = &'a Fifo> + Clone) -> u32 {
@@ -125,7 +126,7 @@ impl<M: Array<u8>> Pool<M> {
         for number in 0..self.fresh {
             let is_it = |fifo: &Fifo| fifo.buffer.as_ref().is_some_and(|buffer| buffer.0 == number);
             if !held.clone().any(is_it) {
-                self.give(Buffer(number));
+                self.give(Buffer(number), self.buffer_len);
             }
         }
         self.free.saturating_sub(before)
@@ -217,13 +218,28 @@ impl<M: Array<u8>> Pool<M> {
         Some(Buffer(taken))
     }
 
-    pub(super) fn give(&mut self, buffer: Buffer) {
+    /// Takes a buffer back and wipes it: it was filled up to `end`.
+    #[inline]
+    pub(super) fn give(&mut self, buffer: Buffer, end: usize) {
         let head = self.head.to_le_bytes();
-        if let Some(first) = self.bytes_mut(&buffer).first_chunk_mut() {
+        let Some(bytes) = self.get_mut(&buffer) else { return };
+        let Some(lines) = lines(bytes, end) else {
+            return self.give_slowly(buffer, end);
+        };
+        wipe_lines(lines);
+        if let Some(first) = bytes.first_chunk_mut() {
             *first = head;
         }
         self.head = buffer.0;
         self.free = self.free.wrapping_add(1);
+    }
+
+    /// Takes back a buffer whose last line is not whole.
+    #[cold]
+    #[inline(never)]
+    fn give_slowly(&mut self, buffer: Buffer, end: usize) {
+        wipe(self.bytes_mut(&buffer), 0, end);
+        self.give(buffer, 0);
     }
 
     // Where these wrap, the buffer is of another pool, and there is nothing at its place.
@@ -236,9 +252,14 @@ impl<M: Array<u8>> Pool<M> {
 
     #[inline]
     pub(super) fn bytes_mut(&mut self, buffer: &Buffer) -> &mut [u8] {
+        self.get_mut(buffer).unwrap_or_default()
+    }
+
+    #[inline]
+    fn get_mut(&mut self, buffer: &Buffer) -> Option<&mut [u8]> {
         let start = (buffer.0 as usize).wrapping_mul(self.buffer_len);
         let end = start.wrapping_add(self.buffer_len);
-        self.memory.as_mut().get_mut(start..end).unwrap_or_default()
+        self.memory.as_mut().get_mut(start..end)
     }
 
     /// The bytes in `from` and the room behind the bytes in `to`, to write from one to the other.

@@ -123,6 +123,44 @@ fn buffers_of_dropped_fifos_can_be_reclaimed_and_those_in_use_stay() {
 }
 
 #[test]
+fn a_reclaimed_buffer_is_wiped() {
+    let mut memory = [0; 200];
+    let mut pool = Pool::new(&mut memory, 100);
+    put(&mut Fifo::new(), &mut pool, &[9; 100]);
+    assert_eq!(pool.reclaim([].iter()), 1);
+    assert!(!memory.contains(&9));
+}
+
+#[test]
+fn bytes_that_are_consumed_or_move_are_wiped() {
+    for len in [10, 64, 100, 128, 200] {
+        let mut memory = std::vec![0; 2 * len];
+        let mut pool = Pool::new(&mut memory[..], len);
+        for cut in 0..len {
+            let (mut fifo, mut kept) = (Fifo::new(), Fifo::new());
+            assert!(kept.keep(&mut pool));
+            for fifo in [&mut fifo, &mut kept] {
+                put(fifo, &mut pool, &std::vec![0x99; len]);
+                fifo.consume(&mut pool, cut);
+                assert_eq!(fifo.space(&mut pool).len(), cut);
+                assert_eq!(fifo.bytes(&pool), std::vec![0x99; len - cut]);
+            }
+            let traces = [&fifo, &kept].map(|fifo| {
+                let bytes = fifo.buffer.as_ref().map_or(&[][..], |buffer| pool.bytes(buffer));
+                bytes.iter().filter(|byte| **byte == 0x99).count()
+            });
+            assert_eq!(traces, [len - cut; 2]);
+            fifo.consume(&mut pool, len);
+            kept.clear(&mut pool);
+            let bytes = kept.buffer.as_ref().map_or(&[][..], |buffer| pool.bytes(buffer));
+            assert!(!bytes.contains(&0x99), "{cut} of {len}");
+            pool.give(kept.buffer.take().expect("it is kept"), 0);
+        }
+        assert!(!memory.contains(&0x99), "{len}");
+    }
+}
+
+#[test]
 fn bytes_go_from_one_fifo_to_another_and_never_within_one() {
     let mut memory = [0; 16];
     let mut pool = Pool::new(&mut memory, 8);

@@ -1,10 +1,12 @@
 //! One connection to a server or proxy: one request at a time.
 
 use core::fmt;
+use core::mem;
 
 use crate::buffer::Window;
 use crate::message::{Reply, Request};
 use crate::wire::{self, Direction, Envelope, HEADER_LEN, MESSAGE_MAX, Malformed, Message, Op};
+use zeroize::Zeroize;
 
 /// Bytes of memory for one connection.
 pub const MEMORY: usize = 2 * MESSAGE_MAX;
@@ -39,7 +41,10 @@ impl core::error::Error for RequestError {}
 /// [`space`](Self::space), and call [`advance`](Self::advance) until it returns true; then
 /// [`reply`](Self::reply) is the answer. After a failure or a timeout, drop the value together with the
 /// connection: a late answer must not be taken for that of another request.
-pub struct Connection<M> {
+///
+/// The memory holds sessions. Requests are wiped as they are sent, an answer by
+/// [`clear_reply`](Self::clear_reply) or the next request, and the rest when the value is dropped.
+pub struct Connection<M: AsRef<[u8]> + AsMut<[u8]>> {
     /// [`MESSAGE_MAX`] bytes for `inbox`, then as many for `outbox`.
     memory: M,
     inbox: Window,
@@ -67,9 +72,18 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         })
     }
 
-    /// Returns the memory, for another connection.
-    pub fn into_memory(self) -> M {
-        self.memory
+    /// Returns the memory, wiped, for another connection.
+    pub fn into_memory(mut self) -> M
+    where
+        M: Default,
+    {
+        self.wipe();
+        mem::take(&mut self.memory)
+    }
+
+    fn wipe(&mut self) {
+        self.inbox.consume(inbox_mut(&mut self.memory), MESSAGE_MAX);
+        self.outbox.consume(outbox_mut(&mut self.memory), MESSAGE_MAX);
     }
 
     /// The patch level of the peer's last answer; 0 before the first. Operations of higher levels are
@@ -83,7 +97,7 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         self.level = level;
     }
 
-    /// Starts a request. Drops the previous answer.
+    /// Starts a request. Wipes the previous answer.
     ///
     /// # Errors
     /// [`RequestError`], with nothing changed.
@@ -99,11 +113,12 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         let payload = room.get_mut(HEADER_LEN..).unwrap_or_default();
         let len = request.write(payload);
         let len = len.and_then(|len| wire::frame(room, &Envelope::request(uid, op), len));
-        let len = len.ok_or(RequestError::TooLarge)?;
+        let Some(len) = len else {
+            room.zeroize();
+            return Err(RequestError::TooLarge);
+        };
         self.outbox.filled(len, MESSAGE_MAX);
-        if let Some(answer) = self.answer.take() {
-            self.inbox.consume(answer.wire_len);
-        }
+        self.clear_reply();
         self.uid = uid;
         self.open = Some(op);
         Ok(())
@@ -114,9 +129,9 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         self.outbox.bytes(outbox(&self.memory))
     }
 
-    /// Removes the first `len` bytes of `pending`: they are sent.
+    /// Removes the first `len` bytes of `pending`, and wipes them: they are sent.
     pub fn sent(&mut self, len: usize) {
-        self.outbox.consume(len);
+        self.outbox.consume(outbox_mut(&mut self.memory), len);
     }
 
     /// The buffer for received bytes; empty while there is an answer.
@@ -162,10 +177,25 @@ impl<M: AsRef<[u8]> + AsMut<[u8]>> Connection<M> {
         let payload = bytes.get(HEADER_LEN..)?.get(..message.payload_len)?;
         Reply::parse(message.header.op, payload).ok()
     }
+
+    /// Wipes the answer, if there is one: call it once the reply has been used. [`Connection::reply`] is
+    /// `None` then, and the next request can be made.
+    pub fn clear_reply(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.inbox.consume(inbox_mut(&mut self.memory), answer.wire_len);
+            self.open = None;
+        }
+    }
+}
+
+impl<M: AsRef<[u8]> + AsMut<[u8]>> Drop for Connection<M> {
+    fn drop(&mut self) {
+        self.wipe();
+    }
 }
 
 /// Leaves out the memory, which holds sessions.
-impl<M> fmt::Debug for Connection<M> {
+impl<M: AsRef<[u8]> + AsMut<[u8]>> fmt::Debug for Connection<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("inbox", &self.inbox)
@@ -243,6 +273,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_used_or_refused_is_wiped_and_the_rest_when_the_connection_ends() {
+        let mut memory = vec![0; MEMORY];
+        let mut client = Connection::new(&mut memory[..]).unwrap();
+        let traces = |client: &Connection<&mut [u8]>| {
+            client.memory.iter().filter(|byte| **byte == 123).count()
+        };
+        let session = [123; wire::PAYLOAD_MAX];
+        let add = |len: usize| Request::Add(Add { ttl: 1, id: ID, session: &session[..len] });
+        assert_eq!(client.request(&add(session.len() - 9)), Err(RequestError::TooLarge));
+        assert_eq!(traces(&client), 0, "refused");
+        assert_eq!(client.request(&add(3_000)), Ok(()));
+        client.sent(1_000);
+        assert!((2_000..3_000).contains(&traces(&client)));
+        client.sent(client.pending().len());
+        receive(&mut client, &reply(1, Op::Add, &[0]));
+        assert_eq!((client.advance(), traces(&client)), (Ok(true), 0), "sent");
+        assert_eq!(client.request(&Request::Get(ID)), Ok(()));
+        receive(&mut client, &reply(2, Op::Get, &session[..3_000]));
+        assert_eq!(client.advance(), Ok(true));
+        assert_eq!(client.reply(), Some(Reply::Session(&session[..3_000])));
+        client.clear_reply();
+        assert_eq!((client.reply(), traces(&client)), (None, 0), "used");
+        assert_eq!((client.advance(), client.request(&add(3_000))), (Ok(false), Ok(())));
+        receive(&mut client, &reply(3, Op::Add, &session[..200])[..100]);
+        assert!(traces(&client) > 3_000);
+        drop(client);
+        assert_eq!(memory, vec![0; MEMORY], "ended");
+    }
+
+    #[test]
     fn debug_output_of_a_connection_shows_no_session() {
         let mut memory = vec![0; MEMORY];
         let mut client = Connection::new(&mut memory).unwrap();
@@ -297,8 +357,8 @@ mod tests {
         assert_eq!(client.request(&Request::Get(ID)), Err(RequestError::Busy));
         assert_eq!(client.pending().len(), MESSAGE_MAX);
         assert!(Connection::new(&mut vec![0; MEMORY - 1]).is_none());
-        assert!(
-            Connection::new([0; MEMORY]).is_some_and(|client| client.into_memory().len() == MEMORY)
-        );
+        let client = Connection::new(vec![0; MEMORY]);
+        assert!(client.is_some_and(|client| client.into_memory().len() == MEMORY));
+        assert!(Connection::new([0; MEMORY]).is_some());
     }
 }

@@ -26,6 +26,7 @@ mod setup;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod transfer;
 
 pub use setup::SetupError;
 pub use timing::Limits;
@@ -160,6 +161,16 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
     }
 
     pub(crate) fn open(&mut self, now: Instant) -> Option<Key> {
+        let Some(key) = self.insert(now) else {
+            self.counters.refused = self.counters.refused.saturating_add(1);
+            return None;
+        };
+        self.counters.accepted = self.counters.accepted.saturating_add(1);
+        Some(key)
+    }
+
+    /// Adds a client that is not counted as accepted; `None` if all places are taken.
+    fn insert(&mut self, now: Instant) -> Option<Key> {
         let client = Client {
             inbox: Fifo::new(),
             outbox: Fifo::new(),
@@ -168,11 +179,7 @@ impl<C: Array<ClientSlot>, B: Array<u8>> Clients<C, B> {
             aborted: false,
             since: now,
         };
-        let Ok(key) = self.slots.insert(client) else {
-            self.counters.refused = self.counters.refused.saturating_add(1);
-            return None;
-        };
-        self.counters.accepted = self.counters.accepted.saturating_add(1);
+        let key = self.slots.insert(client).ok()?;
         if self.idle_limit > 0 {
             self.slots.enqueue(&mut self.idle, key);
         }

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::Rejected;
 use crate::clients::Limits;
 use crate::time::millis;
 
@@ -21,7 +22,8 @@ pub struct Config {
     /// The number of servers that hold each session: 1 or more; 0 counts as 1.
     pub copies: u8,
     /// Whether any server can answer for any id, because they share a store: each request goes to the
-    /// server with the fewest requests. A GET or HAVE that is lost with its server is sent to another.
+    /// server with the fewest requests. A GET, HAVE or FETCH that is lost with its server is sent to
+    /// another one.
     pub anycast: bool,
     /// The shortest lifetime of a session: shorter ones are raised to it. `None` leaves all as they are.
     pub min_lifetime: Option<Duration>,
@@ -79,7 +81,8 @@ pub struct Traffic {
     /// Requests of clients.
     pub requests: u64,
     /// Requests answered by a server, or with
-    /// [`Status::UNSUPPORTED`](crate::message::Status::UNSUPPORTED).
+    /// [`Status::UNSUPPORTED`](crate::message::Status::UNSUPPORTED), or refused because their session
+    /// cannot be sealed.
     pub answered: u64,
     /// Requests answered with [`Status::DISCONNECTED`](crate::message::Status::DISCONNECTED), because
     /// no server was reachable.
@@ -94,4 +97,8 @@ pub struct Traffic {
     pub losses: u64,
     /// Connections to servers that the proxy gave up; see [`GivenUp`](super::GivenUp).
     pub given_up: u64,
+    /// Sessions that servers returned and that do not open.
+    pub rejected: Rejected,
+    /// Sessions that one server had lost, and another still had, stored at the first again.
+    pub repaired: u64,
 }

@@ -1,6 +1,7 @@
 //! From clients to servers: admit a request, route it to a server, send it.
 
-use super::in_flight::{Aim, InFlight};
+use super::in_flight::{Aim, InFlight, Kept};
+use super::seal::Sealing;
 use super::upstream::{Upstream, hash};
 use super::{Blocked, Memory, Proxy, count};
 use crate::machine::Peer;
@@ -87,6 +88,9 @@ impl<M: Memory> Proxy<M> {
             Ok(next) => next,
             Err(start) => return start,
         };
+        if request.header.op == Op::Copy {
+            return self.refuse_copy(now, key, &request);
+        }
         if let Some(end) = self.grace().filter(|end| now < *end) {
             return Start::Blocked(Blocked::ForConnection(end));
         }
@@ -100,6 +104,15 @@ impl<M: Memory> Proxy<M> {
         if !conn.outbox.reserve(pool) {
             return Start::NoBuffer;
         }
+        if self.sealing.is_some()
+            && let Some(status) = Sealing::refusal(&request, conn.inbox.bytes(pool))
+        {
+            count(&mut self.traffic.requests);
+            count(&mut self.traffic.answered);
+            self.write_status(key, &request.header, status);
+            self.free_client(now, key, request.wire_len);
+            return Start::Done;
+        }
         let Route::Server(number) = route else {
             count(&mut self.traffic.requests);
             count(&mut self.traffic.disconnected);
@@ -107,12 +120,29 @@ impl<M: Memory> Proxy<M> {
             self.free_client(now, key, request.wire_len);
             return Start::Done;
         };
-        let Ok(in_flight) = self.in_flight.insert(InFlight::new(now, key, request, id)) else {
+        let mut in_flight = InFlight::new(now, key, request, id, self.sealing.is_some());
+        in_flight.fetches = self.terms.copies > 1;
+        let Ok(in_flight) = self.in_flight.insert(in_flight) else {
             return Start::Blocked(Blocked::ForInFlight);
         };
         conn.in_flight = Some(in_flight);
         count(&mut self.traffic.requests);
         self.visit(now, in_flight, number);
+        Start::Done
+    }
+
+    /// Answers a COPY. What a server allows, it allows to those that connect to it.
+    fn refuse_copy(&mut self, now: Instant, key: Key, request: &Message) -> Start {
+        let Some((conn, pool)) = self.clients.get(key) else {
+            return Start::Nothing;
+        };
+        if !conn.outbox.reserve(pool) {
+            return Start::NoBuffer;
+        }
+        count(&mut self.traffic.requests);
+        count(&mut self.traffic.answered);
+        self.write_status(key, &request.header, Status::UNSUPPORTED);
+        self.free_client(now, key, request.wire_len);
         Start::Done
     }
 
@@ -149,7 +179,7 @@ impl<M: Memory> Proxy<M> {
             return match server.is_up() && !aim.has_visited(0) {
                 false => Route::Nowhere,
                 true if server.load() < share => Route::Server(0),
-                true if server.orphans > 0 => Route::Nowhere,
+                true if server.orphans > server.repairs => Route::Nowhere,
                 true => Route::Busy(0),
             };
         }
@@ -161,7 +191,7 @@ impl<M: Memory> Proxy<M> {
             if server.load() < share {
                 return Route::Server(number);
             }
-            if server.orphans == 0 {
+            if server.orphans == server.repairs {
                 return Route::Busy(number);
             }
             // The server does not get this change.
@@ -188,7 +218,8 @@ impl<M: Memory> Proxy<M> {
         if self.leave_to_twin(key) {
             return;
         }
-        let aim = self.in_flight.get(key).filter(|in_flight| in_flight.is_kept).map(InFlight::aim);
+        let aim =
+            self.in_flight.get(key).filter(|in_flight| in_flight.is_kept()).map(InFlight::aim);
         match aim.map_or(Route::Nowhere, |aim| self.choose(aim)) {
             // Its client waits already, so a full share makes no difference.
             Route::Server(number) | Route::Busy(number) => self.visit(now, key, number),
@@ -245,19 +276,29 @@ impl<M: Memory> Proxy<M> {
         // Compact the outbox first.
         server.outbox.space(pool);
         let envelope = Envelope::request(ticket, in_flight.op);
-        let written = pool.between(&conn.inbox, &server.outbox).and_then(|(wire, room)| {
-            write_request(&in_flight.request, wire, &envelope, self.terms.min_ttl, room)
+        let (request, min_ttl) = (&in_flight.request, self.terms.min_ttl);
+        let between = pool.between(&conn.inbox, &server.outbox);
+        let written = between.and_then(|(wire, room)| match &mut self.sealing {
+            Some(sealing) if in_flight.is_stored_sealed() => {
+                sealing.write_request(now, request, wire, &envelope, min_ttl, room)
+            }
+            _ => write_request(request, wire, &envelope, min_ttl, room),
         });
         let Some(len) = written else {
             return false;
         };
         server.wants_changed |= server.outbox.is_empty();
         server.outbox.filled(pool, len);
-        // A request that changes nothing can be sent to another server if it is lost.
-        let repeatable = self.terms.anycast && matches!(in_flight.op, Op::Get | Op::Have);
-        if self.terms.copies <= 1 && !repeatable {
-            in_flight.is_kept = false;
-            conn.inbox.consume(pool, in_flight.request.wire_len);
+        // With several copies it visits further servers. With a store that is shared, one that changes
+        // no data is sent to another server if it is lost.
+        let reads = matches!(in_flight.op, Op::Get | Op::Have | Op::Fetch);
+        let is_repeatable = self.terms.anycast && reads;
+        if self.terms.copies <= 1 && !is_repeatable {
+            in_flight.kept = Kept::ForId;
+            if !in_flight.is_opened() {
+                in_flight.kept = Kept::No;
+                conn.inbox.consume(pool, in_flight.request.wire_len);
+            }
         }
         in_flight.since = now;
         self.in_flight.enqueue(&mut server.open, key);

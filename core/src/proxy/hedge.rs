@@ -1,7 +1,7 @@
 //! Hedged requests: a second server is asked when the first one is slow. And orphans: requests whose
 //! client has left.
 //!
-//! With more than one copy of each session, a GET or HAVE that its server has not answered for
+//! With more than one copy of each session, a GET, FETCH or HAVE that its server has not answered for
 //! [`HEDGE_AFTER`] milliseconds is sent to the next server too. The two requests are twins. The first
 //! hit is the answer. A miss, or the end of a connection, leaves the decision to the other twin, which
 //! takes over what is known. So a miss counts only if both servers have sent one.
@@ -49,14 +49,14 @@ impl<M: Memory> Proxy<M> {
         let in_flight = self.in_flight.get(key)?;
         let (client, aim, twin) = (in_flight.client?, in_flight.aim(), in_flight.split(key));
         if let Route::Server(number) = self.choose(aim)
+            && let level = self.server(number).map_or(0, |server| server.level)
+            && twin.request.header.op.level() <= level
             && let Ok(twin) = self.in_flight.insert(twin)
         {
             if let Some(in_flight) = self.in_flight.get_mut(key) {
                 in_flight.twin = Some(twin);
                 in_flight.leave_out(number);
             }
-            // GET and HAVE exist at every level.
-            let level = self.server(number).map_or(0, |server| server.level);
             if let Some(twin) = self.in_flight.get_mut(twin) {
                 twin.visit(number, level);
             }

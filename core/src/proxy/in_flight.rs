@@ -15,9 +15,13 @@
 //! has been up since the proxy started lacks no data, and its miss is final. Otherwise the next server
 //! is asked too, so no session is lost with one server.
 //!
+//! A session that a GET misses at one server and finds at another is repaired: see
+//! [`repair`](super::repair). A FETCH is a GET in this table. A REPAIR visits one server.
+//!
 //! A GET or HAVE whose first server is slow has a twin at the next server: see
 //! [`hedge`](super::hedge).
 
+use super::repair::Miss;
 use crate::message::Status;
 use crate::slots::Key;
 use crate::time::Instant;
@@ -32,8 +36,10 @@ pub struct InFlight {
     pub(super) twin: Option<Key>,
     /// The request as the client sent it.
     pub(super) request: Message,
-    /// The request is still at the front of the client's inbox.
-    pub(super) is_kept: bool,
+    /// Whether the request is still at the front of the client's inbox.
+    pub(super) kept: Kept,
+    /// Sessions in it and in its answers are sealed on the way.
+    pub(super) is_sealed: bool,
     /// The [`hash`](super::upstream::hash) of the id; 0 with a single server.
     pub(super) id: u64,
     /// The server that it is sent to.
@@ -49,6 +55,23 @@ pub struct InFlight {
     outcome: Outcome,
     /// The session in the way of a further copy was removed already.
     repaired: bool,
+    /// A GET is sent as FETCH to servers that have it, so that a miss can be repaired.
+    pub(super) fetches: bool,
+    /// The first miss that can be repaired.
+    pub(super) missed: Option<Miss>,
+    /// A repair by the proxy itself. It has no client.
+    pub(super) is_repair: bool,
+}
+
+/// What the client's inbox still holds of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kept {
+    /// Nothing.
+    No,
+    /// All of it, but only because its id opens the answer: it is not sent again.
+    ForId,
+    /// All of it.
+    Whole,
 }
 
 /// What determines the next server of a request.
@@ -89,12 +112,19 @@ pub(super) enum Step {
 }
 
 impl InFlight {
-    pub(super) const fn new(now: Instant, client: Key, request: Message, id: u64) -> Self {
+    pub(super) const fn new(
+        now: Instant,
+        client: Key,
+        request: Message,
+        id: u64,
+        is_sealed: bool,
+    ) -> Self {
         Self {
             client: Some(client),
             twin: None,
             request,
-            is_kept: true,
+            kept: Kept::Whole,
+            is_sealed,
             id,
             server: 0,
             op: request.header.op,
@@ -103,6 +133,32 @@ impl InFlight {
             answered: 0,
             outcome: Outcome::Nothing,
             repaired: false,
+            fetches: false,
+            missed: None,
+            is_repair: false,
+        }
+    }
+
+    /// A repair at this server, of the session that `request` has asked for.
+    pub(super) const fn repair(now: Instant, server: u8, request: Message) -> Self {
+        Self {
+            client: None,
+            twin: None,
+            request,
+            kept: Kept::No,
+            // What it stores is sealed already.
+            is_sealed: false,
+            id: 0,
+            server,
+            op: Op::Repair,
+            since: now,
+            visited: 0,
+            answered: 0,
+            outcome: Outcome::Nothing,
+            repaired: false,
+            fetches: false,
+            missed: None,
+            is_repair: true,
         }
     }
 
@@ -115,15 +171,21 @@ impl InFlight {
     /// Whether it may be sent to a second server before the first has answered: it changes no data, and
     /// no server has answered.
     pub(super) const fn is_hedgeable(&self) -> bool {
-        let reads = matches!(self.request.header.op, Op::Get | Op::Have);
-        reads && self.is_kept && self.answered == 0 && self.twin.is_none()
+        let reads = matches!(self.request.header.op, Op::Get | Op::Have | Op::Fetch);
+        reads && self.is_kept() && self.answered == 0 && self.twin.is_none()
+    }
+
+    /// Whether it can be sent again.
+    pub(super) const fn is_kept(&self) -> bool {
+        matches!(self.kept, Kept::Whole)
     }
 
     /// Its twin, for another server.
     pub(super) const fn split(&self, key: Key) -> Self {
-        let mut twin = Self::new(self.since, key, self.request, self.id);
+        let mut twin = Self::new(self.since, key, self.request, self.id, self.is_sealed);
         (twin.client, twin.twin) = (self.client, Some(key));
         twin.visited = self.visited;
+        twin.fetches = self.fetches;
         twin
     }
 
@@ -134,6 +196,9 @@ impl InFlight {
         self.answered = self.answered.saturating_add(twin.answered);
         if let Outcome::Nothing = self.outcome {
             self.outcome = twin.outcome;
+        }
+        if self.missed.is_none() {
+            self.missed = twin.missed;
         }
     }
 
@@ -155,6 +220,7 @@ impl InFlight {
             // A further copy must equal the first, whatever was stored before.
             (Op::Add | Op::Put, Outcome::Settled(_)) if level >= Op::Put.level() => Op::Put,
             (Op::Add | Op::Put, Outcome::Settled(_)) => Op::Add,
+            (Op::Get, _) if self.fetches && level >= Op::Fetch.level() => Op::Fetch,
             (asked, _) => asked,
         };
         self.server = server;
@@ -179,7 +245,11 @@ impl InFlight {
             return Step::Next;
         }
         match self.request.header.op {
-            Op::Get | Op::Have => self.look(status, copies),
+            Op::Get if self.op == Op::Fetch && status == Some(Status::UNSUPPORTED) => {
+                Step::Again(Op::Get)
+            }
+            Op::Get | Op::Have | Op::Fetch => self.look(status, copies),
+            Op::Repair | Op::Copy => Step::Pass,
             Op::Add | Op::Put => self.store(status.unwrap_or(Status::OK), copies),
             Op::Remove => self.forget(status.unwrap_or(Status::OK), may_lack_data, copies),
             Op::Take => self.take(status, may_lack_data, copies),
@@ -254,7 +324,7 @@ impl Aim {
     /// The aim of a new request, with the [`hash`](super::upstream::hash) of its id.
     #[inline]
     pub(super) const fn new(op: Op, id: u64) -> Self {
-        Self { id, visited: 0, changes: !matches!(op, Op::Get | Op::Have) }
+        Self { id, visited: 0, changes: op.changes() }
     }
 
     #[inline]

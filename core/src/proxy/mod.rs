@@ -41,7 +41,9 @@ mod hedge;
 mod in_flight;
 mod memory;
 mod probe;
+mod repair;
 mod replies;
+mod seal;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -61,8 +63,11 @@ pub use in_flight::InFlight;
 use memory::Servers;
 pub use memory::{Borrowed, Fixed, InFlightSlot, Memory, Sizes};
 pub use probe::PROBE_ID;
+use seal::Sealing;
+pub use seal::{Rejected, Seal};
 use upstream::{DIAL_GRACE, Input, Link};
 pub use upstream::{GivenUp, ServerTraffic, Upstream};
+pub(crate) use upstream::{hash, rank};
 
 /// The most servers of one proxy.
 pub const SERVERS_MAX: usize = 32;
@@ -112,6 +117,8 @@ pub struct Proxy<M: Memory> {
     /// When the proxy was last called much later than its deadline.
     woken: Instant,
     traffic: Traffic,
+    /// Sessions go to servers in clear if `None`.
+    sealing: Option<Sealing>,
 }
 
 impl<C, F, U, B> Proxy<(C, F, U, B)>
@@ -171,6 +178,7 @@ where
             blocked: Blocked::No,
             woken: Instant::ORIGIN,
             traffic: Traffic::default(),
+            sealing: None,
         })
     }
 }
@@ -238,10 +246,13 @@ impl<M: Memory> Proxy<M> {
         let mut sum = self.traffic;
         for server in self.servers.iter() {
             let ServerTraffic { strays, connects, losses, given_up, .. } = server.traffic;
+            let ServerTraffic { rejected, repaired, .. } = server.traffic;
             sum.strays = sum.strays.saturating_add(strays);
             sum.connects = sum.connects.saturating_add(connects);
             sum.losses = sum.losses.saturating_add(losses);
             sum.given_up = sum.given_up.saturating_add(given_up);
+            sum.rejected = sum.rejected.plus(&rejected);
+            sum.repaired = sum.repaired.saturating_add(repaired);
         }
         sum
     }

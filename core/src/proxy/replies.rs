@@ -1,13 +1,14 @@
 //! From servers to clients: receive an answer, deliver it, complete the request.
 
-use super::in_flight::{InFlight, Outcome, Step};
+use super::in_flight::{InFlight, Kept, Outcome, Step};
+use super::repair::{Found, write_get};
 use super::upstream::{Input, Link, STRAYS_MAX};
 use super::{Blocked, GivenUp, Memory, Proxy, count};
 use crate::machine::Peer;
 use crate::message::Status;
 use crate::slots::Key;
 use crate::time::Instant;
-use crate::wire::{self, Direction, Envelope, HEADER_LEN, Header, LEVEL, Malformed, Message};
+use crate::wire::{self, Direction, Envelope, HEADER_LEN, Header, LEVEL, Malformed, Message, Op};
 
 impl<M: Memory> Proxy<M> {
     /// Delivers the next complete answer of a server, and names its client, or the server if the answer
@@ -81,6 +82,10 @@ impl<M: Memory> Proxy<M> {
         if in_flight.op != message.header.op {
             return Err(Malformed::Payload);
         }
+        let mut found = match message.header.op {
+            Op::Fetch => Some(Found::parse(message, server.inbox.bytes(&self.clients.pool))?),
+            _ => None,
+        };
         (server.level, server.strays) = (message.header.patch, 0);
         if let Link::Up { answered_at, .. } = &mut server.link {
             *answered_at = now;
@@ -89,18 +94,51 @@ impl<M: Memory> Proxy<M> {
         self.blocked = Blocked::No;
         let (client, copies) = (in_flight.client, self.terms.copies);
         let step = client.and_then(|client| self.clients.get(client)).map(|(conn, pool)| {
-            let status = status_of(message, server.inbox.bytes(pool));
-            let step = in_flight.on_reply(status, server.may_lack_data, copies);
+            let mut status = match found {
+                Some(found) => found.status(),
+                None => status_of(message, server.inbox.bytes(pool)),
+            };
+            let mut may_lack_data = server.may_lack_data;
+            let mut ready = None;
+            if in_flight.is_opened()
+                && status.is_none()
+                && let Some(sealing) = &self.sealing
+                && let Some(opened) =
+                    sealing.open_answer(now, in_flight, message, server, conn, pool)
+            {
+                ready = Some(opened.len);
+                if opened.is_rejected {
+                    // Whatever it had of this id was not what it was given.
+                    (status, may_lack_data) = (Some(Status::NOT_OK), true);
+                    found = None;
+                }
+            }
+            in_flight.missed =
+                in_flight.missed.or_else(|| found.and_then(|found| found.miss(number)));
+            let step = in_flight.on_reply(status, may_lack_data, copies);
             if let Step::Pass | Step::Hold = step {
                 let level = LEVEL.min(message.header.patch);
                 let envelope = Envelope::answer(&in_flight.request.header, level);
-                let between = pool.between(&server.inbox, &conn.outbox);
-                let len = between.and_then(|(wire, room)| message.relabel(wire, &envelope, room));
+                let len = ready.or_else(|| {
+                    let (wire, room) = pool.between(&server.inbox, &conn.outbox)?;
+                    if in_flight.op == envelope.op {
+                        return message.relabel(wire, &envelope, room);
+                    }
+                    write_get(message.payload(wire), &envelope, room)
+                });
                 conn.outbox.filled(pool, len.unwrap_or(0));
             }
             step
         });
+        if in_flight.is_repair
+            && status_of(message, server.inbox.bytes(&self.clients.pool)) == Some(Status::OK)
+        {
+            count(&mut server.traffic.repaired);
+        }
         self.in_flight.unlink(&mut server.open, key);
+        if let (Some(Step::Pass), Some(Found::Session(ttl))) = (step, found) {
+            self.repair(now, key, number, message, ttl);
+        }
         if copies > 1 {
             self.in_flight.unlink(&mut self.hedgeable, key);
         }
@@ -167,7 +205,8 @@ impl<M: Memory> Proxy<M> {
             self.abandon(twin);
         }
         if let Some(client) = in_flight.client {
-            let kept = if in_flight.is_kept { in_flight.request.wire_len } else { 0 };
+            let is_kept = in_flight.kept != Kept::No;
+            let kept = if is_kept { in_flight.request.wire_len } else { 0 };
             self.free_client(now, client, kept);
         }
     }
@@ -188,6 +227,7 @@ impl<M: Memory> Proxy<M> {
             && let Some(server) = self.servers.get_mut(usize::from(in_flight.server))
         {
             server.orphans = server.orphans.saturating_sub(1);
+            server.repairs = server.repairs.saturating_sub(in_flight.is_repair.into());
         }
         self.blocked = Blocked::No;
         Some(in_flight)
@@ -215,7 +255,12 @@ fn status_of(message: &Message, wire: &[u8]) -> Option<Status> {
 }
 
 /// Writes a response with a status.
-fn frame_status(request: &Header, level: u16, status: Status, out: &mut [u8]) -> Option<usize> {
+pub(super) fn frame_status(
+    request: &Header,
+    level: u16,
+    status: Status,
+    out: &mut [u8],
+) -> Option<usize> {
     *out.get_mut(HEADER_LEN)? = status.0;
     // No lower level has the operation.
     let level = level.min(LEVEL).max(request.op.level());

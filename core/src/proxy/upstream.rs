@@ -3,6 +3,7 @@
 use core::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
+use super::seal::Rejected;
 use crate::buffer::Fifo;
 use crate::machine::ServerKey;
 use crate::slots::{Lane, Queue, QueueId};
@@ -86,6 +87,10 @@ pub struct ServerTraffic {
     pub losses: u64,
     /// Connections that the proxy gave up; see [`GivenUp`].
     pub given_up: u64,
+    /// Sessions that it returned and that do not open.
+    pub rejected: Rejected,
+    /// Sessions stored again that it had lost.
+    pub repaired: u64,
 }
 
 /// A server that a proxy forwards requests to.
@@ -120,8 +125,10 @@ pub struct Upstream {
     pub(super) lost: usize,
     /// The requests that wait for room in the outbox.
     pub(super) waiting: Queue,
-    /// The number of requests in `open` whose client has left.
+    /// The number of requests in `open` whose client has left, and of repairs.
     pub(super) orphans: usize,
+    /// The number of repairs in `open`.
+    pub(super) repairs: usize,
 }
 
 impl Upstream {
@@ -147,12 +154,15 @@ impl Upstream {
             connects: 0,
             losses: 0,
             given_up: 0,
+            rejected: Rejected::NONE,
+            repaired: 0,
         },
         dialed: None,
         open: Queue::new(Lane::Work, QueueId(0)),
         lost: 0,
         waiting: Queue::new(Lane::Time, QueueId(0)),
         orphans: 0,
+        repairs: 0,
     };
 
     /// The server of this name, such as its address. Proxies that share sessions must use the same
@@ -210,11 +220,7 @@ impl Upstream {
     /// The rank of the server for the id of this [`hash`]. Each id has its own order of servers, and
     /// the others keep theirs when one comes or goes.
     pub(super) const fn rank(&self, id: u64) -> u64 {
-        // The finalizer of splitmix64: every bit of both counts.
-        let mixed = id ^ self.name;
-        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        rank(self.name, id)
     }
 
     /// The time until which requests wait for the connection being made, and for its probe. With
@@ -283,7 +289,10 @@ impl Upstream {
         if self.link != Link::Down && self.dialed.is_none() {
             return Err("a connection was never dialed");
         }
-        if self.orphans > self.open.len() || self.lost > self.open.len() {
+        if self.repairs > self.orphans
+            || self.orphans > self.open.len()
+            || self.lost > self.open.len()
+        {
             return Err("more requests are lost or orphaned than sent");
         }
         if self.lost > 0 && !matches!(self.link, Link::Down | Link::Dialing | Link::Probing { .. })
@@ -297,8 +306,17 @@ impl Upstream {
     }
 }
 
+/// The rank of the server whose name has the hash `name`: see [`Upstream::rank`].
+pub(crate) const fn rank(name: u64, id: u64) -> u64 {
+    // The finalizer of splitmix64: every bit of both counts.
+    let mixed = id ^ name;
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// Hashes an id or a name. Proxies on other machines must agree, so there is no secret key.
-pub(super) fn hash(bytes: &[u8]) -> u64 {
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write(bytes);
     hasher.finish()

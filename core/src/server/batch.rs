@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-use super::answer::answer;
-use super::{Operations, Store};
+use super::answer::{answer_client, answer_copy, answer_level_2};
+use super::{Answered, Operations, Store};
 use crate::id::Id;
-use crate::message::{Request, TTL_MAX, lower_ttl, raise_ttl};
+use crate::message::{Request, STAMP_LEN, TTL_MAX, lower_ttl, raise_ttl};
 use crate::time::{Instant, millis};
-use crate::wire::{Direction, HEADER_LEN, Message};
+use crate::wire::{Direction, HEADER_LEN, Malformed, Message, Op};
 
 /// The number of requests whose sessions are loaded into the processor's cache together.
 const LOOKAHEAD: u32 = 16;
@@ -28,6 +28,10 @@ impl Lifetimes {
         }
         Self { min: ttl(min), max: ttl(max) }
     }
+
+    pub(super) const fn max(&self) -> u32 {
+        self.max
+    }
 }
 
 /// The requests of one client that are answered together.
@@ -36,6 +40,7 @@ pub(super) struct Batch<'a, S> {
     pub(super) store: &'a mut S,
     pub(super) operations: &'a mut Operations,
     pub(super) lifetimes: Lifetimes,
+    pub(super) allow_copy: bool,
     /// Bytes of requests answered.
     pub(super) used: usize,
     /// Bytes of answers.
@@ -77,7 +82,12 @@ impl<S: Store> Batch<'_, S> {
                     raise_ttl(payload, self.lifetimes.min);
                     lower_ttl(payload, self.lifetimes.max);
                 }
-                match answer(self.now, self.store, message, wire, room) {
+                let answered = if message.header.op.is_internal() {
+                    answer_internal(self.now, self.store, self.terms(), message, wire, room)
+                } else {
+                    answer_client(self.now, self.store, message, wire, room)
+                };
+                match answered {
                     Ok(Some(answered)) => {
                         self.used = self.used.wrapping_add(message.wire_len);
                         self.written = self.written.wrapping_add(answered.len);
@@ -95,6 +105,11 @@ impl<S: Store> Batch<'_, S> {
                 return End::Budget;
             }
         }
+    }
+
+    /// The longest lifetime, and whether COPY is allowed.
+    const fn terms(&self) -> (u32, bool) {
+        (self.lifetimes.max, self.allow_copy)
     }
 
     /// Loads the sessions that the requests at the front of `requests` ask for into the cache.
@@ -116,6 +131,30 @@ impl<S: Store> Batch<'_, S> {
         }
         self.store.prefetch(&ids);
     }
+}
+
+/// Answers an operation that proxies and servers have among themselves. It takes no [`Batch`], which
+/// would have to be in memory then.
+#[cold]
+#[inline(never)]
+fn answer_internal(
+    now: Instant,
+    store: &mut impl Store,
+    (max_ttl, allow_copy): (u32, bool),
+    message: &Message,
+    wire: &mut [u8],
+    room: &mut [u8],
+) -> Result<Option<Answered>, Malformed> {
+    match message.header.op {
+        Op::Copy if allow_copy => return answer_copy(now, store, message, wire, room),
+        Op::Repair => {
+            // A lifetime that has begun is not raised.
+            let add = wire.get_mut(HEADER_LEN.saturating_add(STAMP_LEN)..).unwrap_or_default();
+            lower_ttl(add, max_ttl);
+        }
+        _ => (),
+    }
+    answer_level_2(now, store, message, wire, room)
 }
 
 /// Measures up to `most` requests at the front of `requests`. Returns why there are no more; `None` if

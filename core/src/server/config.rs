@@ -19,13 +19,15 @@ pub struct Config {
     /// The longest lifetime: sessions that ask for more are stored for this long. A request that asks
     /// for more than 7 days ([`TTL_MAX`]) is refused. If the shortest is longer, this wins.
     pub max_lifetime: Duration,
+    /// Answers COPY, so that every client can list all sessions.
+    pub allow_copy: bool,
 }
 
 impl Config {
-    /// A budget of 128 requests, and every lifetime that the protocol allows.
+    /// A budget of 128 requests, every lifetime that the protocol allows, and no COPY.
     pub const fn new(limits: Limits) -> Self {
         let max_lifetime = Duration::from_millis(TTL_MAX as u64);
-        Self { limits, budget: 128, min_lifetime: Duration::ZERO, max_lifetime }
+        Self { limits, budget: 128, min_lifetime: Duration::ZERO, max_lifetime, allow_copy: false }
     }
 }
 

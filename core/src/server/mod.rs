@@ -11,33 +11,50 @@
 //! One call of `advance` answers the whole requests of one client, in their order: as many as are
 //! there, as there is room for and as [`Config::budget`] allows. All answers go into one buffer, for
 //! one send. Clients take turns.
+//!
+//! Expired sessions are dropped, and so wiped, though nobody asks for them: `deadline` leads to a call of
+//! `advance` when one is due, but at most once a second. If many expire at once, each call drops some of
+//! them while clients wait, and `deadline` leads to the next millisecond for the rest.
+//!
+//! A server that starts empty may copy the sessions of others while it serves: see
+//! [`Server::copy_from`]. Only then does it connect to anybody.
 
 mod answer;
 mod batch;
 mod config;
+mod copier;
 mod operations;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tracked;
+mod transfer;
 
 pub use answer::{Answered, answer};
 pub use config::{Config, Sizes};
+pub use copier::{Copied, CopyFailure, SOURCES_MAX};
 pub use operations::Operations;
-pub use store::Store;
+pub use store::{Fetch, Store};
+pub use tracked::{Tracked, next_change};
+pub use transfer::Transfer;
 
 pub use crate::clients::ClientSlot;
 
 use crate::buffer::Pool;
 use crate::clients::{Blocked, Clients, Counters, SetupError};
-use crate::machine::{Machine, Peer, Wants};
+use crate::machine::{Machine, Peer, ServerKey, Wants};
 use crate::memory::Array;
+use crate::proxy::Dial;
 use crate::slots::{Key, Slots};
 use crate::time::{Instant, earlier};
 use crate::wire::MESSAGE_MAX;
 use batch::{Batch, End, Lifetimes};
+use copier::Copier;
 
-/// The most expired sessions that one call of `advance` drops.
+/// The most expired sessions that one call of `advance` drops while clients wait.
 const EXPIRE_BUDGET: usize = 64;
+/// The most expired sessions that are dropped in a row: about a millisecond of work.
+const EXPIRE_ROUND: usize = 1024;
 /// Milliseconds between two rounds of dropping expired sessions.
 const EXPIRE_EVERY: u64 = 1000;
 
@@ -51,8 +68,12 @@ pub struct Server<S, C, B> {
     operations: Operations,
     budget: u32,
     lifetimes: Lifetimes,
+    allow_copy: bool,
+    copier: Copier,
     /// When expired sessions are dropped next.
     expire_at: Instant,
+    /// How many were dropped in this round: less than [`EXPIRE_ROUND`].
+    dropped: usize,
 }
 
 /// A server in borrowed memory.
@@ -100,7 +121,10 @@ impl<S, C, B> Server<S, C, B> {
             operations: Operations::NONE,
             budget: if config.budget == 0 { 1 } else { config.budget },
             lifetimes: Lifetimes::new(config.min_lifetime, config.max_lifetime),
+            allow_copy: config.allow_copy,
+            copier: Copier::new(),
             expire_at: Instant::ORIGIN,
+            dropped: 0,
         }
     }
 
@@ -163,6 +187,40 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
         self.clients.pool.trim(keep, most, discard)
     }
 
+    /// Adds a server, by its name, to copy the sessions of. The caller makes the connections, as those
+    /// of a [proxy](crate::proxy); they are numbered from 0 on, in the order of these calls. Two more
+    /// buffers are needed. Beyond [`SOURCES_MAX`] servers the call does nothing.
+    pub fn copy_from(&mut self, now: Instant, name: &[u8]) {
+        self.copier.add_source(now, name);
+    }
+
+    /// Copies only the sessions that proxies with two copies keep here, where this server is called
+    /// `name` and the others as in [`Server::copy_from`].
+    pub fn copy_share(&mut self, name: &[u8]) {
+        self.copier.set_share(name);
+    }
+
+    /// Returns the result of copying from one server, once.
+    pub const fn copied(&mut self) -> Option<Copied> {
+        self.copier.take_result()
+    }
+
+    /// Whether there is nothing left to copy.
+    pub fn copy_is_done(&self) -> bool {
+        self.copier.is_done()
+    }
+
+    /// Returns an attempt to connect that must be started or cancelled now: see
+    /// [`Proxy::dial`](crate::Proxy::dial).
+    pub fn dial(&mut self, now: Instant) -> Option<Dial> {
+        self.copier.dial(now)
+    }
+
+    /// Reports that the connection to a server is made.
+    pub fn connected(&mut self, now: Instant, key: ServerKey) {
+        self.copier.connected(now, key, &mut self.clients.pool, &self.store);
+    }
+
     /// Checks all queues of clients. Takes time proportional to their slots.
     ///
     /// # Errors
@@ -199,6 +257,7 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
             store: &mut self.store,
             operations: &mut self.operations,
             lifetimes: self.lifetimes,
+            allow_copy: self.allow_copy,
             used: 0,
             written: 0,
         };
@@ -214,11 +273,21 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
         self.clients.retime(now, key, used > 0);
     }
 
-    /// Drops some expired sessions, if it is time to.
+    /// Drops expired sessions until a client has work, or this round is over.
+    #[cold]
     fn expire_sessions(&mut self, now: Instant) {
-        if now >= self.expire_at {
-            let all = self.store.expire(now, EXPIRE_BUDGET) < EXPIRE_BUDGET;
-            self.expire_at = now.after(if all { EXPIRE_EVERY } else { 1 });
+        loop {
+            let dropped = self.store.expire(now, EXPIRE_BUDGET);
+            self.dropped = self.dropped.saturating_add(dropped);
+            let all = dropped < EXPIRE_BUDGET;
+            if all || self.dropped >= EXPIRE_ROUND {
+                self.expire_at = now.after(if all { EXPIRE_EVERY } else { 1 });
+                self.dropped = 0;
+                return;
+            }
+            if self.ready().is_some() {
+                return;
+            }
         }
     }
 }
@@ -240,19 +309,21 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
     fn space(&mut self, peer: Peer) -> &mut [u8] {
         match peer {
             Peer::Client(key) => self.clients.space(key),
-            Peer::Server(_) => Default::default(),
+            Peer::Server(key) => self.copier.space(key, &mut self.clients.pool),
         }
     }
 
     fn filled(&mut self, peer: Peer, len: usize) {
-        if let Peer::Client(key) = peer {
-            self.clients.filled(key, len);
+        match peer {
+            Peer::Client(key) => self.clients.filled(key, len),
+            Peer::Server(key) => self.copier.filled(key, &mut self.clients.pool, len),
         }
     }
 
     fn ended(&mut self, now: Instant, peer: Peer) {
-        if let Peer::Client(key) = peer {
-            self.clients.ended(now, key);
+        match peer {
+            Peer::Client(key) => self.clients.ended(now, key),
+            Peer::Server(key) => self.copier.ended(key),
         }
     }
 
@@ -260,7 +331,15 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
         if let Some(key) = self.clients.expire_next(now, false) {
             return Some(Peer::Client(key));
         }
-        self.expire_sessions(now);
+        if now >= self.expire_at {
+            self.expire_sessions(now);
+        }
+        if !self.copier.is_done() {
+            let (pool, max) = (&mut self.clients.pool, self.lifetimes.max());
+            if let Some(key) = self.copier.advance(now, pool, &mut self.store, max) {
+                return Some(Peer::Server(key));
+            }
+        }
         let key = match self.ready()? {
             Ready::Serve => {
                 let key = self.clients.take_first()?;
@@ -275,26 +354,28 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
     fn pending(&self, peer: Peer) -> &[u8] {
         match peer {
             Peer::Client(key) => self.clients.pending(key),
-            Peer::Server(_) => &[],
+            Peer::Server(key) => self.copier.pending(key, &self.clients.pool),
         }
     }
 
     fn sent(&mut self, now: Instant, peer: Peer, len: usize) {
-        if let Peer::Client(key) = peer {
-            self.clients.sent(now, key, len);
+        match peer {
+            Peer::Client(key) => self.clients.sent(now, key, len),
+            Peer::Server(key) => self.copier.sent(key, &mut self.clients.pool, len),
         }
     }
 
     fn wants(&self, peer: Peer) -> Wants {
         match peer {
             Peer::Client(key) => self.clients.wants(key),
-            Peer::Server(_) => Wants::CLOSE,
+            Peer::Server(key) => self.copier.wants(key),
         }
     }
 
     fn closed(&mut self, peer: Peer) {
-        if let Peer::Client(key) = peer {
-            self.clients.closed(key);
+        match peer {
+            Peer::Client(key) => drop(self.clients.closed(key)),
+            Peer::Server(key) => self.copier.closed(key, &mut self.clients.pool),
         }
     }
 
@@ -303,6 +384,7 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Machine for Server<S, C, B> {
             return Some(Instant::ORIGIN);
         }
         let sessions = self.store.deadline().map(|due| due.max(self.expire_at));
-        earlier(self.clients.deadline(), sessions)
+        let own = earlier(self.clients.deadline(), sessions);
+        if self.copier.is_done() { own } else { earlier(own, self.copier.deadline()) }
     }
 }

@@ -8,7 +8,7 @@ use crate::wire::Op;
 pub struct Operations {
     /// All requests.
     pub total: u64,
-    /// Requests to fetch a session: GET and TAKE.
+    /// Requests to fetch a session: GET, TAKE and FETCH.
     pub gets: u64,
     /// Those of `gets` that were answered with a session.
     pub hits: u64,
@@ -20,11 +20,21 @@ pub struct Operations {
     pub no_room: u64,
     /// Those of `adds` that were refused because a value is out of range.
     pub invalid: u64,
+    /// Sessions stored by REPAIRs.
+    pub repaired: u64,
 }
 
 impl Operations {
-    pub(super) const NONE: Self =
-        Self { total: 0, gets: 0, hits: 0, adds: 0, existing: 0, no_room: 0, invalid: 0 };
+    pub(super) const NONE: Self = Self {
+        total: 0,
+        gets: 0,
+        hits: 0,
+        adds: 0,
+        existing: 0,
+        no_room: 0,
+        invalid: 0,
+        repaired: 0,
+    };
 
     pub(super) fn count(&mut self, op: Op, status: Status) {
         let done = status == Status::OK;
@@ -40,11 +50,12 @@ impl Operations {
                     _ => add(&mut self.invalid, true),
                 }
             }
-            Op::Get | Op::Take => {
+            Op::Get | Op::Take | Op::Fetch => {
                 add(&mut self.gets, true);
                 add(&mut self.hits, done);
             }
-            Op::Remove | Op::Have => (),
+            Op::Repair => add(&mut self.repaired, done),
+            Op::Remove | Op::Have | Op::Copy => (),
         }
     }
 }

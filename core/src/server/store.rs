@@ -1,9 +1,10 @@
 //! The interface between the protocol and the store of sessions.
 
+use crate::copy::Copy;
 use crate::id::Id;
 use crate::memory::Array;
 use crate::message::Status;
-use crate::table::{AddError, Line, Table};
+use crate::table::{AddError, Line, RepairError, Table};
 use crate::time::Instant;
 
 /// A store of sessions: a [`Table`], or another implementation.
@@ -26,6 +27,40 @@ pub trait Store {
     /// Copies as much of the session as fits to the front of `out`, and returns the length of the whole
     /// session; `None` if there is none.
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize>;
+
+    /// Copies like [`Store::get`], and tells the lifetime left; otherwise returns a stamp for
+    /// [`Store::repair`]. `None`, as here, if the store does not support this.
+    fn fetch(&mut self, _now: Instant, _id: Id<'_>, _out: &mut [u8]) -> Option<Fetch> {
+        None
+    }
+
+    /// Stores a session like [`Store::add`] that [`Store::fetch`] has missed with this stamp, unless it
+    /// was removed or replaced since shortly before: see [`Table::repair`]. The `ttl` counts from the
+    /// stamp on.
+    ///
+    /// # Errors
+    /// The status of the answer; [`Status::UNSUPPORTED`], as here, if the store does not support this.
+    fn repair(
+        &mut self,
+        _now: Instant,
+        _stamp: u64,
+        _ttl: u32,
+        _id: Id<'_>,
+        _session: &[u8],
+    ) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
+    }
+
+    /// A stamp for [`Store::repair`]; 0, which no repair is accepted with, if it is not supported.
+    fn stamp(&self, _now: Instant) -> u64 {
+        0
+    }
+
+    /// Writes the answer to a COPY: see [`Table::copy`]. `None`, as here, if the store does not support
+    /// this; an inner `None` if the answer has no room.
+    fn copy(&self, _now: Instant, _request: Copy, _out: &mut [u8]) -> Option<Option<usize>> {
+        None
+    }
 
     /// Whether there is a session with this id.
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool;
@@ -55,6 +90,15 @@ pub trait Store {
     fn prefetch(&self, _ids: &[Id<'_>]) {}
 }
 
+/// The result of [`Store::fetch`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fetch {
+    /// The length of the session, and its lifetime left in milliseconds.
+    Session(usize, u32),
+    /// It is missing; a stamp.
+    Missing(u64),
+}
+
 impl<M: Array<Line>> Store for Table<M> {
     fn add(&mut self, now: Instant, ttl: u32, id: Id<'_>, session: &[u8]) -> Result<(), Status> {
         Self::add(self, now, ttl, id, session).map_err(refusal)
@@ -66,6 +110,35 @@ impl<M: Array<Line>> Store for Table<M> {
 
     fn get(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<usize> {
         Self::get(self, now, id, out)
+    }
+
+    fn fetch(&mut self, now: Instant, id: Id<'_>, out: &mut [u8]) -> Option<Fetch> {
+        Some(match Self::fetch(self, now, id, out) {
+            Some((len, ttl)) => Fetch::Session(len, ttl),
+            None => Fetch::Missing(Self::stamp(self, now)),
+        })
+    }
+
+    fn repair(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), Status> {
+        Self::repair(self, now, stamp, ttl, id, session).map_err(|error| match error {
+            RepairError::Removed => Status::REMOVED,
+            RepairError::Add(error) => refusal(error),
+        })
+    }
+
+    fn stamp(&self, now: Instant) -> u64 {
+        Self::stamp(self, now)
+    }
+
+    fn copy(&self, now: Instant, request: Copy, out: &mut [u8]) -> Option<Option<usize>> {
+        Some(Self::copy(self, now, request, out))
     }
 
     fn have(&mut self, now: Instant, id: Id<'_>) -> bool {

@@ -21,6 +21,9 @@ const BOUNDS: [u32; 3] = [300_000, 3_600_000, 21_600_000];
 /// The number of classes.
 pub(super) const CLASSES: usize = BOUNDS.len() + 1;
 
+/// The class of the longest lifetimes.
+pub(super) const LAST: u8 = BOUNDS.len() as u8;
+
 /// The golden ratio as a fraction of 2^32: any first few of its multiples are spread evenly.
 const STEP: u32 = 0x9E37_79B9;
 
@@ -93,6 +96,11 @@ impl Ages {
             point = point.saturating_sub(sessions);
         }
         None
+    }
+
+    /// The oldest session of each class, or `NIL`, and the number of its sessions.
+    pub(super) fn oldest(&self) -> [(u32, u32); CLASSES] {
+        self.lists.map(|list| (list.oldest, list.sessions))
     }
 }
 

@@ -8,13 +8,16 @@
 //! The number of its head block names a session. Every block has a link, in an array of its own. The
 //! link of a head block is the session's place in the expiry heap; that of another block of a session
 //! is the next block or `NIL`; that of a free block is the next free one. Blocks that were never used
-//! begin at `fresh`: they are on no list, and nothing has touched them.
+//! begin at `fresh`: they are on no list, and nothing has touched them. A block is wiped when it is
+//! freed, so every free block is all zero.
 //!
 //! The head block also has what [`Ages`](super::ages::Ages) needs: the class of the session, and the
 //! sessions of that class that were stored before and after it.
 
 use super::Line;
+use super::walk::Parts;
 use crate::memory::Array;
+use zeroize::Zeroize;
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 256;
@@ -170,20 +173,43 @@ impl<M: Array<Line>> Arena<M> {
         Some(head.session)
     }
 
-    /// Frees the blocks of the session at `head`.
+    /// The id and the bytes of the session at `head`.
+    pub(super) fn parts(&self, head: u32) -> Option<(&[u8], Parts<'_>)> {
+        let Head { next, session, id, start } = self.head(head)?;
+        let blocks = self.blocks.as_ref().as_flattened().as_chunks().0;
+        let links = self.links.0.as_ref().as_flattened().as_chunks().0;
+        Some((id, Parts::new(blocks, links, start, next, session)))
+    }
+
+    /// The number of blocks that were ever used: those with lower numbers.
+    pub(super) const fn used(&self) -> u32 {
+        self.fresh
+    }
+
+    /// Wipes and frees the blocks of the session at `head`.
     pub(super) fn release(&mut self, head: u32) {
         let Some(Head { next, id, session, .. }) = self.head(head) else {
             return;
         };
         let count = blocks_for(id.len(), session);
         self.links.set(head, next);
+        self.wipe(head);
         let mut last = head;
         for _ in 1..count {
             last = self.links.get(last);
+            self.wipe(last);
         }
         self.links.set(last, self.free_head);
         self.free_head = head;
         self.listed = self.listed.saturating_add(count);
+    }
+
+    /// Wipes a block, whatever it holds: its length is known when this is compiled, and its memory was
+    /// in use before.
+    fn wipe(&mut self, block: u32) {
+        if let Some(block) = self.block_mut(block) {
+            block.as_mut_slice().zeroize();
+        }
     }
 
     /// Reads a byte of every cache line of the block `head`.
@@ -263,14 +289,22 @@ impl<M: Array<Line>> Arena<M> {
         }
     }
 
-    /// Marks every free block in `seen`; all are marked then, none twice.
+    fn is_wiped(&self, block: u32) -> bool {
+        self.block(block) == Some(&[0; BLOCK])
+    }
+
+    /// Marks every free block in `seen`; all are marked then, none twice. All are wiped.
     pub(super) fn check_free(&self, seen: &mut [bool]) {
         assert_eq!(self.count as usize, seen.len());
         let mut block = self.free_head;
         for _ in 0..self.listed {
             assert!(block < self.fresh);
             assert!(!core::mem::replace(&mut seen[block as usize], true));
+            assert!(self.is_wiped(block), "block {block} was freed");
             block = self.links.get(block);
+        }
+        for free in (0..).zip(&*seen).filter(|(_, seen)| !**seen).map(|(block, _)| block) {
+            assert!(self.is_wiped(free), "block {free} was never used");
         }
         let (used, unused) = seen.split_at(self.fresh as usize);
         assert!(used.iter().all(|seen| *seen));

@@ -73,6 +73,15 @@ impl<M: Array<Line>> Expiry<M> {
         Some(Instant::from_millis(entry.due))
     }
 
+    /// When the session at `block` expires; `None` unless `block` is the head block of a session.
+    pub(super) fn due_of_head(&self, links: &Links<M>, block: u32) -> Option<Instant> {
+        // The link of any other block is a number of a block, so the place must name this one.
+        let place = links.get(block);
+        let stored = (ROOT..self.end()).contains(&place);
+        let entry = self.entry(place).filter(|entry| stored && entry.head == block)?;
+        Some(Instant::from_millis(entry.due))
+    }
+
     /// Inserts the session at `head`; there must be a place for it.
     pub(super) fn push(&mut self, links: &mut Links<M>, due: Instant, head: u32) {
         let place = self.end();

@@ -1,7 +1,7 @@
 //! The size of a table, and of each section of its memory.
 
 use super::arena::BLOCK;
-use super::{BLOCKS_MAX, expiry, index};
+use super::{BLOCKS_MAX, expiry, index, removals};
 
 /// The unit of a table's memory: a cache line, all zero in a new table.
 pub type Line = [u8; LINE];
@@ -72,18 +72,20 @@ impl Layout {
     }
 
     const fn bytes(self) -> u64 {
-        let [buckets, heap, links, blocks] = self.sections();
+        let [buckets, heap, links, blocks, removals] = self.sections();
         let lines = buckets.saturating_add(heap).saturating_add(links).saturating_add(blocks);
+        let lines = lines.saturating_add(removals);
         lines.saturating_mul(LINE as u64)
     }
 
-    /// The lines of buckets, heap, links and blocks.
-    pub(super) const fn sections(self) -> [u64; 4] {
+    /// The lines of buckets, heap, links, blocks and marks of removed ids.
+    pub(super) const fn sections(self) -> [u64; 5] {
         [
             index::buckets_for(self.sessions) as u64,
             expiry::lines(self.sessions) as u64,
             self.blocks.div_ceil(LINKS) as u64,
             (self.blocks as u64).saturating_mul(BLOCK_LINES),
+            removals::lines(self.sessions) as u64,
         ]
     }
 }

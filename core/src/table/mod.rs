@@ -1,7 +1,7 @@
 //! The session table: a store of fixed size, in the caller's memory.
 //!
 //! ```text
-//! sections   buckets (index) | lines (expiry) | links | blocks (arena)
+//! sections   buckets (index) | lines (expiry) | links | blocks (arena) | removals
 //!
 //! id --hash--> bucket --fingerprint, head--> head block --next, links--> more blocks
 //!                                         |
@@ -20,8 +20,8 @@
 //! [`BLOCKS_MAX`] other sessions and moves 64 index slots.
 //!
 //! A session takes its id and data, 16 bytes of header, the rest of its last block, 4 bytes for each
-//! block, 12.8 bytes of heap and 6.3 bytes of index: 47 bytes more than its data for a session of 232
-//! bytes with its id.
+//! block, 12.8 bytes of heap, 6.3 bytes of index and 1 byte of marks: 48 bytes more than its data for a
+//! session of 232 bytes with its id.
 //!
 //! The table keeps the latest time that was passed to an operation that may change it, and takes an
 //! earlier time for that one. So a clock that is set back prolongs no lifetime.
@@ -31,6 +31,9 @@ mod arena;
 mod expiry;
 mod index;
 mod layout;
+mod removals;
+mod repair;
+mod walk;
 
 use crate::id::Id;
 use crate::memory::Array;
@@ -42,7 +45,10 @@ use expiry::Expiry;
 use index::{Index, Probe};
 use layout::LINE;
 pub use layout::{Layout, Line};
+use removals::Removals;
+pub use repair::RepairError;
 use siphasher::sip::SipHasher13;
+pub use walk::{ByAge, Cursor, Parts, Session, Walk};
 
 /// The most bytes that a session has.
 pub const SESSION_MAX: usize = 32_768;
@@ -53,13 +59,14 @@ pub const BLOCKS_MAX: u32 = arena::blocks_for(crate::id::ID_MAX, SESSION_MAX);
 /// Ids that [`Table::prefetch`] looks at together.
 const BATCH: usize = 16;
 
-/// A table of sessions that expire, in four containers `M` of [`Line`]s: see [`Array`].
+/// A table of sessions that expire, in five containers `M` of [`Line`]s: see [`Array`].
 pub struct Table<M> {
     layout: Layout,
     index: Index<M>,
     expiry: Expiry<M>,
     ages: Ages,
     arena: Arena<M>,
+    removals: Removals<M>,
     hasher: SipHasher13,
     /// The latest time that was passed.
     now: Instant,
@@ -137,7 +144,7 @@ impl<'m> Table<&'m mut [Line]> {
 }
 
 impl<M: Array<Line>> Table<M> {
-    /// An empty table, whose sections are in four containers that `lines` makes: each call returns one
+    /// An empty table, whose sections are in five containers that `lines` makes: each call returns one
     /// of as many lines as it was asked for, all zero, such as `vec![[0; 64]; count]`. `key` is random
     /// and secret.
     ///
@@ -154,13 +161,14 @@ impl<M: Array<Line>> Table<M> {
         if lengths.zip(layout.sections()).any(|(len, count)| len < count as usize) {
             return Err(MemoryTooSmall { needed: layout.size() });
         }
-        let [buckets, heap, links, blocks] = sections;
+        let [buckets, heap, links, blocks, removals] = sections;
         Ok(Self {
             layout,
             index: Index::new(buckets),
             expiry: Expiry::new(heap),
             ages: Ages::new(),
             arena: Arena::new(links, blocks, layout.blocks()),
+            removals: Removals::new(removals),
             hasher: SipHasher13::new_with_key(&key),
             now: Instant::ORIGIN,
             counters: TableCounters::default(),
@@ -185,7 +193,7 @@ impl<M: Array<Line>> Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
-        self.store(now, ttl, id, session, false)
+        self.store(now, ttl, ages::class(ttl), id, session, false)
     }
 
     /// Stores `session` like [`Table::add`], and replaces a session with this id.
@@ -200,13 +208,32 @@ impl<M: Array<Line>> Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), AddError> {
-        self.store(now, ttl, id, session, true)
+        self.removals.mark(self.clock(now), self.hasher.hash(id.bytes()));
+        self.store(now, ttl, ages::class(ttl), id, session, true)
+    }
+
+    /// Stores `session` like [`Table::put`], with `ttl` milliseconds left of a lifetime of class
+    /// `class`, as [`Session::class`] says; a higher one counts as the highest.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Table::put`].
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        ttl: u32,
+        class: u8,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), AddError> {
+        self.store(now, ttl, class.min(ages::LAST), id, session, true)
     }
 
     fn store(
         &mut self,
         now: Instant,
         ttl: u32,
+        class: u8,
         id: Id<'_>,
         session: &[u8],
         replace: bool,
@@ -237,13 +264,21 @@ impl<M: Array<Line>> Table<M> {
                 break;
             }
         }
-        let head = self.arena.store(ages::class(ttl), id.bytes(), session);
+        let head = self.arena.store(class, id.bytes(), session);
         self.ages.push(&mut self.arena, head);
         let moved = self.index.insert(probe, head) as u64;
         self.counters.moved = self.counters.moved.saturating_add(moved);
         let due = self.now.after(u64::from(ttl.min(TTL_MAX)));
         self.expiry.push(&mut self.arena.links, due, head);
         Ok(())
+    }
+
+    /// Drops all sessions, and sets the counters to 0: the table is like a new one.
+    pub fn clear(&mut self) {
+        while let Some(head) = self.expiry.soonest().map(|(_, head)| head) {
+            self.discard(self.probe(self.arena.id(head)), head);
+        }
+        self.counters = TableCounters::default();
     }
 
     /// Copies as much of the session under `id` as fits to the front of `out`, and returns the length
@@ -257,10 +292,13 @@ impl<M: Array<Line>> Table<M> {
         self.live(now, id).is_some()
     }
 
-    /// Drops the session under `id`; `false` where it was not there.
+    /// Drops the session under `id`; `false` where it was not there. Marks the id as removed in either
+    /// case: see [`Table::repair`].
     pub fn remove(&mut self, now: Instant, id: Id<'_>) -> bool {
         self.now = self.clock(now);
-        let probe = self.probe(id.bytes());
+        let hash = self.hasher.hash(id.bytes());
+        self.removals.mark(self.now, hash);
+        let probe = self.index.probe(hash);
         let Some(head) = self.find(probe, id) else {
             return false;
         };

@@ -22,7 +22,7 @@ fn memory(sessions: u32, blocks: u32) -> (Vec<u8>, Layout) {
 
 impl<M: Array<Line>> Table<M> {
     /// What holds between any two calls.
-    pub(super) fn check(&self) {
+    pub(crate) fn check(&self) {
         let heads = self.expiry.check(&self.arena.links);
         assert!(heads.len() as u32 <= self.layout.sessions());
         let entries = self.index.check();
@@ -496,15 +496,15 @@ fn the_largest_table_has_a_size() {
     let layout = Layout::new(sessions, u64::MAX).unwrap();
     assert_eq!(layout.blocks(), 129 * sessions);
     let blocks = 129 * (sessions as usize) * (BLOCK + 4);
-    assert!(layout.size() > blocks && layout.size() < blocks + 20 * sessions as usize);
+    assert!(layout.size() > blocks && layout.size() < blocks + 21 * sessions as usize);
 }
 
 #[test]
-fn a_session_of_232_bytes_costs_less_than_48_more() {
+fn a_session_of_232_bytes_costs_less_than_49_more() {
     for sessions in [60_000, 1_000_000] {
         let (blocks, session) = (arena::blocks_for(32, 200), 232.0);
         let layout = Layout::new(sessions, u64::from(sessions * blocks) * 256).unwrap();
         let overhead = layout.size() as f64 / f64::from(sessions) - session;
-        assert!(overhead < 47.2, "{overhead}");
+        assert!(overhead < 48.2, "{overhead}");
     }
 }

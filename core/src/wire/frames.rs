@@ -89,6 +89,28 @@ impl Message {
         wire.get(HEADER_LEN..end).unwrap_or_default()
     }
 
+    /// Copies the payload of the message at the front of `wire`: as much as fits to `front`, and the rest to
+    /// `back`; `None` if the two together are not as long as the payload, or `front` is longer than the
+    /// data of the first frame.
+    pub fn copy_payload(&self, wire: &[u8], front: &mut [u8], back: &mut [u8]) -> Option<()> {
+        if front.len().checked_add(back.len()) != Some(self.payload_len) {
+            return None;
+        }
+        let (first, mut data) = self.first_frame(wire).split_at_checked(front.len())?;
+        front.copy_from_slice(first);
+        let mut frames = wire.get(..self.wire_len)?.chunks(FRAME_MAX).skip(1);
+        let mut back = back;
+        loop {
+            let (room, behind) = back.split_at_mut_checked(data.len())?;
+            room.copy_from_slice(data);
+            back = behind;
+            let Some(frame) = frames.next() else {
+                return Some(());
+            };
+            data = frame.get(HEADER_LEN..)?;
+        }
+    }
+
     /// Copies the message at the front of `wire` to the front of `out` in another envelope, and returns
     /// its length; `None` if it does not fit.
     pub fn relabel(&self, wire: &[u8], envelope: &Envelope, out: &mut [u8]) -> Option<usize> {

@@ -9,11 +9,12 @@
 //! +-------+-------+---+---------------+---+---+---+-------+----------------+
 //! |version| patch |dir|      uid      |cls|op |end|  len  | len bytes      |
 //! +-------+-------+---+---------------+---+---+---+-------+----------------+
-//!   0x0011   any   0/1       any        0  0-5 0/1 0-2048   (2048 if end=0)
+//!   0x0011   any   0/1       any        0  0-8 0/1 0-2048   (2048 if end=0)
 //! ```
 //!
 //! The patch level says what its sender supports. A server answers at the lower of its own level and
-//! the request's, so level-0 clients see no change. Operations 4 and 5 exist from level 1 on.
+//! the request's, so level-0 clients see no change. Operations 4 and 5 exist from level 1 on, 6 to 8
+//! from level 2 on.
 //!
 //! Each byte of a header is checked on arrival: bytes that can no longer become a valid message are
 //! [`Malformed`] at once.
@@ -27,7 +28,7 @@ pub use header::{Envelope, Header};
 /// The protocol version: the high half of a header's first field.
 pub const VERSION: u16 = 0x0011;
 /// Our patch level: the low half of the first field of every message that we originate.
-pub const LEVEL: u16 = 1;
+pub const LEVEL: u16 = 2;
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 14;
 /// The most data in one frame. Every frame but a message's last carries exactly this much.
@@ -69,22 +70,49 @@ pub enum Op {
     Put = 4,
     /// Fetches a session and removes it. From patch level 1 on.
     Take = 5,
+    /// Fetches a session with its lifetime left. From patch level 2 on.
+    Fetch = 6,
+    /// Stores a session that a [`Op::Fetch`] has missed. From patch level 2 on.
+    Repair = 7,
+    /// Fetches many sessions, a piece at a time. From patch level 2 on.
+    Copy = 8,
 }
 
 impl Op {
     /// All operations, in the order of their codes.
-    pub const ALL: [Self; 6] =
-        [Self::Add, Self::Get, Self::Remove, Self::Have, Self::Put, Self::Take];
+    pub const ALL: [Self; 9] = [
+        Self::Add,
+        Self::Get,
+        Self::Remove,
+        Self::Have,
+        Self::Put,
+        Self::Take,
+        Self::Fetch,
+        Self::Repair,
+        Self::Copy,
+    ];
 
     /// The operation of this code, if it exists at this patch level.
+    #[inline]
     const fn from_code(code: u8, level: u16) -> Option<Self> {
+        match code {
+            0 => Some(Self::Add),
+            1 => Some(Self::Get),
+            2 => Some(Self::Remove),
+            3 => Some(Self::Have),
+            _ => Self::from_new_code(code, level),
+        }
+    }
+
+    /// The same for codes that level 0 has not.
+    #[inline(never)]
+    const fn from_new_code(code: u8, level: u16) -> Option<Self> {
         match (code, level) {
-            (0, _) => Some(Self::Add),
-            (1, _) => Some(Self::Get),
-            (2, _) => Some(Self::Remove),
-            (3, _) => Some(Self::Have),
             (4, 1..) => Some(Self::Put),
             (5, 1..) => Some(Self::Take),
+            (6, 2..) => Some(Self::Fetch),
+            (7, 2..) => Some(Self::Repair),
+            (8, 2..) => Some(Self::Copy),
             _ => None,
         }
     }
@@ -94,12 +122,24 @@ impl Op {
         match self {
             Self::Add | Self::Get | Self::Remove | Self::Have => 0,
             Self::Put | Self::Take => 1,
+            Self::Fetch | Self::Repair | Self::Copy => 2,
         }
+    }
+
+    /// Whether only proxies and servers ask for this: the operations of level 2.
+    #[inline]
+    pub(crate) const fn is_internal(self) -> bool {
+        self as u8 >= Self::Fetch as u8
     }
 
     /// Whether a request carries a session: its payload is an [`Add`](crate::message::Add).
     pub const fn stores(self) -> bool {
         matches!(self, Self::Add | Self::Put)
+    }
+
+    /// Whether a server that misses a request lacks something that others have.
+    pub(crate) const fn changes(self) -> bool {
+        matches!(self, Self::Add | Self::Put | Self::Remove | Self::Take)
     }
 
     /// The name in capitals, as the protocol's documentation writes it.
@@ -111,6 +151,9 @@ impl Op {
             Self::Have => "HAVE",
             Self::Put => "PUT",
             Self::Take => "TAKE",
+            Self::Fetch => "FETCH",
+            Self::Repair => "REPAIR",
+            Self::Copy => "COPY",
         }
     }
 }
@@ -132,7 +175,7 @@ pub enum Malformed {
     Length,
     /// `operation` does not exist at the frame's patch level.
     Operation,
-    /// An ADD or PUT is too short for its fixed fields, or a response does not fit its request.
+    /// A request is too short for its fixed fields, or a response does not fit its request.
     Payload,
     /// Another protocol version.
     Version,

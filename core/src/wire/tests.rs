@@ -25,7 +25,7 @@ fn each_invalid_byte_is_named() {
         (1, 0x12, Malformed::Version),
         (4, 1, Malformed::Direction),
         (9, 1, Malformed::Class),
-        (10, 6, Malformed::Operation),
+        (10, 9, Malformed::Operation),
         (11, 2, Malformed::Complete),
         (11, 0, Malformed::Length),
         (12, 9, Malformed::Length),
@@ -38,12 +38,14 @@ fn each_invalid_byte_is_named() {
 }
 
 #[test]
-fn put_and_take_exist_from_level_1_on() {
-    for op in [Op::Put, Op::Take] {
+fn each_operation_exists_from_its_level_on() {
+    for op in Op::ALL.into_iter().filter(|op| op.level() > 0) {
         let mut bytes = Envelope::request(1, op).header(0).encode();
         let judged = Header::parse(&bytes, Direction::Request).unwrap().unwrap();
         assert_eq!((judged.op, judged.patch), (op, LEVEL));
-        bytes[3] = 0;
+        bytes[3] = op.level() as u8;
+        assert!(Header::parse(&bytes, Direction::Request).is_ok());
+        bytes[3] -= 1;
         let judged = Header::parse(&bytes[..11], Direction::Request);
         assert_eq!(judged, Err(Malformed::Operation));
     }

@@ -1,4 +1,5 @@
-//! A client accepts the answer to its request and nothing else, however the bytes arrive.
+//! A client accepts the answer to its request and nothing else, however the bytes arrive, and leaves
+//! nothing in its memory.
 
 use crate::input::Input;
 use crate::measure::{Verdict, slow};
@@ -7,18 +8,23 @@ use distcache_core::id::Id;
 use distcache_core::message::{Add, Reply, Request, Status};
 use distcache_core::wire::{Malformed, Op};
 
-/// Input: a byte for the operation and whether the server is known to have all of them, 8 for the
+/// Input: a byte for the operation and the level that the server is known to have, 8 for the
 /// pieces, then what the server sends.
 pub fn body(data: &[u8]) {
     let mut input = Input::new(data);
     let first = input.byte();
-    let wanted = usize::from(first & 0x7f) % Op::ALL.len();
-    let mut pieces = input.word();
-    let mut answers = input.rest();
+    // A COPY is no request of a client.
+    let wanted = usize::from(first & 0x3f) % (Op::ALL.len() - 1);
+    let pieces = input.word();
     let mut client = Connection::new(vec![0; MEMORY]).expect("enough memory");
-    client.set_level(u16::from(first >> 7));
+    client.set_level(u16::from(first >> 6).min(2));
+    converse(&mut client, wanted, pieces, input.rest());
+    assert!(client.into_memory().iter().all(|byte| *byte == 0), "bytes stay behind");
+}
+
+fn converse(client: &mut Connection<Vec<u8>>, wanted: usize, mut pieces: u64, mut answers: &[u8]) {
     for uid in 1..=3 {
-        let op = ask(&mut client, wanted);
+        let op = ask(client, wanted);
         let begun = answers;
         let verdict = loop {
             match client.advance() {
@@ -60,8 +66,10 @@ fn ask(client: &mut Connection<Vec<u8>>, wanted: usize) -> usize {
         Request::Have(id),
         Request::Put(add),
         Request::Take(id),
+        Request::Fetch(id),
+        Request::Repair(7, add),
     ];
-    let known = wanted < 4 || client.level() > 0;
+    let known = wanted < 4 || client.level() > u16::from(wanted >= 6);
     if !known {
         assert_eq!(client.request(&requests[wanted]), Err(RequestError::Unsupported));
     }

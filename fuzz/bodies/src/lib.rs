@@ -12,18 +12,20 @@ pub mod options;
 pub mod pool;
 pub mod proxy;
 pub mod replicas;
+pub mod seal;
 pub mod seeds;
 pub mod server;
 pub mod sessiond;
 pub mod slots;
 pub mod snoop;
+pub mod state;
 pub mod table;
 
 /// A function to fuzz.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const BODIES: [(&str, Body); 12] = [
+pub const BODIES: [(&str, Body); 14] = [
     ("address", address::body),
     ("client", client::body),
     ("measure", measure::body),
@@ -31,10 +33,12 @@ pub const BODIES: [(&str, Body); 12] = [
     ("pool", pool::body),
     ("proxy", proxy::body),
     ("replicas", replicas::body),
+    ("seal", seal::body),
     ("server", server::body),
     ("sessiond", sessiond::body),
     ("slots", slots::body),
     ("snoop", snoop::body),
+    ("state", state::body),
     ("table", table::body),
 ];
 

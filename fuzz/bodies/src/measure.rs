@@ -38,10 +38,10 @@ pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
                 0 => byte == 0,
                 1 => byte == 0x11,
                 2 => true,
-                // Operations 4 and 5 need a level in every frame.
+                // Operations from 4 on need their level in every frame.
                 3 => {
-                    let needs = first.as_ref().is_some_and(|f: &Vec<u8>| f[10] > 3);
-                    !needs || header[2] > 0 || byte > 0
+                    let op = first.as_ref().map_or(0, |f: &Vec<u8>| f[10]);
+                    header[2] > 0 || byte >= u8::from(op > 3) + u8::from(op > 5)
                 }
                 4 => byte == is_response,
                 5..=8 | 10 if first.is_some() => {
@@ -49,7 +49,10 @@ pub fn slow(bytes: &[u8], is_response: u8) -> Verdict {
                 }
                 5..=8 => true,
                 9 => byte == 0,
-                10 => byte <= 3 || (byte <= 5 && (header[2] > 0 || header[3] > 0)),
+                10 => {
+                    let level = if header[2] > 0 { 2 } else { header[3].min(2) };
+                    byte <= [3, 5, 8][usize::from(level)]
+                }
                 11 => byte == 1 || (byte == 0 && number < 16),
                 12 if header[11] == 1 => byte <= 8,
                 12 => byte == 8,

@@ -1,4 +1,5 @@
-//! Windows over a pool hold what a plain queue holds, and buffers are neither lost nor shared.
+//! Windows over a pool hold what a plain queue holds, buffers are neither lost nor shared, and no byte
+//! stays behind that was consumed.
 
 use crate::input::Input;
 use distcache_core::buffer::{Fifo, Pool};
@@ -7,6 +8,8 @@ const LEN: usize = 16;
 /// More than the index of free buffers holds.
 const BUFFERS: usize = 8;
 const RUNS: usize = 10;
+/// The bytes that are queued. The pool's own numbers of buffers have others.
+const QUEUED: std::ops::RangeInclusive<u8> = 0x20..=0xdf;
 
 /// Input: two bytes an operation, for its kind, its window and its amount.
 pub fn body(data: &[u8]) {
@@ -14,7 +17,7 @@ pub fn body(data: &[u8]) {
     let mut memory = [0xee; BUFFERS * LEN + 3];
     let mut pool = Pool::new(&mut memory, LEN);
     let mut runs: Vec<(Fifo, Vec<u8>)> = (0..RUNS).map(|_| (Fifo::new(), Vec::new())).collect();
-    let mut next = 0_u8;
+    let mut next = *QUEUED.start();
     while !input.is_over() {
         let (what, which, len) = (input.below(7), input.below(RUNS), input.below(LEN + 4));
         let (fifo, model) = &mut runs[which];
@@ -26,7 +29,7 @@ pub fn body(data: &[u8]) {
                 assert_eq!(space.len(), if had || free > 0 { LEN - model.len() } else { 0 });
                 let len = len.min(space.len());
                 for byte in &mut space[..len] {
-                    next = next.wrapping_add(1);
+                    next = if QUEUED.contains(&(next + 1)) { next + 1 } else { *QUEUED.start() };
                     *byte = next;
                     model.push(next);
                 }
@@ -60,4 +63,11 @@ pub fn body(data: &[u8]) {
             assert_eq!((fifo.bytes(&pool), fifo.len()), (&model[..], model.len()));
         }
     }
+    let held: Vec<u8> = runs.into_iter().flat_map(|(_, model)| model).collect();
+    let sorted = |bytes: Vec<u8>| {
+        let mut bytes: Vec<u8> = bytes.into_iter().filter(|byte| QUEUED.contains(byte)).collect();
+        bytes.sort_unstable();
+        bytes
+    };
+    assert_eq!(sorted(memory.to_vec()), sorted(held), "bytes stay behind");
 }

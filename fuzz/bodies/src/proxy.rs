@@ -62,6 +62,8 @@ pub fn body(data: &[u8]) {
         harness.read_requests();
     }
     harness.end();
+    drop(harness);
+    assert!(memory.is_wiped(), "bytes stay behind");
 }
 
 impl Harness<'_> {
@@ -234,5 +236,8 @@ impl Harness<'_> {
                 );
             }
         }
+        self.clients.iter().for_each(|client| self.net.cut(client.end));
+        self.net.cut(SERVER);
+        self.net.drive();
     }
 }

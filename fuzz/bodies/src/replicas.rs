@@ -78,7 +78,7 @@ pub fn body(data: &[u8]) {
     let config =
         Config { copies, server_patience, ..Config::new(limits, Duration::from_millis(30)) };
     let net = Net::new(memory.proxy(config), pieces);
-    let level = |number: usize| u8::from(shape >> (4 + number) & 1 == 0);
+    let level = |number: usize| 2 * u8::from(shape >> (4 + number) & 1 == 0);
     let server = |number| ScriptedServer { level: level(number), ..ScriptedServer::default() };
     let servers = (0..count).map(server).collect();
     let mut harness = Harness { net, clients: Vec::new(), servers };
@@ -105,7 +105,7 @@ impl Harness<'_> {
             11 => self.poison(number, which),
             12 => self.lose(number, which),
             13 => self.set_window(number, which),
-            14 => self.servers.iter_mut().for_each(|server| server.level = which & 1),
+            14 => self.servers.iter_mut().for_each(|server| server.level = which % 3),
             _ => self.pass(u64::from(which % 64)),
         }
     }

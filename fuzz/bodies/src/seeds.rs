@@ -1,5 +1,7 @@
 //! Seeds, and a mutator that makes inputs from them without a fuzzer.
 
+use distcache_core::Id;
+use distcache_core::seal::{self, Keys};
 use distcache_testing::bytes::{ADD, GET, PUT, TAKE, add_payload, at_level, message};
 use distcache_testing::random::Random;
 use distcache_testing::vectors::lines;
@@ -64,8 +66,27 @@ pub fn of(body: &str) -> Vec<Vec<u8>> {
             old.chain(new_replies()).collect()
         }
         "sessiond" => packets(),
+        "seal" => envelopes(),
+        "state" => {
+            (0..24).map(|n| [&[n as u8][..], &noise(n, 30 * (1 + n as usize))].concat()).collect()
+        }
         _ => (0..20).map(|seed| noise(seed, 40 * (1 + seed as usize))).collect(),
     }
+}
+
+/// Envelopes that only look like some of the keys of the body `seal`: with their key ids, and another tag.
+fn envelopes() -> Vec<Vec<u8>> {
+    let sealed = |(what, len): (u8, usize)| {
+        let (id, mut envelope) =
+            (Id::new(&[7; 32]).expect("32 bytes"), vec![0; len + seal::OVERHEAD]);
+        let keys = Keys::new(&[[1 + what % 3; 32]]).expect("a key");
+        keys.seal([what; 24], 9, id, &vec![what; len], &mut envelope);
+        // One wrong bit would soon be put right.
+        envelope[len + seal::HEADER_LEN..].fill(what);
+        let times = [[0, 0, 0, 8 + what % 3], [0, 0, 0, 9]].concat();
+        [&[what, 10 * what][..], &times, &[31], &[7; 32], &envelope].concat()
+    };
+    (0..16).zip([0, 1, 64, 200, 2_000].into_iter().cycle()).map(sealed).collect()
 }
 
 /// Requests of level 1, each after a request that it affects, and one at a level too low.

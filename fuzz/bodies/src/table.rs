@@ -1,5 +1,5 @@
-//! The session table does what a map with expiry times does, and evicts the oldest session of a
-//! lifetime class.
+//! The session table does what a map with expiry times does, evicts the oldest session of a lifetime
+//! class, and leaves nothing of a session that it dropped.
 
 use crate::input::Input;
 use distcache_core::id::Id;
@@ -60,6 +60,10 @@ pub fn body(data: &[u8]) {
         harness.step(&mut input);
     }
     (0..IDS).for_each(|name| harness.look(name));
+    harness.drop_all(data.len().is_multiple_of(2));
+    // Blocks are the last section of a table.
+    let (_, blocks) = memory.split_at(layout.size() - 256 * layout.blocks() as usize);
+    assert!(blocks.iter().all(|byte| *byte == 0), "a session stays behind");
 }
 
 /// Returns an id of 1 to 64 bytes.
@@ -119,6 +123,16 @@ impl Harness<'_> {
         assert!(self.table.len() as usize >= self.live().count());
         let soonest = self.live().map(|stored| stored.due).min();
         assert!(soonest.is_none_or(|due| self.table.deadline().is_some_and(|first| first <= due)));
+    }
+
+    /// Empties the table: by REMOVE, or by expiry.
+    fn drop_all(&mut self, remove: bool) {
+        for name in (0..IDS).filter(|_| remove) {
+            let (id, len) = bytes(name);
+            self.table.remove(self.now, Id::new(&id[..len]).expect("1 to 64 bytes"));
+        }
+        self.table.expire(self.now.after(1 << 40), usize::MAX);
+        assert!(self.table.is_empty());
     }
 
     fn live(&self) -> impl Iterator<Item = &Stored> {

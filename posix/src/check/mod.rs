@@ -263,7 +263,9 @@ impl Session {
             Op::Remove => client.remove(self.id()).map(Answer::There),
             Op::Have => client.has(self.id()).map(Answer::There),
             // Not in OPS.
-            Op::Put | Op::Take => Ok(Answer::Refused(Status::UNSUPPORTED)),
+            Op::Put | Op::Take | Op::Fetch | Op::Repair | Op::Copy => {
+                Ok(Answer::Refused(Status::UNSUPPORTED))
+            }
         };
         answer.map_err(Fault::NoAnswer)
     }
@@ -315,9 +317,9 @@ fn words(op: Op, there: bool) -> &'static str {
     match (op, there) {
         (Op::Add, true) => "already there",
         (Op::Add, false) => "stored",
-        (Op::Get | Op::Take, true) => "the session",
+        (Op::Get | Op::Take | Op::Fetch | Op::Copy, true) => "the session",
         (Op::Remove, true) => "removed",
-        (Op::Have | Op::Put, true) => "there",
+        (Op::Have | Op::Put | Op::Repair, true) => "there",
         (_, false) => "not there",
     }
 }

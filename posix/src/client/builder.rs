@@ -1,5 +1,7 @@
 //! Settings of a client, before it exists.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize};
 use std::time::{Duration, Instant};
 
@@ -7,8 +9,10 @@ use super::connection::Deadline;
 use super::failure::BuildError;
 use super::pause::Pause;
 use super::pool::ConnectionPool;
+use super::seal::{Seal, SealSettings};
 use super::{Client, KEPT_MAX, TIMEOUT_TCP, TIMEOUT_UNIX};
 use crate::net::address::Address;
+use crate::seal_keys::KeyFile;
 
 /// Settings of a [`Client`]; made by [`Client::builder`].
 ///
@@ -30,6 +34,7 @@ pub struct Builder {
     timeout: Option<Duration>,
     pause: Duration,
     pub(super) settings: Settings,
+    seal: SealSettings,
 }
 
 /// How a client uses its connections.
@@ -46,7 +51,13 @@ pub(super) struct Settings {
 impl Builder {
     pub(super) fn new(address: Result<Address, BuildError>) -> Self {
         let settings = Settings { keep: true, connect: false, retry: false };
-        Self { address, timeout: None, pause: Duration::ZERO, settings }
+        Self {
+            address,
+            timeout: None,
+            pause: Duration::ZERO,
+            settings,
+            seal: SealSettings::default(),
+        }
     }
 
     /// Sets the deadline of every operation; see [`Client::set_timeout`]. Default: [`TIMEOUT_UNIX`]
@@ -86,14 +97,47 @@ impl Builder {
         self
     }
 
+    /// Seals sessions with the keys in this [file](crate::seal_keys): they are encrypted before they are
+    /// sent, and opened when they come back. Default: sessions are stored as they are.
+    ///
+    /// A sealed session is 48 bytes longer. One that fits without the seal and not with it is too large. What
+    /// does not open counts as not found, and is [counted](Client::unopened): changed, cut or swapped
+    /// sessions, those past their lifetime by this machine's clock, and those that are not sealed. All that
+    /// use a cache must do the same: see `docs/security.md`.
+    ///
+    /// An operation looks whether the file has changed, once in ten seconds at most. A bad file leaves the
+    /// old keys in use.
+    pub fn seal_keys(mut self, file: impl AsRef<Path>) -> Self {
+        self.seal.file = Some(KeyFile::new(file.as_ref()));
+        self
+    }
+
+    /// Returns sessions that were found unsealed. Default: they count as not found. For the time in which
+    /// machines begin to seal one after the other; without [`seal_keys`](Self::seal_keys) it means nothing.
+    pub const fn seal_mixed(mut self) -> Self {
+        self.seal.mixed = true;
+        self
+    }
+
+    /// Calls `report` with a line of text, at most once in ten seconds, if sessions do not open or if the
+    /// key file has become a bad one. The operation waits for it.
+    pub fn seal_report(mut self, report: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.seal.report.0 = Some(Arc::new(report));
+        self
+    }
+
     /// Makes the client. Resolves the host name, which may wait for a name server.
     ///
     /// # Errors
-    /// [`BuildError`] if the address is invalid or only for listening, if the host has no address, or
-    /// if connecting fails where [`connect_on_build`](Self::connect_on_build) asks for it.
+    /// [`BuildError`] if the address is invalid or only for listening, if the host has no address,
+    /// if connecting fails where [`connect_on_build`](Self::connect_on_build) asks for it, or if anything
+    /// about the key file is wrong.
     pub fn build(self) -> Result<Client, BuildError> {
         let address = self.address?;
         address.connectable().map_err(BuildError::Address)?;
+        let SealSettings { file, mixed, report } = self.seal;
+        let seal = file.map(|file| Seal::new(file, mixed, report)).transpose();
+        let seal = seal.map_err(BuildError::SealKeys)?;
         let targets = address.resolve().map_err(BuildError::Resolve)?;
         let client = Client {
             address: address.to_string().into(),
@@ -105,6 +149,7 @@ impl Builder {
             pause: Pause::new(Instant::now()),
             kept: ConnectionPool::new(KEPT_MAX).ok_or(BuildError::OutOfMemory)?,
             spare: ConnectionPool::new(KEPT_MAX).ok_or(BuildError::OutOfMemory)?,
+            seal,
         };
         client.set_timeout(self.timeout.unwrap_or_else(|| default_timeout(&address)));
         client.set_pause(self.pause);

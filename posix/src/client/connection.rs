@@ -138,7 +138,12 @@ impl Connection {
         self.machine.reply()
     }
 
-    /// Closes the connection and returns its memory.
+    /// Wipes the answer, once it has been used.
+    pub(super) fn clear_reply(&mut self) {
+        self.machine.clear_reply();
+    }
+
+    /// Closes the connection and returns its memory, wiped.
     pub(super) fn close(self) -> Memory {
         self.machine.into_memory()
     }

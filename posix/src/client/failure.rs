@@ -10,6 +10,7 @@ use distcache_core::message::Status;
 use distcache_core::wire::{Malformed, Op};
 
 use crate::net::address::{AddressError, ResolveError};
+use crate::seal_keys::KeyFileError;
 
 /// Why a client could not be made.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum BuildError {
     Resolve(ResolveError),
     /// Connecting failed; only with [`connect_on_build`](super::Builder::connect_on_build).
     Connect(Failure),
+    /// The keys of [`seal_keys`](super::Builder::seal_keys) cannot be used.
+    SealKeys(KeyFileError),
     /// There is not enough memory.
     OutOfMemory,
 }
@@ -88,6 +91,9 @@ pub enum FailureKind {
     ServerUnreachable,
     /// The server answered with a status that the operation does not have.
     UnexpectedStatus(Status),
+    /// The session could not be sealed or opened: the system has no randomness, or other threads exchange
+    /// the keys over and over.
+    Seal(io::Error),
 }
 
 impl FailureKind {
@@ -110,6 +116,7 @@ impl fmt::Display for FailureKind {
             Self::Malformed(malformed) => write!(f, "not an answer: {}", malformed.reason()),
             Self::ServerUnreachable => f.write_str("the proxy cannot reach its server"),
             Self::UnexpectedStatus(status) => write!(f, "unexpected answer: {status}"),
+            Self::Seal(error) => write!(f, "cannot seal or open the session: {error}"),
         }
     }
 }
@@ -137,6 +144,7 @@ impl fmt::Display for BuildError {
             Self::Address(error) => error.fmt(f),
             Self::Resolve(error) => error.fmt(f),
             Self::Connect(failure) => failure.fmt(f),
+            Self::SealKeys(error) => error.fmt(f),
             Self::OutOfMemory => f.write_str("no memory"),
         }
     }
@@ -145,7 +153,9 @@ impl fmt::Display for BuildError {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.kind {
-            FailureKind::Connect(error) | FailureKind::Io(error) => Some(error),
+            FailureKind::Connect(error) | FailureKind::Io(error) | FailureKind::Seal(error) => {
+                Some(error)
+            }
             FailureKind::Malformed(malformed) => Some(malformed),
             _ => None,
         }
@@ -168,6 +178,7 @@ impl Error for BuildError {
             Self::Address(error) => error.source(),
             Self::Resolve(error) => error.source(),
             Self::Connect(failure) => failure.source(),
+            Self::SealKeys(error) => error.source(),
             Self::OutOfMemory => None,
         }
     }

@@ -21,6 +21,9 @@
 //!
 //! A client can be used on both sides of a fork: the child opens its own connections and leaves those
 //! of its parent alone.
+//!
+//! With [`seal_keys`](Builder::seal_keys) a client encrypts sessions before it sends them, and opens what
+//! comes back: the server and the network learn ids, sizes and lifetimes, and no session.
 
 mod builder;
 mod connection;
@@ -30,6 +33,7 @@ mod pause;
 mod pool;
 mod process;
 mod request;
+mod seal;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -48,6 +52,8 @@ use connection::{Connection, Memory};
 pub use failure::{AddError, BuildError, Failure, FailureKind};
 use pause::Pause;
 use pool::ConnectionPool;
+use seal::Seal;
+pub use seal::UnopenedCount;
 
 /// The most connections that a client keeps. More threads at once open connections of their own and
 /// close them again.
@@ -73,6 +79,7 @@ pub struct Client {
     kept: ConnectionPool<Connection>,
     /// Memory of closed connections, for the next ones.
     spare: ConnectionPool<Memory>,
+    seal: Option<Seal>,
 }
 
 impl Client {
@@ -219,6 +226,7 @@ impl fmt::Debug for Client {
             .field("settings", &self.settings)
             .field("timeout", &self.timeout())
             .field("pause", &self.pause())
+            .field("seal", &self.seal)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use distcache_core::client::{Next, Operation, Outcome};
 use distcache_core::message::{ADD_FIXED_LEN, Reply, Request, Status};
 use distcache_core::wire::{Op, PAYLOAD_MAX};
+use zeroize::Zeroizing;
 
 use super::Client;
 use super::failure::{AddError, Failure, FailureKind};
@@ -18,6 +19,26 @@ enum Done<T> {
 impl Client {
     /// ADD or PUT.
     pub(super) fn store(&self, request: &Request<'_>) -> Result<(), AddError> {
+        match &self.seal {
+            Some(seal) => self.store_sealed(seal, request),
+            None => self.store_as_is(request),
+        }
+    }
+
+    /// GET or TAKE.
+    pub(super) fn fetch<T>(
+        &self,
+        request: &Request<'_>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, Failure> {
+        match &self.seal {
+            Some(seal) => self.fetch_sealed(seal, request, read),
+            None => self.fetch_as_is(request, read),
+        }
+    }
+
+    /// ADD or PUT of these bytes.
+    pub(super) fn store_as_is(&self, request: &Request<'_>) -> Result<(), AddError> {
         if let Request::Add(add) | Request::Put(add) = request
             && ADD_FIXED_LEN + add.id.bytes().len() + add.session.len() > PAYLOAD_MAX
         {
@@ -33,8 +54,8 @@ impl Client {
         }
     }
 
-    /// GET or TAKE.
-    pub(super) fn fetch<T>(
+    /// GET or TAKE of the bytes that the server has.
+    pub(super) fn fetch_as_is<T>(
         &self,
         request: &Request<'_>,
         read: impl FnOnce(&[u8]) -> T,
@@ -113,9 +134,9 @@ impl Client {
     }
 }
 
-/// A copy of a session; `None` if there is no memory for it.
-fn try_copy(session: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Vec::new();
+/// A copy of a session, wiped on drop; `None` if there is no memory for it.
+fn try_copy(session: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut copy = Zeroizing::new(Vec::new());
     copy.try_reserve_exact(session.len()).ok()?;
     copy.extend_from_slice(session);
     Some(copy)

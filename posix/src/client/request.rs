@@ -91,8 +91,10 @@ impl Client {
         self.kept.take(|connection| connection.is_of(process))
     }
 
-    pub(super) fn put_back(&self, connection: Connection) {
+    /// Keeps a connection whose answer has been used, or the memory of one that is not kept.
+    pub(super) fn put_back(&self, mut connection: Connection) {
         if self.settings.keep {
+            connection.clear_reply();
             self.kept.put(connection);
         } else {
             self.spare.put(connection.close());

@@ -50,6 +50,9 @@ pub(crate) struct Datagrams {
     /// By the index of the client's key: an index of `open`. Empty if no listener takes datagrams.
     by_client: Box<[Option<u16>]>,
     open: Box<[Option<Open>]>,
+    /// The exchange of each of `open`, and one more for a datagram that finds no place. They stay where
+    /// they are, so no session is copied about.
+    exchanges: Box<[Exchange]>,
     /// Indices of `open` that are free, with capacity for all of them.
     free: Vec<u16>,
     /// One byte more than the longest request, to recognize longer ones.
@@ -57,10 +60,11 @@ pub(crate) struct Datagrams {
 }
 
 /// A datagram that is being answered.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Open {
     key: Key,
-    exchange: Exchange,
+    /// The index of its exchange.
+    exchange: usize,
     from: Sender,
     /// The number of the listener that received it.
     listener: usize,
@@ -76,6 +80,8 @@ impl Datagrams {
             counts: Counts::default(),
             by_client: vec![None; clients].into(),
             open: std::iter::repeat_with(|| None).take(most).collect(),
+            exchanges: std::iter::repeat_n(Exchange::EMPTY, if any { most + 1 } else { 0 })
+                .collect(),
             free: (0..most as u16).collect(),
             buffer: [0; PACKET_MAX + 1],
         }
@@ -86,9 +92,14 @@ impl Datagrams {
         self.open.len() - self.free.len()
     }
 
-    fn get(&mut self, key: Key) -> Option<&mut Open> {
+    fn get(&self, key: Key) -> Option<Open> {
         let index = (*self.by_client.get(key.index())?)?;
-        self.open.get_mut(usize::from(index))?.as_mut().filter(|open| open.key == key)
+        self.open.get(usize::from(index))?.filter(|open| open.key == key)
+    }
+
+    /// The index of the exchange of the next datagram: one that is free, or else the last.
+    fn next_exchange(&self) -> usize {
+        self.free.last().map_or(self.open.len(), |index| usize::from(*index))
     }
 
     fn insert(&mut self, open: Open) {
@@ -136,7 +147,7 @@ impl<M: Machine> EventLoop<M> {
             // The machine has given the client up: no answer will come.
             [] if self.machine.wants(peer).close => Received::Done,
             [] => Received::Incomplete,
-            pending => open.exchange.receive(pending),
+            pending => self.datagrams.exchanges[open.exchange].receive(pending),
         };
         match received {
             Received::Incomplete => {}
@@ -182,23 +193,26 @@ impl<M: Machine> EventLoop<M> {
                 // An error that an earlier datagram of ours has caused; each is reported once.
                 Err(_) => continue,
             };
-            match Exchange::new(&self.datagrams.buffer[..len]) {
-                Some(exchange) => self.admit(now, listener, from, exchange),
-                None => self.datagrams.counts.malformed += 1,
+            let number = self.datagrams.next_exchange();
+            let Datagrams { exchanges, buffer, .. } = &mut self.datagrams;
+            match exchanges[number].begin(&mut buffer[..len]) {
+                true => self.admit(now, listener, from, number),
+                false => self.datagrams.counts.malformed += 1,
             }
         }
     }
 
     /// Makes a request a client of the machine, or refuses it.
-    fn admit(&mut self, now: Instant, listener: usize, from: Sender, exchange: Exchange) {
+    fn admit(&mut self, now: Instant, listener: usize, from: Sender, exchange: usize) {
+        let command = self.datagrams.exchanges[exchange].command();
         self.datagrams.counts.requests += 1;
-        self.datagrams.counts.gets += u64::from(exchange.command() == Command::Get);
+        self.datagrams.counts.gets += u64::from(command == Command::Get);
         let taken = self.connected + self.datagrams.open();
         let room = !self.datagrams.free.is_empty() && taken < self.clients.len();
         // The machine would count a datagram that it refuses as a connection.
         let Some(key) = room.then(|| self.machine.open(now)).flatten() else {
             self.datagrams.counts.refused += 1;
-            return self.send_reply(&exchange, from, listener);
+            return self.send_reply(exchange, from, listener);
         };
         self.datagrams.insert(Open { key, exchange, from, listener });
         self.send_request(key);
@@ -212,7 +226,8 @@ impl<M: Machine> EventLoop<M> {
     fn send_request(&mut self, key: Key) {
         let Some(open) = self.datagrams.get(key) else { return };
         let peer = Peer::Client(key);
-        let len = open.exchange.request(self.machine.space(peer));
+        let exchange = &self.datagrams.exchanges[open.exchange];
+        let len = exchange.request(self.machine.space(peer));
         self.machine.filled(peer, len.unwrap_or(0));
         if len.is_none() {
             self.reply(key);
@@ -222,17 +237,21 @@ impl<M: Machine> EventLoop<M> {
     /// Replies with the outcome of an exchange, and removes it.
     fn reply(&mut self, key: Key) {
         if let Some(Open { exchange, from, listener, .. }) = self.datagrams.remove(key) {
-            self.send_reply(&exchange, from, listener);
+            self.send_reply(exchange, from, listener);
         }
         self.machine.closed(Peer::Client(key));
     }
 
-    fn send_reply(&mut self, exchange: &Exchange, to: Sender, listener: usize) {
-        let Some(reply) = exchange.reply() else { return };
-        let sent = self.listeners[listener].listener.send(reply, to);
-        let counts = &mut self.datagrams.counts;
-        counts.hits += u64::from(sent && exchange.found());
-        counts.unsent += u64::from(!sent);
+    /// Replies to a datagram, if that is due, and wipes its exchange.
+    fn send_reply(&mut self, exchange: usize, to: Sender, listener: usize) {
+        let Datagrams { counts, exchanges, .. } = &mut self.datagrams;
+        let exchange = &mut exchanges[exchange];
+        if let Some(reply) = exchange.reply() {
+            let sent = self.listeners[listener].listener.send(reply, to);
+            counts.hits += u64::from(sent && exchange.found());
+            counts.unsent += u64::from(!sent);
+        }
+        exchange.clear();
     }
 }
 

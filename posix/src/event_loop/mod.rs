@@ -11,6 +11,8 @@
 mod datagrams;
 pub(crate) mod report;
 mod sockets;
+#[cfg(target_os = "linux")]
+pub(crate) mod transfer;
 pub(crate) mod upstream;
 
 use std::io;
@@ -40,7 +42,7 @@ const ACCEPT_PAUSE: u64 = 100;
 /// Bytes read and discarded from a connection that is being closed.
 const DISCARD_LEN: usize = 1 << 14;
 
-// Keys of the poller: signals, then listeners, then servers, then clients.
+// Keys of the poller: signals, then listeners, then servers, then their resolvers, then clients.
 const SIGNALS_KEY: usize = 0;
 const LISTENERS_KEY: usize = 1;
 
@@ -58,11 +60,22 @@ pub(crate) struct EventLoop<M> {
     /// By the number of the server.
     upstreams: Vec<upstream::Connection>,
     spare_fd: SpareFd,
+    denied: Denied,
     /// When to accept again after accepting has failed.
     accept_at: Option<Instant>,
     /// When to stop waiting for clients; set by the signal to end.
     drain_deadline: Option<Instant>,
+    /// A signal has asked to read files again.
+    reload: bool,
     discard_buf: Box<[u8]>,
+}
+
+/// Connections of users and groups that are not allowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Denied {
+    pub(crate) count: u64,
+    /// The user of the last one, if the system tells.
+    pub(crate) uid: Option<u32>,
 }
 
 struct Source {
@@ -101,8 +114,10 @@ impl<M: Machine> EventLoop<M> {
             datagrams,
             upstreams: Vec::new(),
             spare_fd: SpareFd::new()?,
+            denied: Denied::default(),
             accept_at: None,
             drain_deadline: None,
+            reload: false,
             discard_buf: vec![0; DISCARD_LEN].into(),
         })
     }
@@ -135,16 +150,18 @@ impl<M: Machine> EventLoop<M> {
             self.handle_signals(now);
         }
         let (servers, clients) = (self.servers_key(), self.clients_key());
+        let resolvers = servers + self.upstreams.len();
         for event in events.iter() {
             match event.key {
                 SIGNALS_KEY => {}
                 key if key < servers => {
                     accept |= !self.receive_datagrams(now, key - LISTENERS_KEY);
                 }
-                key if key < clients => {
+                key if key < resolvers => {
                     let key = self.upstreams[key - servers].handle_event(event);
                     self.handle_peer_event(now, key.map(Peer::Server), event);
                 }
+                key if key < clients => self.upstreams[key - resolvers].handle_resolver_event(),
                 key => {
                     let client = self.clients.get(key - clients).and_then(Option::as_ref);
                     let peer = client.map(|client| Peer::Client(client.key));
@@ -169,9 +186,21 @@ impl<M: Machine> EventLoop<M> {
         }
     }
 
-    /// The number of connections that were refused because no descriptor was left.
+    /// Whether a signal has asked to read files again since the last call. Many such signals in one turn
+    /// are one.
+    pub(crate) fn take_reload(&mut self) -> bool {
+        std::mem::take(&mut self.reload)
+    }
+
+    /// The number of connections that were refused because no descriptor was left, or because of who
+    /// made them.
     pub(crate) fn refused(&self) -> u64 {
-        self.spare_fd.refused()
+        self.spare_fd.refused() + self.denied.count
+    }
+
+    /// The connections that were refused because of who made them.
+    pub(crate) fn denied(&self) -> Denied {
+        self.denied
     }
 
     /// The connections to servers, in the order of their numbers.
@@ -184,7 +213,7 @@ impl<M: Machine> EventLoop<M> {
     }
 
     fn clients_key(&self) -> usize {
-        self.servers_key() + self.upstreams.len()
+        self.servers_key() + 2 * self.upstreams.len()
     }
 
     /// Whether a listener has a stream that no event announces.
@@ -195,6 +224,10 @@ impl<M: Machine> EventLoop<M> {
     /// The first signal to end starts the drain, a second one ends it.
     fn handle_signals(&mut self, now: Instant) {
         while let Some(signal) = self.signals.take() {
+            if signal == Signal::Reload {
+                self.reload = true;
+                continue;
+            }
             if signal == Signal::End || self.drain_deadline.is_some() {
                 self.drain_deadline = Some(Instant::ORIGIN);
                 continue;
@@ -248,7 +281,10 @@ impl<M: Machine> EventLoop<M> {
         for _ in 0..ACCEPTS_PER_TURN {
             let listener = &self.listeners[number].listener;
             match listener.accept() {
-                Ok(Some(stream)) => self.accept_one(now, stream),
+                Ok(Some(stream)) => match listener.admits(&stream) {
+                    Ok(()) => self.accept_one(now, stream),
+                    Err(uid) => self.denied = Denied { count: self.denied.count + 1, uid },
+                },
                 Ok(None) => return,
                 Err(error) if self.spare_fd.applies_to(&error) => {
                     self.spare_fd.refuse_one(listener);

@@ -5,7 +5,7 @@ use distcache_core::Counters;
 use distcache_core::machine::Machine;
 use distcache_core::time::Instant;
 
-use crate::event_loop::EventLoop;
+use crate::event_loop::{Denied, EventLoop};
 use crate::process::start::Started;
 
 /// The least time between two reports, in milliseconds: clients decide how often there is a reason.
@@ -78,7 +78,8 @@ impl Reporter {
     }
 }
 
-fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
+/// Prints all counters.
+pub(crate) fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
     event_loop.machine.report(started);
     let counters = event_loop.connections(event_loop.machine.counters());
     let Counters { accepted, refused, malformed, idle, stalled } = counters;
@@ -87,6 +88,14 @@ fn report<M: Report>(event_loop: &EventLoop<M>, started: &Started) {
         "{accepted} clients accepted, {refused} refused; closed: {malformed} malformed, {idle} idle, \
          {stalled} stalled"
     ));
+    let Denied { count, uid } = event_loop.denied();
+    if count > 0 {
+        let what = "of these refused by -allowuid and -allowgid";
+        match uid {
+            Some(uid) => started.info(format_args!("{count} {what}; the last one was user {uid}")),
+            None => started.info(format_args!("{count} {what}")),
+        }
+    }
     event_loop.report_datagrams(started);
 }
 

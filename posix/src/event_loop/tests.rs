@@ -16,6 +16,8 @@ use rustix::process::{Signal as Number, getpid, kill_process};
 
 use super::*;
 use crate::net::listener::Ownership;
+use crate::net::resolver::Resolver;
+use crate::process::signals::Hangup;
 use crate::testing::{Dir, in_child};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(1000);
@@ -53,7 +55,7 @@ pub(super) fn proxy(clients: usize) -> OwnedProxy {
 /// in a child.
 pub(super) fn event_loop<M: Machine>(machine: M, clients: usize, at: &str) -> EventLoop<M> {
     let listener = Listener::open(&at.parse().unwrap(), &Ownership::default()).unwrap();
-    let signals = Signals::install(true, false).unwrap();
+    let signals = Signals::install(true, Hangup::Reload).unwrap();
     EventLoop::new(machine, clients, vec![listener], signals).unwrap()
 }
 
@@ -62,7 +64,7 @@ pub(super) fn connect_server(event_loop: &mut EventLoop<OwnedProxy>) -> Stream {
     let (_dir, address) = place();
     let address = address.parse().unwrap();
     let server = Listener::open(&address, &Ownership::default()).unwrap();
-    event_loop.set_servers(&[address]).unwrap();
+    event_loop.set_servers(vec![Resolver::new(&address, false).unwrap()]).unwrap();
     event_loop.connect_servers(event_loop.now());
     server.accept().unwrap().expect("a connection from the proxy")
 }
@@ -169,6 +171,24 @@ fn a_signal_that_ends_at_once_leaves_no_time() {
         let now = event_loop.now();
         signal(&mut event_loop, Number::USR2, now);
         assert!(event_loop.is_done(now));
+    });
+}
+
+#[test]
+fn a_hangup_asks_for_one_reload_and_ends_nothing_before_or_after_a_signal_to_end() {
+    let name = "event_loop::tests::a_hangup_asks_for_one_reload_and_ends_nothing_before_or_after_a_signal_to_end";
+    in_child(name, || {
+        let (_dir, address) = place();
+        let (mut event_loop, _client) = with_a_client_that_does_not_read(&address);
+        let now = event_loop.now();
+        assert!(!event_loop.take_reload());
+        signal(&mut event_loop, Number::HUP, now);
+        signal(&mut event_loop, Number::HUP, now);
+        assert!(!event_loop.is_done(now.after(DRAIN_TIMEOUT)));
+        assert!(event_loop.take_reload() && !event_loop.take_reload());
+        signal(&mut event_loop, Number::TERM, now);
+        signal(&mut event_loop, Number::HUP, now);
+        assert!(event_loop.take_reload() && !event_loop.is_done(now.after(DRAIN_TIMEOUT - 1)));
     });
 }
 

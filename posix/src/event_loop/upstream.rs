@@ -21,7 +21,7 @@ use distcache_core::time::Instant;
 
 use super::EventLoop;
 use super::sockets::Socket;
-use crate::net::address::{Address, Target, Targets};
+use crate::net::address::{Target, Targets};
 use crate::net::poller::{Event, Interest, Poller, Watched};
 use crate::net::resolver::Resolver;
 use crate::net::spare_fd::HeldFd;
@@ -96,17 +96,27 @@ enum Outcome {
 }
 
 impl Connection {
-    /// Prepares connections to `address`, registered as `poll_key`; may start a resolver thread.
-    pub(super) fn new(address: &Address, poll_key: usize, poller: &Poller) -> io::Result<Self> {
-        Ok(Self {
+    /// Prepares connections to what `resolver` finds, registered as `poll_key`.
+    pub(super) fn new(resolver: Resolver, poll_key: usize) -> Self {
+        Self {
             poll_key,
             key: None,
-            resolver: Resolver::new(address, poller.waker())?,
+            resolver,
             targets: Targets::new(),
             state: State::Idle,
             held_fd: HeldFd::default(),
             failure: Failure::Lost,
-        })
+        }
+    }
+
+    /// Handles an event of its resolver.
+    pub(super) fn handle_resolver_event(&mut self) {
+        self.resolver.receive();
+    }
+
+    /// Whether its resolver has ended since the last call.
+    pub(crate) fn take_resolver_loss(&mut self) -> bool {
+        self.resolver.take_loss()
     }
 
     /// Whether there is neither a connection nor an attempt to make one.
@@ -259,13 +269,37 @@ impl Connection {
     }
 }
 
-impl<M: Memory> EventLoop<Proxy<M>> {
-    /// Prepares connections to the proxy's servers. Call this once, before the first turn.
-    pub(crate) fn set_servers(&mut self, servers: &[Address]) -> io::Result<()> {
-        let base = self.servers_key();
-        let poller = &self.poller;
-        let connection = |(number, address)| Connection::new(address, base + number, poller);
-        self.upstreams = servers.iter().enumerate().map(connection).collect::<Result<_, _>>()?;
+/// A machine that connects to servers.
+pub(crate) trait Dials: Machine {
+    /// Returns an attempt to connect that must be started or cancelled now.
+    fn dial(&mut self, now: Instant) -> Option<Dial>;
+
+    /// Reports that a connection is made.
+    fn connected(&mut self, now: Instant, key: ServerKey);
+}
+
+impl<M: Memory> Dials for Proxy<M> {
+    fn dial(&mut self, now: Instant) -> Option<Dial> {
+        self.dial(now)
+    }
+
+    fn connected(&mut self, now: Instant, key: ServerKey) {
+        self.connected(now, key);
+    }
+}
+
+impl<M: Dials> EventLoop<M> {
+    /// Prepares connections to the machine's servers, each with its resolver. Call this once, before the
+    /// first turn.
+    pub(crate) fn set_servers(&mut self, resolvers: Vec<Resolver>) -> io::Result<()> {
+        let (base, count) = (self.servers_key(), resolvers.len());
+        for (number, resolver) in resolvers.iter().enumerate() {
+            if let Some(fd) = resolver.fd() {
+                self.poller.add_fd(fd, base + count + number, Interest::READ)?;
+            }
+        }
+        let connection = |(number, resolver)| Connection::new(resolver, base + number);
+        self.upstreams = resolvers.into_iter().enumerate().map(connection).collect();
         Ok(())
     }
 
@@ -301,8 +335,9 @@ mod tests {
 
     const POLL_KEY: usize = 7;
 
-    fn connection(poller: &Poller, address: &str) -> Connection {
-        Connection::new(&address.parse().unwrap(), POLL_KEY, poller).unwrap()
+    fn connection(address: &str) -> Connection {
+        let resolver = Resolver::new(&address.parse().unwrap(), false).unwrap();
+        Connection::new(resolver, POLL_KEY)
     }
 
     /// Begins an attempt as `dial` does.
@@ -334,7 +369,7 @@ mod tests {
     fn the_next_target_is_tried_after_one_that_refuses() {
         let poller = Poller::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut connection = connection(&poller, "IP:127.0.0.1:1");
+        let mut connection = connection("IP:127.0.0.1:1");
         let targets = [closed_port(), closed_port(), listener.local_addr().unwrap()];
         connection.targets.extend(targets.map(Target::Ip));
         let begun = connection.try_targets(&poller, Failure::Unresolved);
@@ -346,7 +381,7 @@ mod tests {
     #[test]
     fn an_attempt_without_a_target_left_fails_and_holds_a_descriptor() {
         let poller = Poller::new().unwrap();
-        let mut connection = connection(&poller, &format!("IP:{}", closed_port()));
+        let mut connection = connection(&format!("IP:{}", closed_port()));
         assert!(!connection.held_fd.is_held());
         resolve(&mut connection);
         assert_eq!(finish(&mut connection, &poller), Outcome::Failed);
@@ -359,7 +394,7 @@ mod tests {
         let poller = Poller::new().unwrap();
         let dir = Dir::new();
         let path = dir.join("s");
-        let mut connection = connection(&poller, &format!("UNIX:{}", path.display()));
+        let mut connection = connection(&format!("UNIX:{}", path.display()));
         resolve(&mut connection);
         assert_eq!(connection.advance(&poller), Some(Outcome::Failed));
         assert!(connection.held_fd.is_held());

@@ -71,7 +71,8 @@ impl Protocol for Distcache {
                 session.write(&mut payload[data_at..end]);
                 end
             }
-            Op::Get | Op::Remove | Op::Have | Op::Take => {
+            // A load asks for none of the operations of level 2.
+            Op::Get | Op::Remove | Op::Have | Op::Take | Op::Fetch | Op::Repair | Op::Copy => {
                 payload[..id.len()].copy_from_slice(id);
                 id.len()
             }

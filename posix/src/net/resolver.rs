@@ -1,199 +1,202 @@
 //! Resolving host names without blocking the event loop.
 //!
-//! The system's resolver may block for seconds. An address that needs it gets a thread, which resolves
-//! on request and then wakes the loop. A numeric address is resolved once, at start.
+//! The system's resolver may block for seconds, opens files and sockets, and loads code. An address
+//! that needs it gets a process of its own, started before the [sandbox](crate::process::sandbox) is
+//! entered, which ends with this one. A numeric address is resolved once, at start.
+//!
+//! ```text
+//!   event loop ── request, 1 byte ───────────────► process: getaddrinfo
+//!              ◄── answer, of one length always ──
+//! ```
+//!
+//! # Time
+//!
+//! At most one request is under way. If the next one comes before its answer, name service hangs:
+//! then, and once the process has ended, the last known targets are the answer.
+//!
+//! # Trust
+//!
+//! The process parses what name servers send, so it may be taken over. Its answers can choose IP
+//! addresses of the right family, as a name server can, and nothing else: the port is not in them, and
+//! they are read one at a time. An answer that is malformed or was not requested ends the channel.
+
+mod worker;
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::net::address::{Address, ResolveError, Targets};
+use rustix::io::Errno;
+
+use crate::net::address::{Address, Family, Targets};
 
 /// The result of a resolution.
-pub type Answer = Result<Targets, ResolveError>;
+pub type Answer = Result<Targets, Unresolved>;
+
+/// The name has no address of the family, or the name servers do not answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Unresolved;
 
 /// Resolves one address, each time on [`request`](Self::request).
 ///
-/// When it is dropped, its thread ends as soon as the system's resolver returns.
+/// When it is dropped, its process ends.
 #[derive(Debug)]
 pub struct Resolver(Kind);
 
+#[derive(Debug)]
+enum Kind {
+    Known { targets: Box<Targets>, requested: bool },
+    Asked(Box<Channel>),
+}
+
 impl Resolver {
-    /// A resolver of `address`. It calls `wake`, on another thread, whenever an answer has arrived.
+    /// A resolver of `address`, whose process is restricted if `sandbox`.
     ///
-    /// Call it after detaching and before the loop, since it may start a thread.
+    /// Call it after detaching and before allocating: it may fork, so the process must have a single
+    /// thread.
     ///
     /// # Errors
-    /// The system's error if it cannot start the thread.
-    pub fn new(address: &Address, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
-        if address.is_numeric() {
-            let answer = Box::new(address.resolve());
-            return Ok(Self(Kind::Known { answer, requested: false }));
-        }
-        let shared = Arc::new(Shared::default());
-        let address = address.clone();
-        let theirs = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("resolver".into())
-            .spawn(move || work(&theirs, || address.resolve(), wake))?;
-        Ok(Self(Kind::Asked(shared)))
+    /// The system's error if it cannot start the process.
+    pub fn new(address: &Address, sandbox: bool) -> io::Result<Self> {
+        let (family, port) = match address {
+            Address::Ip { family, port, .. } if !address.is_numeric() => (*family, *port),
+            _ => {
+                // Fails only for a number of the wrong family, which has no target.
+                let targets = Box::new(address.resolve().unwrap_or_default());
+                return Ok(Self(Kind::Known { targets, requested: false }));
+            }
+        };
+        let channel = worker::start(address, sandbox)?;
+        Ok(Self(Kind::Asked(Box::new(Channel::new(channel, family, port)))))
     }
 
-    /// Requests an answer. Drops an earlier answer that was not taken. A second request before the
-    /// answer has no effect.
+    /// Requests an answer. Drops an earlier answer that was not taken.
     pub fn request(&mut self) {
         match &mut self.0 {
             Kind::Known { requested, .. } => *requested = true,
-            Kind::Asked(shared) => {
-                let mut state = shared.lock();
-                state.wanted = true;
-                state.answer = None;
-                shared.changed.notify_one();
-            }
+            Kind::Asked(channel) => channel.request(),
         }
     }
 
     /// Takes the answer to the last request; `None` before it arrives, and after it was taken.
     pub fn take(&mut self) -> Option<Answer> {
         match &mut self.0 {
-            Kind::Known { answer, requested } => {
-                std::mem::take(requested).then(|| Answer::clone(answer))
+            Kind::Known { targets, requested } => {
+                std::mem::take(requested).then(|| answer(targets))
             }
-            Kind::Asked(shared) => shared.lock().answer.take(),
+            Kind::Asked(channel) => channel.answer.take(),
+        }
+    }
+
+    /// The descriptor that is readable when [`receive`](Self::receive) has something to do; `None` for
+    /// a numeric address.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Kind::Known { .. } => None,
+            Kind::Asked(channel) => channel.fd.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// Receives from its process, without waiting.
+    pub fn receive(&mut self) {
+        if let Kind::Asked(channel) = &mut self.0 {
+            channel.receive();
+        }
+    }
+
+    /// Whether its process has ended, or was given up, since the last call.
+    pub fn take_loss(&mut self) -> bool {
+        match &mut self.0 {
+            Kind::Known { .. } => false,
+            Kind::Asked(channel) => std::mem::take(&mut channel.lost),
         }
     }
 }
 
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        if let Kind::Asked(shared) = &self.0 {
-            shared.lock().ended = true;
-            shared.changed.notify_one();
-        }
-    }
+fn answer(targets: &Targets) -> Answer {
+    if targets.is_empty() { Err(Unresolved) } else { Ok(targets.clone()) }
 }
 
+/// The channel to a process that resolves.
 #[derive(Debug)]
-enum Kind {
-    Known { answer: Box<Answer>, requested: bool },
-    Asked(Arc<Shared>),
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    wanted: bool,
-    ended: bool,
+struct Channel {
+    /// `None` once the process has ended.
+    fd: Option<OwnedFd>,
+    family: Family,
+    port: u16,
+    /// A request was sent and its answer has not arrived.
+    in_flight: bool,
+    received: [u8; worker::ANSWER_LEN],
+    /// The bytes of the next answer that have arrived: less than its length.
+    len: usize,
     answer: Option<Answer>,
+    /// The targets of the last answer that had any.
+    last: Targets,
+    lost: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic runs under the lock, so the state is intact.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Channel {
+    fn new(fd: OwnedFd, family: Family, port: u16) -> Self {
+        Self {
+            fd: Some(fd),
+            family,
+            port,
+            in_flight: false,
+            received: [0; worker::ANSWER_LEN],
+            len: 0,
+            answer: None,
+            last: Targets::new(),
+            lost: false,
+        }
     }
-}
 
-fn work(shared: &Shared, resolve: impl Fn() -> Answer, wake: impl Fn()) {
-    loop {
-        let guard = shared
-            .changed
-            .wait_while(shared.lock(), |state| !state.wanted && !state.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        if guard.ended {
+    fn request(&mut self) {
+        self.answer = None;
+        let Some(fd) = &self.fd else {
+            self.answer = Some(answer(&self.last));
+            return;
+        };
+        if self.in_flight {
+            if !self.last.is_empty() {
+                self.answer = Some(answer(&self.last));
+            }
             return;
         }
-        drop(guard);
-        let answer = resolve();
-        let mut state = shared.lock();
-        state.wanted = false;
-        state.answer = Some(answer);
-        if state.ended {
+        self.in_flight = true;
+        // There is room for one byte, since every earlier one was answered.
+        if rustix::io::write(fd, &[0]).is_err() {
+            self.lose();
+        }
+    }
+
+    fn receive(&mut self) {
+        let Some(fd) = &self.fd else { return };
+        let space = self.received.get_mut(self.len..).unwrap_or_default();
+        match rustix::io::read(fd, space) {
+            Ok(len) if len > 0 && self.in_flight => self.len += len,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            _ => return self.lose(),
+        }
+        if self.len < self.received.len() {
             return;
         }
-        drop(state);
-        wake();
+        (self.len, self.in_flight) = (0, false);
+        let Some(targets) = worker::decode(&self.received, self.family, self.port) else {
+            return self.lose();
+        };
+        self.answer = Some(answer(&targets));
+        if !targets.is_empty() {
+            self.last = targets;
+        }
+    }
+
+    /// Gives the process up. Closing the channel ends it.
+    fn lose(&mut self) {
+        self.fd = None;
+        self.lost = true;
+        self.in_flight = false;
+        self.answer = Some(answer(&self.last));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-
-    #[test]
-    fn a_numeric_address_has_one_answer_a_request_at_once() {
-        let address: Address = "IP:127.0.0.1:9001".parse().unwrap();
-        let mut resolver =
-            Resolver::new(&address, || panic!("a numeric address needs no thread")).unwrap();
-        assert!(resolver.take().is_none());
-        for _ in 0..2 {
-            resolver.request();
-            assert_eq!(resolver.take().unwrap(), address.resolve());
-            assert!(resolver.take().is_none());
-        }
-    }
-
-    #[test]
-    fn a_name_is_resolved_on_another_thread_which_wakes_the_loop() {
-        let address: Address = "IPv4:localhost:9001".parse().unwrap();
-        let (sender, woken) = mpsc::channel();
-        let mut resolver = Resolver::new(&address, move || sender.send(()).unwrap()).unwrap();
-        for _ in 0..3 {
-            resolver.request();
-            woken.recv().unwrap();
-            assert_eq!(resolver.take().unwrap(), address.resolve());
-            assert!(resolver.take().is_none());
-        }
-    }
-
-    #[test]
-    fn an_answer_that_was_not_taken_does_not_answer_the_next_request() {
-        let shared = Arc::new(Shared::default());
-        let mut resolver = Resolver(Kind::Asked(Arc::clone(&shared)));
-        resolver.request();
-        shared.lock().answer = Some(Ok(Targets::new()));
-        resolver.request();
-        assert!(resolver.take().is_none(), "the host may be elsewhere by now");
-    }
-
-    #[test]
-    fn dropping_the_resolver_ends_its_thread() {
-        let address: Address = "IPv4:localhost:9001".parse().unwrap();
-        let (sender, gone) = mpsc::channel::<()>();
-        let resolver = Resolver::new(&address, move || sender.send(()).unwrap()).unwrap();
-        drop(resolver);
-        assert!(gone.recv().is_err(), "the thread has dropped the waker");
-    }
-
-    #[test]
-    fn a_request_during_a_resolution_gets_its_answer() {
-        let shared = Shared::default();
-        let (go, gate) = mpsc::channel::<()>();
-        let (sender, woken) = mpsc::channel();
-        thread::scope(|scope| {
-            let theirs = &shared;
-            scope.spawn(move || {
-                let resolve = || {
-                    gate.recv().unwrap();
-                    Ok(Targets::new())
-                };
-                work(theirs, resolve, || sender.send(()).unwrap());
-            });
-            shared.lock().wanted = true;
-            shared.changed.notify_one();
-            shared.lock().wanted = true;
-            go.send(()).unwrap();
-            woken.recv().unwrap();
-            let mut state = shared.lock();
-            assert!(state.answer.is_some() && !state.wanted);
-            state.ended = true;
-            shared.changed.notify_one();
-        });
-    }
-}
+mod tests;

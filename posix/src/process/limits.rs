@@ -1,5 +1,7 @@
 //! Resource limits of the process.
 
+use std::io;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the limit of open descriptors to `wanted`, or as near as is allowed, and returns the limit in
@@ -16,6 +18,33 @@ pub fn raise_descriptors(wanted: u64) -> u64 {
         }
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Raises the limit of locked memory as far as is allowed: for a privileged process, to no limit.
+pub(crate) fn raise_locked_memory() {
+    let unlimited = Rlimit { current: None, maximum: None };
+    if setrlimit(Resource::Memlock, unlimited).is_err() {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    }
+}
+
+/// Keeps the system from writing the memory of this process to a file when it crashes, and keeps other
+/// processes of the same user from reading it. Children inherit both.
+///
+/// The limit alone is not enough: Linux ignores it where core dumps go to a program. After a change of
+/// the user, call it again.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod detach;
 pub mod limits;
 pub(crate) mod log;
 mod pid_file;
+pub mod sandbox;
 pub mod signals;
 pub mod start;
 mod user;

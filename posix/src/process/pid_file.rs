@@ -35,6 +35,8 @@ const TRIES: usize = 100;
 pub struct PidFile {
     path: PathBuf,
     file: File,
+    /// Whether this process removes it.
+    owned: bool,
 }
 
 impl PidFile {
@@ -67,7 +69,7 @@ impl PidFile {
             }
             // A process that ended at the same moment may have removed this file instead of its own.
             if is_at(&path, &file) {
-                return Ok(Self { path, file });
+                return Ok(Self { path, file, owned: true });
             }
         }
         Err(cannot("put it there")(io::ErrorKind::AlreadyExists.into()))
@@ -78,13 +80,45 @@ impl PidFile {
         &self.path
     }
 
+    /// The file and lock of a predecessor, which removes it until it is [`owned`](Self::own) here. The
+    /// lock belongs to the open file, so both processes have it. `None` if that is not the file there.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_another(path: &Path, file: File) -> Option<Self> {
+        is_at(path, &file).then(|| Self { path: path.to_owned(), file, owned: false })
+    }
+
+    /// Says that another process has the file now, and removes it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn disown(&mut self) {
+        self.owned = false;
+    }
+
+    /// Makes it this process's own, and writes its number.
+    ///
+    /// # Errors
+    /// The system's; the file may contain the predecessor's number then.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn own(&mut self) -> io::Result<()> {
+        self.owned = true;
+        let line = format!("{}\n", std::process::id());
+        // In this order a reader at any moment finds one of the two numbers first.
+        self.file.write_all_at(line.as_bytes(), 0)?;
+        self.file.set_len(line.len() as u64)
+    }
+
+    /// Its descriptor, to hand over.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// Removes the file, as dropping it does.
     pub fn close(self) {}
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if !is_at(&self.path, &self.file) {
+        if !self.owned || !is_at(&self.path, &self.file) {
             return;
         }
         // It is locked until this is done, so no other process replaces it meanwhile.

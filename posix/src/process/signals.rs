@@ -13,6 +13,19 @@ pub enum Signal {
     Drain,
     /// End at once: SIGUSR1 and SIGUSR2 with `-killable`.
     End,
+    /// Read the configuration files again: SIGHUP with [`Hangup::Reload`].
+    Reload,
+}
+
+/// What SIGHUP does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hangup {
+    /// What it did before: it ends the process, unless the starter has it ignored.
+    Unchanged,
+    /// Nothing: a daemon has no terminal that could hang up.
+    Ignored,
+    /// It is [`Signal::Reload`].
+    Reload,
 }
 
 /// The signals of the process. There can be one value at a time in a process.
@@ -22,13 +35,13 @@ pub struct Signals(PipeReader);
 impl Signals {
     /// Takes over the signals of the process until it ends.
     ///
-    /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP is ignored in a
-    /// `daemon`, which has no terminal; else it is left unchanged. SIGPIPE is ignored. All signals are
-    /// unblocked, since the parent process may have blocked some.
+    /// SIGUSR1 and SIGUSR2 are [`End`](Signal::End) if `killable`, else ignored. SIGHUP does what
+    /// `hangup` says. SIGPIPE is ignored. All signals are unblocked, since the parent process may have
+    /// blocked some.
     ///
     /// # Errors
     /// The system's error.
-    pub fn install(killable: bool, daemon: bool) -> io::Result<Self> {
+    pub fn install(killable: bool, hangup: Hangup) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let (reader, writer) = (OwnedFd::from(reader), OwnedFd::from(writer));
         stream::prepare(&reader)?;
@@ -38,8 +51,10 @@ impl Signals {
         sys::set_signal(libc::SIGPIPE, Disposition::Ignore)?;
         sys::set_signal(libc::SIGUSR1, user)?;
         sys::set_signal(libc::SIGUSR2, user)?;
-        if daemon {
-            sys::set_signal(libc::SIGHUP, Disposition::Ignore)?;
+        match hangup {
+            Hangup::Unchanged => {}
+            Hangup::Ignored => sys::set_signal(libc::SIGHUP, Disposition::Ignore)?,
+            Hangup::Reload => sys::set_signal(libc::SIGHUP, Disposition::Notify)?,
         }
         sys::set_signal(libc::SIGTERM, Disposition::Notify)?;
         sys::set_signal(libc::SIGINT, Disposition::Notify)?;
@@ -64,6 +79,7 @@ impl Signals {
             match i32::from(byte[0]) {
                 libc::SIGTERM | libc::SIGINT => return Some(Signal::Drain),
                 libc::SIGUSR1 | libc::SIGUSR2 => return Some(Signal::End),
+                libc::SIGHUP => return Some(Signal::Reload),
                 _ => {}
             }
         }
@@ -95,7 +111,7 @@ mod tests {
     #[test]
     fn term_and_int_ask_to_drain_and_wake_the_poller() {
         in_child("process::signals::tests::term_and_int_ask_to_drain_and_wake_the_poller", || {
-            let signals = Signals::install(false, false).unwrap();
+            let signals = Signals::install(false, Hangup::Unchanged).unwrap();
             assert_eq!(signals.take(), None);
             assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
             assert_eq!(sent(&signals, Number::INT), (Some(Signal::Drain), None));
@@ -105,14 +121,26 @@ mod tests {
     #[test]
     fn the_user_signals_end_only_a_killable_process() {
         in_child("process::signals::tests::the_user_signals_end_only_a_killable_process", || {
-            let stubborn = Signals::install(false, false).unwrap();
+            let stubborn = Signals::install(false, Hangup::Unchanged).unwrap();
             send(Number::USR1);
             send(Number::USR2);
             assert_eq!(sent(&stubborn, Number::TERM), (Some(Signal::Drain), None));
-            let killable = Signals::install(true, false).unwrap();
+            let killable = Signals::install(true, Hangup::Unchanged).unwrap();
             assert_eq!(sent(&killable, Number::USR1), (Some(Signal::End), None));
             assert_eq!(sent(&killable, Number::USR2), (Some(Signal::End), None));
         });
+    }
+
+    #[test]
+    fn a_hangup_asks_to_reload_where_there_are_files_to_read() {
+        in_child(
+            "process::signals::tests::a_hangup_asks_to_reload_where_there_are_files_to_read",
+            || {
+                let signals = Signals::install(false, Hangup::Reload).unwrap();
+                assert_eq!(sent(&signals, Number::HUP), (Some(Signal::Reload), None));
+                assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));
+            },
+        );
     }
 
     #[test]
@@ -120,7 +148,7 @@ mod tests {
         in_child(
             "process::signals::tests::a_daemon_survives_sighup_and_every_process_sigpipe",
             || {
-                let signals = Signals::install(true, true).unwrap();
+                let signals = Signals::install(true, Hangup::Ignored).unwrap();
                 send(Number::HUP);
                 send(Number::PIPE);
                 assert_eq!(sent(&signals, Number::TERM), (Some(Signal::Drain), None));

@@ -15,7 +15,8 @@ use crate::sys;
 ///
 /// The group becomes the only group of the process: the socket, which other groups may be needed for, is
 /// open already. Then this checks that no former privilege is left and that root cannot be regained. It does
-/// nothing if the process has that user and group already and is not root.
+/// nothing else if the process has that user and group already and is not root. No capability is left, even
+/// one that does not go with root's id.
 ///
 /// # Errors
 /// [`UserError`]. Privileges may be dropped in part, so the process must end.
@@ -24,9 +25,11 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
     let cannot = |error| UserError::System(name.to_owned(), error);
     let wanted = ([user.uid; 3], [user.gid; 3]);
     if user.uid != 0 && sys::ids().map_err(cannot)? == wanted {
-        return Ok(());
+        return drop_capabilities().map_err(cannot);
     }
-    // Groups first: changing them needs root.
+    // What needs root comes first.
+    #[cfg(target_os = "linux")]
+    super::sandbox::capabilities::drop_bounding_set();
     sys::set_only_group(user.gid).map_err(cannot)?;
     sys::set_gid(user.gid).map_err(cannot)?;
     sys::set_uid(user.uid).map_err(cannot)?;
@@ -36,6 +39,12 @@ pub fn change_user(name: &str) -> Result<(), UserError> {
     if sys::ids().map_err(cannot)? != wanted || !alone || regained {
         return Err(UserError::PrivilegesRemain(name.to_owned()));
     }
+    if user.uid != 0 { drop_capabilities().map_err(cannot) } else { Ok(()) }
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    super::sandbox::capabilities::drop_held()?;
     Ok(())
 }
 
@@ -47,9 +56,17 @@ pub(crate) fn can_remove(path: &Path) -> bool {
         return false;
     }
     let (Ok(dir), Ok(file)) = (fs::stat(dir), fs::lstat(path)) else { return false };
-    let user = geteuid();
     let sticky = Mode::from_raw_mode(dir.st_mode).contains(Mode::SVTX);
-    !sticky || user.is_root() || [dir.st_uid, file.st_uid].contains(&user.as_raw())
+    !sticky || owns_all() || [dir.st_uid, file.st_uid].contains(&geteuid().as_raw())
+}
+
+/// Whether this process may do with any file what its owner may.
+fn owns_all() -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::FOWNER));
+    #[cfg(not(target_os = "linux"))]
+    return geteuid().is_root();
 }
 
 /// Switching the user failed. The process must end.
@@ -135,6 +152,35 @@ mod tests {
             assert!(sys::set_uid(0).is_err() && sys::set_gid(54321).is_err());
             change_user("54321:7").expect("is that user already");
             assert!(change_user("54321:8").is_err());
+        });
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn capabilities_end_even_if_they_are_not_tied_to_the_user_of_root() {
+        if !is_root() {
+            return;
+        }
+        let name = "process::user::tests::\
+                    capabilities_end_even_if_they_are_not_tied_to_the_user_of_root";
+        in_child(name, || {
+            use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, capabilities};
+            // Neither the kernel nor a change of user takes away what is left here.
+            let untied = CapabilitiesSecureBits::NO_SETUID_FIXUP;
+            rustix::thread::set_capabilities_secure_bits(untied).unwrap();
+            let nobody = accounts::account("nobody").unwrap();
+            sys::set_only_group(nobody.gid).unwrap();
+            sys::set_gid(nobody.gid).unwrap();
+            sys::set_uid(nobody.uid).unwrap();
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::SETUID | CapabilitySet::SETGID);
+            sets.permitted = sets.effective;
+            assert!(sets.effective.contains(CapabilitySet::SYS_PTRACE));
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            change_user("nobody").unwrap();
+            let left = capabilities(None).unwrap();
+            assert!(left.effective.is_empty() && left.permitted.is_empty());
+            assert!(left.inheritable.is_empty());
         });
     }
 

@@ -23,6 +23,12 @@ pub(super) fn report(
     started: &Started,
 ) {
     for ((number, availability), address) in (0..=u8::MAX).zip(servers).zip(&config.servers) {
+        if event_loop.upstreams()[usize::from(number)].take_resolver_loss() {
+            started.info(format_args!(
+                "{address} is not resolved any more: the process that did has ended; the last \
+                 addresses stay in use until a restart"
+            ));
+        }
         let Some((up, failure)) = availability.changed(number, event_loop) else { continue };
         print(up, failure, address, config.retry, started);
     }

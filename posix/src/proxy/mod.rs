@@ -2,7 +2,9 @@
 
 mod availability;
 mod reaches;
+mod seal;
 
+use std::path::Path;
 use std::time::Duration;
 
 use distcache_core::proxy::{self, InFlightSlot, ServerTraffic, Traffic, Upstream};
@@ -11,14 +13,17 @@ use distcache_core::{Counters, Limits, Pool, Proxy};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::report::{Report, Reporter};
-use crate::memory::{BUFFER_LEN, Memory};
+use crate::memory::{self, BUFFER_LEN, Memory};
 use crate::net::address::Address;
 use crate::net::poller::Events;
+use crate::net::resolver::Resolver;
 use crate::process::start::Started;
 use crate::server::{RunError, allocate};
 use crate::trim::Trim;
 use availability::Availability;
 pub use reaches::reaches;
+pub use seal::SealConfig;
+use seal::Sealer;
 
 /// A proxy with its memory.
 type OwnedProxy = Proxy<(Vec<ClientSlot>, Vec<InFlightSlot>, Vec<Upstream>, Memory)>;
@@ -43,11 +48,13 @@ pub struct Config {
     pub retry: u64,
     /// The shortest lifetime of sessions in milliseconds; shorter ones are raised to it.
     pub min_ttl: u32,
+    /// What sessions are sealed with; `None` to pass them in clear.
+    pub seal: Option<SealConfig>,
 }
 
 /// Forwards requests until a signal ends it, or no client is left and none can come any more.
 ///
-/// All memory is allocated before the start is reported. From then on only the resolvers' threads
+/// All memory is allocated before the start is reported. From then on only the resolvers' processes
 /// allocate, for servers whose addresses are names.
 ///
 /// # Errors
@@ -58,8 +65,15 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let count = config.servers.len();
+    // Before there is memory for them to inherit.
+    let resolver = |address| Resolver::new(address, started.is_sandboxed());
+    let resolvers = config.servers.iter().map(resolver).collect::<Result<_, _>>()?;
     let sizes = proxy::Sizes { buffer_len: BUFFER_LEN, ..proxy::Sizes::new(config.clients, count) };
-    let pool = Pool::new(allocate(sizes.bytes(), "-maxconn")?, sizes.buffer_len);
+    let mut buffers = allocate(sizes.bytes(), "-maxconn")?;
+    if started.locks_memory() {
+        memory::lock(&mut [&mut buffers]).map_err(RunError::Lock)?;
+    }
+    let pool = Pool::new(buffers, sizes.buffer_len);
     let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let servers = config.servers.iter().map(name).collect();
@@ -78,8 +92,23 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     started.provide_descriptors(config.clients, count);
     let (listeners, signals) = started.take();
     let mut event_loop = EventLoop::new(proxy, config.clients, listeners, signals)?;
-    event_loop.set_servers(&config.servers)?;
+    event_loop.set_servers(resolvers)?;
+    started.permit(|permit| {
+        config.servers.iter().for_each(|server| permit.connect(server));
+        if let Some(dir) = config.seal.as_ref().map(|seal| directory_of(seal.keys.path())) {
+            permit.read(dir);
+        }
+    });
+    started.enter_sandbox();
     run_loop(config, event_loop, started)
+}
+
+/// The directory of a file that is replaced by renaming.
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
 }
 
 fn run_loop(
@@ -87,6 +116,7 @@ fn run_loop(
     mut event_loop: EventLoop<OwnedProxy>,
     started: &mut Started,
 ) -> Result<(), RunError> {
+    let mut sealer = Sealer::start(config, &mut event_loop)?;
     let mut availability: Vec<_> = config.servers.iter().map(|_| Availability::default()).collect();
     event_loop.connect_servers(event_loop.now());
     started.ready();
@@ -96,13 +126,20 @@ fn run_loop(
     let mut trim = Trim::default();
     let mut events = Events::new();
     loop {
-        let deadlines = [reporter.deadline(), trim.deadline()];
+        let seal_deadline = sealer.as_ref().and_then(Sealer::deadline);
+        let deadlines = [reporter.deadline(), trim.deadline(), seal_deadline];
         let now = event_loop.wait(&mut events, deadlines.into_iter().flatten().min())?;
+        if sealer.is_some() {
+            Sealer::begin_turn(now, &mut event_loop.machine);
+        }
         event_loop.turn(now, &events);
         trim.end_turn(now, &mut event_loop.machine);
         event_loop.connect_servers(now);
         availability::report(&mut availability, &mut event_loop, config, started);
-        let servers = || report_servers(&event_loop.machine, &config.servers, started);
+        if let Some(sealer) = &mut sealer {
+            sealer.end_turn(now, &mut event_loop, started);
+        }
+        let servers = || report_servers(&event_loop.machine, config, started);
         if reporter.end_turn_with(now, &event_loop, started, servers) {
             return Ok(());
         }
@@ -110,14 +147,20 @@ fn run_loop(
 }
 
 /// Prints the counters of each server.
-fn report_servers(proxy: &OwnedProxy, servers: &[Address], started: &Started) {
-    for (number, server) in (0..=u8::MAX).zip(servers) {
-        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, given_up } =
-            proxy.server_traffic(number);
+fn report_servers(proxy: &OwnedProxy, config: &Config, started: &Started) {
+    for (number, server) in (0..=u8::MAX).zip(&config.servers) {
+        let traffic = proxy.server_traffic(number);
+        let ServerTraffic { forwarded, answered, lost, strays, connects, losses, .. } = traffic;
+        let ServerTraffic { given_up, repaired, rejected, .. } = traffic;
         started.info(format_args!(
             "{server}: {forwarded} requests forwarded, {answered} answered, {lost} lost; {connects} \
-             connections, {losses} lost, {given_up} of them given up; {strays} stray answers"
+             connections, {losses} lost, {given_up} of them given up; {strays} stray answers; \
+             {repaired} sessions repaired"
         ));
+        if config.seal.is_some() {
+            let rejected = rejected.total();
+            started.info(format_args!("{server}: {rejected} sessions did not open"));
+        }
     }
 }
 

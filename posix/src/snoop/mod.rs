@@ -8,10 +8,11 @@
 //! When one side closes its sending direction, the other side's is closed after the last byte; the
 //! opposite direction continues. [`run`] returns when the reader of the lines has gone.
 
+mod lines;
 mod print;
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,11 @@ use crate::net::poller::{Event, Events, Interest, Poller, Watched};
 use crate::net::spare_fd::{self, SpareFd};
 use crate::net::stream::{Received, Stream};
 use crate::process::limits;
-use crate::process::signals::Signals;
+use crate::process::sandbox::Permit;
+use crate::process::signals::{Hangup, Signals};
+use crate::process::start::keep_secrets;
 use crate::reason::Unreachable;
+use crate::secret::wipe_stack;
 
 use print::{Decoder, Printer};
 
@@ -53,6 +57,8 @@ pub struct Config {
     pub server: Address,
     /// Whether to print payloads too. They contain secrets.
     pub full: bool,
+    /// Whether to enter the [sandbox](crate::process::sandbox) after the start.
+    pub sandbox: bool,
 }
 
 /// Forwards until a signal ends it, until no client is left and none can come any more, or until the
@@ -60,21 +66,22 @@ pub struct Config {
 ///
 /// # Errors
 /// A line that says what could not be opened, or that polling failed.
-pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
+pub fn run(config: &Config, mut out: impl Write + AsFd) -> Result<(), String> {
     let line = |error: &dyn std::fmt::Display| error.to_string();
+    keep_secrets("dc_snoop");
     let targets = config.server.resolve().map_err(|error| line(&error))?;
     let listener = Listener::open(&config.listen, &Default::default());
     let listener = listener.map_err(|error| line(&error))?;
-    let signals = Signals::install(false, false).map_err(|error| line(&error))?;
+    let signals = Signals::install(false, Hangup::Unchanged).map_err(|error| line(&error))?;
     provide_descriptors();
     let poller = Poller::new().map_err(|error| line(&error))?;
     // Fails for a file, which has no reader that could go.
     let _ = poller.add_fd(out.as_fd(), OUT_KEY, Interest::NONE);
-    let mut out = BufWriter::new(out);
     let _ = writeln!(out, "dc_snoop: listening on {}", listener.address());
     let _ = out.flush();
     let memory = Memory::zeroed(2 * CONNECTIONS_MAX * BUFFER_LEN);
     let mut memory = memory.map_err(|error| line(&error))?;
+    memory.hide();
     let mut snoop = Snoop {
         poller,
         pool: Pool::new(&mut memory[..], BUFFER_LEN),
@@ -86,6 +93,9 @@ pub fn run(config: &Config, out: impl Write + AsFd) -> Result<(), String> {
         count: 0,
         targets,
     };
+    if config.sandbox {
+        enter_sandbox(&listener, &snoop.targets);
+    }
     snoop.run(&listener, &signals).map_err(|error| line(&error))
 }
 
@@ -100,6 +110,18 @@ fn provide_descriptors() {
             "dc_snoop: warning: only {allowed} descriptors: about {enough} connections instead of \
              {CONNECTIONS_MAX}; raise ulimit -n"
         );
+    }
+}
+
+/// Keeps what forwarding to `targets` needs, and the removal of the listener's socket.
+fn enter_sandbox(listener: &Listener, targets: &Targets) {
+    let mut permit = Permit::default();
+    targets.iter().for_each(|target| permit.connect_to(target));
+    if let Some(path) = listener.path() {
+        permit.remove(path);
+    }
+    if let Err(missing) = permit.enter() {
+        let _ = writeln!(io::stderr(), "dc_snoop: warning: {missing}");
     }
 }
 
@@ -178,6 +200,8 @@ impl Snoop<'_, '_> {
                 self.poller.modify_listener(listener, LISTENER_KEY, true)?;
             }
             self.printer.flush();
+            // Decoded messages have passed over the stack.
+            wipe_stack();
             if self.printer.is_done() {
                 return Ok(());
             }
@@ -233,6 +257,7 @@ impl Snoop<'_, '_> {
         self.watch(place);
     }
 
+    #[inline(never)]
     fn handle_event(&mut self, end: usize, event: Event) {
         let (place, side) = (end / 2, end % 2);
         let Some(pipe) = self.pipes.get_mut(place).and_then(Option::as_mut) else { return };

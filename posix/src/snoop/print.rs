@@ -12,11 +12,15 @@ use std::io::{ErrorKind, Write};
 use std::mem;
 use std::time::Instant;
 
-use distcache_core::id::ID_MAX;
-use distcache_core::message::{ADD_FIXED_LEN, Reply, Status};
-use distcache_core::snoop::{Event, Pairs, Reader, Seen};
-use distcache_core::wire::{Direction, Op};
+use zeroize::Zeroizing;
 
+use distcache_core::copy::Copy;
+use distcache_core::id::ID_MAX;
+use distcache_core::message::{ADD_FIXED_LEN, FETCH_FIXED_LEN, Fetched, Reply, STAMP_LEN, Status};
+use distcache_core::snoop::{Event, Pairs, Reader, Seen};
+use distcache_core::wire::{Direction, Op, PAYLOAD_MAX};
+
+use super::lines::Lines;
 use crate::clock::Timestamp;
 
 /// Bytes of an id that are printed without payloads.
@@ -26,7 +30,7 @@ const DUMP_WIDTH: usize = 16;
 
 /// Prints the messages of all connections.
 pub(super) struct Printer<'o> {
-    out: &'o mut dyn Write,
+    out: Lines<'o>,
     /// Whether to print payloads too.
     full: bool,
     /// The reader of the lines has gone.
@@ -38,18 +42,31 @@ pub(super) struct Decoder {
     reader: Reader,
     direction: Direction,
     /// If payloads are printed: that of the current message, as far as received.
-    payload: Vec<u8>,
+    payload: Payload,
+}
+
+/// A payload. Its memory has room for the longest from the first byte on: growing would leave copies.
+#[derive(Default)]
+struct Payload(Zeroizing<Vec<u8>>);
+
+impl Payload {
+    fn extend(&mut self, bytes: &[u8]) {
+        // A reader reports no more than that of a message.
+        let room = PAYLOAD_MAX.saturating_sub(self.0.len());
+        self.0.reserve_exact(room);
+        self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+    }
 }
 
 impl Decoder {
     pub(super) fn new(direction: Direction) -> Self {
-        Self { reader: Reader::new(direction), direction, payload: Vec::new() }
+        Self { reader: Reader::new(direction), direction, payload: Payload::default() }
     }
 }
 
 impl<'o> Printer<'o> {
     pub(super) fn new(out: &'o mut dyn Write, full: bool) -> Self {
-        Self { out, full, done: false }
+        Self { out: Lines::new(out), full, done: false }
     }
 
     /// Prints what happened to a connection.
@@ -71,7 +88,7 @@ impl<'o> Printer<'o> {
                 Ok(None) => return,
                 Ok(Some(Event::Payload(payload))) => {
                     if self.full {
-                        decoder.payload.extend_from_slice(payload);
+                        decoder.payload.extend(payload);
                     }
                 }
                 Ok(Some(Event::Message(message))) => {
@@ -79,7 +96,7 @@ impl<'o> Printer<'o> {
                         Direction::Request => self.request(connection, pairs, &message),
                         Direction::Response => self.response(connection, pairs, &message),
                     }
-                    self.dump(connection, &mem::take(&mut decoder.payload));
+                    self.dump(connection, &mem::take(&mut decoder.payload).0);
                 }
                 Err(_) if was_lost => return,
                 Err(malformed) => {
@@ -93,7 +110,7 @@ impl<'o> Printer<'o> {
 
     /// Prints the payload received of a message that stays incomplete.
     pub(super) fn print_unfinished(&mut self, connection: u64, decoder: &mut Decoder) {
-        let payload = mem::take(&mut decoder.payload);
+        let payload = mem::take(&mut decoder.payload).0;
         if !payload.is_empty() {
             let to = if decoder.direction == Direction::Request { '>' } else { '<' };
             self.event(connection, &format!("{to} unfinished, payload {} so far", payload.len()));
@@ -140,20 +157,12 @@ impl<'o> Printer<'o> {
 
     fn dump(&mut self, connection: u64, payload: &[u8]) {
         for row in payload.chunks(DUMP_WIDTH) {
-            let mut hex = String::with_capacity(3 * DUMP_WIDTH);
-            row.iter().for_each(|byte| hex.push_str(&format!(" {byte:02x}")));
-            let text = row.iter().map(|byte| match byte {
-                b' '..=b'~' => char::from(*byte),
-                _ => '.',
-            });
-            let text: String = text.collect();
-            let blank = (DUMP_WIDTH - row.len()) * 3;
-            self.line(format_args!("    #{connection} {hex}{:blank$}  {text}", ""));
+            self.line(format_args!("    #{connection} {}", Row(row)));
         }
     }
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
-        let written = writeln!(self.out, "{line}");
+        let written = self.out.begin().and_then(|()| writeln!(self.out, "{line}"));
         self.check(written);
     }
 
@@ -180,7 +189,8 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(message: &'a Seen, most: usize) -> Self {
         // The longest id of a GET is kept whole; a longer one is printed as far as it is kept.
-        let kept = || Some(message.peek()).filter(|_| !message.header.op.stores());
+        let op = message.header.op;
+        let kept = || Some(message.peek()).filter(|_| !op.stores() && op != Op::Repair);
         let id = message.request().map(|request| request.id().bytes()).or_else(kept);
         Self { id, message, most }
     }
@@ -189,12 +199,20 @@ impl<'a> Asked<'a> {
 impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Seen { header, payload_len, .. } = self.message;
+        if header.op == Op::Copy {
+            return match Copy::parse(self.message.peek()) {
+                Ok(Copy { cursor, most }) => write!(f, "cursor {cursor} most {most}"),
+                Err(_) => write!(f, "payload {payload_len} (corrupt)"),
+            };
+        }
         let Some(id) = self.id else {
             return write!(f, "payload {payload_len} (corrupt)");
         };
-        match (header.op, self.message.peek().first_chunk()) {
-            (Op::Add | Op::Put, Some(ttl)) => {
-                let session = payload_len.saturating_sub(ADD_FIXED_LEN + id.len());
+        let stamp_len = if header.op == Op::Repair { STAMP_LEN } else { 0 };
+        let add = self.message.peek().get(stamp_len..).and_then(<[u8]>::first_chunk);
+        match (header.op, add) {
+            (Op::Add | Op::Put | Op::Repair, Some(ttl)) => {
+                let session = payload_len.saturating_sub(stamp_len + ADD_FIXED_LEN + id.len());
                 let ttl = u32::from_be_bytes(*ttl);
                 let id = Hex { id, most: self.most, len: id.len() };
                 write!(f, "id {id} ttl {ttl} ms session {session}")
@@ -212,6 +230,18 @@ impl fmt::Display for Answer<'_> {
         let Seen { header, payload_len, .. } = self.0;
         // The beginning is enough to tell a status from a session.
         let payload = self.0.peek();
+        match (header.op, Fetched::parse(payload), payload) {
+            (Op::Fetch, Ok(Fetched::Session { ttl, .. }), _) => {
+                let session = payload_len.saturating_sub(FETCH_FIXED_LEN);
+                return write!(f, "session {session} ttl {ttl} ms");
+            }
+            (Op::Fetch, Ok(Fetched::Missing(_)), _) => return f.write_str("not found"),
+            (Op::Copy, _, [n0, n1, n2, n3, ..]) => {
+                let next = u32::from_be_bytes([*n0, *n1, *n2, *n3]);
+                return write!(f, "payload {payload_len} next {next}");
+            }
+            _ => {}
+        }
         match Reply::parse(header.op, payload) {
             Ok(Reply::Session(_)) => write!(f, "session {payload_len}"),
             Ok(Reply::Status(Status(code))) => match Status(code).name() {
@@ -220,6 +250,23 @@ impl fmt::Display for Answer<'_> {
             },
             Err(_) => write!(f, "payload {payload_len} (no status)"),
         }
+    }
+}
+
+/// Displays a row of a payload, in hexadecimal and as text. Makes no copy of it.
+struct Row<'a>(&'a [u8]);
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, " {byte:02x}")?;
+        }
+        write!(f, "{:blank$}  ", "", blank = (DUMP_WIDTH - self.0.len()) * 3)?;
+        let mut shown = self.0.iter().map(|byte| match byte {
+            b' '..=b'~' => char::from(*byte),
+            _ => '.',
+        });
+        shown.try_for_each(|char| fmt::Write::write_char(f, char))
     }
 }
 
@@ -266,8 +313,6 @@ mod tests {
             let mut printer = Printer::new(&mut broken, false);
             assert!(!printer.is_done());
             printer.event(1, "opened");
-            assert_eq!(printer.is_done(), done, "{kind}");
-            let mut printer = Printer::new(&mut broken, false);
             printer.flush();
             assert_eq!(printer.is_done(), done, "{kind}");
         }

@@ -20,7 +20,7 @@ impl Protocol for Memcached {
         match asked.op {
             Op::Add | Op::Put => text.put(b"add ").put(session.id()).put(b" 0 ").number(ttl / 1000),
             Op::Remove => return text.put(b"delete ").put(session.id()).put(b"\r\n").len(),
-            Op::Get | Op::Have | Op::Take => {
+            Op::Get | Op::Have | Op::Take | Op::Fetch | Op::Repair | Op::Copy => {
                 return text.put(b"get ").put(session.id()).put(b"\r\n").len();
             }
         }

@@ -20,7 +20,9 @@ impl Protocol for Resp {
         let text = match asked.op {
             Op::Add | Op::Put => text.put(b"*6\r\n$3\r\nSET"),
             Op::Remove => text.put(b"*2\r\n$3\r\nDEL"),
-            Op::Get | Op::Have | Op::Take => text.put(b"*2\r\n$3\r\nGET"),
+            Op::Get | Op::Have | Op::Take | Op::Fetch | Op::Repair | Op::Copy => {
+                text.put(b"*2\r\n$3\r\nGET")
+            }
         };
         let text = text.put(b"\r\n$").number(id.len() as u64).put(b"\r\n").put(id);
         if asked.op != Op::Add {

@@ -110,6 +110,9 @@ impl<M: Subject> EventLoop<M> {
             "{} is due while idle: {deadline:?}",
             self.actor()
         );
+        // Nobody needs to ask for it: the deadline woke the machine.
+        let expired = self.machine.session_due().map_or(0, |due| now.since(due));
+        assert!(expired < 2_000, "{} has a session that expired {expired} ms ago", self.actor());
         assert_eq!(self.machine.check(), Ok(()), "the queues of {} are inconsistent", self.actor());
         if let Some(did) = self.machine.traffic() {
             let ended = did.answered + did.disconnected + did.orphaned;

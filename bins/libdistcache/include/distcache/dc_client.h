@@ -12,8 +12,8 @@
  * looks up host names. After a timeout the context pauses: for 1 s, calls fail at once without asking
  * the cache. After the pause one call tries the cache again. See DC_CTX_set_pause.
  *
- * Threads. Any number of threads may use one context at the same time. DC_CTX_free must not run while
- * another thread uses the context. A thread that is cancelled during a call ends after that call.
+ * Threads. Any number of threads may use one context at the same time. DC_CTX_free and
+ * DC_CTX_set_sealkeys must not run while another thread uses the context. A thread that is cancelled during a call ends after that call.
  *
  * Forks. Parent and child may both keep using a context: each process opens its own connections. A
  * context with an FD target has only the one connection, so only one process may use it.
@@ -21,6 +21,15 @@
  * Buffers. `id_data` points to `id_len` bytes, from 1 to DC_MAX_ID_LEN. `sess_data` points to `sess_len`
  * bytes, from 1 to DC_MAX_TOTAL_DATA - id_len. They must not change during the call, and the library
  * keeps no pointer to them.
+ *
+ * Secrets. Sessions are wiped from the library's memory when the call ends, except for the copy that
+ * DC_CTX_reget_session needs: see DC_CTX_FLAG_NO_REGET. The caller wipes its own buffers.
+ *
+ * Seal. With keys, sessions are encrypted before they are sent and opened when they come back: the cache and
+ * the network see ids, sizes and lifetimes, and no session. See DC_CTX_set_sealkeys, and "Sealed sessions"
+ * in docs/security.md. The environment variable DISTCACHE_SEALKEYS names a key file for contexts created
+ * from then on (with DISTCACHE_SEALKEYS_MIXED=1 as with DC_SEALKEYS_MIXED). DC_CTX_new fails if it cannot
+ * use the file. Both are ignored in setuid programs.
  */
 #ifndef DISTCACHE_DC_CLIENT_H
 #define DISTCACHE_DC_CLIENT_H
@@ -43,6 +52,13 @@ typedef struct st_DC_CTX DC_CTX;
 #define DC_CTX_FLAG_PERSISTENT_RETRY 0x0004U
 /* With PERSISTENT: connects at the first call that needs a connection, not in DC_CTX_new. */
 #define DC_CTX_FLAG_PERSISTENT_LATE 0x0008U
+/*
+ * Keeps no copy of a fetched session, so that none is in the memory of the library after the call.
+ * DC_CTX_reget_session then always returns 0, and DC_CTX_take_session loses what `result` has no room
+ * for. Without this flag, each thread keeps the session that it fetched last, until its next operation
+ * on the context, the end of the thread, or DC_CTX_free in that thread. Not in the original libdistcache.
+ */
+#define DC_CTX_FLAG_NO_REGET 0x0010U
 
 /* The longest id, in bytes. */
 #define DC_MAX_ID_LEN 64
@@ -116,9 +132,9 @@ int DC_CTX_has_session(DC_CTX *ctx, const unsigned char *id_data, unsigned int i
 
 /*
  * The functions below are not in the original libdistcache. Programs that must also build with that one
- * test for this macro. 0x0002 added DC_CTX_set_pause.
+ * test for this macro. 0x0002 added DC_CTX_set_pause, 0x0003 DC_CTX_set_sealkeys and DC_CTX_unopened.
  */
-#define DISTCACHE_CLIENT_MORE 0x0002
+#define DISTCACHE_CLIENT_MORE 0x0003
 
 /*
  * Stores a session like DC_CTX_add_session, but replaces the session that the id has.
@@ -165,6 +181,30 @@ int DC_CTX_set_timeout(DC_CTX *ctx, unsigned int msecs);
  * Returns 1, or 0 if `ctx` is NULL.
  */
 int DC_CTX_set_pause(DC_CTX *ctx, unsigned int msecs);
+
+/* Finds sessions that are not sealed, too: for the time in which machines begin to seal one by one. */
+#define DC_SEALKEYS_MIXED 0x0001U
+
+/*
+ * Seals the sessions of this context with the keys in `file` from now on. `file` may be NULL: then they
+ * are stored as they are. `flags` is 0 or DC_SEALKEYS_MIXED. No other thread may use the context meanwhile.
+ *
+ * The file has one key a line, as `dc_client -newkey` prints it, the newest first, at most 8. Its mode must be
+ * 600 or less, and its owner root or the user of this process. Calls look once in ten seconds whether it has
+ * changed. A bad file then leaves the old keys in use. If the process cannot read it any more after it has
+ * changed its user, the keys stay as they were read first.
+ *
+ * A sealed session is 48 bytes longer, so sess_len may be DC_MAX_TOTAL_DATA - id_len - 48 at most. A session
+ * that does not open counts as not found: one that was changed, stored under another id or past its
+ * lifetime, sealed with an unknown key, or not sealed.
+ *
+ * Returns 1, or 0 if the file cannot be used or `ctx` is NULL. If the file cannot be used, the context keeps
+ * the keys that it had; without memory it may have none.
+ */
+int DC_CTX_set_sealkeys(DC_CTX *ctx, const char *file, unsigned int flags);
+
+/* Returns how many sessions that this context fetched did not open; 0 too if `ctx` is NULL. */
+unsigned long DC_CTX_unopened(const DC_CTX *ctx);
 
 #ifdef __cplusplus
 }

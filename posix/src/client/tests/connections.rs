@@ -30,6 +30,16 @@ fn the_first_operation_connects_and_the_others_share_its_connection() {
 }
 
 #[test]
+fn a_kept_connection_holds_no_session() {
+    let server = Server::with_store();
+    let client = Client::connect(&server.address).unwrap();
+    client.add(id(b"a"), b"session", TTL).unwrap();
+    assert_eq!(client.get(id(b"a")).unwrap().as_deref(), Some(&b"session"[..]));
+    let connection = client.kept.take(|_| true).expect("a kept connection");
+    assert_eq!(connection.reply(), None);
+}
+
+#[test]
 fn with_connect_on_build_all_operations_share_the_connection_that_build_opened() {
     let server = Server::with_store();
     let client = server.builder().connect_on_build().build().unwrap();

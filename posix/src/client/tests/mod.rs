@@ -5,6 +5,7 @@ mod connections;
 mod faults;
 mod old_servers;
 mod paused;
+mod sealed;
 mod take;
 
 use std::collections::HashMap;
@@ -196,6 +197,7 @@ pub(crate) fn stored(store: &mut HashMap<Vec<u8>, Vec<u8>>, op: Op, payload: &[u
         Op::Take => store.remove(payload).unwrap_or_else(|| code(false)),
         Op::Remove => code(store.remove(payload).is_some()),
         Op::Have => code(store.contains_key(payload)),
+        Op::Fetch | Op::Repair | Op::Copy => unreachable!("no client asks for this"),
     }
 }
 

@@ -77,3 +77,26 @@ fn a_datagram_that_the_server_never_answers_is_answered_and_gives_its_place_back
         }
     });
 }
+
+#[test]
+fn a_datagram_that_was_answered_leaves_nothing_behind() {
+    in_child(
+        "event_loop::datagrams::tests::a_datagram_that_was_answered_leaves_nothing_behind",
+        || {
+            let (mut event_loop, asker) = with_asker(cache(8), 8);
+            let value = [&[1, 0, 0, 60][..], &[7; 32], &[9; 200]].concat();
+            for (datagram, answer) in [(&value[..], 0), (&get()[..], 236)] {
+                asker.send(datagram).unwrap();
+                turn(&mut event_loop);
+                assert_eq!(event_loop.datagrams.open(), 0);
+                if answer > 0 {
+                    assert_eq!(asker.recv(&mut [0; 512]).unwrap(), answer);
+                }
+                assert_eq!(event_loop.datagrams.buffer, [0; PACKET_MAX + 1]);
+                for exchange in &event_loop.datagrams.exchanges {
+                    assert_eq!(exchange.request(&mut [0; 1024]), None, "it was cleared");
+                }
+            }
+        },
+    );
+}

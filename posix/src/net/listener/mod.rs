@@ -1,5 +1,8 @@
 //! Listening sockets: sources of streams and datagrams.
 
+mod allowed;
+#[cfg(all(feature = "daemon", target_os = "linux"))]
+mod handed;
 mod path;
 
 use std::cell::RefCell;
@@ -12,6 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, sockopt};
 
+pub use self::allowed::Allowed;
 use self::path::BoundPath;
 pub(crate) use self::path::take_turn;
 use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
@@ -40,8 +44,13 @@ pub struct Ownership {
 #[derive(Debug)]
 pub struct Listener {
     source: Source,
+    /// As it was given.
+    #[cfg_attr(not(all(feature = "daemon", target_os = "linux")), allow(dead_code))]
+    given: String,
     address: String,
     warnings: Vec<String>,
+    /// Who may connect; `None` for everyone.
+    allowed: Option<Allowed>,
 }
 
 #[derive(Debug)]
@@ -119,13 +128,14 @@ impl Listener {
         if *ownership != Ownership::default() && !has_path {
             warnings.push(format!("{name} has no owner, group or mode to set: it is no UNIX path"));
         }
+        let given = name.clone();
         let address = match &source {
             Source::Socket { fd, tcp: true, .. } => bound(fd).map_or(name, |ip| written(fd, ip)),
             Source::Socket { fd, path: None, .. } => unix_path(fd).unwrap_or(name),
             Source::Datagrams(fd) => bound(fd).map_or(name, |ip| format!("SESSIOND:{ip}")),
             _ => name,
         };
-        Ok(Self { source, address, warnings })
+        Ok(Self { source, given, address, warnings, allowed: None })
     }
 
     /// Settings that have no effect here, a line each.
@@ -152,6 +162,20 @@ impl Listener {
             Source::Given(stream) => Ok(stream.take()),
             Source::Datagrams(_) => Ok(None),
         }
+    }
+
+    /// Restricts who may connect, if this is a UNIX socket; else returns false.
+    pub fn allow(&mut self, allowed: &Allowed) -> bool {
+        let is_unix = matches!(self.source, Source::Socket { tcp: false, .. });
+        if is_unix {
+            self.allowed = Some(allowed.clone());
+        }
+        is_unix
+    }
+
+    /// Whether a stream that it has accepted is served; if not, the user id of its peer, if known.
+    pub(crate) fn admits(&self, stream: &Stream) -> Result<(), Option<u32>> {
+        self.allowed.as_ref().map_or(Ok(()), |allowed| allowed.admits(stream))
     }
 
     /// Whether it receives datagrams instead of accepting streams.

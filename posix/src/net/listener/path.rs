@@ -34,6 +34,8 @@ use crate::process::accounts;
 pub(super) struct BoundPath {
     path: PathBuf,
     file: (u64, u64),
+    /// Whether this process removes it.
+    owned: bool,
 }
 
 impl BoundPath {
@@ -56,19 +58,37 @@ impl BoundPath {
         staging_dir.set_ownership(ownership)?;
         net::listen(&fd, BACKLOG).map_err(|e| ListenErrorKind::System("listen", e.into()))?;
         let file = staging_dir.place(&path, stale)?;
-        Ok((fd, Self { path, file }))
+        Ok((fd, Self { path, file, owned: true }))
     }
 }
 
 impl BoundPath {
+    /// The path of a socket that another process has bound, and removes.
+    #[cfg(all(feature = "daemon", target_os = "linux"))]
+    pub(super) fn of_another(path: PathBuf, file: (u64, u64)) -> Self {
+        Self { path, file, owned: false }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Device and inode.
+    #[cfg(all(feature = "daemon", target_os = "linux"))]
+    pub(super) fn file(&self) -> (u64, u64) {
+        self.file
+    }
+
+    /// Says whether this process removes it.
+    #[cfg(all(feature = "daemon", target_os = "linux"))]
+    pub(super) fn set_owned(&mut self, owned: bool) {
+        self.owned = owned;
     }
 }
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
-        if fs::lstat(&self.path).is_ok_and(|stat| file_of(&stat) == self.file) {
+        if self.owned && fs::lstat(&self.path).is_ok_and(|stat| file_of(&stat) == self.file) {
             // If that fails, a stale socket stays behind, which the next start replaces.
             let _ = fs::unlink(&self.path);
         }
