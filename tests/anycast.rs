@@ -1,4 +1,4 @@
-//! A proxy in front of servers that share what they keep, told over virtual time: any of them will do.
+//! A proxy with `-anycast` in front of servers that share a store, over virtual time.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn world(memory: &mut Memory) -> World<'_> {
 }
 
 #[test]
-fn requests_for_one_id_spread_over_all_servers_by_load() {
+fn requests_for_one_id_go_to_the_server_with_the_fewest() {
     let mut memory = Memory::of(30).with_servers(3);
     let mut net = world(&mut memory);
     let clients: Vec<_> = (0..30).map(|_| net.connect()).collect();
@@ -30,10 +30,10 @@ fn requests_for_one_id_spread_over_all_servers_by_load() {
         net.send(*client, &get(1, b"the same"));
     }
     net.drive();
-    let taken = [0, 1, 2].map(|number| messages(&net.take(server(number))));
-    assert_eq!(taken.each_ref().map(Vec::len), [10; 3]);
-    // One that has nothing left to do gets the next ones.
-    for (uid, op, _) in &taken[1] {
+    let received = [0, 1, 2].map(|number| messages(&net.take(server(number))));
+    assert_eq!(received.each_ref().map(Vec::len), [10; 3]);
+    // A server that has answered all its requests gets the next ones.
+    for (uid, op, _) in &received[1] {
         net.send(server(1), &status(*uid, *op, 1));
     }
     net.drive();
@@ -47,20 +47,20 @@ fn requests_for_one_id_spread_over_all_servers_by_load() {
 }
 
 #[test]
-fn what_is_lost_with_a_server_is_asked_elsewhere_if_that_changes_nothing() {
+fn a_lost_request_is_sent_to_another_server_if_it_changes_no_data() {
     let mut memory = Memory::of(2).with_servers(2);
     let mut net = world(&mut memory);
     let (reader, writer) = (net.connect(), net.connect());
     net.send(reader, &get(1, b"a"));
     net.drive();
-    let asked = |net: &mut World<'_>| [0, 1].map(|number| messages(&net.take(server(number))));
-    let first = asked(&mut net);
-    let busy = first.iter().position(|taken| !taken.is_empty()).expect("one was asked");
+    let received = |net: &mut World<'_>| [0, 1].map(|number| messages(&net.take(server(number))));
+    let first = received(&mut net);
+    let busy = first.iter().position(|messages| !messages.is_empty()).expect("one has a request");
     let other = 1 - busy as u8;
-    // A store that may have been done is not done again: its client is told.
+    // An ADD that may have been executed is not repeated.
     net.send(writer, &add(2, b"b", b"session"));
     net.drive();
-    assert_eq!(asked(&mut net)[usize::from(other)].len(), 1, "the one with less to do");
+    assert_eq!(received(&mut net)[usize::from(other)].len(), 1, "the server with fewer requests");
     net.reach_of[busy] = Some(Reach::Refuses);
     net.cut(server(busy as u8));
     net.drive();

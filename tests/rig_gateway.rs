@@ -1,4 +1,4 @@
-//! TLS servers of both kinds that share their sessions through a gateway and a cluster.
+//! httpd and rustls servers that share sessions through a gateway and a cluster.
 //!
 //! ```text
 //!              ┌─ httpd 0, rustls 0 ─ dc_client 0 ─┐                ┌─ shard
@@ -6,15 +6,15 @@
 //!              └─ httpd 1, rustls 1 ─ dc_client 1 ─┘                └─ shard
 //! ```
 //!
-//! No server has tickets, so a session that one resumes and the other began came out of the cluster.
+//! No server issues tickets, so a session that another server resumes comes from the cluster.
 
 #[path = "rig_apache/httpd.rs"]
-#[allow(dead_code, reason = "the rig of httpd takes the rest")]
+#[allow(dead_code, reason = "the rig of httpd uses the rest")]
 mod httpd;
 #[path = "../bins/gateway/tests/rig/mod.rs"]
 mod rig;
 #[path = "rig_apache/site.rs"]
-#[allow(dead_code, reason = "the rig of httpd takes the rest")]
+#[allow(dead_code, reason = "the rig of httpd uses the rest")]
 mod site;
 
 use std::io::{Read, Write};
@@ -38,7 +38,7 @@ use rustls::{
 use rig::{Cluster, dc_gateway, engines};
 use site::Site;
 
-/// A TLS server by rustls, for as long as the test runs.
+/// Starts a TLS server by rustls, which runs until the test ends.
 fn rustls_server(cache: &str, made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> String {
     let client = Client::connect(cache).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -70,7 +70,7 @@ fn rustls_server(cache: &str, made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Str
     address
 }
 
-/// How a handshake with a server goes.
+/// The kind of a handshake with a server.
 fn shake(client: &Arc<ClientConfig>, server: &str) -> HandshakeKind {
     let mut socket = TcpStream::connect(server).unwrap();
     socket.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -82,8 +82,11 @@ fn shake(client: &Arc<ClientConfig>, server: &str) -> HandshakeKind {
     connection.handshake_kind().unwrap()
 }
 
-fn client(roots: &Arc<RootCertStore>, of: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_protocol_versions(&[of]);
+fn client(
+    roots: &Arc<RootCertStore>,
+    version: &'static SupportedProtocolVersion,
+) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_protocol_versions(&[version]);
     Arc::new(builder.with_root_certificates(Arc::clone(roots)).with_no_client_auth())
 }
 
@@ -111,7 +114,7 @@ fn httpd_and_rustls_share_sessions_through_a_gateway_and_a_cluster() {
         let servers =
             [0, 1].map(|number| rustls_server(&site.dirs[number].address("cache"), &made));
         let shares = |version| {
-            // A connection that went with the old proxy has to be found broken first.
+            // The first request fails on a connection to the old proxy.
             until("sessions of httpd that are shared", || {
                 let client = site.client(version);
                 let kinds = [0, 1, 0].map(|number| site.handshake(&client, number));
@@ -127,8 +130,8 @@ fn httpd_and_rustls_share_sessions_through_a_gateway_and_a_cluster() {
             shares(version);
         }
         let size = |node: &rig::Engine| node.ask(&["dbsize"]).parse::<u64>().unwrap();
-        assert!(cluster.nodes.iter().map(size).sum::<u64>() >= 16, "they are in the cluster");
-        // A master dies, its replica takes over, and sessions are shared as before.
+        assert!(cluster.nodes.iter().map(size).sum::<u64>() >= 16, "sessions are in the cluster");
+        // After the failure of a master, sessions are shared as before.
         let master = cluster.master_of(1).unwrap();
         cluster.node(master).program.signal(Signal::KILL);
         until("a new master", || cluster.master_of(1).filter(|now| *now != master));

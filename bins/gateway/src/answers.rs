@@ -1,17 +1,17 @@
-//! The answers that one client waits for, in their order.
+//! The answers that one client waits for, in the order of their requests.
 //!
 //! ```text
-//!  expect ──► [ done | waiting | done | waiting ] ◄── complete
+//!  reserve ──► [ done | waiting | done | waiting ] ◄── complete
 //!                │
-//!                ▼ as soon as all before it are done
+//!                ▼ once all before it are done
 //!              bytes to send
 //! ```
 //!
-//! Answers leave in the order of their requests, as the protocol says. On a connection of a `dc_client`,
-//! which carries the requests of a whole machine, that lets a node of the engine that has stopped hold
-//! up the answers of all others, for one deadline. `dc_client` matches answers by uid, so they need not:
-//! with `-overtake`, where the first request has waited for so long, later answers pass it, if no earlier
-//! request that still waits has the same uid.
+//! Answers are sent in the order of their requests, as the protocol demands. On a connection of a
+//! `dc_client`, which carries the requests of a whole machine, a stopped node of the engine therefore
+//! delays the answers of all other nodes, by one deadline at most. `dc_client` matches answers by uid and
+//! does not need the order. With `-overtake`, once the first request has waited for that long, later
+//! answers pass it, unless an earlier request with the same uid still waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,12 +21,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::parts::{Envelope, HEADER_LEN, Header, LEVEL, Status, wire};
+use distcache_core::message::Status;
+use distcache_core::wire::{self, Envelope, HEADER_LEN, Header, LEVEL};
 
-/// Bytes that an idle client keeps for its next answers.
-const KEPT: usize = 4096;
+/// The smallest buffer for answers.
+const BUFFER_MIN: usize = 4096;
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reply<'a> {
     /// One byte.
@@ -35,9 +36,9 @@ pub(crate) enum Reply<'a> {
     Session(&'a [u8]),
 }
 
-/// The same, where it is kept.
+/// The same, with its own memory.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Owned {
+pub(crate) enum OwnedReply {
     /// One byte.
     Status(Status),
     /// A session's data.
@@ -45,7 +46,7 @@ pub(crate) enum Owned {
 }
 
 impl Reply<'_> {
-    /// The bytes that are sent.
+    /// The payload on the wire.
     pub(crate) fn payload(&self) -> &[u8] {
         match self {
             Self::Status(status) => std::slice::from_ref(&status.0),
@@ -54,7 +55,7 @@ impl Reply<'_> {
     }
 }
 
-impl From<Reply<'_>> for Owned {
+impl From<Reply<'_>> for OwnedReply {
     fn from(reply: Reply<'_>) -> Self {
         match reply {
             Reply::Status(status) => Self::Status(status),
@@ -63,9 +64,9 @@ impl From<Reply<'_>> for Owned {
     }
 }
 
-impl Owned {
-    /// It, lent.
-    pub(crate) fn lend(&self) -> Reply<'_> {
+impl OwnedReply {
+    /// The same, borrowed.
+    pub(crate) fn as_reply(&self) -> Reply<'_> {
         match self {
             Self::Status(status) => Reply::Status(*status),
             Self::Session(session) => Reply::Session(session),
@@ -78,7 +79,7 @@ impl Owned {
 pub(crate) struct Answers {
     queue: RefCell<Queue>,
     waker: Cell<Option<Waker>>,
-    /// Whether it is in the list of those that hold answers back.
+    /// Whether it is listed in [`Held`].
     pub(crate) listed: Cell<bool>,
 }
 
@@ -87,10 +88,10 @@ struct Queue {
     /// The number of the first entry: requests are numbered from 0.
     base: u64,
     entries: VecDeque<Entry>,
-    /// Bytes to send, of which `sent` are gone.
+    /// Bytes to send, of which `sent` were sent.
     out: Vec<u8>,
     sent: usize,
-    /// Entries of which the answer is in `out` already, ahead of its turn.
+    /// The number of entries that have passed another one.
     passed: usize,
 }
 
@@ -103,30 +104,30 @@ struct Entry {
 #[derive(Debug, Eq, PartialEq)]
 enum State {
     Waiting,
-    Done(Owned),
-    /// The answer went ahead of its turn.
+    Done(OwnedReply),
+    /// The answer was moved to `out` ahead of its turn.
     Passed,
 }
 
-/// What came of an answer.
+/// The result of [`Answers::complete`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Completed {
-    /// It waits for an earlier one.
+    /// The answer waits for an earlier one.
     Held,
-    /// There are more bytes to send, or nobody waits for it.
+    /// There are more bytes to send, or the answer was not expected.
     Released,
 }
 
 impl Answers {
-    /// Takes a place for the answer to a request, and gives its number.
-    pub(crate) fn expect(&self, header: Header, now: Instant) -> u64 {
+    /// Reserves a place for the answer to a request, and returns its number.
+    pub(crate) fn reserve(&self, header: Header, now: Instant) -> u64 {
         let mut queue = self.queue.borrow_mut();
         let number = queue.base + queue.entries.len() as u64;
         queue.entries.push_back(Entry { header, since: now, state: State::Waiting });
         number
     }
 
-    /// Puts an answer in its place.
+    /// Puts an answer in its place. Ignores a second answer to the same request.
     pub(crate) fn complete(&self, number: u64, reply: Reply<'_>) -> Completed {
         let mut queue = self.queue.borrow_mut();
         let Some(at) = number.checked_sub(queue.base).and_then(|at| usize::try_from(at).ok())
@@ -153,7 +154,7 @@ impl Answers {
         Completed::Released
     }
 
-    /// Lets answers pass the first one where that has waited for `after`; true while some are held back.
+    /// Lets answers pass the first one if that has waited for `after`. True while some are held back.
     fn overtake(&self, now: Instant, after: Duration) -> bool {
         let mut queue = self.queue.borrow_mut();
         let late = queue.entries.front().is_some_and(|entry| now - entry.since >= after);
@@ -165,24 +166,24 @@ impl Answers {
         queue.entries.iter().any(|entry| matches!(entry.state, State::Done(_)))
     }
 
-    /// How many requests have no answer yet, or one that waits for its turn.
+    /// The number of requests without an answer, or with one that waits for its turn.
     pub(crate) fn open(&self) -> usize {
         let queue = self.queue.borrow();
         queue.entries.len() - queue.passed
     }
 
-    /// How many answers there are places for: what bounds the memory of one client.
+    /// The number of reserved places, which bounds the memory of one client.
     pub(crate) fn places(&self) -> usize {
         self.queue.borrow().entries.len()
     }
 
-    /// How many bytes there are to send.
+    /// The number of bytes to send.
     pub(crate) fn unsent(&self) -> usize {
         let queue = self.queue.borrow();
         queue.out.len() - queue.sent
     }
 
-    /// Gives the bytes to send to `send`, which says how many of them it took.
+    /// Passes the bytes to send to `send`, which returns how many of them it took.
     pub(crate) fn send<E>(&self, send: impl FnOnce(&[u8]) -> Result<usize, E>) -> Result<usize, E> {
         let mut queue = self.queue.borrow_mut();
         let len = send(&queue.out[queue.sent..])?;
@@ -194,7 +195,7 @@ impl Answers {
         Ok(len)
     }
 
-    /// Gives back memory that an idle client does not need.
+    /// Frees memory that an idle client does not need.
     pub(crate) fn trim(&self) {
         let mut queue = self.queue.borrow_mut();
         if queue.entries.is_empty() {
@@ -205,13 +206,13 @@ impl Answers {
         }
     }
 
-    /// Has the client's task called when there is something to send.
+    /// Registers the client's task, to be woken when there is something to send.
     pub(crate) fn watch(&self, waker: &Waker) {
         let known = self.waker.take().filter(|known| known.will_wake(waker));
         self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
     }
 
-    /// Calls the client's task.
+    /// Wakes the client's task.
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -220,7 +221,7 @@ impl Answers {
 }
 
 impl Queue {
-    /// Makes bytes of the answers at the front, up to the first that is not there.
+    /// Moves the answers at the front to `out`, up to the first that is missing.
     fn release(&mut self) {
         while let Some(entry) = self.entries.front_mut() {
             match std::mem::replace(&mut entry.state, State::Passed) {
@@ -228,7 +229,7 @@ impl Queue {
                     entry.state = State::Waiting;
                     break;
                 }
-                State::Done(reply) => write(&entry.header, reply.lend(), &mut self.out),
+                State::Done(reply) => write(&entry.header, reply.as_reply(), &mut self.out),
                 State::Passed => self.passed -= 1,
             }
             self.base += 1;
@@ -236,7 +237,7 @@ impl Queue {
         }
     }
 
-    /// Makes bytes of every answer that cannot be mistaken for an earlier one's; true if there are.
+    /// Moves every answer to `out` that cannot be mistaken for an earlier one. True if there are any.
     fn pass(&mut self) -> bool {
         let mut waiting = Vec::new();
         let mut some = false;
@@ -244,12 +245,12 @@ impl Queue {
             match &entry.state {
                 State::Waiting => waiting.push(entry.header.uid),
                 State::Done(reply) if !waiting.contains(&entry.header.uid) => {
-                    write(&entry.header, reply.lend(), &mut self.out);
+                    write(&entry.header, reply.as_reply(), &mut self.out);
                     entry.state = State::Passed;
                     self.passed += 1;
                     some = true;
                 }
-                // Those behind it with its uid wait for it.
+                // A later request may have the same uid: the client takes the first answer with it.
                 State::Done(_) | State::Passed => {}
             }
         }
@@ -257,38 +258,38 @@ impl Queue {
     }
 }
 
-/// Writes an answer's bytes to the end of `out`.
+/// Appends an answer to `out`.
 fn write(header: &Header, reply: Reply<'_>, out: &mut Vec<u8>) {
     let payload = reply.payload();
     let start = out.len();
-    out.reserve(if start == 0 { KEPT } else { 0 });
+    out.reserve(if start == 0 { BUFFER_MIN } else { 0 });
     out.resize(start + wire::wire_len(payload.len()), 0);
     out[start + HEADER_LEN..][..payload.len()].copy_from_slice(payload);
     let framed = wire::frame(&mut out[start..], &Envelope::answer(header, LEVEL), payload.len());
     debug_assert!(framed.is_some(), "a session is at most one message long");
 }
 
-/// Those who hold answers back, so that they can be asked again after a while.
+/// The clients with held answers, which are checked regularly.
 pub(crate) struct Held {
     all: RefCell<Vec<Rc<Answers>>>,
-    /// How long the first request may hold up answers to later ones; `None` for as long as it takes.
+    /// How long the first request may delay answers to later ones; `None` for no limit.
     after: Option<Duration>,
 }
 
 impl Held {
-    /// Lets later answers pass one that is late by `after`.
+    /// Later answers pass one that is late by `after`.
     pub(crate) fn new(after: Option<Duration>) -> Self {
         Self { all: RefCell::default(), after }
     }
 
-    /// Adds one, unless it is there.
+    /// Adds a client, unless it is listed.
     pub(crate) fn add(&self, answers: &Rc<Answers>) {
         if self.after.is_some() && !answers.listed.replace(true) {
             self.all.borrow_mut().push(answers.clone());
         }
     }
 
-    /// Asks all of them.
+    /// Lets the answers of all clients pass late ones.
     pub(crate) fn overtake(&self, now: Instant) {
         let Some(after) = self.after else { return };
         let mut all = self.all.take();
@@ -304,7 +305,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::{Direction, Message, Op};
+    use distcache_core::wire::{Direction, Message, Op};
     use distcache_testing::bytes::{self, session, status};
 
     fn header(uid: u32, op: Op) -> Header {
@@ -312,8 +313,8 @@ mod tests {
             Op::Get => bytes::get(uid, b"a"),
             _ => bytes::have(uid, b"a"),
         };
-        let message = Message::measure(&request, Direction::Request).expect("lawful");
-        message.expect("whole").header
+        let message = Message::measure(&request, Direction::Request).expect("valid");
+        message.expect("complete").header
     }
 
     fn all(answers: &Answers) -> Vec<u8> {
@@ -335,9 +336,9 @@ mod tests {
     #[test]
     fn answers_leave_in_the_order_of_their_requests() {
         let (answers, now) = (Answers::default(), Instant::now());
-        let a = answers.expect(header(7, Op::Get), now);
-        let b = answers.expect(header(8, Op::Have), now);
-        let c = answers.expect(header(7, Op::Have), now);
+        let a = answers.reserve(header(7, Op::Get), now);
+        let b = answers.reserve(header(8, Op::Have), now);
+        let c = answers.reserve(header(7, Op::Have), now);
         assert_eq!(answers.complete(c, Reply::Status(Status::NOT_OK)), Completed::Held);
         assert_eq!(answers.complete(b, OK), Completed::Held);
         assert!(answers.overtake(now, AFTER), "not late yet");
@@ -352,10 +353,10 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_holds_up_only_those_that_could_be_mistaken_for_it() {
+    fn a_late_answer_delays_only_those_that_could_be_mistaken_for_it() {
         let (answers, now) = (Answers::default(), Instant::now());
-        let late = answers.expect(header(7, Op::Get), now);
-        let numbers = [8, 7, 9, 9].map(|uid| answers.expect(header(uid, Op::Have), now));
+        let late = answers.reserve(header(7, Op::Get), now);
+        let numbers = [8, 7, 9, 9].map(|uid| answers.reserve(header(uid, Op::Have), now));
         for number in [numbers[0], numbers[1], numbers[3]] {
             assert_eq!(answers.complete(number, OK), Completed::Held);
         }

@@ -1,15 +1,15 @@
-//! One client's connection: requests in, answers out.
+//! The connection of one client: requests in, answers out.
 //!
 //! ```text
-//!          read               read, submit                    complete
+//!          read               parse, submit                   complete
 //!  client ──────► inbox ───────────────────► engine ───────────────────┐
 //!    ▲                                                                 ▼
 //!    └──────────────────────────────────────────────────────────── answers
 //!          write
 //! ```
 //!
-//! Backpressure is not reading: a client that has enough requests on their way, enough answers that it
-//! does not take, or requests that the engine has no room for, is not read from.
+//! Backpressure is not reading: no bytes are read from a client that has many requests in flight, many
+//! bytes of answers unread, or a request that waits for room at its node.
 
 use std::future::Future;
 use std::io;
@@ -23,61 +23,61 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use crate::answers::{Answers, Reply};
-use crate::command::{Asked, Asker, Request};
-use crate::parts::{
-    Direction, HEADER_LEN, MESSAGE_MAX, Message, Received, Status, Stream, raise_ttl,
-};
+use crate::command::{Parsed, ReplyTo, Request};
 use crate::watch::watch;
 use crate::worker::Worker;
+use distcache_core::message::{Status, raise_ttl};
+use distcache_core::wire::{Direction, HEADER_LEN, MESSAGE_MAX, Message};
+use distcache_posix::net::stream::{Received, Stream};
 
-/// The most requests of one client on their way.
+/// The most requests of one client in flight.
 const OPEN_MAX: usize = 256;
-/// The most places for answers: some may have passed a late one.
+/// The most places for answers, those included that have passed a late one.
 const PLACES_MAX: usize = 2048;
-/// Bytes of answers from which on a client is not read from.
+/// With so many bytes of answers unread, nothing is read from a client.
 const UNSENT_MAX: usize = 68 << 10;
-/// How often one call goes round before it is another client's turn.
-const ROUNDS: usize = 4;
+/// The most steps of a client before other tasks run.
+const STEPS_MAX: usize = 4;
 
 /// The connection of one client, as a task.
 pub(crate) struct Client {
     io: Io,
     worker: Rc<Worker>,
     state: Rc<State>,
-    /// Bytes that are no whole request yet, or wait for room.
+    /// Bytes of an incomplete request, or of requests that wait for room.
     inbox: Vec<u8>,
-    /// A request that was read, and waits for room in the engine.
+    /// A parsed request that waits for room at its node, and the number of its answer.
     parked: Option<(Box<Request>, u64)>,
-    /// Nothing more will come.
+    /// Whether the client has sent all that it will send.
     ended: bool,
-    /// What came is not the protocol.
+    /// Whether the client has sent malformed bytes.
     malformed: bool,
 }
 
-/// What others see of a client.
+/// The state of a client that its worker looks at.
 pub(crate) struct State {
     pub(crate) answers: Rc<Answers>,
-    /// When it last asked for anything.
+    /// When it last sent something.
     pub(crate) active: std::cell::Cell<Instant>,
-    /// Since when there is a part of a request.
+    /// Since when a request is incomplete.
     pub(crate) partial: std::cell::Cell<Option<Instant>>,
-    /// Since when it has taken no byte of its answers.
+    /// Since when it has read no byte of its answers.
     pub(crate) unread: std::cell::Cell<Option<Instant>>,
-    /// It is to be closed.
+    /// Whether it has to be closed.
     pub(crate) closing: std::cell::Cell<bool>,
 }
 
-/// The descriptors of a stream, watched.
+/// A stream, and the readiness of its descriptors.
 struct Io {
-    // Dropped before the stream closes what they watch.
+    // Dropped before the stream closes the descriptors.
     read: Option<AsyncFd<RawFd>>,
-    /// `None` where it is the one that reads too.
+    /// `None` if it is the same as for reading.
     write: Option<AsyncFd<RawFd>>,
     stream: Stream,
 }
 
-/// The connection is over.
-struct Over;
+/// The connection has ended or failed.
+struct Closed;
 
 impl Io {
     fn new(stream: Stream) -> io::Result<Self> {
@@ -94,44 +94,44 @@ impl Io {
         Ok(Self { read, write, stream })
     }
 
-    /// Reads what is there; `None` where there is nothing now.
-    fn read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Result<Option<usize>, Over> {
+    /// Reads what has arrived; `None` if there is nothing, 0 at the end of the stream.
+    fn read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Result<Option<usize>, Closed> {
         let Some(fd) = &self.read else { return Ok(Some(0)) };
         loop {
             let Poll::Ready(ready) = fd.poll_read_ready(cx) else { return Ok(None) };
-            let mut ready = ready.map_err(|_| Over)?;
+            let mut ready = ready.map_err(|_| Closed)?;
             match self.stream.recv(buffer) {
                 Ok(Received::Bytes(len)) => {
                     if len < buffer.len() {
-                        // That was all: no need to ask once more to know.
+                        // That was all, so another call would only find nothing.
                         ready.clear_ready();
                     }
                     return Ok(Some(len));
                 }
                 Ok(Received::Ended) => return Ok(Some(0)),
                 Ok(Received::Nothing) => ready.clear_ready(),
-                Err(_) => return Err(Over),
+                Err(_) => return Err(Closed),
             }
         }
     }
 
-    /// Writes what the other side takes; `None` where it takes nothing now.
-    fn write(&self, cx: &mut Context<'_>, answers: &Answers) -> Result<Option<usize>, Over> {
-        let Some(fd) = self.write.as_ref().or(self.read.as_ref()) else { return Err(Over) };
+    /// Writes as much as the system takes; `None` if it takes nothing.
+    fn write(&self, cx: &mut Context<'_>, answers: &Answers) -> Result<Option<usize>, Closed> {
+        let Some(fd) = self.write.as_ref().or(self.read.as_ref()) else { return Err(Closed) };
         loop {
             let Poll::Ready(ready) = fd.poll_write_ready(cx) else { return Ok(None) };
-            let mut ready = ready.map_err(|_| Over)?;
+            let mut ready = ready.map_err(|_| Closed)?;
             match answers.send(|bytes| self.stream.send(bytes)) {
                 Ok(0) => ready.clear_ready(),
                 Ok(len) => return Ok(Some(len)),
-                Err(_) => return Err(Over),
+                Err(_) => return Err(Closed),
             }
         }
     }
 }
 
 impl Client {
-    /// A client that has just connected.
+    /// A new client.
     pub(crate) fn new(stream: Stream, worker: &Rc<Worker>) -> io::Result<Self> {
         let state = State {
             answers: Rc::default(),
@@ -155,44 +155,44 @@ impl Client {
         &self.state
     }
 
-    /// Sends answers; true if that got on.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
+    /// Sends answers. True if there was progress.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let (answers, unread) = (&self.state.answers, &self.state.unread);
-        let mut some = false;
+        let mut progress = false;
         while answers.unsent() > 0 {
             if self.io.write(cx, answers)?.is_none() {
-                if some || unread.get().is_none() {
+                if progress || unread.get().is_none() {
                     unread.set(Some(Instant::now()));
                 }
-                return Ok(some);
+                return Ok(progress);
             }
-            some = true;
+            progress = true;
         }
         unread.set(None);
-        Ok(some)
+        Ok(progress)
     }
 
-    /// Whether another request may be taken now.
+    /// Whether another request can start.
     fn has_room(&self, cx: &Context<'_>) -> bool {
         let answers = &self.state.answers;
         if answers.open() >= OPEN_MAX
             || answers.places() >= PLACES_MAX
             || answers.unsent() >= UNSENT_MAX
         {
-            // Its own answers wake it.
+            // The next answer wakes it.
             return false;
         }
-        let load = &self.worker.shared.load;
-        let full = load.is_full();
+        let in_flight = &self.worker.shared.in_flight;
+        let full = in_flight.is_full();
         if full {
-            load.wait(cx.waker());
+            in_flight.wait(cx.waker());
         }
         !full
     }
 
-    /// Reads, unless there is enough to do already; true if that got on.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Over> {
-        // A request that is not whole may need a whole message's room.
+    /// Reads, unless there is enough to do. True if there was progress.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, Closed> {
+        // An incomplete request may need the room of the longest message.
         let held = self.inbox.len() >= MESSAGE_MAX || self.parked.is_some();
         if self.ended || self.malformed || held || !self.has_room(cx) {
             return Ok(false);
@@ -206,29 +206,29 @@ impl Client {
             }
             Ok(Some(len)) => {
                 self.state.active.set(now);
-                self.received(&mut scratch[..len], cx, now);
+                self.receive(&mut scratch[..len], cx, now);
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(over) => Err(over),
+            Err(closed) => Err(closed),
         };
         self.worker.scratch.set(scratch);
         result
     }
 
-    /// Takes what has come.
-    fn received(&mut self, bytes: &mut [u8], cx: &Context<'_>, now: Instant) {
+    /// Handles bytes that have arrived.
+    fn receive(&mut self, bytes: &mut [u8], cx: &Context<'_>, now: Instant) {
         if !self.inbox.is_empty() {
             self.inbox.extend_from_slice(bytes);
             self.resume(cx, now);
             return;
         }
-        let used = self.requests(bytes, cx, now);
+        let used = self.start_requests(bytes, cx, now);
         self.inbox.extend_from_slice(&bytes[used..]);
-        self.note_partial(now);
+        self.update_partial(now);
     }
 
-    /// Takes what has come before and could not be taken then; true if that got on.
+    /// Handles bytes that had to wait. True if there was progress.
     fn resume(&mut self, cx: &Context<'_>, now: Instant) -> bool {
         if let Some((request, number)) = self.parked.take()
             && !self.submit(request, number, cx)
@@ -236,18 +236,18 @@ impl Client {
             return false;
         }
         let mut inbox = std::mem::take(&mut self.inbox);
-        let used = self.requests(&mut inbox, cx, now);
+        let used = self.start_requests(&mut inbox, cx, now);
         inbox.drain(..used);
         if inbox.is_empty() && inbox.capacity() > MESSAGE_MAX {
             inbox = Vec::new();
         }
         self.inbox = inbox;
-        self.note_partial(now);
+        self.update_partial(now);
         used > 0
     }
 
-    /// Notes whether there is the beginning of a request, and since when.
-    fn note_partial(&self, now: Instant) {
+    /// Notes whether a request is incomplete, and since when.
+    fn update_partial(&self, now: Instant) {
         let partial = &self.state.partial;
         match self.inbox.is_empty() || self.parked.is_some() {
             true => partial.set(None),
@@ -255,8 +255,8 @@ impl Client {
         }
     }
 
-    /// Takes whole requests from the front of `bytes`, and says how many bytes those are.
-    fn requests(&mut self, bytes: &mut [u8], cx: &Context<'_>, now: Instant) -> usize {
+    /// Starts the complete requests at the front of `bytes`, and returns their length.
+    fn start_requests(&mut self, bytes: &mut [u8], cx: &Context<'_>, now: Instant) -> usize {
         let mut used = 0;
         while self.parked.is_none() && used < bytes.len() && self.has_room(cx) {
             let rest = &mut bytes[used..];
@@ -271,7 +271,7 @@ impl Client {
             let wire = &mut rest[..message.wire_len];
             used += message.wire_len;
             self.state.partial.set(None);
-            if !self.request(&message, wire, cx, now) {
+            if !self.start_request(&message, wire, cx, now) {
                 self.malformed = true;
                 break;
             }
@@ -279,8 +279,8 @@ impl Client {
         used
     }
 
-    /// Takes one request; false where it is malformed.
-    fn request(
+    /// Starts one request. False if it is malformed.
+    fn start_request(
         &mut self,
         message: &Message,
         wire: &mut [u8],
@@ -292,28 +292,28 @@ impl Client {
             raise_ttl(&mut wire[HEADER_LEN..], worker.config.min_ttl);
         }
         let deadline = now + worker.config.deadline;
-        let asked = Request::read(message, wire, deadline, &worker.shared);
-        if matches!(asked, Asked::Malformed) {
+        let parsed = Request::parse(message, wire, deadline, &worker.shared);
+        if matches!(parsed, Parsed::Malformed) {
             return false;
         }
         worker.shared.counters.requests.count();
         let answers = &self.state.answers;
-        let number = answers.expect(message.header, now);
-        match asked {
-            Asked::Engine(request) => {
+        let number = answers.reserve(message.header, now);
+        match parsed {
+            Parsed::Command(request) => {
                 let _ = self.submit(request, number, cx);
             }
-            Asked::Nobody(reply) => drop(answers.complete(number, reply)),
-            Asked::Malformed => {}
+            Parsed::Reply(reply) => drop(answers.complete(number, reply)),
+            Parsed::Malformed => {}
         }
         true
     }
 
-    /// Sends a request to the engine; false, and it is parked, where that has no room for it now.
+    /// Submits a request to the engine. False if its node has no room: then it is parked.
     fn submit(&mut self, request: Box<Request>, number: u64, cx: &Context<'_>) -> bool {
-        let mut request = match request.is_asked() {
+        let mut request = match request.is_pending() {
             true => request,
-            false => request.asked_by(Asker::Client(self.state.answers.clone(), number)),
+            false => request.with_reply_to(ReplyTo::Client(self.state.answers.clone(), number)),
         };
         if request.deadline <= Instant::now() {
             request.expire();
@@ -322,27 +322,28 @@ impl Client {
         match self.worker.engine.submit(request) {
             Ok(()) => true,
             Err(request) => {
-                self.worker.shared.load.wait(cx.waker());
+                self.worker.shared.in_flight.wait(cx.waker());
                 self.parked = Some((request, number));
                 false
             }
         }
     }
 
-    /// Whether everything is done that will be.
+    /// Whether nothing is left to do.
     fn finished(&self) -> bool {
         let answers = &self.state.answers;
-        let over = self.ended || self.malformed || self.worker.draining.get();
-        over && answers.open() == 0 && answers.unsent() == 0 && self.parked.is_none()
+        let ending = self.ended || self.malformed || self.worker.draining.get();
+        ending && answers.open() == 0 && answers.unsent() == 0 && self.parked.is_none()
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
+    /// Writes, reads and starts requests. True if there was progress.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let now = Instant::now();
         let wrote = self.write(cx)?;
         let resumed = self.parked.is_some() || !self.inbox.is_empty();
         let resumed = resumed && !self.malformed && self.resume(cx, now);
         let read = self.read(cx, now)?;
-        // Where a request was answered at once there is something to send at once.
+        // Some requests are answered at once.
         let more = self.state.answers.unsent() > 0 && self.write(cx)?;
         Ok(wrote | resumed | read | more)
     }
@@ -353,12 +354,12 @@ impl Future for Client {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.state.answers.watch(cx.waker());
-        for _ in 0..ROUNDS {
+        for _ in 0..STEPS_MAX {
             if self.state.closing.get() {
                 return Poll::Ready(());
             }
-            match self.turn(cx) {
-                Err(Over) => return Poll::Ready(()),
+            match self.step(cx) {
+                Err(Closed) => return Poll::Ready(()),
                 Ok(true) => {}
                 Ok(false) if self.finished() => {
                     if self.malformed {
@@ -374,5 +375,5 @@ impl Future for Client {
     }
 }
 
-/// What an answer that nobody can give says.
+/// The answer to a request that cannot be answered.
 pub(crate) const UNAVAILABLE: Reply<'_> = Reply::Status(Status::DISCONNECTED);

@@ -1,96 +1,97 @@
-//! Requests as commands of the engine, and what its answers mean.
+//! Requests as commands of the engine, and its replies as answers.
 //!
-//! | request | command | answers |
+//! | request | command | reply: status |
 //! |---|---|---|
 //! | ADD | `SET key session NX PX ttl` | OK: 0, nil: 101, out of memory: 1 |
 //! | PUT | `SET key session PX ttl` | OK: 0, out of memory: 1 |
-//! | GET | `GET key` | a string: the session, nil: 1 |
+//! | GET | `GET key` | a string: the session itself, nil: 1 |
 //! | TAKE | `GETDEL key` | as GET |
 //! | REMOVE | `UNLINK key` | 1: 0, 0: 1 |
-//! | HAVE | `STRLEN key` | the length of a session: 0, else 1 |
+//! | HAVE | `STRLEN key` | the length of a session: 0, any other length: 1 |
 //!
-//! A lifetime of 0 stores nothing, and an engine refuses it, so such an ADD is `EXISTS` and such a PUT
-//! is `UNLINK`. HAVE asks for the length, and not with `EXISTS`, so that it says what GET would: a list
-//! under our prefix is no session.
+//! A lifetime of 0 stores nothing, and engines refuse it. So such an ADD becomes `EXISTS`, and such a PUT
+//! `UNLINK`. HAVE uses `STRLEN` instead of `EXISTS` so that it agrees with GET: a list under the same
+//! prefix is not a session.
 
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::answers::{Answers, Completed, Held, Owned, Reply};
+use crate::answers::{Answers, Completed, Held, OwnedReply, Reply};
 use crate::counters::Counters;
-use crate::engine::{Answer, Load, slot_of};
-use crate::parts::{Add, ID_MAX, Id, Message, Op, PAYLOAD_MAX, Status};
+use crate::engine::{InFlight, RespValue, slot_of};
+use distcache_core::id::{ID_MAX, Id};
+use distcache_core::message::{ADD_FIXED_LEN, Add, Status};
+use distcache_core::wire::{Message, Op, PAYLOAD_MAX};
 
-/// What is written before each id.
+/// The prefix of each key.
 const PREFIX: &[u8; 3] = b"dc:";
-/// Bytes of the longest key.
+/// The length of the longest key.
 const KEY_MAX: usize = PREFIX.len() + ID_MAX;
-/// What an ADD has beside its id and its session: no session is longer than leaves room for it.
-const FIXED: usize = crate::parts::ADD_FIXED_LEN;
 
-/// A request on its way to the engine. Dropped without an answer it is answered with status 2.
+/// A request to the engine. If it is dropped before it is answered, the answer is status 2.
 pub(crate) struct Request {
     pub(crate) op: Op,
     key: [u8; KEY_MAX],
     key_len: u8,
     ttl: u32,
     session: Box<[u8]>,
-    /// When it is answered, whatever the engine does.
+    /// The latest time of its answer.
     pub(crate) deadline: Instant,
-    /// How often it was sent to another node, or again.
+    /// How often it was redirected or repeated.
     pub(crate) hops: u8,
-    /// Whether the node it goes to must be told that this is a redirected request.
+    /// Whether an ASKING must precede it.
     pub(crate) asking: bool,
-    asker: Option<Asker>,
+    /// `None` before it is submitted, and once it is answered.
+    reply_to: Option<ReplyTo>,
     shared: Rc<Shared>,
 }
 
-/// What requests of one worker have in common.
+/// What the requests of one worker share.
 pub(crate) struct Shared {
     pub(crate) counters: std::sync::Arc<Counters>,
-    pub(crate) load: Load,
+    pub(crate) in_flight: InFlight,
     pub(crate) held: Held,
 }
 
-/// Where an answer goes.
-pub(crate) enum Asker {
-    /// A place among the answers of a client.
+/// The destination of an answer.
+pub(crate) enum ReplyTo {
+    /// This place among the answers of a client.
     Client(Rc<Answers>, u64),
-    /// Whoever waits for this one answer.
-    Once(oneshot::Sender<Owned>),
+    /// A task that waits for this one answer.
+    Channel(oneshot::Sender<OwnedReply>),
 }
 
-/// What a message asks for.
-pub(crate) enum Asked {
-    /// The engine's answer.
-    Engine(Box<Request>),
-    /// Nothing that the engine would have to say anything about.
-    Nobody(Reply<'static>),
-    /// It is no request: its connection is closed.
+/// A parsed request.
+pub(crate) enum Parsed {
+    /// The engine has to answer it.
+    Command(Box<Request>),
+    /// The answer is known without the engine.
+    Reply(Reply<'static>),
+    /// Not a valid request: close its connection.
     Malformed,
 }
 
-/// What an answer of the engine says.
+/// What a reply of the engine means.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Said<'a> {
-    /// The answer to the client.
+pub(crate) enum Outcome<'a> {
+    /// The answer to the request.
     Reply(Reply<'a>),
-    /// Another node has this slot now.
+    /// Another node has this slot now: its address.
     Moved(&'a str),
-    /// Another node has this key, for this once.
+    /// Another node may have this key, for this one request: its address.
     Ask(&'a str),
-    /// This node is not in a state to answer, for this reason.
-    Unable(&'a str),
-    /// This node is a replica and refuses to write.
+    /// The node cannot answer: the error.
+    Unavailable(&'a str),
+    /// The node is a replica and refuses to write.
     ReadOnly,
 }
 
-/// The command that goes before a request that was redirected by ASK.
+/// The command that precedes a request after an ASK redirection.
 pub(crate) const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
-/// Writes a command to the end of `out`.
+/// Appends a command to `out`.
 pub(crate) fn write_command(out: &mut Vec<u8>, words: &[&[u8]]) {
     write_length(out, b'*', words.len());
     for word in words {
@@ -101,7 +102,7 @@ pub(crate) fn write_command(out: &mut Vec<u8>, words: &[&[u8]]) {
 }
 
 fn write_length(out: &mut Vec<u8>, kind: u8, len: usize) {
-    // Nearly all are short, and formatting takes longer than all the rest.
+    // Formatting would cost more than the rest of the command.
     match len {
         0..10 => out.extend_from_slice(&[kind, b'0' + len as u8, b'\r', b'\n']),
         10..100 => {
@@ -117,39 +118,39 @@ fn write_length(out: &mut Vec<u8>, kind: u8, len: usize) {
 }
 
 impl Request {
-    /// Reads a whole request; its bytes are of no use afterwards.
-    pub(crate) fn read(
+    /// Parses a complete request. Overwrites its bytes.
+    pub(crate) fn parse(
         message: &Message,
         wire: &mut [u8],
         deadline: Instant,
         shared: &Rc<Shared>,
-    ) -> Asked {
+    ) -> Parsed {
         let op = message.header.op;
         let payload = message.payload(wire);
         let none: &[u8] = &[];
         let (ttl, id, session) = match op {
             Op::Add | Op::Put => match Add::parse(payload) {
                 Ok(Ok(Add { ttl, id, session })) => (ttl, id, session),
-                Ok(Err(status)) => return Asked::Nobody(Reply::Status(status)),
-                Err(_) => return Asked::Malformed,
+                Ok(Err(status)) => return Parsed::Reply(Reply::Status(status)),
+                Err(_) => return Parsed::Malformed,
             },
             Op::Fetch | Op::Repair | Op::Copy => {
                 return match message_is_valid(op, payload) {
-                    true => Asked::Nobody(Reply::Status(Status::UNSUPPORTED)),
-                    false => Asked::Malformed,
+                    true => Parsed::Reply(Reply::Status(Status::UNSUPPORTED)),
+                    false => Parsed::Malformed,
                 };
             }
             Op::Get | Op::Take | Op::Remove | Op::Have => match Id::new(payload) {
                 Some(id) => (0, id, none),
-                // Such an id is not there, whatever it says.
-                None => return Asked::Nobody(Reply::Status(Status::NOT_OK)),
+                // No session can have such an id.
+                None => return Parsed::Reply(Reply::Status(Status::NOT_OK)),
             },
         };
         let mut key = [0; KEY_MAX];
         let len = PREFIX.len() + id.bytes().len();
         key[..PREFIX.len()].copy_from_slice(PREFIX);
         key[PREFIX.len()..len].copy_from_slice(id.bytes());
-        Asked::Engine(Box::new(Self {
+        Parsed::Command(Box::new(Self {
             op,
             key,
             key_len: len as u8,
@@ -158,38 +159,38 @@ impl Request {
             deadline,
             hops: 0,
             asking: false,
-            asker: None,
+            reply_to: None,
             shared: shared.clone(),
         }))
     }
 
-    /// Says where the answer goes.
-    pub(crate) fn asked_by(mut self: Box<Self>, asker: Asker) -> Box<Self> {
-        self.asker = Some(asker);
-        self.shared.load.add();
+    /// Sets the destination of the answer, and counts the request as in flight.
+    pub(crate) fn with_reply_to(mut self: Box<Self>, reply_to: ReplyTo) -> Box<Self> {
+        self.reply_to = Some(reply_to);
+        self.shared.in_flight.add();
         self
     }
 
-    /// Whether it is said where its answer goes.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asker.is_some()
+    /// Whether it was submitted and is not answered.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.reply_to.is_some()
     }
 
     fn key(&self) -> &[u8] {
         &self.key[..usize::from(self.key_len)]
     }
 
-    /// The slot of a cluster that it belongs to.
+    /// The cluster slot of its key.
     pub(crate) fn slot(&self) -> usize {
         slot_of(self.key())
     }
 
-    /// Whether asking twice is the same as asking once.
-    pub(crate) fn repeatable(&self) -> bool {
+    /// Whether it may be sent again after it was lost with a connection.
+    pub(crate) fn is_idempotent(&self) -> bool {
         matches!(self.op, Op::Get | Op::Have)
     }
 
-    /// Writes its command to the end of `out`.
+    /// Appends its command to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let key = self.key();
         match (self.op, self.ttl) {
@@ -212,74 +213,74 @@ impl Request {
         }
     }
 
-    /// What an answer of the engine to its command says.
-    pub(crate) fn hear<'a>(&self, answer: Answer<'a>) -> Said<'a> {
-        let status = |status| Said::Reply(Reply::Status(status));
+    /// What the engine's reply to its command means.
+    pub(crate) fn outcome<'a>(&self, value: RespValue<'a>) -> Outcome<'a> {
+        let status = |status| Outcome::Reply(Reply::Status(status));
         let there = |there| status(if there { Status::OK } else { Status::NOT_OK });
-        match (self.op, answer) {
-            (_, Answer::Error(line)) => self.hear_error(line),
-            (Op::Get | Op::Take, Answer::Bulk(session)) if self.fits(session.len()) => {
-                Said::Reply(Reply::Session(session))
+        match (self.op, value) {
+            (_, RespValue::Error(line)) => self.error_outcome(line),
+            (Op::Get | Op::Take, RespValue::Bulk(session)) if self.fits(session.len()) => {
+                Outcome::Reply(Reply::Session(session))
             }
-            (Op::Get | Op::Take, Answer::Nil) => status(Status::NOT_OK),
-            (Op::Add, Answer::Nil) => status(Status::ADD_EXISTS),
-            (Op::Add | Op::Put, Answer::Okay) => status(Status::OK),
-            (Op::Add, Answer::Int(0)) if self.ttl == 0 => status(Status::OK),
-            (Op::Add, Answer::Int(1)) if self.ttl == 0 => status(Status::ADD_EXISTS),
-            (Op::Put, Answer::Int(0 | 1)) if self.ttl == 0 => status(Status::OK),
-            (Op::Remove, Answer::Int(number @ (0 | 1))) => there(number == 1),
-            (Op::Have, Answer::Int(0)) => there(false),
-            (Op::Have, Answer::Int(len)) if usize::try_from(len).is_ok_and(|n| self.fits(n)) => {
+            (Op::Get | Op::Take, RespValue::Nil) => status(Status::NOT_OK),
+            (Op::Add, RespValue::Nil) => status(Status::ADD_EXISTS),
+            (Op::Add | Op::Put, RespValue::Okay) => status(Status::OK),
+            (Op::Add, RespValue::Int(0)) if self.ttl == 0 => status(Status::OK),
+            (Op::Add, RespValue::Int(1)) if self.ttl == 0 => status(Status::ADD_EXISTS),
+            (Op::Put, RespValue::Int(0 | 1)) if self.ttl == 0 => status(Status::OK),
+            (Op::Remove, RespValue::Int(number @ (0 | 1))) => there(number == 1),
+            (Op::Have, RespValue::Int(0)) => there(false),
+            (Op::Have, RespValue::Int(len)) if usize::try_from(len).is_ok_and(|n| self.fits(n)) => {
                 there(true)
             }
-            // Not what any engine of ours would say.
+            // Not the reply of a sane engine to this command.
             _ => self.foreign(),
         }
     }
 
-    /// Whether a session may be so long.
+    /// Whether a session can have this length.
     fn fits(&self, len: usize) -> bool {
         let id_len = usize::from(self.key_len) - PREFIX.len();
-        (1..=PAYLOAD_MAX - FIXED - id_len).contains(&len)
+        (1..=PAYLOAD_MAX - ADD_FIXED_LEN - id_len).contains(&len)
     }
 
-    fn hear_error<'a>(&self, line: &'a str) -> Said<'a> {
+    fn error_outcome<'a>(&self, line: &'a str) -> Outcome<'a> {
         let (code, details) = line.split_once(' ').unwrap_or((line, ""));
         match code {
             // "MOVED 3999 127.0.0.1:6381"
-            "MOVED" => Said::Moved(details.rsplit(' ').next().unwrap_or_default()),
-            "ASK" => Said::Ask(details.rsplit(' ').next().unwrap_or_default()),
-            "READONLY" => Said::ReadOnly,
+            "MOVED" => Outcome::Moved(details.rsplit(' ').next().unwrap_or_default()),
+            "ASK" => Outcome::Ask(details.rsplit(' ').next().unwrap_or_default()),
+            "READONLY" => Outcome::ReadOnly,
             "WRONGTYPE" => self.foreign(),
-            // A full engine says what a full dc_server does.
+            // As a full dc_server answers.
             "OOM" if self.op.stores() => {
                 self.shared.counters.full.count();
-                Said::Reply(Reply::Status(Status::NOT_OK))
+                Outcome::Reply(Reply::Status(Status::NOT_OK))
             }
-            _ => Said::Unable(line),
+            _ => Outcome::Unavailable(line),
         }
     }
 
-    /// What is there is no session: to who fetches, nothing is there; to who stores, it failed.
-    fn foreign(&self) -> Said<'static> {
+    /// The value is not a session: a miss for a request that reads, a failure for one that stores.
+    fn foreign(&self) -> Outcome<'static> {
         self.shared.counters.foreign.count();
         let stores = self.op.stores();
-        Said::Reply(Reply::Status(if stores { Status::DISCONNECTED } else { Status::NOT_OK }))
+        Outcome::Reply(Reply::Status(if stores { Status::DISCONNECTED } else { Status::NOT_OK }))
     }
 
-    /// Answers it.
+    /// Answers the request, unless it was answered before.
     pub(crate) fn answer(&mut self, reply: Reply<'_>) {
-        let Some(asker) = self.asker.take() else { return };
-        self.shared.load.remove();
+        let Some(reply_to) = self.reply_to.take() else { return };
+        self.shared.in_flight.remove();
         self.count(&reply);
-        match asker {
-            Asker::Client(answers, number) => {
+        match reply_to {
+            ReplyTo::Client(answers, number) => {
                 if answers.complete(number, reply) == Completed::Held {
                     self.shared.held.add(&answers);
                 }
             }
-            // Whoever asked may have given up.
-            Asker::Once(sender) => drop(sender.send(reply.into())),
+            // The task may have ended.
+            ReplyTo::Channel(sender) => drop(sender.send(reply.into())),
         }
     }
 
@@ -302,9 +303,9 @@ impl Request {
         }
     }
 
-    /// Answers it with status 2 because its time is over. What comes later is dropped.
+    /// Answers it with status 2, because its deadline has passed. A later reply is ignored.
     pub(crate) fn expire(&mut self) {
-        if self.is_asked() {
+        if self.is_pending() {
             self.shared.counters.timeouts.count();
             self.answer(Reply::Status(Status::DISCONNECTED));
         }
@@ -321,7 +322,7 @@ fn message_is_valid(op: Op, payload: &[u8]) -> bool {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if self.asker.is_some() {
+        if self.reply_to.is_some() {
             self.shared.counters.unavailable.count();
             self.answer(Reply::Status(Status::DISCONNECTED));
         }

@@ -2,25 +2,25 @@ use std::sync::Arc;
 
 use super::*;
 use crate::counters::Counters;
-use crate::engine::Load;
-use crate::parts::Direction;
+use crate::engine::InFlight;
+use distcache_core::wire::Direction;
 use distcache_testing::bytes::{self, PUT, TAKE, add_payload, at_level, message};
 
 fn shared() -> Rc<Shared> {
     let counters: Arc<Counters> = Arc::default();
-    Rc::new(Shared { counters, load: Load::new(100), held: Held::new(None) })
+    Rc::new(Shared { counters, in_flight: InFlight::new(100), held: Held::new(None) })
 }
 
-fn read(wire: &[u8], shared: &Rc<Shared>) -> Asked {
+fn parse(wire: &[u8], shared: &Rc<Shared>) -> Parsed {
     let mut wire = wire.to_vec();
-    let message = Message::measure(&wire, Direction::Request).expect("lawful").expect("whole");
-    Request::read(&message, &mut wire, Instant::now(), shared)
+    let message = Message::measure(&wire, Direction::Request).expect("valid").expect("complete");
+    Request::parse(&message, &mut wire, Instant::now(), shared)
 }
 
 fn request(wire: &[u8]) -> Box<Request> {
-    match read(wire, &shared()) {
-        Asked::Engine(request) => request,
-        Asked::Nobody(_) | Asked::Malformed => panic!("a request for the engine"),
+    match parse(wire, &shared()) {
+        Parsed::Command(request) => request,
+        Parsed::Reply(_) | Parsed::Malformed => panic!("a request for the engine"),
     }
 }
 
@@ -32,12 +32,12 @@ fn take() -> Vec<u8> {
     at_level(1, message(0, 1, TAKE, b"a\r\n"))
 }
 
-fn status(status: Status) -> Said<'static> {
-    Said::Reply(Reply::Status(status))
+fn status(status: Status) -> Outcome<'static> {
+    Outcome::Reply(Reply::Status(status))
 }
 
 #[test]
-fn each_request_is_the_command_that_does_the_same() {
+fn each_request_becomes_its_command() {
     let cases: [(Vec<u8>, &[&str]); 8] = [
         (bytes::get(1, b"a\r\n"), &["GET"]),
         (take(), &["GETDEL"]),
@@ -61,100 +61,102 @@ fn each_request_is_the_command_that_does_the_same() {
 }
 
 #[test]
-fn the_engines_answers_are_those_of_a_server() {
+fn replies_of_the_engine_become_the_answers_of_a_server() {
     let (get, have, remove) = (bytes::get(1, b"a"), bytes::have(1, b"a"), bytes::remove(1, b"a"));
     let (add, add_0) = (bytes::add_for(1, 7, b"a", b"s"), bytes::add_for(1, 0, b"a", b"s"));
-    let session = |bytes: &'static [u8]| Said::Reply(Reply::Session(bytes));
-    let string = |bytes: &'static [u8]| Answer::Bulk(bytes);
-    let error = Answer::Error;
+    let session = |bytes: &'static [u8]| Outcome::Reply(Reply::Session(bytes));
+    let string = |bytes: &'static [u8]| RespValue::Bulk(bytes);
+    let error = RespValue::Error;
     let cases = [
         (&get, string(b"s\0"), session(b"s\0")),
-        (&get, Answer::Nil, status(Status::NOT_OK)),
+        (&get, RespValue::Nil, status(Status::NOT_OK)),
         (&take(), string(b"s"), session(b"s")),
-        (&take(), Answer::Nil, status(Status::NOT_OK)),
-        (&have, Answer::Int(7), status(Status::OK)),
-        (&have, Answer::Int(0), status(Status::NOT_OK)),
-        (&remove, Answer::Int(1), status(Status::OK)),
-        (&remove, Answer::Int(0), status(Status::NOT_OK)),
-        (&add, Answer::Okay, status(Status::OK)),
-        (&add, Answer::Nil, status(Status::ADD_EXISTS)),
+        (&take(), RespValue::Nil, status(Status::NOT_OK)),
+        (&have, RespValue::Int(7), status(Status::OK)),
+        (&have, RespValue::Int(0), status(Status::NOT_OK)),
+        (&remove, RespValue::Int(1), status(Status::OK)),
+        (&remove, RespValue::Int(0), status(Status::NOT_OK)),
+        (&add, RespValue::Okay, status(Status::OK)),
+        (&add, RespValue::Nil, status(Status::ADD_EXISTS)),
         (&add, error("OOM command not allowed"), status(Status::NOT_OK)),
-        (&add_0, Answer::Int(0), status(Status::OK)),
-        (&add_0, Answer::Int(1), status(Status::ADD_EXISTS)),
-        (&put(7, b"s"), Answer::Okay, status(Status::OK)),
-        (&put(0, b"s"), Answer::Int(0), status(Status::OK)),
-        (&get, error("MOVED 3999 127.0.0.1:6381"), Said::Moved("127.0.0.1:6381")),
-        (&get, error("ASK 3999 ::1:6381"), Said::Ask("::1:6381")),
-        (&add, error("READONLY You can't write"), Said::ReadOnly),
+        (&add_0, RespValue::Int(0), status(Status::OK)),
+        (&add_0, RespValue::Int(1), status(Status::ADD_EXISTS)),
+        (&put(7, b"s"), RespValue::Okay, status(Status::OK)),
+        (&put(0, b"s"), RespValue::Int(0), status(Status::OK)),
+        (&get, error("MOVED 3999 127.0.0.1:6381"), Outcome::Moved("127.0.0.1:6381")),
+        (&get, error("ASK 3999 ::1:6381"), Outcome::Ask("::1:6381")),
+        (&add, error("READONLY You can't write"), Outcome::ReadOnly),
         (
             &get,
             error("CLUSTERDOWN The cluster is down"),
-            Said::Unable("CLUSTERDOWN The cluster is down"),
+            Outcome::Unavailable("CLUSTERDOWN The cluster is down"),
         ),
-        (&get, error("LOADING Redis is loading"), Said::Unable("LOADING Redis is loading")),
-        (&get, error("NOPERM this user"), Said::Unable("NOPERM this user")),
-        (&get, error("ERR something new"), Said::Unable("ERR something new")),
+        (&get, error("LOADING Redis is loading"), Outcome::Unavailable("LOADING Redis is loading")),
+        (&get, error("NOPERM this user"), Outcome::Unavailable("NOPERM this user")),
+        (&get, error("ERR something new"), Outcome::Unavailable("ERR something new")),
     ];
-    for (wire, value, said) in cases {
-        assert_eq!(request(wire).hear(value), said, "{value:?}");
+    for (wire, value, outcome) in cases {
+        assert_eq!(request(wire).outcome(value), outcome, "{value:?}");
     }
 }
 
 #[test]
-fn what_is_no_session_is_a_miss_and_counted() {
+fn a_value_that_is_not_a_session_is_a_miss_and_counted() {
     let (get, have) = (bytes::get(1, b"a"), bytes::have(1, b"a"));
     let long = vec![7; 32_760];
-    let string = |len: usize| Answer::Bulk(&long[..len]);
+    let string = |len: usize| RespValue::Bulk(&long[..len]);
     // With an id of one byte a session of 32768 - 8 - 1 bytes is the longest.
-    let error = Answer::Error;
+    let error = RespValue::Error;
     let wrong_type = || error("WRONGTYPE Operation against a key");
     let cases = [
         (&get, string(32_760), Status::NOT_OK),
         (&get, string(0), Status::NOT_OK),
-        (&get, Answer::Int(1), Status::NOT_OK),
-        (&get, Answer::Okay, Status::NOT_OK),
-        (&get, Answer::Other, Status::NOT_OK),
+        (&get, RespValue::Int(1), Status::NOT_OK),
+        (&get, RespValue::Okay, Status::NOT_OK),
+        (&get, RespValue::Other, Status::NOT_OK),
         (&get, wrong_type(), Status::NOT_OK),
-        (&get, Answer::Oversize, Status::NOT_OK),
+        (&get, RespValue::Oversize, Status::NOT_OK),
         (&take(), wrong_type(), Status::NOT_OK),
-        (&have, Answer::Int(32_760), Status::NOT_OK),
-        (&have, Answer::Int(-1), Status::NOT_OK),
+        (&have, RespValue::Int(32_760), Status::NOT_OK),
+        (&have, RespValue::Int(-1), Status::NOT_OK),
         (&have, wrong_type(), Status::NOT_OK),
-        (&put(7, b"s"), Answer::Nil, Status::DISCONNECTED),
+        (&put(7, b"s"), RespValue::Nil, Status::DISCONNECTED),
     ];
-    for (wire, value, said) in cases {
+    for (wire, value, answer) in cases {
         let request = request(wire);
-        assert_eq!(request.hear(value), status(said), "{value:?}");
+        assert_eq!(request.outcome(value), status(answer), "{value:?}");
         assert_eq!(request.shared.counters.foreign.get(), 1, "{value:?}");
     }
     let longest = &long[..32_759];
-    assert_eq!(request(&get).hear(string(32_759)), Said::Reply(Reply::Session(longest)));
-    assert_eq!(request(&have).hear(Answer::Int(32_759)), status(Status::OK));
+    assert_eq!(request(&get).outcome(string(32_759)), Outcome::Reply(Reply::Session(longest)));
+    assert_eq!(request(&have).outcome(RespValue::Int(32_759)), status(Status::OK));
 }
 
 #[test]
-fn what_no_engine_needs_to_be_asked_is_answered_at_once() {
+fn a_request_that_needs_no_engine_is_answered_at_once() {
     let shared = shared();
-    let asked = |wire: &[u8]| match read(wire, &shared) {
-        Asked::Nobody(Reply::Status(status)) => Some(status.0),
-        Asked::Malformed => None,
-        Asked::Nobody(Reply::Session(_)) | Asked::Engine(_) => panic!("nothing for the engine"),
+    let answer = |wire: &[u8]| match parse(wire, &shared) {
+        Parsed::Reply(Reply::Status(status)) => Some(status.0),
+        Parsed::Malformed => None,
+        Parsed::Reply(Reply::Session(_)) | Parsed::Command(_) => panic!("needs no engine"),
     };
-    assert_eq!(asked(&bytes::get(1, &[7; 65])), Some(1));
-    assert_eq!(asked(&bytes::remove(1, b"")), Some(1));
-    assert_eq!(asked(&bytes::add_for(1, 604_800_001, b"a", b"s")), Some(102));
-    assert_eq!(asked(&bytes::add_for(1, 7, b"a", b"")), Some(100));
-    assert_eq!(asked(&bytes::add_for(1, 7, &[7; 65], b"s")), Some(103));
-    assert_eq!(asked(&message(0, 1, bytes::ADD, &[0; 7])), None);
+    assert_eq!(answer(&bytes::get(1, &[7; 65])), Some(1));
+    assert_eq!(answer(&bytes::remove(1, b"")), Some(1));
+    assert_eq!(answer(&bytes::add_for(1, 604_800_001, b"a", b"s")), Some(102));
+    assert_eq!(answer(&bytes::add_for(1, 7, b"a", b"")), Some(100));
+    assert_eq!(answer(&bytes::add_for(1, 7, &[7; 65], b"s")), Some(103));
+    assert_eq!(answer(&message(0, 1, bytes::ADD, &[0; 7])), None);
 }
 
 #[test]
-fn a_request_that_is_dropped_is_answered_all_the_same() {
+fn a_dropped_request_is_answered_with_status_2() {
     let shared = shared();
-    let (sender, mut answer) = oneshot::channel();
-    let Asked::Engine(request) = read(&bytes::get(1, b"a"), &shared) else { panic!("a request") };
-    let request = request.asked_by(Asker::Once(sender));
+    let (sender, mut receiver) = oneshot::channel();
+    let Parsed::Command(request) = parse(&bytes::get(1, b"a"), &shared) else {
+        panic!("a request")
+    };
+    let request = request.with_reply_to(ReplyTo::Channel(sender));
     drop(request);
-    assert_eq!(answer.try_recv(), Ok(Owned::Status(Status::DISCONNECTED)));
+    assert_eq!(receiver.try_recv(), Ok(OwnedReply::Status(Status::DISCONNECTED)));
     assert_eq!(shared.counters.unavailable.get(), 1);
 }

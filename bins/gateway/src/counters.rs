@@ -1,8 +1,8 @@
-//! What a worker counts.
+//! The counters of a worker.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// One number that only grows.
+/// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -14,7 +14,7 @@ impl Counter {
 
     /// Adds `n`.
     pub fn add(&self, n: u64) {
-        // Only its own worker writes it, so no other thread's increment can be lost.
+        // Only its own worker writes it, so no increment is lost.
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
@@ -26,7 +26,7 @@ impl Counter {
 
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident,)+) => {
-        /// The counters of one worker. It alone writes them; any thread reads them.
+        /// The counters of one worker. Only that worker writes them; any thread may read them.
         #[derive(Debug, Default)]
         pub struct Counters { $($(#[$doc])+ pub $name: Counter,)+ }
 
@@ -35,7 +35,7 @@ macro_rules! counters {
         pub struct Totals { $($(#[$doc])+ pub $name: u64,)+ }
 
         impl Totals {
-            /// Adds up the counters of all workers.
+            /// Sums the counters of all workers.
             pub fn sum<'a>(all: impl Iterator<Item = &'a Counters>) -> Self {
                 all.fold(Self::default(), |sum, one| Self {
                     $($name: sum.$name.wrapping_add(one.$name.get()),)+
@@ -50,43 +50,43 @@ counters! {
     requests,
     /// GETs and TAKEs answered.
     gets,
-    /// Those of `gets` that were answered with a session.
+    /// GETs and TAKEs answered with a session.
     hits,
     /// ADDs and PUTs answered.
     adds,
-    /// Those of `adds` that the engine had no room for.
+    /// ADDs and PUTs refused because the engine is full.
     full,
-    /// ADDs of an id that is taken.
+    /// ADDs refused because a session is stored under the id.
     exists,
-    /// Requests answered with status 2 because no answer came within the deadline.
+    /// Requests answered with status 2 because the engine did not reply within the deadline.
     timeouts,
     /// Requests answered with status 2 for any other reason.
     unavailable,
-    /// Answers of the engine that are no session of ours: another type, or another size.
+    /// Replies of the engine that cannot be a session: another type or size.
     foreign,
-    /// Requests that a MOVED sent to another node.
+    /// MOVED redirections.
     moved,
-    /// Requests that an ASK sent to another node for once.
+    /// ASK redirections.
     asked,
-    /// Requests for a replica, which refused to write.
+    /// Requests that a replica refused to write.
     readonly,
-    /// Connections to nodes that were lost or given up.
+    /// Connections to nodes that were lost or abandoned.
     lost,
     /// Clients accepted.
     accepted,
-    /// Clients refused because `-maxconn` were connected.
+    /// Clients refused because of `-maxconn`.
     refused,
-    /// Clients closed because of bytes that are not the protocol.
+    /// Clients closed because of malformed input.
     malformed,
-    /// Clients closed after a silence of `-idle`.
+    /// Clients closed because of `-idle`.
     idle,
-    /// Clients closed because they left something unfinished for `-reqtimeout`.
+    /// Clients closed because of `-reqtimeout`.
     stalled,
-    /// Datagrams that were requests.
+    /// Datagrams with a request.
     datagrams,
-    /// Datagrams that were dropped: not sessiond's protocol, or too many at a time.
+    /// Datagrams dropped: malformed, or too many at a time.
     dropped,
-    /// Replies to datagrams that the system did not take.
+    /// Replies to datagrams that the system refused.
     unsent,
 }
 

@@ -1,23 +1,23 @@
-//! Users and passwords, from a file that only the right accounts can read.
+//! Users and passwords, from a file that others cannot read.
 
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The largest file that is read.
+/// The number of bytes that are read.
 const FILE_MAX: u64 = 16 << 10;
 
 /// A user and a password.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Login {
-    /// The user; the engine's own default where it is `None`.
+    /// The user; `None` for the engine's default user.
     pub user: Option<String>,
-    /// The password; nothing is sent where it is `None`.
+    /// The password; with `None` there is no authentication.
     pub password: Option<String>,
 }
 
-/// What the engine and its Sentinels are told.
+/// The credentials for the engine and its Sentinels.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Credentials {
     /// For the nodes that hold sessions.
@@ -26,7 +26,7 @@ pub struct Credentials {
     pub sentinel: Login,
 }
 
-// Nothing that is printed has a password in it.
+// Debug output contains no password.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Login(..)")
@@ -41,17 +41,16 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     /// Reads a file of lines: `user NAME`, `password SECRET`, `sentinel-user NAME`,
-    /// `sentinel-password SECRET`; empty ones and those that begin with `#` say nothing.
+    /// `sentinel-password SECRET`. Empty lines and lines that begin with `#` are ignored.
     ///
     /// # Errors
-    /// Why it can't be used, without its contents: others can read it or change it, or a line is none
-    /// of these.
+    /// The reason, which quotes nothing of the file: others can read or change it, or a line is invalid.
     pub fn read(path: &Path) -> Result<Self, String> {
         let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
         let file = std::fs::File::open(path).map_err(cannot)?;
         let about = file.metadata().map_err(cannot)?;
         if !about.is_file() {
-            return Err(format!("{} is no file", path.display()));
+            return Err(format!("{} is not a regular file", path.display()));
         }
         if about.mode() & 0o027 != 0 {
             let mode = about.mode() & 0o777;
@@ -78,14 +77,14 @@ impl Credentials {
                 "password" => &mut all.engine.password,
                 "sentinel-user" => &mut all.sentinel.user,
                 "sentinel-password" => &mut all.sentinel.password,
-                // What stands there may be a password.
+                // The line may contain a password, so it is not quoted.
                 _ => return Err(format!("line {number} does not begin with user or password")),
             };
             if value.is_empty() {
-                return Err(format!("line {number} has nothing behind its first word"));
+                return Err(format!("line {number} has no value"));
             }
             if place.replace(value.to_owned()).is_some() {
-                return Err(format!("line {number} says again what was said before"));
+                return Err(format!("line {number} repeats an earlier one"));
             }
         }
         for login in [&all.engine, &all.sentinel] {
@@ -106,7 +105,7 @@ mod tests {
     #[test]
     fn a_file_names_users_and_passwords() {
         let text = "# for the cluster\nuser dc\npassword a b#c\r\n\nsentinel-password s\n";
-        let read = Credentials::parse(text).expect("lawful");
+        let read = Credentials::parse(text).expect("valid");
         assert_eq!(read.engine.user.as_deref(), Some("dc"));
         assert_eq!(read.engine.password.as_deref(), Some("a b#c"));
         assert_eq!(read.sentinel.password.as_deref(), Some("s"));
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_says_nothing_known_is_refused_without_being_repeated() {
+    fn an_invalid_line_is_refused_and_not_quoted() {
         for text in
             ["hunter2", "password", "user a", "password hunter2\npassword x", "pass hunter2"]
         {

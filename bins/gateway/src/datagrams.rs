@@ -1,4 +1,4 @@
-//! stunnel's sessiond: each datagram is an exchange of a few requests.
+//! stunnel's sessiond: each datagram becomes an exchange of a few requests.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,25 +7,25 @@ use tokio::io::Interest;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::answers::Owned;
+use crate::answers::OwnedReply;
 use crate::client::UNAVAILABLE;
-use crate::command::{Asked, Asker, Request};
-use crate::parts::{
-    Direction, Envelope, Exchange, HEADER_LEN, Heard, LEVEL, Listener, MESSAGE_MAX, Message,
-    PACKET_MAX, REQUEST_MAX, Sender, raise_ttl, wire,
-};
+use crate::command::{Parsed, ReplyTo, Request};
 use crate::watch::watch;
 use crate::worker::Worker;
+use distcache_core::message::raise_ttl;
+use distcache_core::sessiond::{Exchange, PACKET_MAX, REQUEST_MAX, Received};
+use distcache_core::wire::{self, Direction, Envelope, HEADER_LEN, LEVEL, MESSAGE_MAX, Message};
+use distcache_posix::net::listener::{Listener, Sender};
 
-/// The most datagrams of one listener that are being answered at a time.
+/// The most exchanges of one listener at a time.
 const OPEN_MAX: usize = 256;
 
-/// Answers datagrams for as long as the listener works.
+/// Answers datagrams until the worker drains or the listener fails.
 pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<Listener>) -> std::io::Result<()> {
     let Some(fd) = listener.fd() else { return Ok(()) };
     let fd = watch(fd, Interest::READABLE)?;
     let open = Rc::new(Cell::new(0));
-    // One byte more than the longest, to know longer ones.
+    // One byte more than the longest packet, to recognize longer ones.
     let mut buffer = [0; PACKET_MAX + 1];
     while !worker.draining.get() {
         let mut ready = fd.readable().await?;
@@ -39,7 +39,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<Listener>) -> std::io
             continue;
         };
         counters.datagrams.count();
-        if open.get() >= OPEN_MAX || worker.shared.load.is_full() {
+        if open.get() >= OPEN_MAX || worker.shared.in_flight.is_full() {
             counters.dropped.count();
             reply(&worker, &listener, &exchange, from);
             continue;
@@ -64,11 +64,11 @@ fn reply(worker: &Worker, listener: &Listener, exchange: &Exchange, to: Sender) 
     }
 }
 
-/// Makes the requests of an exchange until there is nothing more to ask.
+/// Makes the requests of an exchange, one after the other.
 async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
     let deadline = Instant::now() + worker.config.deadline;
     let mut request = [0; REQUEST_MAX];
-    let mut said = vec![0; MESSAGE_MAX];
+    let mut out = vec![0; MESSAGE_MAX];
     loop {
         let Some(len) = exchange.request(&mut request) else { return };
         let Ok(Some(message)) = Message::measure(&request[..len], Direction::Request) else {
@@ -76,28 +76,33 @@ async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
         };
         let answer = ask(worker, &message, &mut request[..len], deadline).await;
         let envelope = Envelope::answer(&message.header, LEVEL);
-        let answer = answer.lend();
+        let answer = answer.as_reply();
         let payload = answer.payload();
-        said[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        let Some(len) = wire::frame(&mut said, &envelope, payload.len()) else { return };
-        if exchange.receive(&said[..len]) != Heard::Ask {
+        out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        let Some(len) = wire::frame(&mut out, &envelope, payload.len()) else { return };
+        if exchange.receive(&out[..len]) != Received::Ask {
             return;
         }
     }
 }
 
-async fn ask(worker: &Rc<Worker>, message: &Message, wire: &mut [u8], deadline: Instant) -> Owned {
+async fn ask(
+    worker: &Rc<Worker>,
+    message: &Message,
+    wire: &mut [u8],
+    deadline: Instant,
+) -> OwnedReply {
     if message.header.op.stores() {
         raise_ttl(&mut wire[HEADER_LEN..], worker.config.min_ttl);
     }
     worker.shared.counters.requests.count();
-    let request = match Request::read(message, wire, deadline, &worker.shared) {
-        Asked::Engine(request) => request,
-        Asked::Nobody(reply) => return reply.into(),
-        Asked::Malformed => return UNAVAILABLE.into(),
+    let request = match Request::parse(message, wire, deadline, &worker.shared) {
+        Parsed::Command(request) => request,
+        Parsed::Reply(reply) => return reply.into(),
+        Parsed::Malformed => return UNAVAILABLE.into(),
     };
     let (sender, answer) = oneshot::channel();
-    // Without room the request is dropped, and that answers it.
-    drop(worker.engine.submit(request.asked_by(Asker::Once(sender))));
+    // Without room the request is dropped, which answers it.
+    drop(worker.engine.submit(request.with_reply_to(ReplyTo::Channel(sender))));
     answer.await.unwrap_or(UNAVAILABLE.into())
 }

@@ -1,6 +1,6 @@
-//! Where the engine is, as written on the command line.
+//! The location of the engine, as `-engine` gives it.
 //!
-//! | written | means |
+//! | value | meaning |
 //! |---|---|
 //! | `redis://host:port,host:port,...` | nodes of a cluster, or one server |
 //! | `rediss://host:port,...` | the same over TLS |
@@ -9,21 +9,21 @@
 
 use std::fmt;
 
-/// The port of an engine where none is given.
+/// The default port of an engine.
 const PORT: u16 = 6379;
-/// The port of a Sentinel where none is given.
+/// The default port of a Sentinel.
 const SENTINEL_PORT: u16 = 26_379;
 
 /// A host and a port.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Place {
+pub struct HostPort {
     /// A name or a numeric address, without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
             true => write!(f, "[{}]:{}", self.host, self.port),
@@ -32,22 +32,22 @@ impl fmt::Display for Place {
     }
 }
 
-/// Where the engine is.
+/// The location of the engine.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Endpoint {
-    /// Where to ask first: 1 or more.
-    pub seeds: Vec<Place>,
+    /// The nodes or Sentinels to ask first: 1 or more.
+    pub seeds: Vec<HostPort>,
     /// Whether connections use TLS.
     pub tls: bool,
-    /// The master's name, where `seeds` are Sentinels.
+    /// The master's name, if `seeds` are Sentinels.
     pub sentinel: Option<String>,
 }
 
 impl Endpoint {
-    /// Reads what is written after `-engine`.
+    /// Parses the value of `-engine`.
     ///
     /// # Errors
-    /// Why it can't be followed, to go on after the option's name.
+    /// The reason, which continues a sentence that begins with the option's name. Quotes no password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| {
             format!(
@@ -59,7 +59,7 @@ impl Endpoint {
             "rediss" => (true, false),
             "redis-sentinel" => (false, true),
             "rediss-sentinel" => (true, true),
-            _ => return Err(format!("does not know '{scheme}://'")),
+            _ => return Err(format!("does not support '{scheme}://'")),
         };
         if rest.contains('@') {
             return Err(
@@ -79,22 +79,23 @@ impl Endpoint {
             (true, name) => Some(name.to_owned()),
         };
         let port = if sentinel.is_some() { SENTINEL_PORT } else { PORT };
-        let seeds = hosts.split(',').map(|host| place(host, port)).collect::<Result<_, _>>()?;
+        let seeds =
+            hosts.split(',').map(|host| parse_host_port(host, port)).collect::<Result<_, _>>()?;
         Ok(Self { seeds, tls, sentinel })
     }
 }
 
-/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
-pub(crate) fn place(text: &str, usual: u16) -> Result<Place, String> {
-    let none = || format!("has no host and port in '{text}'");
+/// Parses `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn parse_host_port(text: &str, default: u16) -> Result<HostPort, String> {
+    let invalid = || format!("has no host and port in '{text}'");
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or_else(none)?;
+            let (host, port) = rest.split_once(']').ok_or_else(invalid)?;
             (host, port.strip_prefix(':'))
         }
         None if text.matches(':').count() > 1 => {
             return Err(format!(
-                "needs [] around an IPv6 address, as in [::1]:{usual}, not '{text}'"
+                "needs [] around an IPv6 address, as in [::1]:{default}, not '{text}'"
             ));
         }
         None => match text.split_once(':') {
@@ -102,10 +103,10 @@ pub(crate) fn place(text: &str, usual: u16) -> Result<Place, String> {
             None => (text, None),
         },
     };
-    let port = port.map_or(Some(usual), |port| port.parse().ok().filter(|&port| port != 0));
+    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|&port| port != 0));
     match port {
-        Some(port) if !host.is_empty() => Ok(Place { host: host.to_owned(), port }),
-        _ => Err(none()),
+        Some(port) if !host.is_empty() => Ok(HostPort { host: host.to_owned(), port }),
+        _ => Err(invalid()),
     }
 }
 
@@ -113,13 +114,13 @@ pub(crate) fn place(text: &str, usual: u16) -> Result<Place, String> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<(Vec<String>, bool, Option<String>), String> {
+    fn parse(text: &str) -> Result<(Vec<String>, bool, Option<String>), String> {
         let Endpoint { seeds, tls, sentinel } = Endpoint::parse(text)?;
         Ok((seeds.iter().map(ToString::to_string).collect(), tls, sentinel))
     }
 
     #[test]
-    fn engines_are_written_as_urls() {
+    fn an_engine_is_given_as_a_url() {
         let seeds = |seeds: &[&str]| seeds.iter().map(ToString::to_string).collect::<Vec<_>>();
         let cases = [
             ("redis://a:1,b:2,[::1]:3", (seeds(&["a:1", "b:2", "[::1]:3"]), false, None)),
@@ -129,15 +130,15 @@ mod tests {
             ("rediss-sentinel://[::1]/m", (seeds(&["[::1]:26379"]), true, Some("m".into()))),
         ];
         for (text, endpoint) in cases {
-            assert_eq!(read(text), Ok(endpoint), "{text}");
+            assert_eq!(parse(text), Ok(endpoint), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_engine_is_refused_with_a_reason() {
+    fn a_url_that_is_not_an_engine_is_refused_with_a_reason() {
         let cases = [
             ("a:1", "needs redis://"),
-            ("http://a:1", "does not know"),
+            ("http://a:1", "does not support"),
             ("redis://me:secret@a:1", "-credentials"),
             ("redis://a:1/2", "database 0"),
             ("redis-sentinel://a:1", "master's name"),
@@ -149,9 +150,9 @@ mod tests {
             ("redis://[::1", "no host"),
         ];
         for (text, why) in cases {
-            let error = read(text).expect_err(text);
+            let error = parse(text).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
-            assert!(!error.contains("secret"), "no password is repeated");
+            assert!(!error.contains("secret"), "no password is quoted");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The program: listeners, workers, signals, and what it says about itself.
+//! The program: listeners, workers, signals and reports.
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,56 +19,59 @@ use crate::credentials::Credentials;
 use crate::datagrams;
 use crate::endpoint::Endpoint;
 use crate::engine::{Connector, EngineConfig, TlsOptions};
-use crate::parts::{Listener, Signal, Signals, Started, Stream};
 use crate::watch::watch as watch_fd;
 use crate::worker::{self, Handle, WorkerConfig};
+use distcache_posix::net::listener::Listener;
+use distcache_posix::net::stream::Stream;
+use distcache_posix::process::signals::{Signal, Signals};
+use distcache_posix::process::start::Started;
 
-/// How long an orderly end may take.
+/// The longest time of an orderly end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// The least time between two reports.
-const REPORT_PAUSE: Duration = Duration::from_secs(10);
-/// How often there is a look at whether there is something to report.
-const REPORT_LOOK: Duration = Duration::from_millis(500);
-/// How long not to accept once the system has no descriptor left.
+/// The shortest time between two reports.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two checks of the counters.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The pause after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Clients accepted before it is another's turn.
-const ACCEPTS: usize = 64;
+/// The most clients accepted before other tasks run.
+const ACCEPT_BUDGET: usize = 64;
 /// Descriptors for the connections of one worker to nodes.
 const NODE_DESCRIPTORS: usize = 64;
 
 /// Gateway configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the engine is.
+    /// The location of the engine.
     pub engine: Endpoint,
-    /// Who we are to the engine.
+    /// The credentials for the engine.
     pub credentials: Credentials,
-    /// TLS to the engine, where its endpoint asks for it.
+    /// TLS to the engine, if the endpoint asks for it.
     pub tls: TlsOptions,
     /// Worker threads: 1 or more.
     pub threads: usize,
-    /// How long a request may take before it is answered with status 2.
+    /// The longest time of a request, which is then answered with status 2.
     pub deadline: Duration,
-    /// The most requests of one worker on their way to the engine.
+    /// The most requests of one worker in flight.
     pub in_flight: usize,
-    /// After how long later answers pass one that is late; `None` keeps the order of requests.
+    /// The delay after which later answers pass a late one; `None` for never.
     pub overtake: Option<Duration>,
     /// The most clients at a time.
     pub clients: usize,
-    /// How long a client may ask nothing; zero for ever.
+    /// How long a client may send nothing; zero for no limit.
     pub idle: Duration,
-    /// How long a client may leave a request unfinished or its answers unread; zero for ever.
+    /// How long a client may leave a request incomplete or answers unread; zero for no limit.
     pub patience: Duration,
-    /// The least milliseconds that sessions live for.
+    /// The shortest lifetime of sessions in milliseconds.
     pub min_ttl: u32,
 }
 
-/// Why a gateway can't start.
+/// Why a gateway cannot start.
 #[derive(Debug)]
 pub enum GatewayError {
-    /// Something about TLS to the engine can't be used: what, and why.
+    /// The configuration of TLS to the engine is invalid: one line.
     Tls(String),
-    /// A worker can't run.
+    /// A worker could not be started.
     Io(io::Error),
 }
 
@@ -76,7 +79,7 @@ impl fmt::Display for GatewayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls(why) => f.write_str(why),
-            Self::Io(error) => write!(f, "a worker can't run: {error}"),
+            Self::Io(error) => write!(f, "cannot start a worker: {error}"),
         }
     }
 }
@@ -96,7 +99,7 @@ impl From<io::Error> for GatewayError {
     }
 }
 
-/// A gateway that has read all its files, and has no thread yet.
+/// A gateway that has read its files and has started no thread.
 pub struct Gateway {
     config: Config,
     connector: Connector,
@@ -106,17 +109,17 @@ impl Gateway {
     /// Reads the files that the configuration names.
     ///
     /// # Errors
-    /// One of them can't be used.
+    /// One of them cannot be used.
     pub fn new(config: Config) -> Result<Self, GatewayError> {
         let tls = config.engine.tls.then_some(&config.tls);
         let connector = Connector::new(&config.credentials, tls).map_err(GatewayError::Tls)?;
         Ok(Self { config, connector })
     }
 
-    /// Serves until a signal ends it, or no client can come any more.
+    /// Serves until a signal ends it, or no listener is left and the last client has left.
     ///
     /// # Errors
-    /// [`GatewayError`], before the service is said to have started.
+    /// [`GatewayError`], before it reports that it is ready.
     pub fn run(self, mut started: Started) -> Result<(), GatewayError> {
         let runtime = match worker::runtime() {
             Ok(runtime) => runtime,
@@ -147,48 +150,49 @@ impl Gateway {
         }
     }
 
-    /// Runs the first worker on this thread, and all others on theirs.
+    /// Runs the first worker on this thread, and each other one on its own.
     async fn serve(self, started: &mut Started) -> Result<(), GatewayError> {
         let (drain, drained) = watch::channel(false);
-        let (lines, said) = mpsc::channel::<String>();
-        // What one worker says about the engine the others would only repeat.
-        let log = move |line: &str| drop(lines.send(line.to_owned()));
-        let (first, handle) = worker::plan(&self.worker_config(), &drained);
+        let (sender, lines) = mpsc::channel::<String>();
+        // The other workers would report the same about the engine.
+        let log = move |line: &str| drop(sender.send(line.to_owned()));
+        let (first, handle) = worker::prepare(&self.worker_config(), &drained);
         let (listeners, signals) = started.take();
         let mut handles = vec![handle];
         let mut threads = Vec::new();
         for number in 1..self.config.threads {
-            let (plan, handle) = worker::plan(&self.worker_config(), &drained);
+            let (worker, handle) = worker::prepare(&self.worker_config(), &drained);
             let engine = self.engine_config(Arc::new(|_| ()));
             let thread = std::thread::Builder::new().name(format!("worker {number}"));
-            match thread.spawn(move || plan.run(engine)) {
+            match thread.spawn(move || worker.run(engine)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => return started.fail(error.into()),
             }
             handles.push(handle);
         }
         let first = first.build(self.engine_config(Arc::new(log)));
-        let door = Rc::new(Door { handles, most: self.config.clients, open: Cell::new(0) });
+        let acceptor =
+            Rc::new(Acceptor { handles, clients_max: self.config.clients, open: Cell::new(0) });
         let mut tasks = Vec::new();
         for listener in listeners {
             let worker = first.worker.clone();
             let listener = Rc::new(listener);
-            door.open.set(door.open.get() + 1);
-            let door = door.clone();
+            acceptor.open.set(acceptor.open.get() + 1);
+            let acceptor = acceptor.clone();
             tasks.push(tokio::task::spawn_local(async move {
                 let _ = match listener.is_datagrams() {
                     true => datagrams::serve(worker, listener).await,
-                    false => door.accept(&listener).await,
+                    false => acceptor.accept(&listener).await,
                 };
-                door.open.set(door.open.get() - 1);
+                acceptor.open.set(acceptor.open.get() - 1);
             }));
         }
-        // An engine that is away is no reason not to start; one that is there is used from the start.
-        let _ = timeout(worker::LOOK_MAX, first.worker.engine.looked()).await;
+        // It starts without the engine too, but the first clients shall find an engine that is up.
+        let _ = timeout(worker::DISCOVERY_MAX, first.worker.engine.discovered()).await;
         let first = tokio::task::spawn_local(first.run());
         started.ready();
         let mut report = Report::default();
-        report.until_end(started, &door, &signals, &said).await;
+        report.until_end(started, &acceptor, &signals, &lines).await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         let _ = drain.send(true);
         let end = async {
@@ -202,8 +206,8 @@ impl Gateway {
             _ = end => {}
             () = next_signal(&signals) => {}
         }
-        said.try_iter().for_each(|line| started.info(format_args!("{line}")));
-        report.print(started, &door.totals());
+        lines.try_iter().for_each(|line| started.info(format_args!("{line}")));
+        report.print(started, &acceptor.totals());
         Ok(())
     }
 }
@@ -214,7 +218,7 @@ async fn next_signal(signals: &Signals) {
     loop {
         match signals.take() {
             Some(Signal::Drain | Signal::End) => return,
-            // It has no file that is read again.
+            // No file is read again.
             Some(Signal::Reload) | None => {}
         }
         let Ok(mut ready) = fd.readable().await else { return };
@@ -222,15 +226,15 @@ async fn next_signal(signals: &Signals) {
     }
 }
 
-/// Where clients come in.
-struct Door {
+/// Accepts clients and distributes them among the workers.
+struct Acceptor {
     handles: Vec<Handle>,
-    most: usize,
-    /// Listeners from which something may still come.
+    clients_max: usize,
+    /// The number of listeners that may still accept or receive.
     open: Cell<usize>,
 }
 
-impl Door {
+impl Acceptor {
     fn clients(&self) -> usize {
         self.handles.iter().map(|handle| handle.clients.load(Ordering::Relaxed)).sum()
     }
@@ -239,13 +243,13 @@ impl Door {
         Totals::sum(self.handles.iter().map(|handle| &*handle.counters))
     }
 
-    /// Accepts for as long as somebody may come.
+    /// Accepts clients until the listener is finished.
     async fn accept(&self, listener: &Listener) -> io::Result<()> {
         let fd = listener.fd().map(|fd| watch_fd(fd, Interest::READABLE)).transpose()?;
         let mut turn = 0;
         while !listener.finished() {
             match listener.accept() {
-                Ok(Some(stream)) => self.welcome(stream),
+                Ok(Some(stream)) => self.accept_client(stream),
                 Ok(None) => match &fd {
                     Some(fd) => fd.readable().await?.clear_ready(),
                     None => return Ok(()),
@@ -253,17 +257,17 @@ impl Door {
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
             turn += 1;
-            if turn % ACCEPTS == 0 {
+            if turn % ACCEPT_BUDGET == 0 {
                 tokio::task::yield_now().await;
             }
         }
         Ok(())
     }
 
-    /// Gives a client to the worker that has the fewest.
-    fn welcome(&self, stream: Stream) {
+    /// Passes a client to the worker with the fewest.
+    fn accept_client(&self, stream: Stream) {
         let first = &self.handles[0].counters;
-        if self.clients() >= self.most {
+        if self.clients() >= self.clients_max {
             first.refused.count();
             return;
         }
@@ -271,13 +275,13 @@ impl Door {
         let load = |handle: &&Handle| handle.clients.load(Ordering::Relaxed);
         if let Some(handle) = self.handles.iter().min_by_key(load) {
             handle.clients.fetch_add(1, Ordering::Relaxed);
-            // A worker that is gone has panicked; its clients are closed.
+            // If the worker has panicked, this closes the client.
             let _ = handle.streams.send(stream);
         }
     }
 }
 
-/// What is printed on the way and at the end.
+/// The lines about the counters, on the way and at the end.
 #[derive(Default)]
 struct Report {
     printed: Totals,
@@ -285,26 +289,26 @@ struct Report {
 }
 
 impl Report {
-    /// Prints what happens, until a signal comes, or nobody can come any more.
+    /// Prints reports until a signal arrives, or no listener and no client is left.
     async fn until_end(
         &mut self,
         started: &Started,
-        door: &Door,
+        acceptor: &Acceptor,
         signals: &Signals,
-        said: &mpsc::Receiver<String>,
+        lines: &mpsc::Receiver<String>,
     ) {
         let mut signal = std::pin::pin!(next_signal(signals));
         loop {
-            if timeout(REPORT_LOOK, &mut signal).await.is_ok() {
+            if timeout(CHECK_INTERVAL, &mut signal).await.is_ok() {
                 return;
             }
-            said.try_iter().for_each(|line| started.info(format_args!("{line}")));
-            if door.open.get() == 0 && door.clients() == 0 {
+            lines.try_iter().for_each(|line| started.info(format_args!("{line}")));
+            if acceptor.open.get() == 0 && acceptor.clients() == 0 {
                 return;
             }
-            let totals = door.totals();
-            let quiet = self.at.is_some_and(|at| at.elapsed() < REPORT_PAUSE);
-            if !quiet && incidents(&totals) != incidents(&self.printed) {
+            let totals = acceptor.totals();
+            let quiet = self.at.is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
+            if !quiet && reportable(&totals) != reportable(&self.printed) {
                 self.print(started, &totals);
             }
         }
@@ -316,13 +320,13 @@ impl Report {
         let Totals { timeouts, unavailable, foreign, .. } = totals;
         started.info(format_args!(
             "{requests} requests: {hits} of {gets} GETs found, {exists} of {adds} ADDs already \
-             there, {full} without room; {timeouts} timed out, {unavailable} unavailable, {foreign} \
-             foreign values"
+             there, {full} refused as full; {timeouts} timed out, {unavailable} unavailable, \
+             {foreign} foreign values"
         ));
         let Totals { moved, asked, readonly, lost, .. } = totals;
         started.info(format_args!(
-            "engine: {moved} moved, {asked} asked elsewhere, {readonly} refused by a replica, {lost} \
-             connections lost"
+            "engine: {moved} MOVED, {asked} ASK, {readonly} refused by a replica, {lost} connections \
+             lost"
         ));
         let Totals { accepted, refused, malformed, idle, stalled, .. } = totals;
         started.info(format_args!(
@@ -338,8 +342,8 @@ impl Report {
     }
 }
 
-/// How much has happened that is worth a report.
-fn incidents(totals: &Totals) -> u64 {
+/// The number of events that are worth a report.
+fn reportable(totals: &Totals) -> u64 {
     let Totals { timeouts, unavailable, foreign, lost, readonly, .. } = totals;
     let Totals { refused, malformed, idle, stalled, dropped, .. } = totals;
     [timeouts, unavailable, foreign, lost, readonly, refused, malformed, idle, stalled, dropped]

@@ -6,29 +6,30 @@
 //!  stunnel ───┘                                   └─ node c
 //! ```
 //!
-//! A gateway keeps nothing. Sessions, their lifetimes and their copies are the cluster's, so there can
-//! be any number of gateways, and any of them can be ended at any time.
+//! A gateway is stateless. The cluster holds the sessions, their lifetimes and their copies, so any number
+//! of gateways can run, and each can be stopped at any time.
 //!
-//! # The seam
+//! # Which part of the core it uses
 //!
-//! `distcache_core::server` asks its store and needs the answer at once: it takes requests out of a
-//! buffer and writes answers into another one, in one call. Here an answer comes later, or never, and
-//! those of different nodes come out of order. To put an asynchronous store into that machine each
-//! client would need a queue of unfinished answers, sized in advance, which costs every embedded server
-//! that does not want it. So the gateway takes the layers below: `wire` measures requests and frames
-//! answers, `message` reads them, `sessiond` turns datagrams into them. What it adds is that queue
-//! (`answers`) and the commands of the engine (`command`), on tokio, which may allocate.
+//! `distcache_core::server` calls its store and needs the answer at once: one call takes requests from one
+//! buffer and writes answers to another. Here an answer arrives later, or never, and answers of different
+//! nodes arrive out of order. An asynchronous store in that machine would need a queue of incomplete
+//! answers for each client, with a fixed size, and every embedded server would pay for it. So the gateway
+//! uses the layers below: `wire` measures requests and frames answers, `message` parses them, `sessiond`
+//! turns datagrams into them. The gateway adds that queue (`answers`) and the commands of the engine
+//! (`command`), on tokio, and may allocate.
 //!
 //! # The engine's client
 //!
-//! One connection to one node is the `redis` crate's: RESP, AUTH, pipelines. The cluster is followed
-//! here (`engine`), because neither that crate's cluster client nor `fred` keeps a node that has
-//! stopped away from the others: docs/scale-out.md has the figures.
+//! The `redis` crate asks nodes about the topology. Requests use connections of the gateway's own
+//! (`engine`), for two reasons: neither that crate's cluster client nor `fred` isolates a stopped node
+//! from the others, and both cost several times as much for each request. docs/scale-out.md has the
+//! figures.
 //!
 //! # Threads
 //!
-//! Each worker is one thread with its own clients and its own connections to all nodes. Nothing that a
-//! request touches is shared between threads.
+//! Each worker is one thread with its own clients and its own connections to all nodes. Threads share no
+//! data on the path of a request.
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -40,12 +41,11 @@ mod datagrams;
 mod endpoint;
 mod engine;
 mod gateway;
-mod parts;
 mod watch;
 mod worker;
 
 pub use counters::{Counter, Counters, Totals};
 pub use credentials::{Credentials, Login};
-pub use endpoint::{Endpoint, Place};
+pub use endpoint::{Endpoint, HostPort};
 pub use engine::TlsOptions;
 pub use gateway::{Config, Gateway, GatewayError};

@@ -23,9 +23,9 @@ const DC_GATEWAY: Command = Command {
                 Entry::valued(
                     &["engine"],
                     "url",
-                    "where the sessions are kept (required): redis://host:port,host:port,... are \
-                     nodes of a cluster, or one server; rediss:// is the same over TLS; \
-                     redis-sentinel://host:port,.../name and rediss-sentinel:// are Sentinels",
+                    "where the sessions are stored (required): redis://host:port,host:port,... for \
+                     nodes of a cluster or one server; rediss:// for the same over TLS; \
+                     redis-sentinel://host:port,.../name or rediss-sentinel:// for Sentinels",
                 ),
                 Entry::valued(&["listen"], "addr", "where to listen, up to 16 times")
                     .default("IP:127.0.0.1:9001")
@@ -44,9 +44,9 @@ const DC_GATEWAY: Command = Command {
                 Entry::valued(
                     &["cafile"],
                     "file",
-                    "certificates that vouch for the engine, as PEM (default: the system's)",
+                    "certificates to trust for the engine, as PEM (default: the system's)",
                 ),
-                Entry::valued(&["tlscert"], "file", "our own certificate, as PEM, with -tlskey"),
+                Entry::valued(&["tlscert"], "file", "the client certificate for the engine, as PEM, with -tlskey"),
                 Entry::valued(&["tlskey"], "file", "its key, as PEM"),
                 Entry::valued(
                     &["tlsname"],
@@ -56,15 +56,15 @@ const DC_GATEWAY: Command = Command {
                 Entry::valued(
                     &["deadline"],
                     "time",
-                    "answer 'server away' to what takes the engine longer, up to 1m",
+                    "the longest time of a request, up to 1m; after that the answer is 'server \
+                     unreachable'",
                 )
                 .default("250ms"),
                 Entry::valued(&["threads"], "n", "worker threads").default("1"),
                 Entry::valued(
                     &["inflight"],
                     "n",
-                    "how many requests of a thread may be on their way to the engine; each node \
-                     has an equal share",
+                    "the most requests of a thread in flight, shared equally among the nodes",
                 )
                 .default("16384"),
                 Entry::valued(
@@ -81,9 +81,9 @@ const DC_GATEWAY: Command = Command {
                 Entry::valued(
                     &["overtake"],
                     "time",
-                    "let answers pass one that is that late, so that a node that stops delays no \
-                     other node's answers. Only for clients that tell answers by their uid, as \
-                     dc_client does",
+                    "let answers pass one that is that late, so that a stopped node does not delay \
+                     the answers of others; only for clients that match answers by uid, as dc_client \
+                     does",
                 )
                 .default("0, never"),
                 Entry::valued(&["maxconn"], "n", "how many clients at a time; more are refused")
@@ -111,11 +111,11 @@ const DC_GATEWAY: Command = Command {
 };
 
 fn main() -> ExitCode {
-    program::run(&DC_GATEWAY, serve)
+    program::run(&DC_GATEWAY, run)
 }
 
-fn serve(options: &mut Options) -> Result<(), Stop> {
-    let mut service = program::daemon("dc_gateway", "IP:127.0.0.1:9001")?;
+fn run(options: &mut Options) -> Result<(), Stop> {
+    let mut startup = program::daemon("dc_gateway", "IP:127.0.0.1:9001")?;
     let mut engine = None;
     let (mut chain, mut key): (Option<PathBuf>, Option<PathBuf>) = (None, None);
     let (mut tls, mut credentials) = (TlsOptions::default(), None);
@@ -141,13 +141,13 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
             "tlscert" => chain = Some(options.path()?),
             "tlskey" => key = Some(options.path()?),
             "tlsname" => tls.name = Some(options.text()?),
-            name if program::daemon_option(&mut service, name, options)? => {}
+            name if program::daemon_option(&mut startup, name, options)? => {}
             name => return Err(program::common_option(name, options)),
         }
     }
     let missing = |what: &str| Stop::Usage(OptionsError::new(what));
     let engine =
-        engine.ok_or_else(|| missing("-engine is missing: where are the sessions kept?"))?;
+        engine.ok_or_else(|| missing("-engine is missing: give it the address of the cluster"))?;
     tls.identity = match (chain, key) {
         (Some(chain), Some(key)) => Some((chain, key)),
         (None, None) => None,
@@ -173,8 +173,8 @@ fn serve(options: &mut Options) -> Result<(), Stop> {
         patience: millis(patience),
         min_ttl,
     });
-    // Files are read before the user changes; threads come after the program has detached.
+    // Files are read before the user changes, and threads start after the program has detached.
     let gateway = gateway.map_err(Stop::failed)?;
-    let running = service.start().map_err(Stop::failed)?;
-    gateway.run(running).map_err(Stop::failed)
+    let started = startup.start().map_err(Stop::failed)?;
+    gateway.run(started).map_err(Stop::failed)
 }

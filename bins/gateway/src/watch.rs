@@ -1,4 +1,4 @@
-//! Descriptors that others own, watched by tokio.
+//! Readiness of descriptors that other types own.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Watches a descriptor. Its owner must outlive the watch: then what is watched is what was meant.
-/// Otherwise another file's events may come, and that wakes a task for nothing.
+/// Registers a descriptor with tokio. Its owner must outlive the registration. Otherwise the number may
+/// stand for another file, whose events wake a task in vain.
 #[allow(
     deprecated,
-    reason = "the other way to say it is unsafe, for the sake of what is said above"
+    reason = "the replacement is unsafe, and what it guards against is harmless here"
 )]
 pub(crate) fn watch(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<RawFd>> {
     AsyncFd::with_interest(fd.as_raw_fd(), interest)

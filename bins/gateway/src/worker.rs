@@ -1,4 +1,4 @@
-//! One thread: its clients, and its engine.
+//! One thread with its clients and its connections to the engine.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,55 +14,55 @@ use crate::answers::Held;
 use crate::client::{Client, State};
 use crate::command::Shared;
 use crate::counters::Counters;
-use crate::engine::{Engine, EngineConfig, Load};
-use crate::parts::Stream;
+use crate::engine::{Engine, EngineConfig, InFlight};
+use distcache_posix::net::stream::Stream;
 
-/// Bytes read from a client at a time.
+/// The most bytes read from a client at a time.
 const SCRATCH: usize = 64 << 10;
 
-/// How long clients wait at the start for the engine to be found.
-pub(crate) const LOOK_MAX: Duration = Duration::from_secs(1);
+/// The longest wait for the engine's topology at the start.
+pub(crate) const DISCOVERY_MAX: Duration = Duration::from_secs(1);
 
-/// What workers are told.
+/// Worker configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerConfig {
-    /// How long a request may take.
+    /// The longest time of a request.
     pub(crate) deadline: Duration,
-    /// The least milliseconds that sessions live for.
+    /// The shortest lifetime of sessions in milliseconds.
     pub(crate) min_ttl: u32,
-    /// How long a client may ask nothing; zero for ever.
+    /// How long a client may send nothing; zero for no limit.
     pub(crate) idle: Duration,
-    /// How long a client may leave something unfinished; zero for ever.
+    /// How long a client may leave a request incomplete or answers unread; zero for no limit.
     pub(crate) patience: Duration,
-    /// The most requests on their way.
+    /// The most requests in flight.
     pub(crate) in_flight: usize,
-    /// After how long later answers pass one that is late.
+    /// The delay after which later answers pass a late one; `None` for never.
     pub(crate) overtake: Option<Duration>,
 }
 
-/// What a worker's clients share.
+/// What the clients of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: WorkerConfig,
     pub(crate) engine: Rc<Engine>,
     pub(crate) shared: Rc<Shared>,
-    /// What the client whose turn it is reads into.
+    /// The buffer that the client in turn reads into.
     pub(crate) scratch: Cell<Box<[u8]>>,
-    /// No client is asked for more.
+    /// Whether clients are closed as soon as they have all their answers.
     pub(crate) draining: Cell<bool>,
     clients: RefCell<Vec<Rc<State>>>,
 }
 
-/// What other threads see of a worker.
+/// A worker as other threads see it.
 pub(crate) struct Handle {
     pub(crate) counters: Arc<Counters>,
-    /// How many clients it has.
+    /// The number of its clients.
     pub(crate) clients: Arc<AtomicUsize>,
-    /// Where its clients come from.
+    /// The channel for new clients.
     pub(crate) streams: mpsc::UnboundedSender<Stream>,
 }
 
-/// A worker that does not run yet.
-pub(crate) struct Plan {
+/// A worker that is not running yet.
+pub(crate) struct PendingWorker {
     config: WorkerConfig,
     counters: Arc<Counters>,
     clients: Arc<AtomicUsize>,
@@ -70,27 +70,31 @@ pub(crate) struct Plan {
     drain: watch::Receiver<bool>,
 }
 
-/// A worker to run, and what others see of it.
-pub(crate) fn plan(config: &WorkerConfig, drain: &watch::Receiver<bool>) -> (Plan, Handle) {
+/// A worker to run, and its handle.
+pub(crate) fn prepare(
+    config: &WorkerConfig,
+    drain: &watch::Receiver<bool>,
+) -> (PendingWorker, Handle) {
     let (sender, streams) = mpsc::unbounded_channel();
     let (counters, clients): (Arc<Counters>, Arc<AtomicUsize>) = Default::default();
     let handle = Handle { counters: counters.clone(), clients: clients.clone(), streams: sender };
     let drain = drain.clone();
-    (Plan { config: config.clone(), counters, clients, streams, drain }, handle)
+    (PendingWorker { config: config.clone(), counters, clients, streams, drain }, handle)
 }
 
-/// A runtime of one thread.
+/// A tokio runtime for one thread.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
 }
 
-impl Plan {
-    /// Makes the worker. Needs a `LocalSet`.
-    pub(crate) fn build(self, engine: EngineConfig) -> Running {
-        let load = Load::new(self.config.in_flight);
-        let shared =
-            Shared { counters: self.counters, load, held: Held::new(self.config.overtake) };
-        let shared = Rc::new(shared);
+impl PendingWorker {
+    /// Builds the worker on this thread. Needs a `LocalSet`.
+    pub(crate) fn build(self, engine: EngineConfig) -> RunningWorker {
+        let shared = Rc::new(Shared {
+            counters: self.counters,
+            in_flight: InFlight::new(self.config.in_flight),
+            held: Held::new(self.config.overtake),
+        });
         let engine = Engine::new(engine, shared.clone());
         engine.start();
         let worker = Rc::new(Worker {
@@ -101,7 +105,7 @@ impl Plan {
             draining: Cell::new(false),
             clients: RefCell::default(),
         });
-        Running { worker, clients: self.clients, streams: self.streams, drain: self.drain }
+        RunningWorker { worker, clients: self.clients, streams: self.streams, drain: self.drain }
     }
 
     /// Runs the worker on this thread until it is drained.
@@ -113,19 +117,19 @@ impl Plan {
     }
 }
 
-/// A worker that runs.
-pub(crate) struct Running {
+/// A running worker.
+pub(crate) struct RunningWorker {
     pub(crate) worker: Rc<Worker>,
     clients: Arc<AtomicUsize>,
     streams: mpsc::UnboundedReceiver<Stream>,
     drain: watch::Receiver<bool>,
 }
 
-impl Running {
-    /// Serves clients until told to drain, and then until the last one is gone.
+impl RunningWorker {
+    /// Serves clients until it has to drain, and then until the last one has left.
     pub(crate) async fn run(mut self) {
         let sweep = tokio::task::spawn_local(sweep(self.worker.clone()));
-        let _ = timeout(LOOK_MAX, self.worker.engine.looked()).await;
+        let _ = timeout(DISCOVERY_MAX, self.worker.engine.discovered()).await;
         loop {
             tokio::select! {
                 biased;
@@ -133,13 +137,13 @@ impl Running {
                     break;
                 },
                 stream = self.streams.recv() => match stream {
-                    Some(stream) => self.welcome(stream),
+                    Some(stream) => self.accept_client(stream),
                     None => break,
                 },
             }
         }
         while let Ok(stream) = self.streams.try_recv() {
-            self.welcome(stream);
+            self.accept_client(stream);
         }
         self.worker.draining.set(true);
         while self.clients.load(Ordering::Relaxed) > 0 {
@@ -149,29 +153,29 @@ impl Running {
         sweep.abort();
     }
 
-    fn welcome(&self, stream: Stream) {
-        let leave = Leave(self.clients.clone());
+    fn accept_client(&self, stream: Stream) {
+        let counted = ClientCount(self.clients.clone());
         let Ok(client) = Client::new(stream, &self.worker) else { return };
         let (worker, state) = (self.worker.clone(), client.state().clone());
         worker.clients.borrow_mut().push(state.clone());
         tokio::task::spawn_local(async move {
             client.await;
             worker.clients.borrow_mut().retain(|other| !Rc::ptr_eq(other, &state));
-            drop(leave);
+            drop(counted);
         });
     }
 }
 
-/// Counts a client down, whatever becomes of it.
-struct Leave(Arc<AtomicUsize>);
+/// One client in the count of clients, until it is dropped.
+struct ClientCount(Arc<AtomicUsize>);
 
-impl Drop for Leave {
+impl Drop for ClientCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Closes clients that are idle or have stalled, and gives back memory.
+/// Closes idle and stalled clients, and frees memory.
 async fn sweep(worker: Rc<Worker>) {
     let limits = [worker.config.idle, worker.config.patience];
     let shortest = limits.into_iter().filter(|limit| !limit.is_zero()).min();
@@ -188,15 +192,16 @@ async fn sweep(worker: Rc<Worker>) {
 
 impl Worker {
     fn check(&self, client: &State, now: Instant) {
-        let over = |since: Option<Instant>, limit: Duration| {
+        let exceeded = |since: Option<Instant>, limit: Duration| {
             !limit.is_zero() && since.is_some_and(|since| now - since >= limit)
         };
         let (idle, patience) = (self.config.idle, self.config.patience);
-        let stalled = over(client.partial.get(), patience) || over(client.unread.get(), patience);
+        let stalled =
+            exceeded(client.partial.get(), patience) || exceeded(client.unread.get(), patience);
         let busy = client.answers.open() > 0 || client.answers.unsent() > 0;
         if stalled {
             self.shared.counters.stalled.count();
-        } else if !busy && over(Some(client.active.get()), idle) {
+        } else if !busy && exceeded(Some(client.active.get()), idle) {
             self.shared.counters.idle.count();
         } else {
             client.answers.trim();

@@ -1,7 +1,7 @@
-//! A gateway in front of a cluster of three shards, each with a replica, while things go wrong.
+//! A gateway in front of a cluster of three shards, each with a replica, while parts of it fail.
 //!
-//! Clients of each shard's sessions ask all the time, one request at a time, and look at every answer:
-//! wrong ones are never excused, and each shard's own troubles are its own.
+//! The clients of each shard send one request after the other and check every answer. No answer may be
+//! wrong, and a failed shard may affect its own ids only.
 
 mod rig;
 
@@ -15,7 +15,7 @@ use distcache_testing::rig::succeed;
 use rig::load::{Load, Tally, data, id};
 use rig::{Cluster, engines, gateway, number};
 
-/// The gateway's deadline, and what a machine with more to do than it can may add to it.
+/// The gateway's deadline, and the delay that a busy machine may add.
 const LATE: Duration = Duration::from_millis(250 + 3000);
 
 /// A cluster, a gateway and clients.
@@ -33,20 +33,19 @@ impl Site {
         let dir = Dir::new();
         let (gateway, address) = gateway(&dir, &cluster.url(), words);
         for tag in &cluster.tags {
-            let caller = RawClient::connect(&address);
+            let client = RawClient::connect(&address);
             let probe = id(tag, 0);
             until("a shard that answers", || {
-                (caller.ask(&get(1, &probe)) == status(1, 1, 1)).then_some(())
+                (client.ask(&get(1, &probe)) == status(1, 1, 1)).then_some(())
             });
         }
         let load = Load::start(&address, &cluster.tags, 3);
-        load.pass(200);
-        let calm = load.take();
-        check(&calm, &[]);
+        load.wait_for(200);
+        check(&load.take(), &[]);
         Self { cluster, gateway, address, load, _dir: dir }
     }
 
-    /// Ends all, and gives what the gateway printed.
+    /// Ends everything, and returns what the gateway printed.
     fn end(self) -> String {
         check(&self.load.end(), &[]);
         let ended = self.gateway.end(Signal::TERM);
@@ -55,12 +54,12 @@ impl Site {
     }
 }
 
-/// Nothing is wrong and nothing is late; only the `troubled` shards may be away.
-fn check(tallies: &[Tally], troubled: &[usize]) {
+/// Checks that no answer is wrong or late, and that only `failed` shards were unreachable.
+fn check(tallies: &[Tally], failed: &[usize]) {
     for (shard, tally) in tallies.iter().enumerate() {
         assert_eq!(tally.wrong, 0, "shard {shard}: {tallies:?}");
         assert!(tally.slowest < LATE, "shard {shard}: {tallies:?}");
-        assert!(tally.away == 0 || troubled.contains(&shard), "shard {shard}: {tallies:?}");
+        assert!(tally.unreachable == 0 || failed.contains(&shard), "shard {shard}: {tallies:?}");
     }
 }
 
@@ -72,39 +71,39 @@ fn a_killed_master_costs_its_own_ids_until_its_replica_takes_over() {
         let node = site.cluster.node(master);
         node.program.signal(Signal::KILL);
         site.gateway.err.wait_for(&format!("{master} is unreachable"));
-        site.load.pass(50);
+        site.load.wait_for(50);
         let took_over = |master| site.cluster.master_of(1).filter(|now| *now != master);
         until("a replica that takes over", || took_over(master));
-        let tallies = site.load.wait_until_well(1);
+        let tallies = site.load.wait_until_recovered(1);
         check(&tallies, &[1]);
-        assert!(tallies[1].away > 0, "{tallies:?}");
-        site.load.pass(200);
+        assert!(tallies[1].unreachable > 0, "{tallies:?}");
+        site.load.wait_for(200);
         let after = site.load.take();
         check(&after, &[]);
         assert!(after.iter().all(|tally| tally.found > 0), "{after:?}");
         let err = site.end();
-        assert!(number(&err, " unavailable") >= tallies[1].away - 20, "{err}");
+        assert!(number(&err, " unavailable") >= tallies[1].unreachable - 20, "{err}");
     }
 }
 
 #[test]
-fn a_stopped_master_is_replaced_and_believed_no_more() {
+fn a_stopped_master_is_replaced_and_not_used_when_it_continues() {
     for engine in engines("a_stopped_master") {
         let site = Site::start(&engine, &[]);
         let master = site.cluster.master_of(2).expect("a master");
         site.load.take();
         site.cluster.node(master).program.freeze();
         site.gateway.err.wait_for(&format!("{master} is unreachable"));
-        site.load.pass(100);
-        let tallies = site.load.wait_until_well(2);
+        site.load.wait_for(100);
+        let tallies = site.load.wait_until_recovered(2);
         check(&tallies, &[2]);
-        assert!(tallies[2].away > 0, "{tallies:?}");
-        // It wakes up, thinks that it is the master, and is told better.
+        assert!(tallies[2].unreachable > 0, "{tallies:?}");
+        // It continues as a master, until the cluster makes it a replica.
         site.cluster.node(master).program.signal(Signal::CONT);
         until("a replica", || {
             site.cluster.node(master).try_ask(&["role"])?.starts_with("slave").then_some(())
         });
-        site.load.pass(200);
+        site.load.wait_for(200);
         check(&site.load.take(), &[2]);
         let err = site.end();
         assert!(number(&err, " timed out") >= 1, "{err}");
@@ -112,18 +111,18 @@ fn a_stopped_master_is_replaced_and_believed_no_more() {
 }
 
 #[test]
-fn a_stopped_master_delays_nobody_elses_answers() {
+fn a_stopped_master_does_not_delay_the_answers_of_others() {
     for engine in engines("a_stopped_master_delays") {
-        // A deadline that does not come while this takes.
+        // A deadline that this test does not reach.
         let site = Site::start(&engine, &["-deadline", "25000"]);
         let master = site.cluster.master_of(2).expect("a master");
         site.cluster.node(master).program.freeze();
-        // Each client of this shard has one request that is not answered, and no other.
-        let stuck = site.load.wait_until_stuck(2);
-        site.load.pass_at(&[0, 1], 500);
-        assert_eq!(site.load.count(2), stuck, "nobody answered for it");
+        // Each client of this shard waits for one answer, and sends nothing else.
+        let blocked = site.load.wait_until_blocked(2);
+        site.load.wait_for_shards(&[0, 1], 500);
+        assert_eq!(site.load.count(2), blocked, "nothing was answered for it");
         site.cluster.node(master).program.signal(Signal::CONT);
-        site.load.wait_until_well(2);
+        site.load.wait_until_recovered(2);
         let tallies = site.load.end();
         assert!(tallies.iter().all(|tally| tally.wrong == 0), "{tallies:?}");
         assert_eq!(site.gateway.end(Signal::TERM).code, 0);
@@ -131,10 +130,10 @@ fn a_stopped_master_delays_nobody_elses_answers() {
 }
 
 #[test]
-fn slots_that_move_under_load_lose_nothing() {
-    for engine in engines("slots_that_move") {
+fn moving_slots_under_load_loses_no_session() {
+    for engine in engines("moving_slots") {
         let site = Site::start(&engine, &[]);
-        // Until there is a session under each id, an id that has none is no loss.
+        // Once every id has a session, a miss is a loss.
         until("all sessions", || {
             let size = |shard: usize| {
                 let port = site.cluster.master_of(shard)?;
@@ -148,27 +147,27 @@ fn slots_that_move_under_load_lose_nothing() {
         let slot = site.cluster.slot(&site.cluster.tags[0]).to_string();
         for (from, to) in [(from, to), (to, from), (from, to)] {
             move_slot(&site, &slot, (from, &ids[&from]), (to, &ids[&to]));
-            site.load.pass(100);
+            site.load.wait_for(100);
         }
         let tallies = site.load.take();
         check(&tallies, &[]);
         assert!(tallies.iter().all(|tally| tally.misses == 0), "{tallies:?}");
-        let caller = RawClient::connect(&site.address);
+        let client = RawClient::connect(&site.address);
         for number in 0..200 {
             let id = id(&site.cluster.tags[0], number);
-            assert!(caller.ask(&get(9, &id)) == session(9, &data(&id)), "session {number}");
+            assert!(client.ask(&get(9, &id)) == session(9, &data(&id)), "session {number}");
         }
         let err = site.end();
-        assert!(number(&err, " moved") >= 1 && number(&err, " asked elsewhere") >= 1, "{err}");
+        assert!(number(&err, " MOVED") >= 1 && number(&err, " ASK") >= 1, "{err}");
     }
 }
 
-/// Moves a slot, key by key, so that requests come while some are here and some are there.
+/// Moves a slot in small pieces, so that requests arrive while its keys are on both nodes.
 fn move_slot(site: &Site, slot: &str, from: (u16, &str), to: (u16, &str)) {
     let (source, target) = (site.cluster.node(from.0), site.cluster.node(to.0));
     target.ask(&["cluster", "setslot", slot, "importing", from.1]);
     source.ask(&["cluster", "setslot", slot, "migrating", to.1]);
-    site.load.pass(20);
+    site.load.wait_for(20);
     loop {
         let keys = source.ask(&["cluster", "getkeysinslot", slot, "20"]);
         let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
@@ -179,21 +178,21 @@ fn move_slot(site: &Site, slot: &str, from: (u16, &str), to: (u16, &str)) {
         let words = ["migrate", "127.0.0.1", &port, "", "0", "5000", "keys"];
         source.ask(&[&words[..], &keys].concat());
     }
-    site.load.pass(20);
+    site.load.wait_for(20);
     for node in [target, source] {
         node.ask(&["cluster", "setslot", slot, "node", to.1]);
     }
 }
 
 #[test]
-fn a_flushed_shard_misses_and_nothing_else_happens() {
+fn a_flushed_shard_only_misses() {
     for engine in engines("a_flushed_shard") {
         let site = Site::start(&engine, &[]);
         let master = site.cluster.master_of(0).expect("a master");
-        site.load.pass(500);
+        site.load.wait_for(500);
         site.load.take();
         site.cluster.node(master).ask(&["flushall"]);
-        site.load.pass(100);
+        site.load.wait_for(100);
         let tallies = site.load.take();
         check(&tallies, &[]);
         assert!(tallies[0].misses > 0, "{tallies:?}");
@@ -203,8 +202,8 @@ fn a_flushed_shard_misses_and_nothing_else_happens() {
 }
 
 #[test]
-fn a_cluster_that_is_resharded_by_its_own_tool_is_followed() {
-    for engine in engines("a_cluster_that_is_resharded") {
+fn a_cluster_is_followed_while_redis_cli_reshards_it() {
+    for engine in engines("a_cluster_is_followed") {
         let site = Site::start(&engine, &["-threads", "2"]);
         let ids = site.cluster.ids();
         let (from, to) = (site.cluster.master_of(2).unwrap(), site.cluster.master_of(0).unwrap());
@@ -219,7 +218,7 @@ fn a_cluster_that_is_resharded_by_its_own_tool_is_followed() {
             own.map(|(first, last, _)| u32::from(last - first) + 1).sum::<u32>()
         };
         until("slots of a new owner", || (owned(to) >= 6400).then_some(()));
-        site.load.pass(100);
+        site.load.wait_for(100);
         let tallies = site.load.take();
         check(&tallies, &[]);
         assert!(tallies.iter().all(|tally| tally.found > 0), "{tallies:?}");
@@ -228,27 +227,27 @@ fn a_cluster_that_is_resharded_by_its_own_tool_is_followed() {
 }
 
 #[test]
-fn answers_that_may_pass_a_late_one_pass_it() {
-    for engine in engines("answers_that_may_pass") {
+fn with_overtake_answers_pass_a_late_one() {
+    for engine in engines("with_overtake") {
         let cluster = Cluster::start(&engine, 3, 0);
         let dir = Dir::new();
         let words = ["-overtake", "10", "-deadline", "20000"];
         let (gateway, address) = gateway(&dir, &cluster.url(), &words);
         let ids: Vec<Vec<u8>> = cluster.tags.iter().map(|tag| id(tag, 1)).collect();
-        let caller = RawClient::connect(&address);
+        let client = RawClient::connect(&address);
         for id in &ids {
             until("a shard that answers", || {
-                (caller.ask(&get(1, id)) == status(1, 1, 1)).then_some(())
+                (client.ask(&get(1, id)) == status(1, 1, 1)).then_some(())
             });
         }
         let master = cluster.node(cluster.master_of(0).expect("a master"));
         master.program.freeze();
-        caller.send(&[get(2, &ids[0]), get(3, &ids[1]), get(4, &ids[2])].concat());
-        let mut passed = [caller.message(), caller.message()];
+        client.send(&[get(2, &ids[0]), get(3, &ids[1]), get(4, &ids[2])].concat());
+        let mut passed = [client.message(), client.message()];
         passed.sort();
         assert_eq!(passed, [status(3, 1, 1), status(4, 1, 1)]);
         master.program.signal(Signal::CONT);
-        assert_eq!(caller.message(), status(2, 1, 1));
+        assert_eq!(client.message(), status(2, 1, 1));
         gateway.end(Signal::TERM);
     }
 }

@@ -1,7 +1,6 @@
-//! A gateway in front of something that only claims to be an engine.
+//! A gateway in front of a hostile engine.
 //!
-//! Whatever it says, the answers are misses or status 2, other clients are served, and the gateway
-//! goes on.
+//! Whatever the engine replies, the answers are misses or status 2, and the gateway keeps serving.
 
 mod rig;
 
@@ -14,21 +13,21 @@ use distcache_testing::raw_client::RawClient;
 
 use rig::{gateway, number};
 
-/// ProgramUnderTest every command by what `say` makes of its words, on as many connections as come.
-fn engine(say: impl Fn(&[String]) -> Vec<u8> + Send + Sync + Clone + 'static) -> String {
+/// Starts an engine that replies to each command with what `reply` makes of its words.
+fn engine(reply: impl Fn(&[String]) -> Vec<u8> + Send + Sync + Clone + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its number").port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, say) = (stream.expect("a connection"), say.clone());
-            std::thread::spawn(move || converse(&stream, &say));
+            let (stream, reply) = (stream.expect("a connection"), reply.clone());
+            std::thread::spawn(move || serve(&stream, &reply));
         }
     });
     format!("redis://127.0.0.1:{port}")
 }
 
-/// Reads commands until the connection ends, or an empty answer ends it.
-fn converse(stream: &TcpStream, say: &impl Fn(&[String]) -> Vec<u8>) -> Option<()> {
+/// Replies to commands until the connection ends. An empty reply ends it.
+fn serve(stream: &TcpStream, reply: &impl Fn(&[String]) -> Vec<u8>) -> Option<()> {
     let mut input = BufReader::new(stream);
     loop {
         let words = (0..number_of(&mut input)?).map(|_| {
@@ -38,14 +37,14 @@ fn converse(stream: &TcpStream, say: &impl Fn(&[String]) -> Vec<u8>) -> Option<(
             Some(String::from_utf8_lossy(&word).into_owned())
         });
         let words: Vec<String> = words.collect::<Option<_>>()?;
-        let answer = match words[0].as_str() {
+        let bytes = match words[0].as_str() {
             "PING" => b"+PONG\r\n".to_vec(),
-            _ => say(&words),
+            _ => reply(&words),
         };
-        if answer.is_empty() {
+        if bytes.is_empty() {
             return None;
         }
-        (&*stream).write_all(&answer).ok()?;
+        (&*stream).write_all(&bytes).ok()?;
     }
 }
 
@@ -55,20 +54,20 @@ fn number_of(input: &mut impl BufRead) -> Option<usize> {
     line.trim_end()[1..].parse().ok()
 }
 
-/// An engine without a cluster, which says this to all that is not about the cluster.
-fn single(answer: &'static [u8]) -> String {
+/// Starts an engine without a cluster that replies to every request with `reply`.
+fn single(reply: &'static [u8]) -> String {
     engine(move |words| match words[0].as_str() {
         "CLUSTER" => b"-ERR This instance has cluster support disabled\r\n".to_vec(),
         "ROLE" => b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_vec(),
-        _ => answer.to_vec(),
+        _ => reply.to_vec(),
     })
 }
 
 #[test]
-fn what_makes_no_sense_is_a_miss_or_a_server_that_is_away() {
+fn an_invalid_reply_is_a_miss_or_an_unreachable_server() {
     let long = [b"$100000\r\n", &[7_u8; 100_000][..], b"\r\n"].concat().leak();
     let cases: [(&'static [u8], u8, u8); 9] = [
-        // What is said, and the answers to GET and ADD.
+        // The reply of the engine, and the answers to GET and ADD.
         (b":1\r\n", 1, 2),
         (b"+QUEUED\r\n", 1, 2),
         (b"*1\r\n$1\r\na\r\n", 1, 2),
@@ -79,13 +78,13 @@ fn what_makes_no_sense_is_a_miss_or_a_server_that_is_away() {
         (b"-MOVED 1 nowhere\r\n", 2, 2),
         (b"-ASK\r\n", 2, 2),
     ];
-    for (answer, to_get, to_add) in cases {
+    for (reply, to_get, to_add) in cases {
         let dir = Dir::new();
-        let (program, address) = gateway(&dir, &single(answer), &[]);
-        let caller = RawClient::connect(&address);
+        let (program, address) = gateway(&dir, &single(reply), &[]);
+        let client = RawClient::connect(&address);
         for uid in 0..3 {
-            assert_eq!(caller.ask(&get(uid, b"a")), status(uid, GET, to_get));
-            assert_eq!(caller.ask(&add(uid, b"a", b"session")), status(uid, ADD, to_add));
+            assert_eq!(client.ask(&get(uid, b"a")), status(uid, GET, to_get));
+            assert_eq!(client.ask(&add(uid, b"a", b"session")), status(uid, ADD, to_add));
         }
         let err = program.end(Signal::TERM).err;
         let foreign = number(&err, " foreign values");
@@ -94,16 +93,15 @@ fn what_makes_no_sense_is_a_miss_or_a_server_that_is_away() {
 }
 
 #[test]
-fn what_is_no_protocol_costs_the_connection_and_nothing_else() {
-    // The last one closes without a word.
-    for answer in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"*99999999\r\n", b"\r\n", b""]
-    {
+fn a_reply_that_is_not_resp_costs_only_the_connection() {
+    // The last one closes without a reply.
+    for reply in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"$x\r\n", b"*99999999\r\n", b"\r\n", b""] {
         let dir = Dir::new();
-        let (program, address) = gateway(&dir, &single(answer), &[]);
-        let caller = RawClient::connect(&address);
+        let (program, address) = gateway(&dir, &single(reply), &[]);
+        let client = RawClient::connect(&address);
         for uid in 0..5 {
-            assert_eq!(caller.ask(&have(uid, b"a")), status(uid, HAVE, 2));
-            assert_eq!(caller.ask(&remove(uid, b"a")), status(uid, REMOVE, 2));
+            assert_eq!(client.ask(&have(uid, b"a")), status(uid, HAVE, 2));
+            assert_eq!(client.ask(&remove(uid, b"a")), status(uid, REMOVE, 2));
         }
         let err = program.end(Signal::TERM).err;
         assert!(number(&err, " connections lost") >= 2, "{err}");
@@ -112,13 +110,13 @@ fn what_is_no_protocol_costs_the_connection_and_nothing_else() {
 
 #[test]
 fn a_silent_engine_is_answered_for_at_the_deadline() {
-    // Half an answer, which is never finished.
+    // An incomplete reply.
     let dir = Dir::new();
     let (program, address) = gateway(&dir, &single(b"$9\r\nhalf"), &["-deadline", "100"]);
-    let caller = RawClient::connect(&address);
-    assert_eq!(caller.ask(&get(1, b"a")), status(1, GET, 2));
-    // It is given up: the next one does not wait, and what comes late is nobody's.
-    until("answers at once", || (caller.ask(&get(2, b"a")) == status(2, GET, 2)).then_some(()));
+    let client = RawClient::connect(&address);
+    assert_eq!(client.ask(&get(1, b"a")), status(1, GET, 2));
+    // The connection is abandoned: the next request does not wait.
+    until("answers at once", || (client.ask(&get(2, b"a")) == status(2, GET, 2)).then_some(()));
     let err = program.end(Signal::TERM).err;
     assert!(number(&err, " timed out") >= 1, "{err}");
 }
@@ -131,18 +129,18 @@ fn redirections_in_a_circle_end() {
             "ROLE" => b"*1\r\n$6\r\nmaster\r\n".to_vec(),
             "ASKING" => b"+OK\r\n".to_vec(),
             _ if words[1].ends_with("good") => b"$7\r\nsession\r\n".to_vec(),
-            // Nobody listens at port 1.
+            // Nothing listens on port 1.
             _ if words[1].ends_with("nowhere") => format!("-{kind} 1 127.0.0.1:1\r\n").into_bytes(),
-            // The id is the port that this engine itself listens at.
+            // The id is the port of this engine.
             _ => format!("-{kind} 1 127.0.0.1:{}\r\n", &words[1][3..]).into_bytes(),
         });
         let port = url.rsplit(':').next().expect("a port").to_owned();
         let dir = Dir::new();
         let (program, address) = gateway(&dir, &url, &[]);
-        let caller = RawClient::connect(&address);
-        assert_eq!(caller.ask(&get(1, port.as_bytes())), status(1, GET, 2));
-        assert_eq!(caller.ask(&get(2, b"nowhere")), status(2, GET, 2));
-        assert_eq!(caller.ask(&get(3, b"good")), session(3, b"session"));
+        let client = RawClient::connect(&address);
+        assert_eq!(client.ask(&get(1, port.as_bytes())), status(1, GET, 2));
+        assert_eq!(client.ask(&get(2, b"nowhere")), status(2, GET, 2));
+        assert_eq!(client.ask(&get(3, b"good")), session(3, b"session"));
         program.end(Signal::TERM);
     }
 }

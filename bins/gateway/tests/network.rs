@@ -1,4 +1,4 @@
-//! A network cut between the gateway and one shard, without a word to either.
+//! A network cut between the gateway and one shard, which neither side is notified of.
 //!
 //! ```text
 //!  clients ── UNIX socket ── dc_gateway ──┐ wire ┌─── shards at B, OTHER and THIRD
@@ -19,13 +19,13 @@ use distcache_testing::rig::can_run;
 use rig::load::{Load, id};
 use rig::{dc_gateway, engines};
 
-/// The second and the third address of host b. A cluster needs a third master to know, when one is
-/// away, that it is not itself the one that is cut off.
+/// The second and the third address of host b. When one master is unreachable, only a majority of three
+/// knows that it is not cut off itself.
 const OTHER: &str = "10.91.0.3";
 const THIRD: &str = "10.91.0.4";
 
 #[test]
-fn a_shard_behind_a_cut_wire_costs_its_own_ids_and_comes_back() {
+fn a_shard_behind_a_cut_wire_affects_its_own_ids_and_recovers() {
     if !can_run("a cut wire", true, &["unshare", "nsenter", "ip"]) {
         return;
     }
@@ -61,26 +61,26 @@ fn a_shard_behind_a_cut_wire_costs_its_own_ids_and_comes_back() {
         gateway.address();
         // "a" is in slot 15495, "b" in 3300.
         let tags = ["b".to_owned(), "a".to_owned()];
-        let caller = RawClient::connect(&address);
+        let client = RawClient::connect(&address);
         for tag in &tags {
             let probe = id(tag, 0);
             until("a shard that answers", || {
-                (caller.ask(&get(1, &probe)) == status(1, 1, 1)).then_some(())
+                (client.ask(&get(1, &probe)) == status(1, 1, 1)).then_some(())
             });
         }
         let load = Load::start(&address, &tags, 3);
-        load.pass(200);
-        assert!(load.take().iter().all(|tally| tally.away == 0 && tally.wrong == 0));
-        // What is sent there vanishes; what was connected is told nothing.
+        load.wait_for(200);
+        assert!(load.take().iter().all(|tally| tally.unreachable == 0 && tally.wrong == 0));
+        // Packets to this shard are dropped, and connections to it are not notified.
         lan.on_a(&["ip", "route", "add", "blackhole", &format!("{OTHER}/32")]);
         gateway.err.wait_for(&format!("{OTHER}:7000 is unreachable"));
-        load.pass(100);
+        load.wait_for(100);
         let cut = load.take();
         assert!(cut.iter().all(|tally| tally.wrong == 0), "{cut:?}");
-        assert!(cut[0].away == 0 && cut[0].found > 0 && cut[1].away > 0, "{cut:?}");
+        assert!(cut[0].unreachable == 0 && cut[0].found > 0 && cut[1].unreachable > 0, "{cut:?}");
         assert!(cut[1].slowest < Duration::from_millis(250 + 3000), "{cut:?}");
         lan.on_a(&["ip", "route", "del", "blackhole", &format!("{OTHER}/32")]);
-        load.wait_until_well(1);
+        load.wait_until_recovered(1);
         let end = load.end();
         assert!(end.iter().all(|tally| tally.wrong == 0), "{end:?}");
         gateway.end(Signal::TERM);
@@ -94,7 +94,7 @@ fn node(lan: &Lan, engine: &str, dir: &Dir, at: &str) -> Program {
     let own = own.display().to_string();
     let mut words = vec![engine, "--port", "7000", "--bind", at, "--protected-mode", "no"];
     words.extend(["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
-    // All of them are on one host: without these they take each other for the first.
+    // They share a host: without these, all of them would appear at its first address.
     words.extend(["--bind-source-addr", at, "--cluster-announce-ip", at]);
     words.extend(["--save", "", "--dir", &own]);
     let node = lan.start_on_b(&words);

@@ -1,4 +1,4 @@
-//! A gateway in front of one server: what it answers is what a dc_server answers.
+//! A gateway in front of one server: its answers are those of a dc_server.
 
 mod rig;
 
@@ -16,7 +16,7 @@ use distcache_testing::vectors::{lines, replay, replay_merged};
 
 use rig::{Engine, dc_gateway, engines, gateway, number};
 
-/// Calls with each kind of engine, and a gateway in front of it.
+/// Runs a test with each kind of engine and a gateway in front of it.
 fn with_each(test: &str, work: impl Fn(&Engine, &str)) {
     for name in engines(test) {
         let engine = Engine::start(&name, &[]);
@@ -38,7 +38,7 @@ fn take(uid: u32, id: &[u8]) -> Vec<u8> {
     at_level(1, message(0, uid, TAKE, id))
 }
 
-fn said(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
+fn answer(uid: u32, op: u8, payload: &[u8]) -> Vec<u8> {
     at_level(1, message(1, uid, op, payload))
 }
 
@@ -58,10 +58,10 @@ fn the_reference_vectors_are_answered_as_the_original_answers_them() {
 }
 
 #[test]
-fn requests_of_both_levels_cross_as_they_do_at_a_server() {
-    with_each("requests_of_both_levels", |_, address| {
+fn requests_of_all_levels_cross_as_they_do_at_a_server() {
+    with_each("requests_of_all_levels", |_, address| {
         let long = [8; 5000];
-        let asks = [
+        let requests = [
             put(1, b"a", b"first"),
             put(2, b"a", &long),
             at_level(1, add(3, b"a", b"third")),
@@ -73,96 +73,97 @@ fn requests_of_both_levels_cross_as_they_do_at_a_server() {
             remove(9, b"a"),
         ];
         let answers = [
-            said(1, PUT, &[0]),
-            said(2, PUT, &[0]),
-            said(3, ADD, &[101]),
-            said(4, TAKE, &long),
-            said(5, TAKE, &[1]),
-            said(6, GET, &[1]),
-            said(7, TAKE, &[1]),
-            at_level(1, status(8, HAVE, 1)),
+            answer(1, PUT, &[0]),
+            answer(2, PUT, &[0]),
+            answer(3, ADD, &[101]),
+            answer(4, TAKE, &long),
+            answer(5, TAKE, &[1]),
+            answer(6, GET, &[1]),
+            answer(7, TAKE, &[1]),
+            at_level(2, status(8, HAVE, 1)),
             status(9, REMOVE, 1),
         ];
-        let caller = RawClient::connect(address);
-        caller.send(&asks.concat());
+        let client = RawClient::connect(address);
+        client.send(&requests.concat());
         let expected = answers.concat();
-        assert!(caller.take(expected.len()) == expected, "all at once");
+        assert!(client.take(expected.len()) == expected, "all at once");
         let one_by_one = RawClient::connect(address);
-        for (ask, answer) in asks.iter().zip(&answers) {
-            for byte in ask.chunks(if ask.len() > 1000 { 999 } else { 1 }) {
-                one_by_one.send(byte);
+        for (request, answer) in requests.iter().zip(&answers) {
+            for piece in request.chunks(if request.len() > 1000 { 999 } else { 1 }) {
+                one_by_one.send(piece);
             }
             assert!(one_by_one.take(answer.len()) == *answer, "in pieces");
         }
-        // At level 0 the new operations close the connection, after what came before is answered.
-        for ask in [put(1, b"a", b"session"), take(1, b"a")] {
-            let caller = RawClient::connect(address);
-            caller.send(&[have(1, b"a"), at_level(0, ask)].concat());
-            assert_eq!(caller.rest(), status(1, HAVE, 1));
+        // In a frame of level 0 the operations of level 1 close the connection, after earlier requests are
+        // answered.
+        for request in [put(1, b"a", b"session"), take(1, b"a")] {
+            let client = RawClient::connect(address);
+            client.send(&[have(1, b"a"), at_level(0, request)].concat());
+            assert_eq!(client.rest(), status(1, HAVE, 1));
         }
     });
 }
 
 #[test]
-fn data_and_lifetimes_are_kept_as_they_came() {
+fn data_and_lifetimes_are_stored_unchanged() {
     with_each("data_and_lifetimes", |engine, address| {
-        let caller = RawClient::connect(address);
+        let client = RawClient::connect(address);
         // The longest: 8 bytes, the id and the session fill 16 frames.
         let id = [b'i'; 64];
         let longest: Vec<u8> = (0..32_768_u32 - 8 - 64).map(|at| (at % 251) as u8).collect();
-        assert_eq!(caller.ask(&add_for(1, 604_800_000, &id, &longest)), status(1, ADD, 0));
-        assert!(caller.ask(&get(2, &id)) == session(2, &longest));
+        assert_eq!(client.ask(&add_for(1, 604_800_000, &id, &longest)), status(1, ADD, 0));
+        assert!(client.ask(&get(2, &id)) == session(2, &longest));
         let key = format!("dc:{}", "i".repeat(64));
         let left: u64 = engine.ask(&["pttl", &key]).parse().expect("milliseconds");
         assert!((604_700_000..=604_800_000).contains(&left), "{left}");
         assert_eq!(engine.ask(&["strlen", &key]), longest.len().to_string());
         // An id of any bytes, and a session of one.
         let odd = b"\0\r\n{}\xff ";
-        assert_eq!(caller.ask(&add(3, odd, b"\r")), status(3, ADD, 0));
-        assert_eq!(caller.ask(&get(4, odd)), session(4, b"\r"));
-        assert_eq!(caller.ask(&have(5, odd)), status(5, HAVE, 0));
-        assert_eq!(caller.ask(&remove(6, odd)), status(6, REMOVE, 0));
-        assert_eq!(caller.ask(&remove(7, odd)), status(7, REMOVE, 1));
-        // What lives for no time at all stores nothing, and does not replace what is there.
-        assert_eq!(caller.ask(&add_for(8, 0, b"none", b"session")), status(8, ADD, 0));
-        assert_eq!(caller.ask(&have(9, b"none")), status(9, HAVE, 1));
-        assert_eq!(caller.ask(&add_for(10, 0, &id, b"session")), status(10, ADD, 101));
+        assert_eq!(client.ask(&add(3, odd, b"\r")), status(3, ADD, 0));
+        assert_eq!(client.ask(&get(4, odd)), session(4, b"\r"));
+        assert_eq!(client.ask(&have(5, odd)), status(5, HAVE, 0));
+        assert_eq!(client.ask(&remove(6, odd)), status(6, REMOVE, 0));
+        assert_eq!(client.ask(&remove(7, odd)), status(7, REMOVE, 1));
+        // An ADD with a lifetime of 0 stores nothing, and such a PUT removes.
+        assert_eq!(client.ask(&add_for(8, 0, b"none", b"session")), status(8, ADD, 0));
+        assert_eq!(client.ask(&have(9, b"none")), status(9, HAVE, 1));
+        assert_eq!(client.ask(&add_for(10, 0, &id, b"session")), status(10, ADD, 101));
         let gone = at_level(1, message(0, 11, PUT, &add_payload(0, &id, b"session")));
-        assert_eq!(caller.ask(&gone), said(11, PUT, &[0]));
-        assert_eq!(caller.ask(&have(12, &id)), status(12, HAVE, 1));
+        assert_eq!(client.ask(&gone), answer(11, PUT, &[0]));
+        assert_eq!(client.ask(&have(12, &id)), status(12, HAVE, 1));
         // A short life ends.
-        assert_eq!(caller.ask(&add_for(13, 1, b"short", b"session")), status(13, ADD, 0));
+        assert_eq!(client.ask(&add_for(13, 1, b"short", b"session")), status(13, ADD, 0));
         ask_until(address, &get(14, b"short"), &status(14, GET, 1));
         assert_eq!(engine.ask(&["dbsize"]), "0");
     });
 }
 
 #[test]
-fn what_others_keep_under_our_names_is_a_miss_and_counted() {
-    for name in engines("what_others_keep") {
+fn foreign_values_are_misses_and_counted() {
+    for name in engines("foreign_values") {
         let engine = Engine::start(&name, &[]);
         let dir = Dir::new();
         let (program, address) = gateway(&dir, &engine.url(), &["-deadline", "20000"]);
-        let caller = RawClient::connect(&address);
+        let client = RawClient::connect(&address);
         ask_until(&address, &have(1, b"list"), &status(1, HAVE, 1));
         engine.ask(&["rpush", "dc:list", "a"]);
         engine.ask(&["set", "dc:empty", ""]);
-        // 100 MB, which nobody wants to hold for each request.
+        // 100 MB, which the gateway must not hold.
         engine.ask(&["setrange", "dc:huge", "99999999", "x"]);
         let size = || {
             let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid()));
-            let status = status.expect("a process of ours");
+            let status = status.expect("the status of a running process");
             let line = status.lines().find(|line| line.starts_with("VmHWM")).expect("a peak");
             number(line, " kB")
         };
         let before = size();
         for id in [&b"list"[..], b"empty", b"huge"] {
-            assert_eq!(caller.ask(&have(2, id)), status(2, HAVE, 1), "{}", id.escape_ascii());
-            assert_eq!(caller.ask(&get(3, id)), status(3, GET, 1), "{}", id.escape_ascii());
+            assert_eq!(client.ask(&have(2, id)), status(2, HAVE, 1), "{}", id.escape_ascii());
+            assert_eq!(client.ask(&get(3, id)), status(3, GET, 1), "{}", id.escape_ascii());
         }
         assert!(size() < before + 20_000, "{before} and {} kB", size());
-        ask_until(&address, &at_level(1, take(4, b"list")), &said(4, TAKE, &[1]));
-        assert_eq!(engine.ask(&["llen", "dc:list"]), "1", "it is nobody's to take");
+        ask_until(&address, &at_level(1, take(4, b"list")), &answer(4, TAKE, &[1]));
+        assert_eq!(engine.ask(&["llen", "dc:list"]), "1", "a TAKE does not remove it");
         let err = program.end(Signal::TERM).err;
         assert_eq!(number(&err, " foreign values"), 6, "{err}");
     }
@@ -177,12 +178,12 @@ fn a_full_engine_refuses_as_a_full_server_does() {
         let (program, address) = gateway(&dir, &engine.url(), &[]);
         ask_until(&address, &add(1, b"a", b"session"), &status(1, ADD, 1));
         let err = program.end(Signal::TERM).err;
-        assert!(number(&err, " without room") >= 1, "{err}");
+        assert!(number(&err, " refused as full") >= 1, "{err}");
     }
 }
 
 #[test]
-fn passwords_come_from_a_file_and_are_nowhere_else() {
+fn passwords_come_from_a_file_and_appear_nowhere_else() {
     for name in engines("passwords_come_from_a_file") {
         let engine = Engine::start(&name, &["--requirepass", "hunter2"]).with_password("hunter2");
         engine.ask(&["acl", "setuser", "dc", "on", ">s3cret", "~dc:*", "+@all"]);
@@ -210,12 +211,14 @@ fn passwords_come_from_a_file_and_are_nowhere_else() {
             if works {
                 ask_until(&address, &have(1, b"a"), &status(1, HAVE, 1));
             } else {
-                program.err.wait_for("no engine node can be asked");
+                program.err.wait_for("cannot reach the engine");
                 assert_eq!(RawClient::connect(&address).ask(&have(1, b"a")), status(1, HAVE, 2));
             }
             let line = std::fs::read_to_string(format!("/proc/{}/cmdline", program.pid()));
             let ended = program.end(Signal::TERM);
-            let printed = [line.expect("a process of ours"), ended.out, ended.err].concat();
+            let printed =
+                [line.expect("the command line of a running process"), ended.out, ended.err]
+                    .concat();
             for secret in ["s3cret", "hunter2", "wr0ng"] {
                 assert!(!printed.contains(secret), "{printed}");
             }
@@ -233,46 +236,46 @@ fn sessiond_and_streams_find_each_others_sessions() {
         let addresses = program.addresses(2);
         let datagrams = addresses.iter().find(|one| one.starts_with("SESSIOND")).expect("one");
         ask_until(&address, &have(1, b"a"), &status(1, HAVE, 1));
-        let (asker, key) = (DatagramClient::connect(datagrams), key(b"stunnel"));
-        assert_eq!(asker.get(&key), None);
-        asker.new_session(60, &key, b"the first session");
+        let (stunnel, key) = (DatagramClient::connect(datagrams), key(b"stunnel"));
+        assert_eq!(stunnel.get(&key), None);
+        stunnel.new_session(60, &key, b"the first session");
         ask_until(&address, &get(2, &key), &session(2, b"the first session"));
-        asker.new_session(60, &key, b"another session");
+        stunnel.new_session(60, &key, b"another session");
         ask_until(&address, &get(3, &key), &session(3, b"another session"));
-        assert_eq!(asker.get(&key).as_deref(), Some(&b"another session"[..]));
-        asker.remove(&key);
+        assert_eq!(stunnel.get(&key).as_deref(), Some(&b"another session"[..]));
+        stunnel.remove(&key);
         ask_until(&address, &get(4, &key), &status(4, GET, 1));
-        asker.send(b"nonsense");
-        until("the next answer", || asker.get(&key).is_none().then_some(()));
+        stunnel.send(b"nonsense");
+        until("the next answer", || stunnel.get(&key).is_none().then_some(()));
         let err = program.end(Signal::TERM).err;
         assert_eq!(number(&err, " dropped"), 1, "{err}");
     }
 }
 
 #[test]
-fn a_server_that_is_away_is_told_once_and_found_again() {
-    for name in engines("a_server_that_is_away") {
+fn an_unreachable_server_is_reported_once_and_found_again() {
+    for name in engines("an_unreachable_server") {
         let port = rig::free_ports(1)[0];
         let dir = Dir::new();
         let (program, address) = gateway(&dir, &format!("redis://127.0.0.1:{port}"), &[]);
-        program.err.wait_for("no engine node can be asked");
-        let caller = RawClient::connect(&address);
+        program.err.wait_for("cannot reach the engine");
+        let client = RawClient::connect(&address);
         for op in [get(1, b"a"), have(1, b"a"), remove(1, b"a"), add(1, b"a", b"session")] {
-            assert_eq!(caller.ask(&op), status(1, op[10], 2));
+            assert_eq!(client.ask(&op), status(1, op[10], 2));
         }
-        assert_eq!(caller.ask(&add(2, b"a", b"")), status(2, ADD, 100), "what needs no engine");
+        assert_eq!(client.ask(&add(2, b"a", b"")), status(2, ADD, 100), "this needs no engine");
         let at = port.to_string();
         let engine = Engine::at(&name, port, &["--port", &at, "--bind", "127.0.0.1"]);
         ask_until(&address, &add(3, b"a", b"session"), &status(3, ADD, 0));
         drop(engine);
-        until("status 2", || (caller.ask(&get(4, b"a")) == status(4, GET, 2)).then_some(()));
-        program.err.find("second line that it is away", |text| {
-            (text.matches("no engine node can be asked").count() == 2).then_some(())
+        until("status 2", || (client.ask(&get(4, b"a")) == status(4, GET, 2)).then_some(()));
+        program.err.find("second report that it is unreachable", |text| {
+            (text.matches("cannot reach the engine").count() == 2).then_some(())
         });
         let err = program.end(Signal::TERM).err;
-        assert_eq!(err.matches("no engine node can be asked").count(), 2, "{err}");
+        assert_eq!(err.matches("cannot reach the engine").count(), 2, "{err}");
         assert_eq!(err.matches("is unreachable").count(), 1, "{err}");
-        assert!(err.contains("the engine is back"), "{err}");
+        assert!(err.contains("the engine is reachable again"), "{err}");
     }
 }
 
@@ -284,12 +287,12 @@ fn a_replica_is_never_written_to() {
         let replica = Engine::start(&name, &["--replicaof", "127.0.0.1", &port]);
         until("a replica", || replica.ask(&["role"]).contains("connected").then_some(()));
         let dir = Dir::new();
-        // Alone it is not used at all.
+        // A replica alone is not used.
         let (program, address) = gateway(&dir, &replica.url(), &[]);
         program.err.wait_for("it is a replica");
         assert_eq!(RawClient::connect(&address).ask(&get(1, b"a")), status(1, GET, 2));
         program.end(Signal::TERM);
-        // Of both the master is found; and when the roles change, the other one.
+        // Of two servers the master is used, also after the roles have changed.
         let both = format!("{},127.0.0.1:{}", replica.url(), master.port);
         let (program, address) = gateway(&dir, &both, &[]);
         ask_until(&address, &add(1, b"a", b"session"), &status(1, ADD, 0));
@@ -304,8 +307,8 @@ fn a_replica_is_never_written_to() {
 }
 
 #[test]
-fn sentinels_say_which_server_is_the_master() {
-    for name in engines("sentinels_say") {
+fn sentinels_name_the_master() {
+    for name in engines("sentinels_name") {
         let master = Engine::start(&name, &[]);
         let port = master.port.to_string();
         let replica = Engine::start(&name, &["--replicaof", "127.0.0.1", &port]);
@@ -334,8 +337,8 @@ fn sentinels_say_which_server_is_the_master() {
 }
 
 #[test]
-fn what_was_received_is_answered_at_an_orderly_end_and_a_half_closed_client_too() {
-    for name in engines("what_was_received") {
+fn received_requests_are_answered_before_the_end_and_on_half_closed_connections() {
+    for name in engines("received_requests") {
         let engine = Engine::start(&name, &[]);
         let dir = Dir::new();
         let words = ["-listen", "IP:127.0.0.1:0", "-threads", "3", "-maxconn", "20"];
@@ -343,28 +346,28 @@ fn what_was_received_is_answered_at_an_orderly_end_and_a_half_closed_client_too(
         let addresses = program.addresses(2);
         let tcp = addresses.iter().find_map(|one| one.strip_prefix("IP:")).expect("a port");
         ask_until(&address, &have(1, b"a"), &status(1, HAVE, 1));
-        // One more than may come.
-        let callers: Vec<RawClient> = (0..20).map(|_| RawClient::connect(&address)).collect();
+        // As many as -maxconn.
+        let clients: Vec<RawClient> = (0..20).map(|_| RawClient::connect(&address)).collect();
         until("20 clients", || {
-            callers.iter().all(|c| c.ask(&have(2, b"a")) == status(2, HAVE, 1)).then_some(())
+            clients.iter().all(|c| c.ask(&have(2, b"a")) == status(2, HAVE, 1)).then_some(())
         });
         assert!(RawClient::connect(&format!("IP:{tcp}")).rest().is_empty(), "it is refused");
-        callers[0].send(&have(3, b"a").repeat(500));
-        callers[0].finish();
-        assert!(callers[0].rest() == status(3, HAVE, 1).repeat(500));
+        clients[0].send(&have(3, b"a").repeat(500));
+        clients[0].finish();
+        assert!(clients[0].rest() == status(3, HAVE, 1).repeat(500));
         let half = TcpStream::connect(tcp);
-        half.expect("a place is free").shutdown(Shutdown::Both).expect("a socket");
+        half.expect("a listener").shutdown(Shutdown::Both).expect("a socket");
         let ended = program.end(Signal::TERM);
         assert_eq!(ended.code, 0, "{}", ended.err);
-        for caller in &callers[1..] {
-            assert!(caller.rest().is_empty(), "closed without a word");
+        for client in &clients[1..] {
+            assert!(client.rest().is_empty(), "closed without an answer");
         }
         assert!(!std::path::Path::new(&dir.text("gateway")).exists(), "its socket is gone");
     }
 }
 
 #[test]
-fn command_lines_that_make_no_sense_are_refused() {
+fn invalid_command_lines_are_refused() {
     let cases: [(&[&str], &str); 6] = [
         (&[], "-engine is missing"),
         (&["-engine", "127.0.0.1:6379"], "redis://"),

@@ -1,4 +1,4 @@
-//! A connection to one node: TCP, perhaps TLS, and who we are.
+//! Connections to nodes: TCP, TLS if asked for, and authentication.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -13,48 +13,48 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::guard::Guard;
-use super::reply::{Answer, Parser};
+use super::bounded::BoundedStream;
+use super::resp::{Parser, RespValue};
 use crate::command::write_command;
 use crate::credentials::Credentials;
-use crate::endpoint::Place;
+use crate::endpoint::HostPort;
 
-/// Bytes of the longest answer to the first commands.
+/// The longest reply to the first commands.
 const GREETING_MAX: usize = 4096;
-/// Where Debian and most others keep the roots that are trusted.
+/// The trusted root certificates of Debian and most other systems.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// What TLS to the engine is told.
+/// The configuration of TLS to the engine.
 #[derive(Clone, Debug, Default)]
 pub struct TlsOptions {
-    /// The certificates that are trusted, as PEM; the system's where it is `None`.
+    /// The trusted certificates, as PEM; `None` for those of the system.
     pub roots: Option<PathBuf>,
-    /// Our own certificate chain and its key, as PEM, where the engine asks for one.
+    /// The certificate chain and key of the gateway, as PEM, if the engine asks for them.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name that a node's certificate must have, where it is not the node's host.
+    /// The name in the nodes' certificates; `None` for each node's host.
     pub name: Option<String>,
 }
 
-/// Makes connections to nodes.
+/// Connects to nodes and Sentinels.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tls: Option<(TlsConnector, Option<ServerName<'static>>)>,
     credentials: Credentials,
 }
 
-/// Who is asked about the engine.
+/// The kind of a peer, which determines the credentials.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Whom {
-    /// One of its nodes.
+pub(crate) enum PeerKind {
+    /// A node of the engine.
     Node,
     /// A Sentinel.
     Sentinel,
 }
 
-/// What makes a connection work.
+/// The future that runs a connection.
 pub(crate) type Driver = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A connected stream of either kind.
+/// A connection with or without TLS.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
@@ -62,19 +62,19 @@ impl Connector {
     /// Reads all files.
     ///
     /// # Errors
-    /// What can't be used, and why.
+    /// The file that cannot be used, and the reason.
     pub(crate) fn new(credentials: &Credentials, tls: Option<&TlsOptions>) -> Result<Self, String> {
-        Ok(Self { tls: tls.map(secure).transpose()?, credentials: credentials.clone() })
+        Ok(Self { tls: tls.map(tls_connector).transpose()?, credentials: credentials.clone() })
     }
 
-    /// Connects to a node, which has answered a PING when this returns.
+    /// Connects to a node, and waits for its reply to a PING.
     ///
     /// # Errors
-    /// Why not, in a few words.
-    pub(crate) async fn connect(&self, place: &Place) -> Result<Box<dyn Duplex>, String> {
-        let mut stream = self.open(place).await?;
+    /// The reason, in a few words.
+    pub(crate) async fn connect(&self, address: &HostPort) -> Result<Box<dyn Duplex>, String> {
+        let mut stream = self.open(address).await?;
         let login = &self.credentials.engine;
-        let mut hello = Vec::new();
+        let mut command = Vec::new();
         if let Some(password) = &login.password {
             let words: [&[u8]; 3] = [
                 b"AUTH",
@@ -82,39 +82,39 @@ impl Connector {
                 password.as_bytes(),
             ];
             match login.user {
-                Some(_) => write_command(&mut hello, &words),
-                None => write_command(&mut hello, &[words[0], words[2]]),
+                Some(_) => write_command(&mut command, &words),
+                None => write_command(&mut command, &[words[0], words[2]]),
             }
-            greet(&mut stream, &hello).await?;
+            call(&mut stream, &command).await?;
         }
-        hello.clear();
-        write_command(&mut hello, &[b"PING"]);
-        match greet(&mut stream, &hello).await {
-            // An ACL may forbid to ask so; it is an answer all the same.
+        command.clear();
+        write_command(&mut command, &[b"PING"]);
+        match call(&mut stream, &command).await {
+            // An ACL may forbid PING. The node replies, which is enough.
             Err(why) if why.starts_with("NOPERM") => Ok(stream),
             Err(why) if why.starts_with("NOAUTH") => {
-                Err("it wants a password: see -credentials".into())
+                Err("it asks for a password: see -credentials".into())
             }
             Err(why) => Err(why),
             Ok(()) => Ok(stream),
         }
     }
 
-    /// Connects to a node, to ask it about the engine. The future must be run for as long as the
-    /// connection is used, and closes it when it is dropped.
+    /// Connects for queries about the topology. The future must run while the connection is used, and
+    /// closes it when dropped.
     ///
     /// # Errors
-    /// Why not, in a few words.
-    pub(crate) async fn question(
+    /// The reason, in a few words.
+    pub(crate) async fn connect_for_queries(
         &self,
-        place: &Place,
-        of: Whom,
+        address: &HostPort,
+        of: PeerKind,
     ) -> Result<(MultiplexedConnection, Driver), String> {
         let login = match of {
-            Whom::Node => &self.credentials.engine,
-            Whom::Sentinel => &self.credentials.sentinel,
+            PeerKind::Node => &self.credentials.engine,
+            PeerKind::Sentinel => &self.credentials.sentinel,
         };
-        // Nothing is said about this client that an ACL may forbid to say.
+        // An ACL may forbid CLIENT SETINFO.
         let mut info = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP2)
             .set_skip_set_lib_name();
@@ -124,30 +124,31 @@ impl Connector {
         if let Some(password) = &login.password {
             info = info.set_password(password);
         }
-        let stream = self.open(place).await?;
+        let stream = self.open(address).await?;
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let opened = MultiplexedConnection::new_with_config(&info, Guard::new(stream), config);
-        let (connection, driver) = opened.await.map_err(|error| brief(&error))?;
+        let opened =
+            MultiplexedConnection::new_with_config(&info, BoundedStream::new(stream), config);
+        let (connection, driver) = opened.await.map_err(|error| one_line(&error))?;
         Ok((connection, Box::pin(driver)))
     }
 
-    async fn open(&self, place: &Place) -> Result<Box<dyn Duplex>, String> {
-        let tcp = TcpStream::connect((place.host.as_str(), place.port)).await;
+    async fn open(&self, address: &HostPort) -> Result<Box<dyn Duplex>, String> {
+        let tcp = TcpStream::connect((address.host.as_str(), address.port)).await;
         let tcp = tcp.map_err(|error| error.to_string())?;
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = match name {
             Some(name) => name.clone(),
-            None => server_name(&place.host)?,
+            None => server_name(&address.host)?,
         };
         let stream = connector.connect(name, tcp).await;
         Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?))
     }
 }
 
-/// Sends a first command, and waits for its answer.
-async fn greet(stream: &mut Box<dyn Duplex>, command: &[u8]) -> Result<(), String> {
+/// Sends a command, and waits for its reply.
+async fn call(stream: &mut Box<dyn Duplex>, command: &[u8]) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     stream.write_all(command).await.map_err(text)?;
     stream.flush().await.map_err(text)?;
@@ -159,24 +160,27 @@ async fn greet(stream: &mut Box<dyn Duplex>, command: &[u8]) -> Result<(), Strin
         }
         len += new;
         match parser.next(&buffer[..len]).map_err(text)? {
-            (_, Some(Answer::Error(why))) => return Err(why.to_owned()),
+            (_, Some(RespValue::Error(why))) => return Err(why.to_owned()),
             (used, Some(_)) if used == len => return Ok(()),
-            (_, Some(_)) => return Err("it says more than it was asked".into()),
+            (_, Some(_)) => return Err("it sends more than a reply".into()),
             (_, None) => {}
         }
     }
 }
 
-/// An error in one line. It never has a password in it: engines do not repeat them.
-fn brief(error: &redis::RedisError) -> String {
+/// An error in one line. Engines do not quote passwords in errors.
+fn one_line(error: &redis::RedisError) -> String {
     error.to_string().replace(['\n', '\r'], " ")
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(host.to_owned()).map_err(|_| format!("'{host}' is no name for TLS"))
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| format!("'{host}' is not a valid TLS server name"))
 }
 
-fn secure(options: &TlsOptions) -> Result<(TlsConnector, Option<ServerName<'static>>), String> {
+fn tls_connector(
+    options: &TlsOptions,
+) -> Result<(TlsConnector, Option<ServerName<'static>>), String> {
     let path = options.roots.clone().unwrap_or_else(|| ROOTS.into());
     let cannot = |path: &PathBuf, why: &dyn std::fmt::Display| {
         format!("cannot use {}: {why}", path.display())
@@ -185,7 +189,7 @@ fn secure(options: &TlsOptions) -> Result<(TlsConnector, Option<ServerName<'stat
     let certificates = CertificateDer::pem_file_iter(&path).map_err(|e| cannot(&path, &e))?;
     roots.add_parsable_certificates(certificates.flatten());
     if roots.is_empty() {
-        return Err(cannot(&path, &"there is no certificate in it"));
+        return Err(cannot(&path, &"it contains no certificate"));
     }
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let config = match &options.identity {

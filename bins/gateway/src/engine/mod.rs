@@ -1,22 +1,22 @@
-//! The engine: which node has which slot, and the nodes.
+//! The engine: its nodes, and which node has which slot.
 //!
 //! ```text
-//!  submit ──► slot ──► node ──► connection ──► redis-server
+//!  submit ──► slot ──► node ──► pipeline ──► redis-server
 //!               ▲        │            │
-//!            topology    └─ answers, MOVED, ASK ◄
+//!            topology    └─ replies, MOVED, ASK ◄
 //! ```
 //!
-//! A worker has an engine of its own, with its own connections: workers share nothing but the numbers
-//! they count. All that is here runs on one thread.
+//! Each worker has its own `Engine` with its own connections, all on the worker's thread. Workers share
+//! nothing but their counters.
 
+mod bounded;
 mod connect;
-mod guard;
-mod load;
+mod in_flight;
 mod node;
-mod reply;
+mod pipeline;
+mod resp;
 mod slot;
 mod topology;
-mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,30 +30,30 @@ use tokio::time::Instant;
 
 pub(crate) use self::connect::Connector;
 pub use self::connect::TlsOptions;
-pub(crate) use self::load::Load;
+pub(crate) use self::in_flight::InFlight;
 pub(crate) use self::node::Node;
-pub(crate) use self::reply::Answer;
+pub(crate) use self::resp::RespValue;
 pub(crate) use self::slot::{SLOTS, slot_of};
-use crate::command::{Request, Said, Shared};
-use crate::endpoint::{Endpoint, Place};
-use crate::parts::Status;
+use crate::client::UNAVAILABLE;
+use crate::command::{Outcome, Request, Shared};
+use crate::endpoint::{Endpoint, HostPort};
 
-/// How often a request is sent to another node before it is given up.
+/// The most times that a request is redirected or repeated.
 const HOPS_MAX: u8 = 5;
-/// The most nodes that are known at a time. A cluster has at most 1000.
+/// The most nodes at a time. A cluster has at most 1000.
 const NODES_MAX: usize = 1024;
-/// How long a node that has no slot is kept.
+/// How long a node without slots is kept.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
-/// How often queues are searched for requests whose time is over.
+/// The time between two searches for requests whose deadline has passed.
 const TICK: Duration = Duration::from_millis(5);
-/// From when on such a search is late by itself.
+/// A search that is later than this is skipped.
 const LATE: Duration = Duration::from_millis(50);
 
-/// What a worker's engine is told.
+/// Engine configuration.
 pub(crate) struct EngineConfig {
     pub(crate) endpoint: Endpoint,
     pub(crate) connector: Connector,
-    /// How long a request may take.
+    /// The longest time of a request.
     pub(crate) deadline: Duration,
     /// Prints a line.
     pub(crate) log: Arc<dyn Fn(&str) + Send + Sync>,
@@ -64,49 +64,48 @@ pub(crate) struct Engine {
     pub(crate) config: EngineConfig,
     pub(crate) shared: Rc<Shared>,
     map: RefCell<Map>,
-    /// Asks for the topology to be looked at again.
+    /// Makes the topology be discovered again.
     stale: Notify,
-    /// How many nodes have slots.
+    /// The number of nodes with slots.
     serving: Cell<usize>,
-    /// Set once the topology has been looked at, whatever came of it.
-    looked: watch::Sender<bool>,
+    /// Set after the first discovery, successful or not.
+    discovered: watch::Sender<bool>,
 }
 
 /// What is known about the engine.
 struct Map {
     /// The node of each slot.
     slots: Box<[Option<Rc<Node>>]>,
-    nodes: HashMap<Place, Rc<Node>>,
-    /// Places that may know more: replicas.
-    others: Vec<Place>,
+    nodes: HashMap<HostPort, Rc<Node>>,
+    /// Replicas, which know the topology too.
+    replicas: Vec<HostPort>,
 }
 
 impl Engine {
-    /// An engine of which nothing is known yet.
+    /// An engine of unknown topology.
     pub(crate) fn new(config: EngineConfig, shared: Rc<Shared>) -> Rc<Self> {
         let slots = vec![None; SLOTS].into();
-        let map = Map { slots, nodes: HashMap::new(), others: Vec::new() };
+        let map = Map { slots, nodes: HashMap::new(), replicas: Vec::new() };
         let map = RefCell::new(map);
         let (stale, serving) = (Notify::new(), Cell::new(1));
-        Rc::new(Self { config, shared, map, stale, serving, looked: watch::channel(false).0 })
+        Rc::new(Self { config, shared, map, stale, serving, discovered: watch::channel(false).0 })
     }
 
-    /// Starts what runs beside the requests. Needs a `LocalSet`.
+    /// Starts the discovery and the deadlines. Needs a `LocalSet`.
     pub(crate) fn start(self: &Rc<Self>) {
         tokio::task::spawn_local(topology::follow(self.clone()));
         tokio::task::spawn_local(tick(self.clone()));
     }
 
-    /// Waits until the topology has been looked at for the first time: before that nothing could be
-    /// answered.
-    pub(crate) async fn looked(&self) {
-        let _ = self.looked.subscribe().wait_for(|looked| *looked).await;
+    /// Waits for the end of the first discovery. No request can be answered before.
+    pub(crate) async fn discovered(&self) {
+        let _ = self.discovered.subscribe().wait_for(|discovered| *discovered).await;
     }
 
-    /// Sends a request on its way, or answers it where no node has its slot.
+    /// Sends a request to its node, or answers it if its slot has none.
     ///
     /// # Errors
-    /// The request: its node has its share of all that may be on its way. Try again later.
+    /// Returns the request if its node has its share of all requests in flight. Try again later.
     pub(crate) fn submit(self: &Rc<Self>, request: Box<Request>) -> Result<(), Box<Request>> {
         let node = self.map.borrow().slots[request.slot()].clone();
         let Some(node) = node else {
@@ -114,36 +113,36 @@ impl Engine {
             drop(request);
             return Ok(());
         };
-        // A node that has stopped must leave room for the others' requests.
-        let share = (self.shared.load.limit() / self.serving.get().max(1)).max(1);
-        if request.hops == 0 && node.may_answer() && node.load() >= share {
+        // A stopped node must leave room for the requests of others.
+        let share = (self.shared.in_flight.limit() / self.serving.get().max(1)).max(1);
+        if request.hops == 0 && node.may_answer() && node.in_flight() >= share {
             return Err(request);
         }
         node.push(request);
         Ok(())
     }
 
-    /// Sends a request on its way again.
+    /// Sends a request again.
     fn resubmit(self: &Rc<Self>, mut request: Box<Request>) {
         request.hops += 1;
         if request.hops > HOPS_MAX {
             return drop(request);
         }
-        // Only what comes from clients has to wait for its share.
+        // A share limits only new requests.
         drop(self.submit(request));
     }
 
-    /// Does what the engine's answer says.
-    fn settle(self: &Rc<Self>, from: &Node, mut request: Box<Request>, answer: Answer<'_>) {
-        if !request.is_asked() {
-            // It was answered when its time was over.
+    /// Handles a node's reply to a request.
+    fn receive(self: &Rc<Self>, from: &Node, mut request: Box<Request>, value: RespValue<'_>) {
+        if !request.is_pending() {
+            // It was answered at its deadline.
             return;
         }
         let counters = &self.shared.counters;
         request.asking = false;
-        match request.hear(answer) {
-            Said::Reply(reply) => request.answer(reply),
-            Said::Moved(to) => {
+        match request.outcome(value) {
+            Outcome::Reply(reply) => request.answer(reply),
+            Outcome::Moved(to) => {
                 counters.moved.count();
                 self.stale.notify_one();
                 if let Some(node) = self.node_at(from, to) {
@@ -151,7 +150,7 @@ impl Engine {
                     self.resubmit(request);
                 }
             }
-            Said::Ask(to) => {
+            Outcome::Ask(to) => {
                 counters.asked.count();
                 request.hops += 1;
                 if let Some(node) = self.node_at(from, to).filter(|_| request.hops <= HOPS_MAX) {
@@ -159,15 +158,15 @@ impl Engine {
                     node.push(request);
                 }
             }
-            Said::ReadOnly => {
+            Outcome::ReadOnly => {
                 counters.readonly.count();
                 self.stale.notify_one();
-                request.answer(crate::answers::Reply::Status(Status::DISCONNECTED));
+                request.answer(UNAVAILABLE);
             }
-            // Dropped, it is answered.
-            Said::Unable(why) => {
-                if from.complains(why) {
-                    self.log(&format!("engine node {} says: {why}", from.place));
+            // Dropping the request answers it.
+            Outcome::Unavailable(why) => {
+                if from.is_new_error(why) {
+                    self.log(&format!("engine node {} answers with an error: {why}", from.address));
                 }
                 self.stale.notify_one();
             }
@@ -178,37 +177,41 @@ impl Engine {
     fn node_at(self: &Rc<Self>, from: &Node, to: &str) -> Option<Rc<Node>> {
         let (host, port) = to.rsplit_once(':')?;
         let port = port.parse().ok()?;
-        // Without a host it is the same one; IPv6 comes without brackets.
-        let host = if host.is_empty() { &from.place.host } else { host };
-        self.node(Place { host: host.to_owned(), port })
+        // Without a host it is the same host. IPv6 addresses have no brackets here.
+        let host = if host.is_empty() { &from.address.host } else { host };
+        self.node(HostPort { host: host.to_owned(), port })
     }
 
-    /// The node at a place; a new one where none is known. `None` where there are too many.
-    fn node(self: &Rc<Self>, place: Place) -> Option<Rc<Node>> {
+    /// The node with an address, which is started if it is new. `None` if there are too many.
+    fn node(self: &Rc<Self>, address: HostPort) -> Option<Rc<Node>> {
         let mut map = self.map.borrow_mut();
-        if let Some(node) = map.nodes.get(&place) {
+        if let Some(node) = map.nodes.get(&address) {
             return Some(node.clone());
         }
         if map.nodes.len() >= NODES_MAX {
             return None;
         }
-        let node = Node::start(place.clone(), self);
-        map.nodes.insert(place, node.clone());
+        let node = Node::start(address.clone(), self);
+        map.nodes.insert(address, node.clone());
         Some(node)
     }
 
-    /// Takes over what is known now: who has which slots, and who else may know. A slot of which
-    /// nothing is said stays with its node: who answers may not know all of the cluster yet.
-    fn adopt(self: &Rc<Self>, ranges: &[(RangeInclusive<usize>, Place)], others: Vec<Place>) {
+    /// Applies a discovered topology. A slot that it does not mention stays with its node, because the
+    /// node that was asked may not know the whole cluster yet.
+    fn apply(
+        self: &Rc<Self>,
+        ranges: &[(RangeInclusive<usize>, HostPort)],
+        replicas: Vec<HostPort>,
+    ) {
         let mut slots = self.map.borrow().slots.clone();
-        for (range, place) in ranges {
-            if let Some(node) = self.node(place.clone()) {
+        for (range, address) in ranges {
+            if let Some(node) = self.node(address.clone()) {
                 slots[range.clone()].fill(Some(node));
             }
         }
         let mut serving: Vec<Rc<Node>> = Vec::new();
         for node in slots.iter().flatten() {
-            // Slots come in long ranges of one node.
+            // Most slots have the node of the slot before.
             let last = serving.last().is_some_and(|last| Rc::ptr_eq(last, node));
             if !last && !serving.iter().any(|known| Rc::ptr_eq(known, node)) {
                 serving.push(node.clone());
@@ -216,11 +219,11 @@ impl Engine {
         }
         let mut map = self.map.borrow_mut();
         map.slots = slots;
-        map.others = others;
+        map.replicas = replicas;
         let now = Instant::now();
         map.nodes.retain(|_, node| {
             let serves = serving.iter().any(|other| Rc::ptr_eq(node, other));
-            let keep = serves || now - node.used() < UNUSED_MAX;
+            let keep = serves || now - node.last_request() < UNUSED_MAX;
             if !keep {
                 node.retire();
             }
@@ -239,14 +242,14 @@ impl Engine {
     }
 }
 
-/// Answers requests whose time is over, and lets others pass them.
+/// Answers requests whose deadline has passed, and lets later answers pass late ones.
 async fn tick(engine: Rc<Engine>) {
     let mut nodes = Vec::new();
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(TICK).await;
         let now = Instant::now();
-        // Where this process got no time itself, answers that are there have not been read yet.
+        // If this process got no time itself, replies may have arrived and wait to be read.
         let late = now - std::mem::replace(&mut last, now) > LATE;
         if late {
             continue;

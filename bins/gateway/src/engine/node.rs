@@ -1,11 +1,11 @@
-//! One node of the engine: its connection, and whether it answers.
+//! One node of the engine: its connection, and whether it replies.
 //!
 //! ```text
-//!            connected, answers a PING
-//!  Connecting ──────────────────────► Up ──┐ nothing heard within the deadline
+//!            connected, replies to a PING
+//!  Connecting ──────────────────────► Up ──┐ no reply within the deadline
 //!      ▲  │ cannot connect                 │
 //!      │  └─────────────────► Down ◄───────┘
-//!      │ connection lost     answered with status 2 at once; tried again every RETRY
+//!      │ connection lost     requests are answered with status 2 at once; a new attempt every RETRY
 //!      Up
 //! ```
 
@@ -19,243 +19,247 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Engine;
-use super::wire::{self, Wire};
+use super::pipeline::{self, Pipeline};
 use crate::command::Request;
-use crate::endpoint::Place;
+use crate::endpoint::HostPort;
 
-/// Time between two attempts to reach a node.
+/// The time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long an attempt to connect may take, a first answer included.
+/// The longest time of an attempt to connect, the first reply included.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
-/// How long a connection may be unused before it is tried out.
+/// The longest time without a reply before the node is probed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a node that has no slot any more may take to answer what it was sent.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a node without slots may still answer its requests.
+const RETIRE_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a node counts as unreachable.
+const NO_REPLY: &str = "it does not reply";
 
 /// One node.
 pub(crate) struct Node {
-    pub(crate) place: Place,
-    /// What waits for a connection.
+    pub(crate) address: HostPort,
+    /// Requests that wait for a connection.
     queue: RefCell<VecDeque<Box<Request>>>,
-    pub(super) wire: RefCell<Wire>,
-    link: Cell<Link>,
-    /// Requests that it has.
-    load: Cell<usize>,
-    /// When it last said something, and when it was last asked.
-    heard: Cell<Instant>,
-    used: Cell<Instant>,
-    /// The connection is not to be used any more.
-    lost: Notify,
+    pub(super) pipeline: RefCell<Pipeline>,
+    state: Cell<State>,
+    /// The number of its requests.
+    in_flight: Cell<usize>,
+    /// When it last replied.
+    last_reply: Cell<Instant>,
+    /// When it last had a request.
+    last_request: Cell<Instant>,
+    /// Ends the connection.
+    abandoned: Notify,
     tasks: RefCell<Vec<AbortHandle>>,
-    /// The last error that was printed.
-    complaint: RefCell<String>,
+    /// The code of the last error that was printed.
+    last_error: RefCell<String>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Link {
+enum State {
     Connecting,
     Up,
     Down,
 }
 
 impl Node {
-    /// A node at `place`, and the task that connects to it.
-    pub(super) fn start(place: Place, engine: &Rc<Engine>) -> Rc<Self> {
+    /// Starts a node and the task that connects to it.
+    pub(super) fn start(address: HostPort, engine: &Rc<Engine>) -> Rc<Self> {
         let now = Instant::now();
         let node = Rc::new(Self {
-            place,
+            address,
             queue: RefCell::default(),
-            wire: RefCell::default(),
-            link: Cell::new(Link::Connecting),
-            load: Cell::new(0),
-            heard: Cell::new(now),
-            used: Cell::new(now),
-            lost: Notify::new(),
+            pipeline: RefCell::default(),
+            state: Cell::new(State::Connecting),
+            in_flight: Cell::new(0),
+            last_reply: Cell::new(now),
+            last_request: Cell::new(now),
+            abandoned: Notify::new(),
             tasks: RefCell::default(),
-            complaint: RefCell::default(),
+            last_error: RefCell::default(),
         });
-        let task = tokio::task::spawn_local(maintain(node.clone(), engine.clone()));
+        let task = tokio::task::spawn_local(run(node.clone(), engine.clone()));
         node.tasks.borrow_mut().push(task.abort_handle());
         node
     }
 
-    /// Takes a request, or answers it where the node is down.
+    /// Takes a request, or answers it if the node is down.
     pub(super) fn push(&self, request: Box<Request>) {
-        match self.link.get() {
-            Link::Down => return drop(request),
-            Link::Connecting => self.queue.borrow_mut().push_back(request),
-            Link::Up => self.wire.borrow_mut().push(request),
+        match self.state.get() {
+            State::Down => return drop(request),
+            State::Connecting => self.queue.borrow_mut().push_back(request),
+            State::Up => self.pipeline.borrow_mut().push(request),
         }
-        self.load.set(self.load.get() + 1);
+        self.in_flight.set(self.in_flight.get() + 1);
     }
 
-    /// How many requests it has.
-    pub(super) fn load(&self) -> usize {
-        self.load.get()
+    /// The number of its requests.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.get()
     }
 
-    /// So many requests are done with.
-    pub(super) fn unload(&self, requests: usize) {
-        self.load.set(self.load.get() - requests);
+    /// Subtracts requests that are complete.
+    pub(super) fn completed(&self, requests: usize) {
+        self.in_flight.set(self.in_flight.get() - requests);
     }
 
-    /// When it was last sent something.
-    pub(super) fn used(&self) -> Instant {
-        self.used.get()
+    /// When it last had a request.
+    pub(super) fn last_request(&self) -> Instant {
+        self.last_request.get()
     }
 
-    /// It has said something.
-    pub(super) fn heard(&self) {
-        self.heard.set(Instant::now());
+    /// Notes that it has replied.
+    pub(super) fn replied(&self) {
+        self.last_reply.set(Instant::now());
     }
 
-    /// Notes why it did not answer; true where that is to be printed, since it is another reason than
-    /// the last one.
-    pub(super) fn complains(&self, why: &str) -> bool {
-        // The first word says what is wrong, the others may be different each time.
+    /// Notes an error that it has replied with. True if it differs from the last one, and so is worth a
+    /// line.
+    pub(super) fn is_new_error(&self, why: &str) -> bool {
+        // The first word is the code. The others may differ each time.
         let code = why.split(' ').next().unwrap_or_default().to_owned();
-        self.complaint.replace(code.clone()) != code
+        self.last_error.replace(code.clone()) != code
     }
 
     /// Whether it is not known to be down.
     pub(super) fn may_answer(&self) -> bool {
-        self.link.get() != Link::Down
+        self.state.get() != State::Down
     }
 
     /// Whether there is a connection to it.
     pub(super) fn is_up(&self) -> bool {
-        self.link.get() == Link::Up
+        self.state.get() == State::Up
     }
 
-    /// Answers the requests whose time is over, and gives the node up where it has said nothing while
-    /// they waited.
+    /// Answers the requests whose deadline has passed. Abandons the connection if the node has not replied
+    /// to anything while they waited.
     pub(super) fn expire(&self, now: Instant, deadline: Duration) {
-        if self.load.get() == 0 {
+        if self.in_flight.get() == 0 {
             return;
         }
-        self.used.set(now);
-        let over = self.wire.borrow_mut().expire(now);
-        if over && now - self.heard.get() >= deadline {
-            return self.lose();
+        self.last_request.set(now);
+        let expired = self.pipeline.borrow_mut().expire(now);
+        if expired && now - self.last_reply.get() >= deadline {
+            return self.abandon();
         }
         let mut queue = self.queue.borrow_mut();
         let before = queue.len();
         queue.retain_mut(|request| {
-            let over = request.deadline <= now;
-            if over {
+            let expired = request.deadline <= now;
+            if expired {
                 request.expire();
             }
-            !over
+            !expired
         });
-        self.unload(before - queue.len());
+        self.completed(before - queue.len());
     }
 
-    /// Ends its task, once what is on its way had time to be answered.
+    /// Ends its task after requests in flight had time to be answered.
     pub(super) fn retire(self: &Rc<Self>) {
         let node = self.clone();
         tokio::task::spawn_local(async move {
-            sleep(FAREWELL).await;
+            sleep(RETIRE_AFTER).await;
             node.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
-            node.down();
+            node.set_down();
         });
     }
 
-    /// Answers everything that it has, and everything that comes, with status 2.
-    fn down(&self) {
-        self.link.set(Link::Down);
+    /// Answers all its requests, and those to come, with status 2.
+    fn set_down(&self) {
+        self.state.set(State::Down);
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
-        let on_their_way: Vec<_> = self.wire.borrow_mut().clear().collect();
-        self.load.set(0);
-        drop((queue, on_their_way));
+        let sent: Vec<_> = self.pipeline.borrow_mut().clear().collect();
+        self.in_flight.set(0);
+        drop((queue, sent));
     }
 
-    /// Gives up the connection because it does not answer.
-    fn lose(&self) {
+    /// Abandons the connection because the node does not reply.
+    fn abandon(&self) {
         if self.is_up() {
-            self.down();
-            self.lost.notify_one();
+            self.set_down();
+            self.abandoned.notify_one();
         }
     }
 
-    /// Begins to send on a new connection: what has waited for it first.
-    fn up(&self) {
-        self.heard();
-        self.link.set(Link::Up);
+    /// Begins to send on a new connection, with the requests that have waited for it.
+    fn set_up(&self) {
+        self.replied();
+        self.state.set(State::Up);
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
-        let mut wire = self.wire.borrow_mut();
-        queue.into_iter().for_each(|request| wire.push(request));
+        let mut pipeline = self.pipeline.borrow_mut();
+        queue.into_iter().for_each(|request| pipeline.push(request));
     }
 
-    /// Ends a connection that broke: what can be asked again is.
-    fn broken(&self, engine: &Rc<Engine>) {
+    /// Ends a broken connection. Sends the requests again that allow it, and answers the rest.
+    fn disconnected(&self, engine: &Rc<Engine>) {
         if !self.is_up() {
             return;
         }
-        self.link.set(Link::Connecting);
-        let requests: Vec<_> = self.wire.borrow_mut().clear().collect();
-        self.unload(requests.len());
-        let again = requests.into_iter().filter(|request| request.repeatable());
+        self.state.set(State::Connecting);
+        let requests: Vec<_> = self.pipeline.borrow_mut().clear().collect();
+        self.completed(requests.len());
+        let again = requests.into_iter().filter(|request| request.is_idempotent());
         again.for_each(|request| engine.resubmit(request));
     }
 }
 
-/// Keeps a connection to the node.
-async fn maintain(node: Rc<Node>, engine: Rc<Engine>) {
-    let mut away = false;
+/// Keeps the node connected.
+async fn run(node: Rc<Node>, engine: Rc<Engine>) {
+    let mut unreachable = false;
     loop {
-        let attempt = timeout(CONNECT_MAX, engine.config.connector.connect(&node.place)).await;
+        let attempt = timeout(CONNECT_MAX, engine.config.connector.connect(&node.address)).await;
         let why = match attempt {
             Ok(Ok(stream)) => {
-                if std::mem::take(&mut away) {
-                    engine.log(&format!("engine node {} is back", node.place));
+                if std::mem::take(&mut unreachable) {
+                    engine.log(&format!("engine node {} is reachable again", node.address));
                 }
-                node.up();
+                node.set_up();
                 let why = tokio::select! {
-                    error = wire::run(&node, &engine, stream) => error.to_string(),
-                    () = given_up(&node) => "it does not answer".to_owned(),
-                    () = falls_silent(&node, &engine) => "it does not answer".to_owned(),
+                    error = pipeline::run(&node, &engine, stream) => error.to_string(),
+                    () = abandoned(&node) => NO_REPLY.to_owned(),
+                    () = probe_when_idle(&node, &engine) => NO_REPLY.to_owned(),
                 };
                 engine.shared.counters.lost.count();
                 engine.stale.notify_one();
-                node.broken(&engine);
+                node.disconnected(&engine);
                 if node.may_answer() {
-                    // Only the connection is gone: the node may have closed it for its idleness.
+                    // Only the connection has ended: nodes close idle ones.
                     sleep(Duration::from_millis(1)).await;
                     continue;
                 }
                 why
             }
             Ok(Err(why)) => why,
-            Err(_) => "it does not answer".to_owned(),
+            Err(_) => NO_REPLY.to_owned(),
         };
-        if !std::mem::replace(&mut away, true) {
-            engine.log(&format!("engine node {} is unreachable ({why})", node.place));
+        if !std::mem::replace(&mut unreachable, true) {
+            engine.log(&format!("engine node {} is unreachable ({why})", node.address));
             engine.stale.notify_one();
         }
-        node.down();
+        node.set_down();
         sleep(RETRY).await;
     }
 }
 
-/// Waits until the connection is given up.
-async fn given_up(node: &Node) {
+/// Waits until the connection is abandoned.
+async fn abandoned(node: &Node) {
     while node.is_up() {
-        node.lost.notified().await;
+        node.abandoned.notified().await;
     }
 }
 
-/// Tries a connection out whenever nothing was heard on it for a while; ends when it is dead.
-async fn falls_silent(node: &Node, engine: &Engine) {
+/// Probes the node whenever it has not replied for a while. Returns when it does not answer.
+async fn probe_when_idle(node: &Node, engine: &Engine) {
     loop {
         sleep(HEARTBEAT).await;
-        if node.heard.get().elapsed() < HEARTBEAT || node.load() > 0 {
+        if node.last_reply.get().elapsed() < HEARTBEAT || node.in_flight() > 0 {
             continue;
         }
-        // A second connection says as much, and nobody's answers have to be told from its answer.
-        let attempt = timeout(CONNECT_MAX, engine.config.connector.connect(&node.place)).await;
-        if attempt.is_err() && node.load() == 0 {
-            return node.down();
+        // Another connection tells as much, and its replies cannot be mistaken for those to requests.
+        let attempt = timeout(CONNECT_MAX, engine.config.connector.connect(&node.address)).await;
+        if attempt.is_err() && node.in_flight() == 0 {
+            return node.set_down();
         }
-        node.heard();
+        node.replied();
     }
 }

@@ -1,6 +1,6 @@
-//! Which of a cluster's slots a key belongs to.
+//! The slots of a cluster.
 
-/// How many slots a cluster has.
+/// The number of slots of a cluster.
 pub(crate) const SLOTS: usize = 16_384;
 
 /// The slot of a key: CRC-16/XMODEM over the key, or over the part between the first `{` and the
@@ -15,7 +15,7 @@ pub(crate) fn slot_of(key: &[u8]) -> usize {
     usize::from(crc16(tagged().unwrap_or(key))) % SLOTS
 }
 
-/// Four bytes a step: each step's look-ups do not wait for each other, as those of single bytes do.
+/// Four bytes a step: the look-ups of a step do not depend on each other, as those of single bytes do.
 fn crc16(bytes: &[u8]) -> u16 {
     let [t0, t1, t2, t3] = &TABLES;
     let (chunks, rest) = bytes.as_chunks();
@@ -29,7 +29,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     rest.iter().fold(crc, step)
 }
 
-/// What a byte contributes with no, one, two and three bytes behind it.
+/// The contribution of a byte that is followed by none, one, two and three bytes.
 static TABLES: [[u16; 256]; 4] = {
     let mut tables = [[0; 256]; 4];
     let mut n = 0;
@@ -53,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_that_cluster_keyslot_gives() {
-        // As `redis-cli cluster keyslot` of Redis 7.0.15 answers.
+    fn slots_are_those_of_cluster_keyslot() {
+        // By `redis-cli cluster keyslot` of Redis 7.0.15.
         let cases: [(&[u8], usize); 8] = [
             (b"123456789", 12_739),
             (b"foo", 12_182),

@@ -1,5 +1,5 @@
-//! Real engines, and a gateway in front of them. All end with the test, by their ids.
-#![allow(dead_code, reason = "each test takes what it needs")]
+//! Real engines and a gateway. All processes end with the test.
+#![allow(dead_code, reason = "each test uses a part")]
 
 pub(crate) mod load;
 
@@ -17,18 +17,18 @@ use distcache_testing::rig::{can_run, succeed};
 pub(crate) fn dc_gateway() -> String {
     match option_env!("CARGO_BIN_EXE_dc_gateway") {
         Some(path) => path.to_owned(),
-        // A test of another package: the program is built beside that one's own.
+        // For a test of another package, cargo does not build the program.
         None => {
             succeed(Command::new(env!("CARGO")).args(["build", "-p", "distcache-gateway"]));
             let test = std::env::current_exe().expect("the path of this test");
-            let beside = test.ancestors().nth(2).expect("a directory above that of the tests");
-            beside.join("dc_gateway").display().to_string()
+            let dir = test.ancestors().nth(2).expect("the directory above that of the tests");
+            dir.join("dc_gateway").display().to_string()
         }
     }
 }
 
-/// The engines to test with: Debian's, and the one at `DC_VALKEY` where that is set. Empty, and said by
-/// name, where there is none and that is allowed.
+/// The engines to test with: Debian's Redis, and the Valkey at `DC_VALKEY` if that is set. Prints the name
+/// of the test for each that is missing.
 pub(crate) fn engines(test: &str) -> Vec<String> {
     let mut engines = Vec::new();
     if can_run(test, false, &["redis-server", "redis-cli"]) {
@@ -41,10 +41,10 @@ pub(crate) fn engines(test: &str) -> Vec<String> {
     engines
 }
 
-/// Ports that nothing listens on, and that this process has not given out before.
+/// Ports without a listener, which this process has not returned before.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    let mut given = GIVEN.lock().expect("nobody panics with it");
+    let mut given = GIVEN.lock().expect("no thread panics with it");
     let mut sockets = Vec::new();
     let mut ports = Vec::new();
     while ports.len() < count {
@@ -59,11 +59,11 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     ports
 }
 
-/// A directory of an engine: in memory where there is such a thing. A node of a cluster answers nobody
-/// while it waits for the disk to have its nodes.conf, and that is not what is tested here.
-struct Room(PathBuf);
+/// The directory of an engine, in memory if possible. A node of a cluster does not reply while it waits
+/// for the disk to store its nodes.conf, and these tests are not about disks.
+struct EngineDir(PathBuf);
 
-impl Room {
+impl EngineDir {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let memory = Path::new("/dev/shm");
@@ -75,7 +75,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for EngineDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -85,7 +85,7 @@ impl Drop for Room {
 pub(crate) struct Engine {
     pub(crate) program: Program,
     pub(crate) port: u16,
-    _dir: Room,
+    _dir: EngineDir,
     auth: Vec<String>,
 }
 
@@ -97,9 +97,9 @@ impl Engine {
         Self::at(engine, port, &[&["--port", &number, "--bind", "127.0.0.1"], words].concat())
     }
 
-    /// A server of which `words` say where it listens.
+    /// Starts a server with `words`, which name its port.
     pub(crate) fn at(engine: &str, port: u16, words: &[&str]) -> Self {
-        let dir = Room::new();
+        let dir = EngineDir::new();
         let mut command = Command::new(engine);
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(&dir.0).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -109,20 +109,20 @@ impl Engine {
         engine
     }
 
-    /// Has `redis-cli` log in.
+    /// Makes `redis-cli` authenticate.
     pub(crate) fn with_password(mut self, password: &str) -> Self {
         self.auth = vec!["--no-auth-warning".into(), "-a".into(), password.into()];
         self
     }
 
-    /// What the server says to a command.
+    /// The reply of the server to a command.
     pub(crate) fn ask(&self, words: &[&str]) -> String {
         self.try_ask(words).expect("the server answers")
     }
 
-    /// The same, where it may be gone.
+    /// The same for a server that may have ended.
     pub(crate) fn try_ask(&self, words: &[&str]) -> Option<String> {
-        // One that is stopped never answers.
+        // A stopped server never replies.
         let mut command = Command::new("timeout");
         command.args(["2", "redis-cli", "-p", &self.port.to_string()]).args(&self.auth).args(words);
         let output = command.stdin(Stdio::null()).output().expect("redis-cli runs");
@@ -135,16 +135,15 @@ impl Engine {
     }
 }
 
-/// Several engines that are one cluster.
+/// The engines of a cluster.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Engine>,
-    /// A word for each shard: keys with `{word}` in them are that shard's.
+    /// A word for each shard: keys with `{word}` belong to the shard.
     pub(crate) tags: Vec<String>,
 }
 
 impl Cluster {
-    /// As many shards, each with as many replicas. A shard that is away is no reason for the others
-    /// to refuse.
+    /// Starts a cluster. A failed shard does not make the others refuse.
     pub(crate) fn start(engine: &str, shards: usize, replicas: usize) -> Self {
         let count = shards * (replicas + 1);
         let ports = free_ports(2 * count);
@@ -188,7 +187,7 @@ impl Cluster {
         cluster
     }
 
-    /// A word that makes keys those of the shard of which node number `shard` is the master now.
+    /// A word whose keys belong to the shard with node number `shard` as its master.
     fn tag_of(&self, shard: usize) -> String {
         let ranges = self.slots();
         let port = self.nodes[shard].port;
@@ -197,7 +196,7 @@ impl Cluster {
             let slot = self.slot(word);
             ranges.iter().any(|(first, last, at)| (first..=last).contains(&&slot) && *at == port)
         };
-        words.find(owned).expect("some word is this shard's")
+        words.find(owned).expect("a word of this shard")
     }
 
     pub(crate) fn slot(&self, word: &str) -> u16 {
@@ -205,11 +204,11 @@ impl Cluster {
         answer.parse().expect("a number")
     }
 
-    /// First and last slot, and the master's port, as the first node that answers sees it.
+    /// Rows of the first and last slot and the master's port, from the first node that replies.
     pub(crate) fn slots(&self) -> Vec<(u16, u16, u16)> {
         let nodes = self.nodes.iter().find_map(|node| node.try_ask(&["cluster", "nodes"]));
         let mut slots = Vec::new();
-        for line in nodes.expect("a node answers").lines() {
+        for line in nodes.expect("a node that replies").lines() {
             let fields: Vec<&str> = line.split(' ').collect();
             let place = fields[1].split('@').next().unwrap_or_default();
             let port = place.rsplit(':').next().and_then(|port| port.parse().ok());
@@ -222,7 +221,7 @@ impl Cluster {
         slots
     }
 
-    /// The port of the master of a shard's keys now.
+    /// The port of the present master of a shard.
     pub(crate) fn master_of(&self, shard: usize) -> Option<u16> {
         let slot = self.slot(&self.tags[shard]);
         let slots = self.slots();
@@ -230,7 +229,7 @@ impl Cluster {
     }
 
     pub(crate) fn node(&self, port: u16) -> &Engine {
-        self.nodes.iter().find(|node| node.port == port).expect("a node of ours")
+        self.nodes.iter().find(|node| node.port == port).expect("a node of this cluster")
     }
 
     /// The ids of the nodes by their ports.
@@ -246,16 +245,16 @@ impl Cluster {
     }
 }
 
-/// A gateway that listens on a UNIX socket in `dir`.
+/// Starts a gateway on a UNIX socket in `dir`.
 pub(crate) fn gateway(dir: &Dir, url: &str, words: &[&str]) -> (Program, String) {
     let address = dir.address("gateway");
-    let usual = ["-listen", &address, "-engine", url];
-    let program = Program::start(&dc_gateway(), &[&usual, words].concat());
+    let common = ["-listen", &address, "-engine", url];
+    let program = Program::start(&dc_gateway(), &[&common, words].concat());
     program.address();
     (program, address)
 }
 
-/// A number that the gateway has printed last before a word.
+/// The last number that is printed before a word.
 pub(crate) fn number(text: &str, behind: &str) -> u64 {
     let at = text.rfind(behind).unwrap_or_else(|| panic!("no {behind:?} in {text}"));
     let words = text[..at].trim_end();

@@ -1,8 +1,8 @@
-//! What an engine says about itself, with all that is larger than it ever is taken out.
+//! A stream of replies whose large values are dropped.
 //!
-//! The parser behind this collects a whole value, of up to 512 MB, before it looks at it. Something that
-//! only claims to be an engine could have us pay for that. Here a large value becomes an error as it
-//! passes, and its bytes are dropped:
+//! The parser of the `redis` crate collects a complete value, of up to 512 MB, before it returns it. A
+//! hostile engine could make the gateway hold that much. Here a large value is replaced by an error while
+//! it arrives:
 //!
 //! ```text
 //!  engine ──► $5\r\nhello\r\n        ──► $5\r\nhello\r\n
@@ -15,34 +15,34 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::parts::PAYLOAD_MAX;
+use distcache_core::wire::PAYLOAD_MAX;
 
 const ERROR: &[u8] = b"-OVERSIZE value is longer than a session\r\n";
-/// The longest line that an engine sends: an error's text, or an integer.
+/// The longest line, such as an error or a number.
 const LINE_MAX: usize = 4096;
 /// The most elements of an array; `CLUSTER SLOTS` has one for each range of slots.
 const ELEMENTS_MAX: u64 = 16_384;
-/// Bytes read at a time.
+/// The most bytes read at a time.
 const CHUNK: usize = 64 << 10;
 
-/// A stream whose reading side lets no large value through.
-pub(crate) struct Guard<S> {
+/// A stream whose input contains no large values.
+pub(crate) struct BoundedStream<S> {
     inner: S,
     chunk: Box<[u8]>,
-    /// The bytes of `chunk` that were read and not passed on.
+    /// The bytes of `chunk` that were read and not passed on begin here.
     start: usize,
     end: usize,
     filter: Filter,
 }
 
-impl<S> Guard<S> {
+impl<S> BoundedStream<S> {
     pub(crate) fn new(inner: S) -> Self {
         let chunk = vec![0; CHUNK].into();
         Self { inner, chunk, start: 0, end: 0, filter: Filter::default() }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -50,7 +50,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = out.filled().len();
-        // What is dropped must not look like the end of the stream.
+        // A read of 0 bytes would mean the end of the stream.
         while out.filled().len() == before && out.remaining() > 0 {
             if this.filter.held.is_empty() && this.start == this.end {
                 let mut buf = ReadBuf::new(&mut this.chunk);
@@ -66,7 +66,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,13 +84,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 }
 
-/// Where in the engine's answers the stream is.
+/// The position in the stream of replies.
 #[derive(Default)]
 struct Filter {
     at: At,
-    /// Bytes that are to be passed on before any others: a header that was judged.
+    /// Bytes to pass on before any others: a checked line.
     held: Vec<u8>,
-    /// The line that is being read, from its first byte.
+    /// The incomplete line.
     line: Vec<u8>,
 }
 
@@ -99,14 +99,14 @@ enum At {
     /// In a line, or before one.
     #[default]
     Line,
-    /// In a value that is passed on, with this many bytes to go.
+    /// In a value that is passed on, with this many bytes left.
     Value(u64),
-    /// In a value that is dropped, with this many bytes to go.
+    /// In a value that is dropped, with this many bytes left.
     Dropped(u64),
 }
 
 impl Filter {
-    /// Passes on what fits in `out` of `bytes`, and says how many of `bytes` it used.
+    /// Passes on as many of `bytes` as fit in `out`, and returns how many it used.
     fn pass(&mut self, bytes: &[u8], out: &mut ReadBuf<'_>) -> io::Result<usize> {
         let mut used = 0;
         loop {
@@ -136,7 +136,7 @@ impl Filter {
         }
     }
 
-    /// Collects a line, and judges it once it is whole.
+    /// Collects a line, and checks it once it is complete.
     fn line(&mut self, rest: &[u8]) -> io::Result<usize> {
         let end = rest.iter().position(|&byte| byte == b'\n');
         let len = end.map_or(rest.len(), |at| at + 1);
@@ -160,37 +160,37 @@ impl Filter {
                 }
             },
             Some(b'*') if length(&self.held)?.is_some_and(|len| len > ELEMENTS_MAX) => {
-                return Err(broken("an array of so many elements"));
+                return Err(broken("too long an array"));
             }
             Some(b'*' | b'+' | b'-' | b':') => {}
-            _ => return Err(broken("an answer of an unknown kind")),
+            _ => return Err(broken("a reply of an unknown kind")),
         }
         Ok(len)
     }
 }
 
-/// The length in a header such as `$12\r\n`; `None` for the -1 of what is not there.
+/// The length in a line such as `$12\r\n`; `None` for -1, which stands for no value.
 fn length(header: &[u8]) -> io::Result<Option<u64>> {
     let digits = header.get(1..).and_then(|rest| rest.strip_suffix(b"\r\n")).unwrap_or_default();
     if digits == b"-1" {
         return Ok(None);
     }
-    // 10 digits are far more than the 512 MB that a value can have, and add up without overflow.
+    // 10 digits are far more than the 512 MB of the longest value, and cannot overflow.
     if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(broken("a length that is no number"));
+        return Err(broken("an invalid length"));
     }
     Ok(Some(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))))
 }
 
-fn broken(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn broken(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What comes out of `bytes` that arrive in pieces of `step` and leave in pieces of `room`.
+    /// Passes `bytes` in pieces of `step` to reads of `room` bytes.
     fn filtered(bytes: &[u8], step: usize, room: usize) -> io::Result<Vec<u8>> {
         let (mut filter, mut all) = (Filter::default(), Vec::new());
         for mut piece in bytes.chunks(step) {
@@ -206,15 +206,15 @@ mod tests {
     }
 
     fn everywhere(bytes: &[u8]) -> Vec<u8> {
-        let whole = filtered(bytes, bytes.len(), bytes.len() + 100).expect("lawful");
+        let whole = filtered(bytes, bytes.len(), bytes.len() + 100).expect("valid");
         for (step, room) in [(1, 1), (1, 7), (3, 2), (7, 1000), (4096, 5)] {
-            assert!(filtered(bytes, step, room).expect("lawful") == whole, "{step} and {room}");
+            assert!(filtered(bytes, step, room).expect("valid") == whole, "{step} and {room}");
         }
         whole
     }
 
     #[test]
-    fn what_is_no_larger_than_a_session_passes_as_it_is() {
+    fn values_no_larger_than_a_session_pass_unchanged() {
         let mut bytes = b"+OK\r\n:7\r\n$-1\r\n$0\r\n\r\n*2\r\n$3\r\na\r\n\r\n*-1\r\n-ERR no\r\n$4\r\n$9\r\n\r\n".to_vec();
         bytes.extend_from_slice(format!("${PAYLOAD_MAX}\r\n").as_bytes());
         bytes.extend(std::iter::repeat_n(b'$', PAYLOAD_MAX));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_value_becomes_an_error_and_what_follows_it_passes() {
+    fn a_larger_value_becomes_an_error_and_later_ones_pass() {
         let mut bytes = b":1\r\n".to_vec();
         bytes.extend_from_slice(format!("${}\r\n", PAYLOAD_MAX + 1).as_bytes());
         bytes.extend(std::iter::repeat_n(b'\n', PAYLOAD_MAX + 1));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_ends_the_stream() {
+    fn bytes_that_are_not_a_reply_end_the_stream() {
         let long = [b"+".as_slice(), &[b'x'; LINE_MAX]].concat();
         let cases: [&[u8]; 8] = [
             b"$x\r\n",

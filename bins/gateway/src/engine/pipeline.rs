@@ -1,15 +1,15 @@
-//! The connection to a node: commands out, answers in, in the same order.
+//! The connection to a node: commands out, replies in, in the same order.
 //!
 //! ```text
 //!  push ──► out ──────────────► node
 //!    └────► waiting ◄── parser ◄───┘
-//!             │ the first that waits has this answer
+//!             │ a reply belongs to the first that waits
 //!             ▼
-//!           settle
+//!          receive
 //! ```
 //!
-//! Commands gather in `out` while other tasks run, and leave in one piece when it is this one's turn: so
-//! the more there is to do, the less each costs.
+//! Commands gather in `out` while other tasks run, and are sent together in this task's turn. So under
+//! load, each costs less.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -22,36 +22,36 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::connect::Duplex;
-use super::reply::{BUFFER_LEN, Parser};
+use super::resp::{BUFFER_LEN, Parser};
 use super::{Engine, Node};
 use crate::command::{ASKING, Request};
 
-/// Bytes of memory that an idle connection keeps for its next commands.
+/// The memory for commands that an idle connection keeps.
 const KEPT: usize = 64 << 10;
 
-/// What is on its way on one connection.
+/// The commands and requests of one connection.
 #[derive(Default)]
-pub(super) struct Wire {
+pub(super) struct Pipeline {
     out: Vec<u8>,
     sent: usize,
     waiting: VecDeque<Waiting>,
     waker: Option<Waker>,
 }
 
-/// Whose answer comes next.
+/// The owner of a reply to come.
 enum Waiting {
-    /// Nobody's: that of an ASKING.
-    Nobody,
-    /// A request's. One whose time is over has been answered, and keeps its place.
+    /// None: the reply to an ASKING.
+    Ignored,
+    /// A request. After its deadline it is answered and keeps its place.
     Request(Box<Request>),
 }
 
-impl Wire {
-    /// Sends a request, as soon as it is this connection's turn.
+impl Pipeline {
+    /// Queues a request, and wakes the task that sends it.
     pub(super) fn push(&mut self, request: Box<Request>) {
         if request.asking {
             self.out.extend_from_slice(ASKING);
-            self.waiting.push_back(Waiting::Nobody);
+            self.waiting.push_back(Waiting::Ignored);
         }
         request.write(&mut self.out);
         self.waiting.push_back(Waiting::Request(request));
@@ -60,33 +60,36 @@ impl Wire {
         }
     }
 
-    /// Answers the requests whose time is over; true if one of them has been sent to this node alone,
-    /// and so has waited for it all the time.
+    /// Answers the requests whose deadline has passed. True if one of them was sent to this node only, and
+    /// so has waited for it all the time.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let mut over = false;
+        let mut expired = false;
         for waiting in &mut self.waiting {
             let Waiting::Request(request) = waiting else { continue };
             if request.deadline <= now {
-                over |= request.hops == 0;
+                expired |= request.hops == 0;
                 request.expire();
             } else if request.hops == 0 {
-                // Those behind it came later.
+                // Those behind it were sent later.
                 break;
             }
         }
-        over
+        expired
     }
 
-    /// Begins anew, and gives the requests that had no answer.
+    /// Empties it, and returns the requests without a reply.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Box<Request>> + use<> {
         let old = std::mem::take(self);
         old.waiting.into_iter().filter_map(|waiting| match waiting {
-            Waiting::Nobody => None,
+            Waiting::Ignored => None,
             Waiting::Request(request) => Some(request),
         })
     }
 
-    /// Writes what there is; an error where the connection is over.
+    /// Writes as much as the system takes.
+    ///
+    /// # Errors
+    /// The connection has failed.
     fn write(&mut self, stream: &mut dyn Duplex, cx: &mut Context<'_>) -> io::Result<()> {
         let before = self.sent;
         while self.sent < self.out.len() {
@@ -102,7 +105,7 @@ impl Wire {
             self.out.shrink_to(KEPT);
         }
         if self.sent != before {
-            // TLS keeps bytes until it is told to send them.
+            // TLS may hold bytes back until it is flushed.
             if let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx) {
                 flushed?;
             }
@@ -111,7 +114,7 @@ impl Wire {
     }
 }
 
-/// Runs a connection until it is over, and says why.
+/// Runs a connection until it ends, and returns the reason.
 pub(super) async fn run(
     node: &Node,
     engine: &Rc<Engine>,
@@ -122,11 +125,11 @@ pub(super) async fn run(
     poll_fn(|cx| {
         loop {
             {
-                let mut wire = node.wire.borrow_mut();
-                if let Err(error) = wire.write(&mut *stream, cx) {
+                let mut pipeline = node.pipeline.borrow_mut();
+                if let Err(error) = pipeline.write(&mut *stream, cx) {
                     return Poll::Ready(error);
                 }
-                wire.waker = Some(cx.waker().clone());
+                pipeline.waker = Some(cx.waker().clone());
             }
             let mut room = ReadBuf::new(&mut buffer[len..]);
             match Pin::new(&mut stream).poll_read(cx, &mut room) {
@@ -139,8 +142,8 @@ pub(super) async fn run(
                 return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
             }
             len += new;
-            node.heard();
-            match settle(node, engine, &mut parser, &buffer[..len]) {
+            node.replied();
+            match receive(node, engine, &mut parser, &buffer[..len]) {
                 Ok(used) => {
                     buffer.copy_within(used..len, 0);
                     len -= used;
@@ -152,8 +155,8 @@ pub(super) async fn run(
     .await
 }
 
-/// Settles every request whose answer is there, and says how many bytes that took.
-fn settle(
+/// Handles every complete reply in `bytes`, and returns their length.
+fn receive(
     node: &Node,
     engine: &Rc<Engine>,
     parser: &mut Parser,
@@ -161,17 +164,19 @@ fn settle(
 ) -> io::Result<usize> {
     let mut used = 0;
     loop {
-        let (len, answer) = parser.next(&bytes[used..])?;
+        let (len, value) = parser.next(&bytes[used..])?;
         used += len;
-        let Some(answer) = answer else { return Ok(used) };
-        let waiting = node.wire.borrow_mut().waiting.pop_front();
+        let Some(value) = value else { return Ok(used) };
+        let waiting = node.pipeline.borrow_mut().waiting.pop_front();
         match waiting {
-            Some(Waiting::Nobody) => {}
+            Some(Waiting::Ignored) => {}
             Some(Waiting::Request(request)) => {
-                node.unload(1);
-                engine.settle(node, request, answer);
+                node.completed(1);
+                engine.receive(node, request, value);
             }
-            None => return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to nothing")),
+            None => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply to no command"));
+            }
         }
     }
 }
