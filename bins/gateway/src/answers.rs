@@ -24,6 +24,10 @@ use tokio::time::Instant;
 use distcache_core::message::Status;
 use distcache_core::wire::{self, Envelope, HEADER_LEN, Header, LEVEL};
 
+/// The most spare buffers of a client.
+const SPARE_MAX: usize = 32;
+/// The largest buffer that is kept as a spare one.
+const SPARE_LEN_MAX: usize = 1024;
 /// The smallest buffer for answers.
 const BUFFER_MIN: usize = 4096;
 
@@ -42,7 +46,7 @@ pub(crate) enum OwnedReply {
     /// One byte.
     Status(Status),
     /// A session's data.
-    Session(Box<[u8]>),
+    Session(Vec<u8>),
 }
 
 impl Reply<'_> {
@@ -93,6 +97,8 @@ struct Queue {
     sent: usize,
     /// The number of entries that have passed another one.
     passed: usize,
+    /// Empty buffers for the next sessions that wait for their turn, [`SPARE_MAX`] at most.
+    spare: Vec<Vec<u8>>,
 }
 
 struct Entry {
@@ -134,12 +140,19 @@ impl Answers {
         else {
             return Completed::Released;
         };
-        let Queue { entries, out, .. } = &mut *queue;
+        let Queue { entries, out, spare, .. } = &mut *queue;
         match entries.get_mut(at) {
             Some(entry) if entry.state != State::Waiting => return Completed::Released,
             None => return Completed::Released,
             Some(entry) if at > 0 => {
-                entry.state = State::Done(reply.into());
+                entry.state = State::Done(match reply {
+                    Reply::Status(status) => OwnedReply::Status(status),
+                    Reply::Session(session) => {
+                        let mut buffer = spare.pop().unwrap_or_default();
+                        buffer.extend_from_slice(session);
+                        OwnedReply::Session(buffer)
+                    }
+                });
                 return Completed::Held;
             }
             Some(entry) => {
@@ -200,6 +213,7 @@ impl Answers {
         let mut queue = self.queue.borrow_mut();
         if queue.entries.is_empty() {
             queue.entries.shrink_to(4);
+            queue.spare = Vec::new();
         }
         if queue.out.is_empty() {
             queue.out.shrink_to(0);
@@ -229,7 +243,16 @@ impl Queue {
                     entry.state = State::Waiting;
                     break;
                 }
-                State::Done(reply) => write(&entry.header, reply.as_reply(), &mut self.out),
+                State::Done(reply) => {
+                    write(&entry.header, reply.as_reply(), &mut self.out);
+                    if let OwnedReply::Session(mut buffer) = reply
+                        && buffer.capacity() <= SPARE_LEN_MAX
+                        && self.spare.len() < SPARE_MAX
+                    {
+                        buffer.clear();
+                        self.spare.push(buffer);
+                    }
+                }
                 State::Passed => self.passed -= 1,
             }
             self.base += 1;
@@ -263,8 +286,9 @@ fn write(header: &Header, reply: Reply<'_>, out: &mut Vec<u8>) {
     let payload = reply.payload();
     let start = out.len();
     out.reserve(if start == 0 { BUFFER_MIN } else { 0 });
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    out.extend_from_slice(payload);
     out.resize(start + wire::wire_len(payload.len()), 0);
-    out[start + HEADER_LEN..][..payload.len()].copy_from_slice(payload);
     let framed = wire::frame(&mut out[start..], &Envelope::answer(header, LEVEL), payload.len());
     debug_assert!(framed.is_some(), "a session is at most one message long");
 }

@@ -13,7 +13,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -68,11 +68,18 @@ pub(crate) struct State {
 }
 
 /// A stream, and the readiness of its descriptors.
+///
+/// A UNIX socket reports that it is writable each time that the client has read something, which wakes
+/// the worker in vain. So a socket is registered for reading only, until a write finds it full.
 struct Io {
     // Dropped before the stream closes the descriptors.
     read: Option<AsyncFd<RawFd>>,
     /// `None` if it is the same as for reading.
     write: Option<AsyncFd<RawFd>>,
+    /// Whether `read` is registered for writing too.
+    both: bool,
+    /// Whether the last write found no room.
+    full: bool,
     stream: Stream,
 }
 
@@ -81,17 +88,12 @@ struct Closed;
 
 impl Io {
     fn new(stream: Stream) -> io::Result<Self> {
-        let both = Interest::READABLE.add(Interest::WRITABLE);
-        let (read, write) = match (stream.read_fd(), stream.write_fd()) {
-            (Some(one), Some(same)) if one.as_raw_fd() == same.as_raw_fd() => {
-                (Some(watch(one, both)?), None)
-            }
-            (read, write) => (
-                read.map(|fd| watch(fd, Interest::READABLE)).transpose()?,
-                write.map(|fd| watch(fd, Interest::WRITABLE)).transpose()?,
-            ),
-        };
-        Ok(Self { read, write, stream })
+        let (read, write) = (stream.read_fd(), stream.write_fd());
+        let is_one = |fd: &BorrowedFd<'_>| read.is_some_and(|r| r.as_raw_fd() == fd.as_raw_fd());
+        let write = write.filter(|fd| !is_one(fd));
+        let write = write.map(|fd| watch(fd, Interest::WRITABLE)).transpose()?;
+        let read = read.map(|fd| watch(fd, Interest::READABLE)).transpose()?;
+        Ok(Self { read, write, both: false, full: false, stream })
     }
 
     /// Reads what has arrived; `None` if there is nothing, 0 at the end of the stream.
@@ -116,17 +118,44 @@ impl Io {
     }
 
     /// Writes as much as the system takes; `None` if it takes nothing.
-    fn write(&self, cx: &mut Context<'_>, answers: &Answers) -> Result<Option<usize>, Closed> {
-        let Some(fd) = self.write.as_ref().or(self.read.as_ref()) else { return Err(Closed) };
+    fn write(&mut self, cx: &mut Context<'_>, answers: &Answers) -> Result<Option<usize>, Closed> {
         loop {
-            let Poll::Ready(ready) = fd.poll_write_ready(cx) else { return Ok(None) };
-            let mut ready = ready.map_err(|_| Closed)?;
-            match answers.send(|bytes| self.stream.send(bytes)) {
-                Ok(0) => ready.clear_ready(),
-                Ok(len) => return Ok(Some(len)),
+            if self.full {
+                self.register_for_writing()?;
+            }
+            let fd = self.write.as_ref().or(self.read.as_ref()).ok_or(Closed)?;
+            let ready = match self.full {
+                false => None,
+                true => match fd.poll_write_ready(cx) {
+                    Poll::Ready(ready) => Some(ready.map_err(|_| Closed)?),
+                    Poll::Pending => return Ok(None),
+                },
+            };
+            let sent = answers.send(|bytes| self.stream.send(bytes));
+            if let (Ok(0), Some(mut ready)) = (&sent, ready) {
+                ready.clear_ready();
+            }
+            match sent {
+                Ok(0) => self.full = true,
+                Ok(len) => {
+                    self.full = false;
+                    return Ok(Some(len));
+                }
                 Err(_) => return Err(Closed),
             }
         }
+    }
+
+    fn register_for_writing(&mut self) -> Result<(), Closed> {
+        if self.write.is_none() && !self.both {
+            // A descriptor can be registered once at a time.
+            self.read = None;
+            let both = Interest::READABLE.add(Interest::WRITABLE);
+            let fd = self.stream.read_fd().ok_or(Closed)?;
+            self.read = Some(watch(fd, both).map_err(|_| Closed)?);
+            self.both = true;
+        }
+        Ok(())
     }
 }
 
@@ -231,7 +260,7 @@ impl Client {
     /// Handles bytes that had to wait. True if there was progress.
     fn resume(&mut self, cx: &Context<'_>, now: Instant) -> bool {
         if let Some((request, number)) = self.parked.take()
-            && !self.submit(request, number, cx)
+            && !self.submit(request, number, cx, now)
         {
             return false;
         }
@@ -301,7 +330,7 @@ impl Client {
         let number = answers.reserve(message.header, now);
         match parsed {
             Parsed::Command(request) => {
-                let _ = self.submit(request, number, cx);
+                let _ = self.submit(request, number, cx, now);
             }
             Parsed::Reply(reply) => drop(answers.complete(number, reply)),
             Parsed::Malformed => {}
@@ -310,12 +339,18 @@ impl Client {
     }
 
     /// Submits a request to the engine. False if its node has no room: then it is parked.
-    fn submit(&mut self, request: Box<Request>, number: u64, cx: &Context<'_>) -> bool {
+    fn submit(
+        &mut self,
+        request: Box<Request>,
+        number: u64,
+        cx: &Context<'_>,
+        now: Instant,
+    ) -> bool {
         let mut request = match request.is_pending() {
             true => request,
             false => request.with_reply_to(ReplyTo::Client(self.state.answers.clone(), number)),
         };
-        if request.deadline <= Instant::now() {
+        if request.deadline <= now {
             request.expire();
             return true;
         }

@@ -13,7 +13,9 @@
 //! `UNLINK`. HAVE uses `STRLEN` instead of `EXISTS` so that it agrees with GET: a list under the same
 //! prefix is not a session.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,6 +29,8 @@ use distcache_core::wire::{Message, Op, PAYLOAD_MAX};
 
 /// The prefix of each key.
 const PREFIX: &[u8; 3] = b"dc:";
+/// The most spare requests of a worker: 0.2 MB.
+const SPARE_MAX: usize = 1024;
 /// The length of the longest key.
 const KEY_MAX: usize = PREFIX.len() + ID_MAX;
 
@@ -50,9 +54,37 @@ pub(crate) struct Request {
 
 /// What the requests of one worker share.
 pub(crate) struct Shared {
-    pub(crate) counters: std::sync::Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) in_flight: InFlight,
+    /// Answered requests, whose memory the next ones use.
+    pub(crate) spare: RefCell<Vec<Box<Request>>>,
     pub(crate) held: Held,
+}
+
+impl Shared {
+    pub(crate) fn new(counters: Arc<Counters>, in_flight: InFlight, held: Held) -> Rc<Self> {
+        Rc::new(Self { counters, in_flight, held, spare: RefCell::default() })
+    }
+
+    /// Moves a request to memory of its own.
+    fn boxed(&self, request: Request) -> Box<Request> {
+        match self.spare.borrow_mut().pop() {
+            Some(mut spare) => {
+                *spare = request;
+                spare
+            }
+            None => Box::new(request),
+        }
+    }
+
+    /// Keeps the memory of a request that is answered.
+    pub(crate) fn recycle(&self, mut request: Box<Request>) {
+        let mut spare = self.spare.borrow_mut();
+        if !request.is_pending() && spare.len() < SPARE_MAX {
+            request.session = Box::default();
+            spare.push(request);
+        }
+    }
 }
 
 /// The destination of an answer.
@@ -150,7 +182,7 @@ impl Request {
         let len = PREFIX.len() + id.bytes().len();
         key[..PREFIX.len()].copy_from_slice(PREFIX);
         key[PREFIX.len()..len].copy_from_slice(id.bytes());
-        Parsed::Command(Box::new(Self {
+        Parsed::Command(shared.boxed(Self {
             op,
             key,
             key_len: len as u8,

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::counters::Counters;
 use crate::engine::InFlight;
@@ -8,7 +6,7 @@ use distcache_testing::bytes::{self, PUT, TAKE, add_payload, at_level, message};
 
 fn shared() -> Rc<Shared> {
     let counters: Arc<Counters> = Arc::default();
-    Rc::new(Shared { counters, in_flight: InFlight::new(100), held: Held::new(None) })
+    Shared::new(counters, InFlight::new(100), Held::new(None))
 }
 
 fn parse(wire: &[u8], shared: &Rc<Shared>) -> Parsed {

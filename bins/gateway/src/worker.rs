@@ -90,11 +90,8 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 impl PendingWorker {
     /// Builds the worker on this thread. Needs a `LocalSet`.
     pub(crate) fn build(self, engine: EngineConfig) -> RunningWorker {
-        let shared = Rc::new(Shared {
-            counters: self.counters,
-            in_flight: InFlight::new(self.config.in_flight),
-            held: Held::new(self.config.overtake),
-        });
+        let in_flight = InFlight::new(self.config.in_flight);
+        let shared = Shared::new(self.counters, in_flight, Held::new(self.config.overtake));
         let engine = Engine::new(engine, shared.clone());
         engine.start();
         let worker = Rc::new(Worker {
@@ -151,6 +148,8 @@ impl RunningWorker {
             sleep(Duration::from_millis(5)).await;
         }
         sweep.abort();
+        // They refer to what they are kept in.
+        self.worker.shared.spare.take();
     }
 
     fn accept_client(&self, stream: Stream) {

@@ -141,7 +141,10 @@ impl Engine {
         let counters = &self.shared.counters;
         request.asking = false;
         match request.outcome(value) {
-            Outcome::Reply(reply) => request.answer(reply),
+            Outcome::Reply(reply) => {
+                request.answer(reply);
+                self.shared.recycle(request);
+            }
             Outcome::Moved(to) => {
                 counters.moved.count();
                 self.stale.notify_one();
