@@ -21,13 +21,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use distcache_core::message::Status;
+use distcache_core::message::{STAMP_LEN, Status};
 use distcache_core::wire::{self, Envelope, HEADER_LEN, Header, LEVEL};
 
 /// The most spare buffers of a client.
 const SPARE_MAX: usize = 32;
 /// The largest buffer that is kept as a spare one.
 const SPARE_LEN_MAX: usize = 1024;
+/// The stamp of a FETCH that finds nothing. A server accepts no REPAIR with it: an engine does not tell
+/// what was removed since.
+const NO_STAMP: [u8; STAMP_LEN] = [0; STAMP_LEN];
 /// The smallest buffer for answers.
 const BUFFER_MIN: usize = 4096;
 
@@ -38,6 +41,10 @@ pub(crate) enum Reply<'a> {
     Status(Status),
     /// A session's data.
     Session(&'a [u8]),
+    /// The lifetime left in milliseconds and a session's data, which answer a FETCH.
+    Fetched(u32, &'a [u8]),
+    /// The answer to a FETCH that finds nothing.
+    Missing,
 }
 
 /// The same, with its own memory.
@@ -47,33 +54,71 @@ pub(crate) enum OwnedReply {
     Status(Status),
     /// A session's data.
     Session(Vec<u8>),
+    /// See [`Reply::Fetched`].
+    Fetched(u32, Vec<u8>),
+    /// See [`Reply::Missing`].
+    Missing,
 }
 
 impl Reply<'_> {
-    /// The payload on the wire.
-    pub(crate) fn payload(&self) -> &[u8] {
+    /// Appends the payload on the wire to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Status(status) => std::slice::from_ref(&status.0),
-            Self::Session(session) => session,
+            Self::Status(status) => out.push(status.0),
+            Self::Session(session) => out.extend_from_slice(session),
+            Self::Fetched(ttl, session) => {
+                out.push(Status::OK.0);
+                out.extend_from_slice(&ttl.to_be_bytes());
+                out.extend_from_slice(session);
+            }
+            Self::Missing => {
+                out.push(Status::NOT_OK.0);
+                out.extend_from_slice(&NO_STAMP);
+            }
         }
     }
 }
 
 impl From<Reply<'_>> for OwnedReply {
     fn from(reply: Reply<'_>) -> Self {
-        match reply {
-            Reply::Status(status) => Self::Status(status),
-            Reply::Session(session) => Self::Session(session.into()),
-        }
+        Self::new(reply, &mut Vec::new())
     }
 }
 
 impl OwnedReply {
+    /// Copies a reply to a buffer of `spare`, or to a new one.
+    fn new(reply: Reply<'_>, spare: &mut Vec<Vec<u8>>) -> Self {
+        let mut copy = |session| {
+            let mut buffer = spare.pop().unwrap_or_default();
+            buffer.extend_from_slice(session);
+            buffer
+        };
+        match reply {
+            Reply::Status(status) => Self::Status(status),
+            Reply::Session(session) => Self::Session(copy(session)),
+            Reply::Fetched(ttl, session) => Self::Fetched(ttl, copy(session)),
+            Reply::Missing => Self::Missing,
+        }
+    }
+
     /// The same, borrowed.
     pub(crate) fn as_reply(&self) -> Reply<'_> {
         match self {
             Self::Status(status) => Reply::Status(*status),
             Self::Session(session) => Reply::Session(session),
+            Self::Fetched(ttl, session) => Reply::Fetched(*ttl, session),
+            Self::Missing => Reply::Missing,
+        }
+    }
+
+    /// Returns its buffer, emptied, if it has one that is worth keeping.
+    fn into_spare(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Session(mut buffer) | Self::Fetched(_, mut buffer) => {
+                buffer.clear();
+                Some(buffer).filter(|buffer| buffer.capacity() <= SPARE_LEN_MAX)
+            }
+            Self::Status(_) | Self::Missing => None,
         }
     }
 }
@@ -145,14 +190,7 @@ impl Answers {
             Some(entry) if entry.state != State::Waiting => return Completed::Released,
             None => return Completed::Released,
             Some(entry) if at > 0 => {
-                entry.state = State::Done(match reply {
-                    Reply::Status(status) => OwnedReply::Status(status),
-                    Reply::Session(session) => {
-                        let mut buffer = spare.pop().unwrap_or_default();
-                        buffer.extend_from_slice(session);
-                        OwnedReply::Session(buffer)
-                    }
-                });
+                entry.state = State::Done(OwnedReply::new(reply, spare));
                 return Completed::Held;
             }
             Some(entry) => {
@@ -245,12 +283,8 @@ impl Queue {
                 }
                 State::Done(reply) => {
                     write(&entry.header, reply.as_reply(), &mut self.out);
-                    if let OwnedReply::Session(mut buffer) = reply
-                        && buffer.capacity() <= SPARE_LEN_MAX
-                        && self.spare.len() < SPARE_MAX
-                    {
-                        buffer.clear();
-                        self.spare.push(buffer);
+                    if self.spare.len() < SPARE_MAX {
+                        self.spare.extend(reply.into_spare());
                     }
                 }
                 State::Passed => self.passed -= 1,
@@ -283,13 +317,13 @@ impl Queue {
 
 /// Appends an answer to `out`.
 fn write(header: &Header, reply: Reply<'_>, out: &mut Vec<u8>) {
-    let payload = reply.payload();
     let start = out.len();
     out.reserve(if start == 0 { BUFFER_MIN } else { 0 });
     out.extend_from_slice(&[0; HEADER_LEN]);
-    out.extend_from_slice(payload);
-    out.resize(start + wire::wire_len(payload.len()), 0);
-    let framed = wire::frame(&mut out[start..], &Envelope::answer(header, LEVEL), payload.len());
+    reply.write(out);
+    let payload_len = out.len() - start - HEADER_LEN;
+    out.resize(start + wire::wire_len(payload_len), 0);
+    let framed = wire::frame(&mut out[start..], &Envelope::answer(header, LEVEL), payload_len);
     debug_assert!(framed.is_some(), "a session is at most one message long");
 }
 

@@ -8,10 +8,18 @@
 //! | TAKE | `GETDEL key` | as GET |
 //! | REMOVE | `UNLINK key` | 1: 0, 0: 1 |
 //! | HAVE | `STRLEN key` | the length of a session: 0, any other length: 1 |
+//! | FETCH | `PTTL key` and `GET key` | a number and a string: the session and its lifetime, else a miss |
+//! | REPAIR, COPY | none | 3 |
 //!
 //! A lifetime of 0 stores nothing, and engines refuse it. So such an ADD becomes `EXISTS`, and such a PUT
 //! `UNLINK`. HAVE uses `STRLEN` instead of `EXISTS` so that it agrees with GET: a list under the same
 //! prefix is not a session.
+//!
+//! A FETCH asks for the lifetime first: so the session needs no copy while the other reply is on its way.
+//! If the session is replaced in between, the answer has the old lifetime and the new data. An engine does
+//! not tell what was removed a moment ago, which a REPAIR has to respect, so a REPAIR is not supported.
+//! After a miss `dc_client -replicas 2` sends one, and takes the refusal as an answer. The engine makes
+//! copies of its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,9 +31,10 @@ use tokio::time::Instant;
 use crate::answers::{Answers, Completed, Held, OwnedReply, Reply};
 use crate::counters::Counters;
 use crate::engine::{InFlight, RespValue, slot_of};
+use distcache_core::copy::Copy;
 use distcache_core::id::{ID_MAX, Id};
-use distcache_core::message::{ADD_FIXED_LEN, Add, Status};
-use distcache_core::wire::{Message, Op, PAYLOAD_MAX};
+use distcache_core::message::{self, ADD_FIXED_LEN, Add, Status, TTL_MAX};
+use distcache_core::wire::{Malformed, Message, Op, PAYLOAD_MAX};
 
 /// The prefix of each key.
 const PREFIX: &[u8; 3] = b"dc:";
@@ -45,8 +54,10 @@ pub(crate) struct Request {
     pub(crate) deadline: Instant,
     /// How often it was redirected or repeated.
     pub(crate) hops: u8,
-    /// Whether an ASKING must precede it.
+    /// Whether an ASKING must precede each of its commands.
     pub(crate) asking: bool,
+    /// The reply to the PTTL of a FETCH.
+    pttl: Option<i64>,
     /// `None` before it is submitted, and once it is answered.
     reply_to: Option<ReplyTo>,
     shared: Rc<Shared>,
@@ -166,13 +177,13 @@ impl Request {
                 Ok(Err(status)) => return Parsed::Reply(Reply::Status(status)),
                 Err(_) => return Parsed::Malformed,
             },
-            Op::Fetch | Op::Repair | Op::Copy => {
-                return match message_is_valid(op, payload) {
-                    true => Parsed::Reply(Reply::Status(Status::UNSUPPORTED)),
-                    false => Parsed::Malformed,
+            Op::Repair | Op::Copy => {
+                return match refusal(op, payload) {
+                    Ok(status) => Parsed::Reply(Reply::Status(status)),
+                    Err(_) => Parsed::Malformed,
                 };
             }
-            Op::Get | Op::Take | Op::Remove | Op::Have => match Id::new(payload) {
+            Op::Get | Op::Take | Op::Remove | Op::Have | Op::Fetch => match Id::new(payload) {
                 Some(id) => (0, id, none),
                 // No session can have such an id.
                 None => return Parsed::Reply(Reply::Status(Status::NOT_OK)),
@@ -191,6 +202,7 @@ impl Request {
             deadline,
             hops: 0,
             asking: false,
+            pttl: None,
             reply_to: None,
             shared: shared.clone(),
         }))
@@ -219,7 +231,7 @@ impl Request {
 
     /// Whether it may be sent again after it was lost with a connection.
     pub(crate) fn is_idempotent(&self) -> bool {
-        matches!(self.op, Op::Get | Op::Have)
+        matches!(self.op, Op::Get | Op::Have | Op::Fetch)
     }
 
     /// Appends its command to `out`.
@@ -240,12 +252,53 @@ impl Request {
                 let ttl = ttl.to_string();
                 write_command(out, &[b"SET", key, &self.session, b"PX", ttl.as_bytes()]);
             }
-            // Not sent to an engine.
-            (Op::Fetch | Op::Repair | Op::Copy, _) => {}
+            (Op::Fetch, _) => {
+                write_command(out, &[b"PTTL", key]);
+                if self.asking {
+                    out.extend_from_slice(ASKING);
+                }
+                write_command(out, &[b"GET", key]);
+            }
+            // Refused by `parse`.
+            (Op::Repair | Op::Copy, _) => {}
         }
     }
 
-    /// What the engine's reply to its command means.
+    /// The number of replies to its commands after the first one.
+    pub(crate) fn later_replies(&self) -> usize {
+        match self.op {
+            Op::Fetch => 1 + usize::from(self.asking),
+            _ => 0,
+        }
+    }
+
+    /// Forgets the replies to earlier commands.
+    pub(crate) fn restart(&mut self) {
+        self.pttl = None;
+    }
+
+    /// Takes the first reply to a FETCH. False if the reply decides the outcome.
+    pub(crate) fn take_first(&mut self, value: RespValue<'_>) -> bool {
+        match value {
+            RespValue::Int(pttl) if self.op == Op::Fetch && self.pttl.is_none() => {
+                self.pttl = Some(pttl);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The lifetime of a fetched session; `None` if there was none.
+    fn fetched_ttl(&self) -> Option<u32> {
+        match self.pttl? {
+            -2 => None,
+            // It does not expire.
+            -1 => Some(TTL_MAX),
+            pttl => Some(u32::try_from(pttl).map_or(TTL_MAX, |ttl| ttl.min(TTL_MAX))),
+        }
+    }
+
+    /// What the engine's reply to its command means. For a FETCH, the reply to the GET.
     pub(crate) fn outcome<'a>(&self, value: RespValue<'a>) -> Outcome<'a> {
         let status = |status| Outcome::Reply(Reply::Status(status));
         let there = |there| status(if there { Status::OK } else { Status::NOT_OK });
@@ -254,6 +307,13 @@ impl Request {
             (Op::Get | Op::Take, RespValue::Bulk(session)) if self.fits(session.len()) => {
                 Outcome::Reply(Reply::Session(session))
             }
+            (Op::Fetch, RespValue::Bulk(session)) if self.fits(session.len()) => {
+                Outcome::Reply(match self.fetched_ttl() {
+                    Some(ttl) => Reply::Fetched(ttl, session),
+                    None => Reply::Missing,
+                })
+            }
+            (Op::Fetch, RespValue::Nil) => Outcome::Reply(Reply::Missing),
             (Op::Get | Op::Take, RespValue::Nil) => status(Status::NOT_OK),
             (Op::Add, RespValue::Nil) => status(Status::ADD_EXISTS),
             (Op::Add | Op::Put, RespValue::Okay) => status(Status::OK),
@@ -296,8 +356,11 @@ impl Request {
     /// The value is not a session: a miss for a request that reads, a failure for one that stores.
     fn foreign(&self) -> Outcome<'static> {
         self.shared.counters.foreign.count();
-        let stores = self.op.stores();
-        Outcome::Reply(Reply::Status(if stores { Status::DISCONNECTED } else { Status::NOT_OK }))
+        Outcome::Reply(match self.op {
+            Op::Add | Op::Put => Reply::Status(Status::DISCONNECTED),
+            Op::Fetch => Reply::Missing,
+            _ => Reply::Status(Status::NOT_OK),
+        })
     }
 
     /// Answers the request, unless it was answered before.
@@ -325,13 +388,13 @@ impl Request {
                     counters.exists.count();
                 }
             }
-            Op::Get | Op::Take => {
+            Op::Get | Op::Take | Op::Fetch => {
                 counters.gets.count();
-                if matches!(reply, Reply::Session(_)) {
+                if matches!(reply, Reply::Session(_) | Reply::Fetched(..)) {
                     counters.hits.count();
                 }
             }
-            Op::Remove | Op::Have | Op::Fetch | Op::Repair | Op::Copy => {}
+            Op::Remove | Op::Have | Op::Repair | Op::Copy => {}
         }
     }
 
@@ -344,11 +407,11 @@ impl Request {
     }
 }
 
-/// Whether the payload of an operation of level 2 is one.
-fn message_is_valid(op: Op, payload: &[u8]) -> bool {
+/// The status that refuses a REPAIR or COPY.
+fn refusal(op: Op, payload: &[u8]) -> Result<Status, Malformed> {
     match op {
-        Op::Copy => distcache_core::copy::Copy::parse(payload).is_ok(),
-        op => distcache_core::message::Request::parse(op, payload).is_ok(),
+        Op::Copy => Copy::parse(payload).map(|_| Status::UNSUPPORTED),
+        op => Ok(message::Request::parse(op, payload)?.err().unwrap_or(Status::UNSUPPORTED)),
     }
 }
 

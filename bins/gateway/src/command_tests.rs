@@ -2,7 +2,7 @@ use super::*;
 use crate::counters::Counters;
 use crate::engine::InFlight;
 use distcache_core::wire::Direction;
-use distcache_testing::bytes::{self, PUT, TAKE, add_payload, at_level, message};
+use distcache_testing::bytes::{self, FETCH, PUT, TAKE, add_payload, at_level, message};
 
 fn shared() -> Rc<Shared> {
     let counters: Arc<Counters> = Arc::default();
@@ -56,6 +56,44 @@ fn each_request_becomes_its_command() {
         }
         assert_eq!(out, expected.get_packed_command(), "{words:?}");
     }
+}
+
+#[test]
+fn a_fetch_is_two_commands_and_two_replies() {
+    let fetch = at_level(2, message(0, 1, FETCH, b"a"));
+    let (asking, pttl) = ("*1\r\n$6\r\nASKING\r\n", "*2\r\n$4\r\nPTTL\r\n$4\r\ndc:a\r\n");
+    let get = "*2\r\n$3\r\nGET\r\n$4\r\ndc:a\r\n";
+    let mut redirected = request(&fetch);
+    redirected.asking = true;
+    for (request, later, commands) in
+        [(request(&fetch), 1, [pttl, get].concat()), (redirected, 2, [pttl, asking, get].concat())]
+    {
+        let mut out = Vec::new();
+        request.write(&mut out);
+        assert_eq!((request.later_replies(), out), (later, commands.into_bytes()));
+    }
+    let session = RespValue::Bulk(b"session");
+    let found = |ttl| Outcome::Reply(Reply::Fetched(ttl, b"session"));
+    let missing = Outcome::Reply(Reply::Missing);
+    for (pttl, value, outcome) in [
+        (7, session, found(7)),
+        (0, session, found(0)),
+        (i64::MAX, session, found(604_800_000)),
+        (-1, session, found(604_800_000)),
+        (-2, session, missing),
+        (7, RespValue::Nil, Outcome::Reply(Reply::Missing)),
+        (7, RespValue::Error("WRONGTYPE"), Outcome::Reply(Reply::Missing)),
+        (7, RespValue::Error("MOVED 1 a:1"), Outcome::Moved("a:1")),
+    ] {
+        let mut request = request(&fetch);
+        assert!(request.take_first(RespValue::Int(pttl)), "waits for the session");
+        assert_eq!(request.outcome(value), outcome, "{pttl} {value:?}");
+        // Sent again, it waits for both replies again.
+        request.restart();
+        assert!(request.take_first(RespValue::Int(1)));
+    }
+    // An error instead of the lifetime decides.
+    assert!(!request(&fetch).take_first(RespValue::Error("MOVED 1 a:1")));
 }
 
 #[test]
@@ -136,7 +174,7 @@ fn a_request_that_needs_no_engine_is_answered_at_once() {
     let answer = |wire: &[u8]| match parse(wire, &shared) {
         Parsed::Reply(Reply::Status(status)) => Some(status.0),
         Parsed::Malformed => None,
-        Parsed::Reply(Reply::Session(_)) | Parsed::Command(_) => panic!("needs no engine"),
+        Parsed::Reply(_) | Parsed::Command(_) => panic!("needs no engine"),
     };
     assert_eq!(answer(&bytes::get(1, &[7; 65])), Some(1));
     assert_eq!(answer(&bytes::remove(1, b"")), Some(1));
@@ -144,6 +182,13 @@ fn a_request_that_needs_no_engine_is_answered_at_once() {
     assert_eq!(answer(&bytes::add_for(1, 7, b"a", b"")), Some(100));
     assert_eq!(answer(&bytes::add_for(1, 7, &[7; 65], b"s")), Some(103));
     assert_eq!(answer(&message(0, 1, bytes::ADD, &[0; 7])), None);
+    let repair = |payload: &[u8]| answer(&at_level(2, message(0, 1, 7, payload)));
+    let stamped = |ttl| [&[0; 8][..], &add_payload(ttl, b"a", b"session")].concat();
+    assert_eq!(repair(&stamped(7)), Some(3));
+    assert_eq!(repair(&stamped(604_800_001)), Some(102));
+    assert_eq!(repair(&[0; 15]), None);
+    assert_eq!(answer(&at_level(2, message(0, 1, 8, &[0, 0, 0, 0, 0, 0, 0, 99]))), Some(3));
+    assert_eq!(answer(&at_level(2, message(0, 1, 8, &[0; 7]))), None);
 }
 
 #[test]

@@ -48,9 +48,9 @@ macro_rules! counters {
 counters! {
     /// Requests received.
     requests,
-    /// GETs and TAKEs answered.
+    /// GETs, TAKEs and FETCHes answered.
     gets,
-    /// GETs and TAKEs answered with a session.
+    /// GETs, TAKEs and FETCHes answered with a session.
     hits,
     /// ADDs and PUTs answered.
     adds,

@@ -68,7 +68,7 @@ fn reply(worker: &Worker, listener: &Listener, exchange: &Exchange, to: Sender) 
 async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
     let deadline = Instant::now() + worker.config.deadline;
     let mut request = [0; REQUEST_MAX];
-    let mut out = vec![0; MESSAGE_MAX];
+    let mut out = Vec::new();
     loop {
         let Some(len) = exchange.request(&mut request) else { return };
         let Ok(Some(message)) = Message::measure(&request[..len], Direction::Request) else {
@@ -76,10 +76,12 @@ async fn run(worker: &Rc<Worker>, exchange: &mut Exchange) {
         };
         let answer = ask(worker, &message, &mut request[..len], deadline).await;
         let envelope = Envelope::answer(&message.header, LEVEL);
-        let answer = answer.as_reply();
-        let payload = answer.payload();
-        out[HEADER_LEN..][..payload.len()].copy_from_slice(payload);
-        let Some(len) = wire::frame(&mut out, &envelope, payload.len()) else { return };
+        out.clear();
+        out.resize(HEADER_LEN, 0);
+        answer.as_reply().write(&mut out);
+        let payload_len = out.len() - HEADER_LEN;
+        out.resize(MESSAGE_MAX, 0);
+        let Some(len) = wire::frame(&mut out, &envelope, payload_len) else { return };
         if exchange.receive(&out[..len]) != Received::Ask {
             return;
         }

@@ -6,8 +6,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
 use distcache_testing::bytes::{
-    ADD, GET, HAVE, PUT, REMOVE, TAKE, add, add_for, add_payload, at_level, get, have, message,
-    remove, session, status,
+    ADD, FETCH, GET, HAVE, PUT, REMOVE, REPAIR, TAKE, add, add_for, add_payload, at_level, get,
+    have, message, remove, session, status,
 };
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::{ProgramUnderTest, RawClient, ask_until};
@@ -94,6 +94,19 @@ fn requests_of_all_levels_cross_as_they_do_at_a_server() {
             }
             assert!(one_by_one.take(answer.len()) == *answer, "in pieces");
         }
+        // FETCH finds the lifetime too, and after a miss no REPAIR is accepted.
+        let fetch = at_level(2, message(0, 1, FETCH, b"fetched"));
+        let missing = at_level(2, message(1, 1, FETCH, &[1, 0, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(client.ask(&fetch), missing);
+        let repair = [&[0; 8][..], &add_payload(60_000, b"fetched", &long)].concat();
+        let refused = at_level(2, message(1, 2, REPAIR, &[3]));
+        assert_eq!(client.ask(&at_level(2, message(0, 2, REPAIR, &repair))), refused);
+        client.ask(&add_for(3, 60_000, b"fetched", &long));
+        let fetched = client.ask(&fetch);
+        let ttl = u32::from_be_bytes(fetched[15..19].try_into().expect("4 bytes"));
+        assert!((50_000..=60_000).contains(&ttl), "{ttl}");
+        let payload = [&[0][..], &ttl.to_be_bytes(), &long].concat();
+        assert!(fetched == at_level(2, message(1, 1, FETCH, &payload)));
         // In a frame of level 0 the operations of level 1 close the connection, after earlier requests are
         // answered.
         for request in [put(1, b"a", b"session"), take(1, b"a")] {

@@ -40,7 +40,7 @@ pub(super) struct Pipeline {
 
 /// The owner of a reply to come.
 enum Waiting {
-    /// None: the reply to an ASKING.
+    /// None: the reply to an ASKING, or a later reply to a request with more than one.
     Ignored,
     /// A request. After its deadline it is answered and keeps its place.
     Request(Box<Request>),
@@ -48,15 +48,26 @@ enum Waiting {
 
 impl Pipeline {
     /// Queues a request, and wakes the task that sends it.
-    pub(super) fn push(&mut self, request: Box<Request>) {
+    pub(super) fn push(&mut self, mut request: Box<Request>) {
+        request.restart();
         if request.asking {
             self.out.extend_from_slice(ASKING);
             self.waiting.push_back(Waiting::Ignored);
         }
         request.write(&mut self.out);
+        let later = request.later_replies();
         self.waiting.push_back(Waiting::Request(request));
+        self.waiting.extend(std::iter::repeat_with(|| Waiting::Ignored).take(later));
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    /// Makes a request wait for the last of its later replies.
+    fn wait_on(&mut self, request: Box<Request>) {
+        let last = request.later_replies().checked_sub(1);
+        if let Some(place) = last.and_then(|last| self.waiting.get_mut(last)) {
+            *place = Waiting::Request(request);
         }
     }
 
@@ -170,9 +181,13 @@ fn receive(
         let waiting = node.pipeline.borrow_mut().waiting.pop_front();
         match waiting {
             Some(Waiting::Ignored) => {}
-            Some(Waiting::Request(request)) => {
-                node.completed(1);
-                engine.receive(node, request, value);
+            Some(Waiting::Request(mut request)) => {
+                if request.take_first(value) {
+                    node.pipeline.borrow_mut().wait_on(request);
+                } else {
+                    node.completed(1);
+                    engine.receive(node, request, value);
+                }
             }
             None => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply to no command"));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use distcache_testing::bytes::{ADD, GET, add, get};
+use distcache_testing::bytes::{ADD, FETCH, GET, add, at_level, get, message};
 use distcache_testing::random::Random;
 use distcache_testing::raw_client::RawClient;
 
@@ -151,10 +151,29 @@ impl Drop for Load {
     }
 }
 
+/// The answer to a FETCH as that to a GET would be. The lifetime is left out.
+fn as_get(answer: &[u8]) -> Vec<u8> {
+    let frames = answer.chunks(14 + 2048);
+    let payload: Vec<u8> = frames.flat_map(|frame| &frame[14..]).copied().collect();
+    match payload.as_slice() {
+        [0, _, _, _, _, session @ ..] => distcache_testing::bytes::session(7, session),
+        [1, 0, 0, 0, 0, 0, 0, 0, 0] => distcache_testing::bytes::status(7, GET, 1),
+        [code] => distcache_testing::bytes::status(7, GET, *code),
+        _ => answer.to_vec(),
+    }
+}
+
 fn request(client: &RawClient, id: &[u8], store: bool, shard: usize, tallies: &Mutex<Vec<Tally>>) {
     let session = data(id);
     let start = Instant::now();
-    let answer = client.ask(&if store { add(7, id, &session) } else { get(7, id) });
+    // Some of the requests that read are FETCHes, which take two commands each.
+    let fetch = !store && session.len() % 4 == 0;
+    let answer = client.ask(&match (store, fetch) {
+        (true, _) => add(7, id, &session),
+        (false, true) => at_level(2, message(0, 7, FETCH, id)),
+        (false, false) => get(7, id),
+    });
+    let answer = if fetch { as_get(&answer) } else { answer };
     let took = start.elapsed();
     let found = distcache_testing::bytes::session(7, &session);
     let status = |op, code| distcache_testing::bytes::status(7, op, code);
