@@ -24,7 +24,7 @@ use crate::worker::{self, Handle, WorkerConfig};
 use distcache_posix::net::listener::Listener;
 use distcache_posix::net::stream::Stream;
 use distcache_posix::process::signals::{Signal, Signals};
-use distcache_posix::process::start::Started;
+use distcache_posix::process::start::{LockAllError, Started};
 
 /// The longest time of an orderly end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -71,6 +71,8 @@ pub struct Config {
 pub enum GatewayError {
     /// The configuration of TLS to the engine is invalid: one line.
     Tls(String),
+    /// Memory could not be locked.
+    Lock(LockAllError),
     /// A worker could not be started.
     Io(io::Error),
 }
@@ -79,6 +81,7 @@ impl fmt::Display for GatewayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls(why) => f.write_str(why),
+            Self::Lock(error) => error.fmt(f),
             Self::Io(error) => write!(f, "cannot start a worker: {error}"),
         }
     }
@@ -88,6 +91,7 @@ impl std::error::Error for GatewayError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Tls(_) => None,
+            Self::Lock(error) => error.source(),
             Self::Io(error) => Some(error),
         }
     }
@@ -121,12 +125,16 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`], before it reports that it is ready.
     pub fn run(self, mut started: Started) -> Result<(), GatewayError> {
+        let nodes = self.config.threads * NODE_DESCRIPTORS;
+        started.provide_descriptors(self.config.clients, nodes);
+        if let Err(error) = started.lock_all_memory() {
+            return started.fail(GatewayError::Lock(error));
+        }
+        started.enter_file_sandbox();
         let runtime = match worker::runtime() {
             Ok(runtime) => runtime,
             Err(error) => return started.fail(error.into()),
         };
-        let nodes = self.config.threads * NODE_DESCRIPTORS;
-        started.provide_descriptors(self.config.clients, nodes);
         LocalSet::new().block_on(&runtime, self.serve(&mut started))
     }
 

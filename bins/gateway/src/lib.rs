@@ -41,6 +41,7 @@ mod datagrams;
 mod endpoint;
 mod engine;
 mod gateway;
+mod options;
 mod watch;
 mod worker;
 
@@ -49,3 +50,4 @@ pub use credentials::{Credentials, Login};
 pub use endpoint::{Endpoint, HostPort};
 pub use engine::TlsOptions;
 pub use gateway::{Config, Gateway, GatewayError};
+pub use options::DC_GATEWAY;

@@ -4,6 +4,8 @@
 //! detach, write the pid file, change the user. Then the program allocates its memory, enters the
 //! [`sandbox`], reports that it is ready, and enters its loop.
 
+mod threaded;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -24,6 +26,8 @@ use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
 };
 use crate::sys;
+
+pub use threaded::LockAllError;
 
 /// Descriptors of a daemon besides those of its clients: standard streams, poller, signals, listeners,
 /// upstream connections, the spare one, and some more.
