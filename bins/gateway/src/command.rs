@@ -68,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) in_flight: InFlight,
     /// Answered requests, whose memory the next ones use.
+    #[allow(clippy::vec_box, reason = "the boxes are what is kept")]
     pub(crate) spare: RefCell<Vec<Box<Request>>>,
     pub(crate) held: Held,
 }

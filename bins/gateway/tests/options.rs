@@ -4,11 +4,10 @@ mod rig;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use distcache_gateway::DC_GATEWAY;
-use distcache_testing::process::{Dir, Ended, Program, is_root, until};
-use distcache_testing::rig::succeed;
+use distcache_testing::daemon::Daemon;
+use distcache_testing::process::{Dir, Ended, Program, Signal, is_root};
 
 use rig::{dc_gateway, free_ports};
 
@@ -117,12 +116,13 @@ fn it_detaches_drops_its_privileges_and_leaves_no_core_dump() {
     let mut words = vec!["-listen", "IP:127.0.0.1:0", "-engine", &engine, "-daemon", "-pidfile"];
     words.push(&pid_file);
     if is_root() {
-        words.extend(["-user", "12345:12345"]);
+        // As root, the limit of locked memory is raised first.
+        words.extend(["-user", "12345:12345", "-mlock"]);
     }
     let ended = run(&words);
     assert_eq!(ended.code, 0, "{}", ended.err);
-    let pid = std::fs::read_to_string(&pid_file).expect("a pid file").trim().to_owned();
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let daemon = Daemon::of(Path::new(&pid_file));
+    let read = |name: &str| daemon.about(name);
     let status = read("status").expect("a running daemon");
     let has = |line: &str| status.lines().any(|found| found.replace('\t', " ") == line);
     if is_root() {
@@ -136,6 +136,5 @@ fn it_detaches_drops_its_privileges_and_leaves_no_core_dump() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size"));
     let core: Vec<_> = core.expect("a limit").split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"]);
-    succeed(Command::new("kill").arg(&pid));
-    until("the end of the daemon", || read("status").is_err().then_some(()));
+    daemon.end(Signal::TERM);
 }
