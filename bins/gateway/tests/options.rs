@@ -116,8 +116,7 @@ fn it_detaches_drops_its_privileges_and_leaves_no_core_dump() {
     let mut words = vec!["-listen", "IP:127.0.0.1:0", "-engine", &engine, "-daemon", "-pidfile"];
     words.push(&pid_file);
     if is_root() {
-        // As root, the limit of locked memory is raised first.
-        words.extend(["-user", "12345:12345", "-mlock"]);
+        words.extend(["-user", "12345:12345"]);
     }
     let ended = run(&words);
     assert_eq!(ended.code, 0, "{}", ended.err);
@@ -137,4 +136,22 @@ fn it_detaches_drops_its_privileges_and_leaves_no_core_dump() {
     let core: Vec<_> = core.expect("a limit").split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"]);
     daemon.end(Signal::TERM);
+}
+
+#[test]
+fn mlock_locks_all_memory_or_is_refused_because_of_the_limit() {
+    let dir = Dir::new();
+    let pid_file = dir.text("pid");
+    let words = ["-listen", "IP:127.0.0.1:0", "-engine", "redis://127.0.0.1:1", "-mlock"];
+    let ended = run(&[&words[..], &["-daemon", "-pidfile", &pid_file]].concat());
+    if ended.code == 0 {
+        let daemon = Daemon::of(Path::new(&pid_file));
+        let status = daemon.about("status").expect("a running daemon");
+        let locked = status.lines().find(|line| line.starts_with("VmLck:")).expect("a size");
+        assert!(!locked.ends_with(" 0 kB"), "{locked}");
+        daemon.end(Signal::TERM);
+    } else {
+        assert!(ended.err.contains("use ulimit -l unlimited"), "{}", ended.err);
+        assert!(!Path::new(&pid_file).exists());
+    }
 }

@@ -167,7 +167,7 @@ fn request(client: &RawClient, id: &[u8], store: bool, shard: usize, tallies: &M
     let session = data(id);
     let start = Instant::now();
     // Some of the requests that read are FETCHes, which take two commands each.
-    let fetch = !store && session.len() % 4 == 0;
+    let fetch = !store && session.len().is_multiple_of(4);
     let answer = client.ask(&match (store, fetch) {
         (true, _) => add(7, id, &session),
         (false, true) => at_level(2, message(0, 7, FETCH, id)),
