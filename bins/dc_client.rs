@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn run(options: &mut Options) -> Result<(), Stop> {
     let mut startup = program::daemon("dc_client", "UNIX:/tmp/scache")?;
     let mut servers = Vec::new();
-    let (mut copies, mut min_ttl) = (1, 0);
+    let (mut copies, mut anycast, mut min_ttl) = (1, false, 0);
     let mut clients = 4096;
     let mut limits = Limits::default();
     let mut retry = 5000;
@@ -28,6 +28,7 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     let (mut seal_keys, mut mixed) = (None, false);
     while let Some(name) = options.next()? {
         match name.as_str() {
+            "anycast" => anycast = true,
             "server" => servers.push(options.server_address()?),
             "idle" => limits.idle = options.limit(0..=3_600_000)?,
             "maxconn" => clients = options.count(1..=1_000_000)? as usize,
@@ -46,13 +47,26 @@ fn run(options: &mut Options) -> Result<(), Stop> {
     check(&servers, copies)?;
     check_own(&servers, startup.addresses())?;
     startup.inherits.clone_from(&servers);
+    if anycast && copies > 1 {
+        let line = "-anycast cannot be combined with -replicas: its servers share one store";
+        return Err(OptionsError::new(line).into());
+    }
     if mixed && seal_keys.is_none() {
         return Err(Stop::Usage(OptionsError::new("-sealkeys-mixed needs -sealkeys")));
     }
     startup.reloads = seal_keys.is_some();
     let seal = seal_keys.map(|path| SealConfig { keys: KeyFile::new(&path), mixed });
-    let config =
-        proxy::Config { servers, copies, clients, limits, server_patience, retry, min_ttl, seal };
+    let config = proxy::Config {
+        servers,
+        copies,
+        anycast,
+        clients,
+        limits,
+        server_patience,
+        retry,
+        min_ttl,
+        seal,
+    };
     let started = startup.start().map_err(Stop::failed)?;
     proxy::run(&config, started).map_err(Stop::failed)
 }

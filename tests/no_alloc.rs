@@ -114,6 +114,7 @@ fn a_daemon() {
     } else {
         let servers: Vec<_> = server.split(' ').map(|server| server.parse().unwrap()).collect();
         let config = proxy::Config {
+            anycast: false,
             copies: servers.len() as u8,
             servers,
             clients: CLIENTS,

@@ -28,7 +28,7 @@ struct ProgramOptions {
 }
 
 const CLIENT_SWITCHES: &[&str] =
-    &["daemon", "killable", "mlock", "newkey", "nosandbox", "sealkeys-mixed"];
+    &["anycast", "daemon", "killable", "mlock", "newkey", "nosandbox", "sealkeys-mixed"];
 
 const SERVER: ProgramOptions = ProgramOptions {
     name: "dc_server",
@@ -269,7 +269,7 @@ fn the_options_in_help_are_those_of_the_documentation() {
         }
         let mut written = of(name);
         if ["dc_server", "dc_client"].contains(&name) {
-            written.extend(of("Both daemons"));
+            written.extend(of("Daemons"));
         }
         assert_eq!(written, expected.into_iter().copied().collect(), "{name}");
     }

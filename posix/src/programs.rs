@@ -168,6 +168,11 @@ pub const DC_CLIENT: Command = Command {
             options: &[
                 Entry::valued(&["replicas"], "n", "how many servers hold each session: 1 or 2")
                     .default("1"),
+                Entry::switch(
+                    &["anycast"],
+                    "any server will do for any session, as with several dc_gateways: ask the one \
+                     with the fewest requests, and the next one if that is lost",
+                ),
                 Entry::valued(
                     &["retry"],
                     "time",

@@ -64,6 +64,7 @@ impl Config {
             server_patience: time(self.server_patience),
             retry: Duration::from_millis(self.retry),
             copies: self.copies,
+            anycast: false,
             min_lifetime: time(self.min_ttl.into()),
         }
     }

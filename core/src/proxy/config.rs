@@ -21,6 +21,10 @@ pub struct Config {
     pub retry: Duration,
     /// The number of servers that hold each session: 1 or more; 0 counts as 1.
     pub copies: u8,
+    /// Whether any server can answer for any id, because they share a store: each request goes to the
+    /// server with the fewest requests. A GET, HAVE or FETCH that is lost with its server is sent to
+    /// another one.
+    pub anycast: bool,
     /// The shortest lifetime of a session: shorter ones are raised to it. `None` leaves all as they are.
     pub min_lifetime: Option<Duration>,
 }
@@ -33,6 +37,7 @@ impl Config {
             server_patience: Some(SERVER_PATIENCE),
             retry,
             copies: 1,
+            anycast: false,
             min_lifetime: None,
         }
     }
@@ -46,6 +51,7 @@ impl Config {
             probe_patience: server_patience.or(patience),
             retry: millis(self.retry),
             copies: self.copies.max(1),
+            anycast: self.anycast,
             min_ttl: self
                 .min_lifetime
                 .map_or(0, |lifetime| u32::try_from(millis(lifetime)).unwrap_or(u32::MAX)),
@@ -62,6 +68,7 @@ pub(super) struct Terms {
     pub(super) probe_patience: Option<u64>,
     pub(super) retry: u64,
     pub(super) copies: u8,
+    pub(super) anycast: bool,
     /// 0 for none.
     pub(super) min_ttl: u32,
 }

@@ -204,7 +204,12 @@ impl<M: Memory> Proxy<M> {
     fn best_server(&self, aim: Aim) -> Option<u8> {
         let left = |(number, server): &(u8, &Upstream)| server.is_up() && !aim.has_visited(*number);
         let left = (0..=u8::MAX).zip(&*self.servers).filter(left);
-        let best = left.max_by_key(|(_, server)| server.rank(aim.id));
+        let best = if self.terms.anycast {
+            // Among servers with equally few requests the id chooses, so none is always the first.
+            left.min_by_key(|(_, server)| (server.load(), server.rank(aim.id)))
+        } else {
+            left.max_by_key(|(_, server)| server.rank(aim.id))
+        };
         best.map(|(number, _)| number)
     }
 
@@ -284,7 +289,11 @@ impl<M: Memory> Proxy<M> {
         };
         server.wants_changed |= server.outbox.is_empty();
         server.outbox.filled(pool, len);
-        if self.terms.copies <= 1 {
+        // With several copies it visits further servers. With a store that is shared, one that changes
+        // no data is sent to another server if it is lost.
+        let reads = matches!(in_flight.op, Op::Get | Op::Have | Op::Fetch);
+        let is_repeatable = self.terms.anycast && reads;
+        if self.terms.copies <= 1 && !is_repeatable {
             in_flight.kept = Kept::ForId;
             if !in_flight.is_opened() {
                 in_flight.kept = Kept::No;

@@ -17,7 +17,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// Where a datagram came from, and where a reply goes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Sender {
+pub struct Sender {
     /// The sender's address.
     pub(crate) address: SocketAddr,
     /// The address of this host that the datagram was sent to, if the socket is bound to all of them.

@@ -22,6 +22,8 @@
 
 mod worker;
 
+pub(crate) use worker::READS;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -4,6 +4,8 @@
 //! detach, write the pid file, change the user. Then the program allocates its memory, enters the
 //! [`sandbox`], reports that it is ready, and enters its loop.
 
+mod threaded;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -24,6 +26,8 @@ use crate::process::{
     self, ActivationError, DetachError, Detached, PidFile, PidFileError, UserError,
 };
 use crate::sys;
+
+pub use threaded::LockAllError;
 
 /// Descriptors of a daemon besides those of its clients: standard streams, poller, signals, listeners,
 /// upstream connections, the spare one, and some more.
@@ -312,7 +316,7 @@ impl Started {
     }
 
     /// Prints a log line on stderr, with the program's name.
-    pub(crate) fn info(&self, line: fmt::Arguments<'_>) {
+    pub fn info(&self, line: fmt::Arguments<'_>) {
         log::line(io::stderr(), format_args!("{}: {line}", self.name));
     }
 
@@ -323,7 +327,7 @@ impl Started {
 
     /// Raises the descriptor limit for this many clients and servers. If it stays too low, prints for how
     /// many clients it is enough.
-    pub(crate) fn provide_descriptors(&self, clients: usize, servers: usize) {
+    pub fn provide_descriptors(&self, clients: usize, servers: usize) {
         let wanted = (clients + servers + DESCRIPTORS) as u64;
         let allowed = limits::raise_descriptors(wanted);
         let pid_file = usize::from(self.pid_file.is_some());
@@ -394,7 +398,7 @@ impl Started {
     }
 
     /// Takes the listeners and signals, for the event loop. Can be called once.
-    pub(crate) fn take(&mut self) -> (Vec<Listener>, Signals) {
+    pub fn take(&mut self) -> (Vec<Listener>, Signals) {
         let signals = self.signals.take().expect("taken once, by the event loop");
         (std::mem::take(&mut self.listeners), signals)
     }
@@ -435,7 +439,7 @@ impl Started {
 
     /// Reports that the service is up: in the foreground by a line for each address, else to the waiting
     /// process.
-    pub(crate) fn ready(&mut self) {
+    pub fn ready(&mut self) {
         if let Some(detached) = self.detached.take() {
             return detached.ready();
         }
@@ -446,7 +450,7 @@ impl Started {
     }
 
     /// Reports a failure after detaching to the waiting process, and exits; otherwise returns the error.
-    pub(crate) fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
+    pub fn fail<T, E: fmt::Display>(&mut self, error: E) -> Result<T, E> {
         match self.detached.take() {
             Some(detached) => {
                 // `fail` exits without dropping anything.

@@ -34,6 +34,8 @@ pub struct Config {
     pub servers: Vec<Address>,
     /// On how many of them each session is stored: 1 or more.
     pub copies: u8,
+    /// Whether any server can answer for any id: the one with the fewest requests is asked.
+    pub anycast: bool,
     /// The most clients at a time: 1 or more.
     pub clients: usize,
     /// Limits on each client.
@@ -74,13 +76,14 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let (slots, in_flight) = (sizes.client_slots().collect(), sizes.in_flight_slots().collect());
     let name = |address: &Address| Upstream::new(address.to_string().as_bytes());
     let servers = config.servers.iter().map(name).collect();
-    let &Config { copies, limits, server_patience, retry, min_ttl, .. } = config;
+    let &Config { copies, anycast, limits, server_patience, retry, min_ttl, .. } = config;
     let millis = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
     let proxy_config = proxy::Config {
         limits,
         server_patience: millis(server_patience),
         retry: Duration::from_millis(retry),
         copies,
+        anycast,
         min_lifetime: millis(min_ttl.into()),
     };
     let proxy = OwnedProxy::new(slots, in_flight, servers, pool, proxy_config);

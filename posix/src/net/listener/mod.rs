@@ -19,7 +19,8 @@ pub use self::allowed::Allowed;
 use self::path::BoundPath;
 pub(crate) use self::path::take_turn;
 use crate::net::address::{Address, Family, ResolveError, Target, UnixName};
-use crate::net::datagram::{self, Sender};
+use crate::net::datagram;
+pub use crate::net::datagram::Sender;
 use crate::net::stream::{self, Stream};
 
 /// The length of the queue of connections. The system reduces it to its own limit.
@@ -184,7 +185,7 @@ impl Listener {
 
     /// Receives a datagram into the front of `buffer`, cut to its length, and returns the datagram's
     /// length and sender; `None` if no datagram waits.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, Sender)>> {
         match &self.source {
             Source::Datagrams(fd) => datagram::receive(fd, buffer),
             _ => Ok(None),
@@ -192,7 +193,7 @@ impl Listener {
     }
 
     /// Sends a datagram from its own address; false if the system refuses it.
-    pub(crate) fn send(&self, datagram: &[u8], to: Sender) -> bool {
+    pub fn send(&self, datagram: &[u8], to: Sender) -> bool {
         matches!(&self.source, Source::Datagrams(fd) if datagram::send(fd, datagram, to))
     }
 

@@ -26,7 +26,7 @@ const FAILED: u8 = 0;
 
 /// What the resolver of a C library reads: its configuration, modules, and the sockets and files of
 /// services that it asks.
-const READS: [&str; 9] =
+pub(crate) const READS: [&str; 9] =
     ["/dev", "/etc", "/gnu", "/lib", "/lib32", "/lib64", "/nix", "/run", "/usr"];
 
 /// Starts a process that resolves `address` on request, and returns the channel to it.
