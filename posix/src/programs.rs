@@ -66,7 +66,8 @@ pub const DC_SERVER: Command = Command {
                 Entry::valued(
                     &["state"],
                     "file",
-                    "write the sessions there at the end, and read them at the start",
+                    "write the sessions there at the end, and read them at the start; not with \
+                     dc_client -replicas 2: what was removed meanwhile comes back",
                 ),
                 Entry::valued(
                     &["statewrite"],
