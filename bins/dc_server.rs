@@ -34,6 +34,7 @@ fn run(options: &mut Options) -> Result<(), Stop> {
         allow_copy: false,
         copy_from: Vec::new(),
         copy_share: None,
+        proxy_retry: Duration::from_secs(5),
     };
     let (mut state, mut write_every, mut seal_keys) = (None, None, None);
     let mut max_lifetime = None;
@@ -58,6 +59,9 @@ fn run(options: &mut Options) -> Result<(), Stop> {
                 config.min_lifetime = Duration::from_millis(options.millis(0..=LIFETIME_MAX)?);
             }
             "progress" => config.progress = options.count(0..=u32::MAX.into())? as u32,
+            "proxyretry" => {
+                config.proxy_retry = Duration::from_millis(options.millis(0..=3_600_000)?);
+            }
             "reqtimeout" => config.limits.patience = options.limit(0..=3_600_000)?,
             "sealkeys" => seal_keys = Some(options.absolute_path()?),
             "sessions" => {

@@ -1,6 +1,8 @@
 //! A server that copies the sessions of another one at its start, over virtual time. The test is the
 //! other one, which may be honest or lie.
 
+use std::time::Duration;
+
 use distcache_core::id::Id;
 use distcache_core::server::{self, Copied, CopyFailure, SOURCES_MAX};
 use distcache_core::table::Line;
@@ -9,21 +11,25 @@ use distcache_testing::bytes::{
     COPY, FETCH, GET, HAVE, REMOVE, add, at_level, get, message, messages, remove, session, status,
 };
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::{Net, Pieces, Probes, Reach, SERVER, with_every_split};
+use distcache_testing::net::{
+    End, Net, Pieces, Probes, Reach, SERVER, server as source, with_every_split,
+};
 
 type Sessions = Table<Vec<Line>>;
 type World<'m> = Net<server::Borrowed<'m, Sessions>>;
 
 const END: u32 = u32::MAX;
 
+/// How long a server waits before it copies, in milliseconds.
+const SETTLED: u64 = 8_000;
+
 fn world(memory: &mut Memory, pieces: Pieces) -> World<'_> {
     let layout = Layout::new(1_000, 1 << 20).unwrap();
     let table = Table::new(layout, [7; 16], |lines| vec![[0; 64]; lines]).unwrap();
     let mut net = Net::new(memory.server(NO_LIMITS, table), pieces);
     net.probes = Probes::Seen;
-    let now = net.now;
-    net.machine.copy_from(now, b"the source");
-    net.drive();
+    net.machine.copy_from(b"the source");
+    net.pass(SETTLED);
     net
 }
 
@@ -38,8 +44,12 @@ fn piece(next: u32, records: &[Vec<u8>]) -> Vec<u8> {
 
 /// Returns the one request of the server.
 fn asked(net: &mut World<'_>) -> (u32, u8, Vec<u8>) {
+    asked_of(net, SERVER)
+}
+
+fn asked_of(net: &mut World<'_>, end: End) -> (u32, u8, Vec<u8>) {
     net.drive();
-    let mut asked = messages(&net.take(SERVER));
+    let mut asked = messages(&net.take(end));
     assert_eq!(asked.len(), 1, "one request is on its way at a time");
     asked.remove(0)
 }
@@ -208,9 +218,8 @@ fn one_that_is_silent_unreachable_or_breaks_off_is_tried_three_times() {
         let table = Table::new(layout, [7; 16], |lines| vec![[0; 64]; lines]).unwrap();
         let mut net = Net::new(memory.server(NO_LIMITS, table), Pieces::Whole);
         (net.probes, net.reach) = (Probes::Seen, reach);
-        let now = net.now;
-        net.machine.copy_from(now, b"the source");
-        net.drive();
+        net.machine.copy_from(b"the source");
+        net.pass(SETTLED);
         for _ in 0..3 {
             if answers {
                 let uid = begin(&mut net);
@@ -233,20 +242,117 @@ fn one_that_is_silent_unreachable_or_breaks_off_is_tried_three_times() {
 fn sources_are_copied_one_after_the_other_and_the_share_alone_is_kept() {
     let mut memory = Memory::of(2);
     let mut net = world(&mut memory, Pieces::Whole);
-    let now = net.now;
-    net.machine.copy_from(now, b"another source");
+    net.machine.copy_from(b"another source");
     net.machine.copy_share(b"this server");
     for number in 2..=SOURCES_MAX {
-        net.machine.copy_from(now, format!("source {number}").as_bytes());
+        net.machine.copy_from(format!("source {number}").as_bytes());
     }
-    net.machine.copy_from(now, b"too many");
+    net.machine.copy_from(b"too many");
     let records: Vec<_> =
         (0..200_u8).map(|number| record(60_000, &[number; 8], b"session")).collect();
     let uid = begin(&mut net);
     answer(&mut net, 2, uid, COPY, &piece(END, &records));
     let copied = net.machine.copied().unwrap();
-    // Two of 32 servers have each session.
-    assert!((1..40).contains(&copied.sessions), "{copied:?}");
+    // Two of 32 servers have each session: one of 496 pairs of servers.
+    assert!(copied.sessions < 5, "{copied:?}");
     net.drive();
     assert_eq!(net.dials.len(), 2, "then the next source");
+}
+
+#[test]
+fn a_copy_that_a_server_got_as_a_stand_in_is_not_taken_for_its_share() {
+    let mut memory = Memory::of(2);
+    let mut net = world(&mut memory, Pieces::Whole);
+    net.machine.copy_from(b"the other source");
+    net.machine.copy_share(b"this server");
+    let records: Vec<_> =
+        (0..200_u8).map(|number| record(60_000, &[number; 8], b"session")).collect();
+    let uid = begin(&mut net);
+    answer(&mut net, 2, uid, COPY, &piece(END, &records));
+    let first = net.machine.copied().unwrap().sessions;
+    let (uid, op, _) = asked_of(&mut net, source(1));
+    net.send(source(1), &at_level(2, message(1, uid, op, &[1])));
+    let (uid, op, _) = asked_of(&mut net, source(1));
+    net.send(source(1), &at_level(2, message(1, uid, op, &piece(END, &records))));
+    net.drive();
+    let second = net.machine.copied().unwrap().sessions;
+    // Each of the three pairs of servers keeps a third.
+    assert!((45..90).contains(&first) && (45..90).contains(&second), "{first}, {second}");
+    assert_eq!(net.machine.store().len(), (first + second) as u32);
+}
+
+#[test]
+fn nothing_is_copied_until_proxies_have_connected_and_removals_visit_this_server() {
+    for proxy_retry in [0, 5_000, 60_000] {
+        let mut memory = Memory::of(2);
+        let layout = Layout::new(1_000, 1 << 20).unwrap();
+        let table = Table::new(layout, [7; 16], |lines| vec![[0; 64]; lines]).unwrap();
+        let proxy_retry = Duration::from_millis(proxy_retry);
+        let config = server::Config { proxy_retry, ..server::Config::new(NO_LIMITS) };
+        let mut net = Net::new(memory.server_with(config, table), Pieces::Whole);
+        net.probes = Probes::Seen;
+        net.machine.copy_from(b"the source");
+        // The time counts from the first turn on, not from the beginning of the clock.
+        net.now = net.now.after(100_000);
+        net.drive();
+        let settled = net.now.after(proxy_retry.as_millis() as u64 + 3_000);
+        net.pass(settled.since(net.now) - 1);
+        assert!(net.dials.is_empty() && !net.machine.copy_is_done());
+        net.pass(1);
+        assert_eq!(net.dials, [settled]);
+        let uid = begin(&mut net);
+        answer(&mut net, 2, uid, COPY, &piece(END, &[record(60_000, b"a", b"session")]));
+        assert!(stored(&net, b"a").is_some());
+    }
+}
+
+#[test]
+fn a_source_with_more_than_there_is_room_for_evicts_nothing_and_the_next_has_its_turn() {
+    let mut memory = Memory::of(2);
+    let mut net = world(&mut memory, Pieces::Whole);
+    net.machine.copy_from(b"another source");
+    let client = net.connect();
+    let own: Vec<_> = (0..900_u32).map(|number| number.to_be_bytes()).collect();
+    for id in &own {
+        net.send(client, &add(1, id, b"session"));
+        net.drive();
+    }
+    let mut uid = begin(&mut net);
+    let mut forged = 0_u32;
+    while net.machine.copied().is_none_or(|copied| {
+        assert_eq!((copied.sessions, copied.failure), (100, Some(CopyFailure::Full)));
+        false
+    }) {
+        let ids = (forged..forged + 30).map(|number| format!("forged {number}"));
+        let records: Vec<_> = ids.map(|id| record(60_000, id.as_bytes(), b"x")).collect();
+        forged += 30;
+        answer(&mut net, 2, uid, COPY, &piece(forged, &records));
+        uid = messages(&net.take(SERVER)).first().map_or(0, |(uid, ..)| *uid);
+        assert!(forged <= 120, "it goes on");
+    }
+    assert_eq!(net.machine.store().counters().evicted, 0);
+    assert!(own.iter().all(|id| stored(&net, id).is_some()));
+    assert_eq!(net.dials.len(), 2, "the next source");
+}
+
+#[test]
+fn a_source_that_answers_too_slowly_or_for_too_long_is_given_up_and_the_next_has_its_turn() {
+    for (pause, most) in [(4_000, 20_000), (1_000, 20_000), (250, 1_801_000)] {
+        let mut memory = Memory::of(2);
+        let mut net = world(&mut memory, Pieces::Whole);
+        net.machine.copy_from(b"another source");
+        let (mut uid, mut cursor, since) = (begin(&mut net), 0, net.now);
+        let copied = loop {
+            net.pass(pause);
+            cursor += 1;
+            answer(&mut net, 2, uid, COPY, &piece(cursor, &[]));
+            if let Some(copied) = net.machine.copied() {
+                break copied;
+            }
+            uid = asked(&mut net).0;
+        };
+        assert_eq!(copied.failure, Some(CopyFailure::Slow), "an answer in {pause} ms");
+        assert!(net.now.since(since) <= most, "{copied:?}");
+        assert_eq!(net.dials.len(), 2, "the next source");
+    }
 }

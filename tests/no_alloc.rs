@@ -107,6 +107,7 @@ fn a_daemon() {
                 seal_keys: None,
             }),
             allow_copy: false,
+            proxy_retry: Duration::ZERO,
             copy_from: Vec::new(),
             copy_share: None,
         };

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use distcache_testing::bytes::{add_for, at_level, get, message, session, status};
+use distcache_testing::bytes::{
+    PUT, REMOVE, TAKE, add_for, add_payload, at_level, get, message, remove, session, status,
+};
 use distcache_testing::process::{Dir, Program, Signal, until};
 use distcache_testing::raw_client::RawClient;
 use distcache_testing::start::{self, ANY_PORT};
@@ -14,6 +16,10 @@ const DC_SERVER: &str = env!("CARGO_BIN_EXE_dc_server");
 
 /// Sessions stored before any server is killed, and never fetched meanwhile.
 const OLD: u32 = 3_000;
+/// Numbers from here on are of sessions that are stored before as well, and then taken or removed.
+const GONE: u32 = 1_000_000;
+/// How many there are.
+const GONE_COUNT: u32 = 3_000;
 
 /// Lifetimes in milliseconds: longer than the tests.
 const HOUR: u32 = 3_600_000;
@@ -33,6 +39,7 @@ fn data(id: &[u8]) -> Vec<u8> {
 fn server(addresses: &[String], number: usize, copies: bool) -> Program {
     let own = &addresses[number];
     let mut arguments = vec!["-allowcopy", "-sessions", "1M", "-maxmem", "600M"];
+    arguments.extend(["-proxyretry", "20"]);
     let others = addresses.iter().filter(|address| *address != own);
     if copies {
         arguments.extend(others.flat_map(|address| ["-copyfrom", address]));
@@ -41,9 +48,9 @@ fn server(addresses: &[String], number: usize, copies: bool) -> Program {
     start::server(DC_SERVER, own, &arguments)
 }
 
-fn proxy(addresses: &[String]) -> Program {
-    let mut arguments = vec!["-listen", ANY_PORT, "-retry", "20", "-servertimeout", "10000"];
-    arguments.extend(["-replicas", "2"]);
+fn proxy(addresses: &[String], retry: &str) -> Program {
+    let mut arguments = vec!["-listen", ANY_PORT, "-servertimeout", "10000"];
+    arguments.extend(["-replicas", "2", "-retry", retry]);
     arguments.extend(addresses.iter().flat_map(|address| ["-server", address]));
     let proxy = Program::start(DC_CLIENT, &arguments);
     proxy.address();
@@ -67,26 +74,66 @@ fn held(address: &str, count: u32) -> BTreeSet<u32> {
     (0..count).filter(|number| found(&client, *number)).collect()
 }
 
-/// Stores sessions one by one and fetches each at once and again later, until told to stop.
-fn load(address: &str, running: &AtomicBool, stored: &AtomicU32) {
-    let client = RawClient::connect(address);
-    while running.load(Ordering::Relaxed) {
-        let number = stored.load(Ordering::Relaxed);
-        let id = id(number);
-        assert_eq!(client.ask(&add_for(number, HOUR, &id, &data(&id))), status(number, 0, 0));
-        stored.store(number + 1, Ordering::Release);
-        assert!(found(&client, number));
-        assert!(found(&client, OLD + (number - OLD) / 2));
+fn put(number: u32, id: &[u8], data: &[u8]) -> Vec<u8> {
+    at_level(1, message(0, number, PUT, &add_payload(HOUR, id, data)))
+}
+
+fn take(number: u32) -> Vec<u8> {
+    at_level(1, message(0, number, TAKE, &id(number)))
+}
+
+/// Takes the session of an even number, and removes that of an odd one.
+fn end(client: &RawClient, number: u32) {
+    let id = id(number);
+    if number.is_multiple_of(2) {
+        let taken = at_level(1, message(1, number, TAKE, &data(&id)));
+        assert_eq!(client.ask(&take(number)), taken, "{number}");
+    } else {
+        assert_eq!(client.ask(&remove(number, &id)), status(number, REMOVE, 0), "{number}");
     }
 }
 
+/// Whether a session that was taken or removed is there again.
+fn is_back(client: &RawClient, number: u32) -> bool {
+    found(client, number) || client.ask(&take(number)) != at_level(1, status(number, TAKE, 1))
+}
+
+/// Stores sessions one by one through two proxies in turn, puts some again, and fetches each at once and
+/// again later. Takes and removes others. Until it is told to stop; returns how many are gone.
+fn load(addresses: &[String; 2], running: &AtomicBool, stored: &AtomicU32) -> u32 {
+    let clients = addresses.each_ref().map(|address| RawClient::connect(address));
+    let mut gone = 0;
+    while running.load(Ordering::Relaxed) {
+        let number = stored.load(Ordering::Relaxed);
+        let [client, other] = [number, number + 1].map(|turn| &clients[turn as usize % 2]);
+        let id = id(number);
+        let mut request = add_for(number, HOUR, &id, &data(&id));
+        let mut expected = status(number, 0, 0);
+        if number.is_multiple_of(3) {
+            request = put(number, &id, &data(&id));
+            expected = at_level(1, status(number, PUT, 0));
+        }
+        assert_eq!(client.ask(&request), expected);
+        stored.store(number + 1, Ordering::Release);
+        assert!(found(client, number));
+        assert!(found(client, OLD + (number - OLD) / 2));
+        if number.is_multiple_of(4) && gone < GONE_COUNT {
+            assert!(found(client, GONE + gone));
+            end(other, GONE + gone);
+            gone += 1;
+            assert!(!is_back(client, GONE + number % gone), "{} is back", number % gone);
+        }
+    }
+    gone
+}
+
 /// Waits until the proxy stores sessions at this server.
-fn wait_for_proxy(client: &RawClient, address: &str, turn: usize) {
+fn wait_for_proxy(client: &RawClient, address: &str, nonce: usize) {
     let direct = RawClient::connect(address);
     let mut count = 0_u32;
     until("the proxy has it again", || {
         count += 1;
-        let id = [&b"probe"[..], &turn.to_be_bytes(), &count.to_be_bytes()].concat();
+        let id = [&b"probe"[..], &nonce.to_be_bytes(), &count.to_be_bytes()].concat();
         assert_eq!(client.ask(&add_for(1, 10_000, &id, b"probe")), status(1, 0, 0));
         (direct.ask(&get(2, &id)) == session(2, b"probe")).then_some(())
     });
@@ -97,19 +144,22 @@ fn three_servers_killed_in_turn_twice_round_lose_no_session_and_end_with_their_s
     let dir = Dir::new();
     let addresses: Vec<_> = (0..3).map(|number| dir.address(&format!("s{number}"))).collect();
     let mut servers: Vec<_> = (0..3).map(|number| server(&addresses, number, false)).collect();
-    let proxy = proxy(&addresses);
-    let client = RawClient::connect(&proxy.address());
-    for number in 0..OLD {
+    let proxies = [0, 1].map(|_| proxy(&addresses, "20"));
+    let fronts = proxies.each_ref().map(Program::address);
+    let clients = fronts.each_ref().map(|front| RawClient::connect(front));
+    let client = &clients[0];
+    for number in (0..OLD).chain(GONE..GONE + GONE_COUNT) {
         let id = id(number);
         assert_eq!(client.ask(&add_for(number, HOUR, &id, &data(&id))), status(number, 0, 0));
     }
     let shares: Vec<_> = addresses.iter().map(|address| held(address, OLD)).collect();
     assert_eq!(shares.iter().map(BTreeSet::len).sum::<usize>(), 2 * OLD as usize);
     let (running, stored) = (AtomicBool::new(true), AtomicU32::new(OLD));
+    let mut gone = 0;
     std::thread::scope(|scope| {
         // A failed check must end the load as well.
         let running = StopOnDrop(&running);
-        let loader = scope.spawn(|| load(&proxy.address(), running.0, &stored));
+        let loader = scope.spawn(|| load(&fronts, running.0, &stored));
         for turn in 0..6 {
             let number = turn % 3;
             let more = stored.load(Ordering::Acquire) + 50;
@@ -122,7 +172,9 @@ fn three_servers_killed_in_turn_twice_round_lose_no_session_and_end_with_their_s
             for other in addresses.iter().filter(|address| **address != addresses[number]) {
                 servers[number].err.wait_for(&format!("sessions from {other} in "));
             }
-            wait_for_proxy(&client, &addresses[number], turn);
+            for (client, half) in clients.iter().zip([0, 1]) {
+                wait_for_proxy(client, &addresses[number], 2 * turn + half);
+            }
             let now = held(&addresses[number], OLD);
             let lacks = shares[number].difference(&now).count();
             let err = servers[number].err.so_far();
@@ -130,11 +182,14 @@ fn three_servers_killed_in_turn_twice_round_lose_no_session_and_end_with_their_s
             assert_eq!(now.len(), shares[number].len(), "turn {turn}: nothing but its share");
         }
         drop(running);
-        loader.join().unwrap();
+        gone = loader.join().unwrap();
     });
     let all = stored.load(Ordering::Acquire);
-    let lost: Vec<_> = (0..all).filter(|number| !found(&client, *number)).collect();
+    let lost: Vec<_> = (0..all).filter(|number| !found(client, *number)).collect();
     assert!(lost.is_empty(), "{} of {all} are lost: {lost:?}", lost.len());
+    assert!(gone > 100, "{gone}");
+    let back: Vec<_> = (GONE..GONE + gone).filter(|number| is_back(client, *number)).collect();
+    assert!(back.is_empty(), "{} of {gone} are back: {back:?}", back.len());
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);
@@ -145,12 +200,68 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// With the time between attempts to connect that proxies have by default. Until then they ask the other
+/// server alone.
+#[test]
+fn what_was_taken_removed_or_replaced_before_proxies_have_connected_again_stays_so() {
+    const COUNT: u32 = 400;
+    let dir = Dir::new();
+    let addresses: Vec<_> = (0..2).map(|number| dir.address(&format!("s{number}"))).collect();
+    let both = |number: usize| {
+        let arguments = ["-allowcopy", "-copyfrom", &addresses[1 - number]];
+        start::server(DC_SERVER, &addresses[number], &arguments)
+    };
+    let (first, _second) = (both(0), both(1));
+    let proxies = [0, 1].map(|_| proxy(&addresses, "5s"));
+    let clients = proxies.each_ref().map(|proxy| RawClient::connect(&proxy.address()));
+    for number in 0..COUNT {
+        let id = id(number);
+        let answer = clients[0].ask(&add_for(number, HOUR, &id, &data(&id)));
+        assert_eq!(answer, status(number, 0, 0));
+    }
+    first.end(Signal::KILL);
+    for client in &clients {
+        // It has noticed once an id of the first server is answered by the other one.
+        assert!((0..COUNT).all(|number| found(client, number)));
+    }
+    let first = both(0);
+    let newer = |id: &[u8]| [data(id), b"newer".to_vec()].concat();
+    for number in 0..COUNT {
+        let [client, other] = [number, number + 1].map(|turn| &clients[(turn / 4) as usize % 2]);
+        assert!(found(other, number), "a repair, perhaps");
+        let id = id(number);
+        match number % 4 {
+            0 | 1 => end(client, number),
+            2 => {
+                let answer = client.ask(&put(number, &id, &newer(&id)));
+                assert_eq!(answer, at_level(1, status(number, PUT, 0)));
+            }
+            _ => {}
+        }
+    }
+    first.err.wait_for(&format!("sessions from {} in ", addresses[1]));
+    for (turn, client) in clients.iter().enumerate() {
+        wait_for_proxy(client, &addresses[0], turn);
+    }
+    for number in 0..COUNT {
+        let (id, client) = (id(number), &clients[number as usize % 2]);
+        match number % 4 {
+            0 | 1 => assert!(!is_back(client, number), "{number} is back"),
+            2 => assert_eq!(client.ask(&get(number, &id)), session(number, &newer(&id))),
+            _ => assert!(found(client, number), "{number} is lost"),
+        }
+    }
+    let untouched = (0..COUNT).filter(|number| number % 4 == 3);
+    let direct = RawClient::connect(&addresses[0]);
+    assert!(untouched.into_iter().all(|number| found(&direct, number)), "the copy itself works");
+}
+
 #[test]
 fn what_is_fetched_returns_to_a_server_that_came_back_empty() {
     let dir = Dir::new();
     let addresses: Vec<_> = (0..3).map(|number| dir.address(&format!("s{number}"))).collect();
     let mut servers: Vec<_> = (0..3).map(|number| server(&addresses, number, false)).collect();
-    let proxy = proxy(&addresses);
+    let proxy = proxy(&addresses, "20");
     let client = RawClient::connect(&proxy.address());
     const COUNT: u32 = 600;
     for number in 0..COUNT {
@@ -162,10 +273,10 @@ fn what_is_fetched_returns_to_a_server_that_came_back_empty() {
     servers.insert(1, server(&addresses, 1, false));
     wait_for_proxy(&client, &addresses[1], 0);
     assert_eq!(held(&addresses[1], COUNT).len(), 0);
-    assert!((0..COUNT).all(|number| found(&client, number)));
-    // About half of its share has this server first: those are repaired.
+    // About half of its share has this server first: those are repaired, once it accepts repairs.
     let share = before[1].len();
     let repaired = until("the repairs", || {
+        assert!((0..COUNT).all(|number| found(&client, number)));
         let now = held(&addresses[1], COUNT);
         (now.len() > share / 4).then_some(now)
     });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use distcache_core::id::Id;
 use distcache_core::proxy::Config;
+use distcache_core::server;
 use distcache_core::table::Line;
 use distcache_core::{Layout, Table};
 use distcache_testing::bytes::{
@@ -13,7 +14,7 @@ use distcache_testing::bytes::{
 };
 use distcache_testing::fleet::Fleet;
 use distcache_testing::memory::{Memory, NO_LIMITS};
-use distcache_testing::net::End;
+use distcache_testing::net::{End, Reach};
 
 type Sessions = Table<Vec<Line>>;
 
@@ -79,12 +80,22 @@ impl<'m> World<'m> {
         [visited[0], visited[1]]
     }
 
-    /// Stops a server, and starts it again without sessions.
-    fn empty(&mut self, number: usize) {
+    /// Stops a server, and starts it again without sessions. Proxies connect again.
+    fn restart(&mut self, number: usize) {
         let server = self.spare.next().unwrap().server(NO_LIMITS, table(number as u8 + 10));
         self.fleet.replace(number, None);
         self.fleet.replace(number, Some(server));
         self.fleet.pass(50);
+    }
+
+    /// The same, and lets time pass until it accepts repairs, which is soon if proxies connect soon.
+    fn empty(&mut self, number: usize) {
+        let config = server::Config { proxy_retry: COPIED.retry, ..server::Config::new(NO_LIMITS) };
+        let memory = self.spare.next().unwrap();
+        let server = memory.server_with(config, table(number as u8 + 10));
+        self.fleet.replace(number, None);
+        self.fleet.replace(number, Some(server));
+        self.fleet.pass(3_050);
     }
 
     fn has(&self, server: usize, id: &[u8]) -> bool {
@@ -115,7 +126,7 @@ fn a_get_stores_what_the_first_server_has_lost_there_again_with_the_lifetime_lef
         let mut memories = Memories::new();
         let mut world = World::new(&mut memories);
         let [first, second] = world.ranks(b"an id");
-        assert_eq!(world.ask(0, add_for(1, 5_000, b"an id", data)), status(1, 0, 0));
+        assert_eq!(world.ask(0, add_for(1, 8_000, b"an id", data)), status(1, 0, 0));
         world.empty(first);
         world.fleet.pass(1_000);
         world.ops();
@@ -245,6 +256,54 @@ fn a_server_that_was_started_again_refuses_a_repair_for_the_one_before() {
     world.fleet.held.clear();
     world.fleet.pass(50);
     assert!(!world.has(first, b"an id"));
+}
+
+/// The TAKE has visited the first server, which knows of it no more, and not yet the second.
+#[test]
+fn a_take_that_a_server_forgets_by_a_restart_is_not_undone_by_a_repair() {
+    for late in [0, 100, 1_900] {
+        let mut memories = Memories::new();
+        let mut world = World::new(&mut memories);
+        let [first, second] = world.ranks(b"an id");
+        world.ask(0, add(1, b"an id", b"session"));
+        world.restart(first);
+        world.fleet.held = vec![(1, second)];
+        assert!(world.ask(1, take(2, b"an id")).is_empty());
+        world.restart(first);
+        world.fleet.pass(late);
+        assert_eq!(world.ask(0, get(3, b"an id")), session(3, b"session"));
+        world.fleet.held.clear();
+        world.fleet.drive();
+        let taken = at_level(1, message(1, 2, TAKE, b"session"));
+        assert_eq!(world.fleet.fronts[1].take(world.clients[1]), taken);
+        assert_eq!((world.has(first, b"an id"), world.repaired(0)), (false, 0), "{late} ms");
+        assert_eq!(world.ask(0, take(4, b"an id")), at_level(1, status(4, TAKE, 1)));
+    }
+}
+
+/// One proxy is connected to the server that came back, the other one not yet.
+#[test]
+fn what_a_proxy_takes_before_it_has_connected_again_is_not_repaired_by_another_one() {
+    for after in [100, 2_500, 4_900] {
+        let mut memories = Memories::new();
+        let mut world = World::new(&mut memories);
+        let [first, second] = world.ranks(b"an id");
+        world.ask(0, add(1, b"an id", b"session"));
+        world.fleet.fronts[1].reach_of[first] = Some(Reach::Refuses);
+        let server = world.spare.next().unwrap().server(NO_LIMITS, table(20));
+        world.fleet.replace(first, None);
+        world.fleet.replace(first, Some(server));
+        world.fleet.fronts[1].reach_of[first] = Some(Reach::Refuses);
+        world.fleet.pass(after);
+        assert_eq!(world.ask(0, get(2, b"an id")), session(2, b"session"));
+        world.ops();
+        let taken = at_level(1, message(1, 3, TAKE, b"session"));
+        assert_eq!(world.ask(1, take(3, b"an id")), taken);
+        assert_eq!(world.ops(), [(1, second, TAKE)], "it visits the second server alone");
+        world.fleet.fronts[1].reach_of[first] = None;
+        world.fleet.pass(100);
+        assert_eq!(world.ask(0, take(4, b"an id")), at_level(1, status(4, TAKE, 1)), "{after} ms");
+    }
 }
 
 #[test]

@@ -60,8 +60,8 @@ impl<'m> World<'m> {
         self.fleet.carried.clear();
         self.ask(remove(9, id));
         let visited: Vec<_> = self.fleet.carried.iter().map(|(_, server, _)| *server).collect();
-        // Long enough that this is no removal any more.
-        self.fleet.pass(2_100);
+        // Long enough that this is no removal any more, and that servers accept repairs.
+        self.fleet.pass(8_000);
         [visited[0], visited[1]]
     }
 
@@ -71,7 +71,7 @@ impl<'m> World<'m> {
         let server = memory.server(NO_LIMITS, table(number as u8 + 10));
         self.fleet.replace(number, None);
         self.fleet.replace(number, Some(server));
-        self.fleet.pass(50);
+        self.fleet.pass(8_050);
     }
 
     /// What a server has under this id.

@@ -66,7 +66,8 @@ pub const DC_SERVER: Command = Command {
                 Entry::valued(
                     &["state"],
                     "file",
-                    "write the sessions there at the end, and read them at the start",
+                    "write the sessions there at the end, and read them at the start; not with \
+                     dc_client -replicas 2: what was removed meanwhile comes back",
                 ),
                 Entry::valued(
                     &["statewrite"],
@@ -105,6 +106,13 @@ pub const DC_SERVER: Command = Command {
                     "copy only what dc_client -replicas 2 keeps here: this server's address there; \
                      give the other servers' addresses to -copyfrom, letter by letter",
                 ),
+                Entry::valued(
+                    &["proxyretry"],
+                    "time",
+                    "the longest -retry of the proxies with -replicas 2; for that long and 3s more \
+                     after the start nothing is copied or repaired, since removals may not come here",
+                )
+                .default("5s"),
                 Entry::switch(
                     &["allowcopy"],
                     "let every client list all sessions, as -copyfrom of another server needs",

@@ -50,6 +50,8 @@ pub struct Config {
     pub allow_copy: bool,
     /// Servers to copy the sessions of at the start: up to [`server::SOURCES_MAX`].
     pub copy_from: Vec<Address>,
+    /// How often proxies attempt to connect: see [`server::Config::proxy_retry`].
+    pub proxy_retry: Duration,
     /// The address of this server at proxies with two copies, to copy only what they keep here.
     pub copy_share: Option<Address>,
 }
@@ -170,6 +172,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
         min_lifetime: config.min_lifetime,
         max_lifetime: config.max_lifetime,
         allow_copy: config.allow_copy,
+        proxy_retry: config.proxy_retry,
         ..server::Config::new(config.limits)
     };
     // Only a handover needs to know what changes.
@@ -177,7 +180,7 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     let store = Tracked::new(table, allocate(log_len, "-handover")?);
     let mut server = Server::new(slots, pool, server_config, store).map_err(RunError::Setup)?;
     for source in sources {
-        server.copy_from(Instant::ORIGIN, source.to_string().as_bytes());
+        server.copy_from(source.to_string().as_bytes());
     }
     if let Some(own) = &config.copy_share {
         server.copy_share(own.to_string().as_bytes());

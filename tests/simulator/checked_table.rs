@@ -306,6 +306,10 @@ impl Store for CheckedTable<'_> {
         repaired
     }
 
+    fn refuse_repairs(&mut self, until: Instant) {
+        self.table.refuse_repairs(until);
+    }
+
     fn stamp(&self, now: Instant) -> u64 {
         self.table.stamp(now)
     }

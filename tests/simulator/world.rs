@@ -159,7 +159,9 @@ impl<'m> World<'m> {
                     CheckedTable::new(&mut table[aligned..], number, layout, key, oracle);
                 table.sealed = self.plan.sealed;
                 table.lies = (self.plan.liars >> number & 1 > 0).then(|| Random::new(key));
+                let retries = self.plan.nodes.iter().map(|node| node.config.retry);
                 let config = server::Config {
+                    proxy_retry: Duration::from_millis(retries.max().unwrap_or(0)),
                     budget: self.plan.budget,
                     min_lifetime: Duration::from_millis(plan.config.min_ttl.into()),
                     ..server::Config::new(plan.config.limits)

@@ -21,13 +21,29 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// Answers COPY, so that every client can list all sessions.
     pub allow_copy: bool,
+    /// The longest time between two attempts of a proxy with two copies to connect:
+    /// [`proxy::Config::retry`](crate::proxy::Config::retry). For this long and 3 seconds more after the
+    /// start, nothing is repaired or copied, since the server does not hear of all removals yet.
+    pub proxy_retry: Duration,
 }
 
+/// How much longer than [`Config::proxy_retry`] it takes until every removal visits this server, in
+/// milliseconds: a second to connect, and two in which a removal that was sent to another server before
+/// arrives there.
+pub(super) const SETTLE_MORE: u64 = 3_000;
+
 impl Config {
-    /// A budget of 128 requests, every lifetime that the protocol allows, and no COPY.
+    /// A budget of 128 requests, every lifetime that the protocol allows, no COPY, and proxies that
+    /// connect again after 5 seconds.
     pub const fn new(limits: Limits) -> Self {
-        let max_lifetime = Duration::from_millis(TTL_MAX as u64);
-        Self { limits, budget: 128, min_lifetime: Duration::ZERO, max_lifetime, allow_copy: false }
+        Self {
+            limits,
+            budget: 128,
+            min_lifetime: Duration::ZERO,
+            max_lifetime: Duration::from_millis(TTL_MAX as u64),
+            allow_copy: false,
+            proxy_retry: Duration::from_secs(5),
+        }
     }
 }
 

@@ -18,6 +18,9 @@
 //!
 //! A server that starts empty may copy the sessions of others while it serves: see
 //! [`Server::copy_from`]. Only then does it connect to anybody.
+//!
+//! A server begins to serve with the first call of `advance`. It does not hear of all removals then: its
+//! proxies have to connect first. So repairs and copies wait for [`Config::proxy_retry`] and 3 seconds.
 
 mod answer;
 mod batch;
@@ -31,6 +34,7 @@ mod tracked;
 mod transfer;
 
 pub use answer::{Answered, answer};
+use config::SETTLE_MORE;
 pub use config::{Config, Sizes};
 pub use copier::{Copied, CopyFailure, SOURCES_MAX};
 pub use operations::Operations;
@@ -50,6 +54,7 @@ use crate::time::{Instant, earlier};
 use crate::wire::MESSAGE_MAX;
 use batch::{Batch, End, Lifetimes};
 use copier::Copier;
+use core::time::Duration;
 
 /// The most expired sessions that one call of `advance` drops while clients wait.
 const EXPIRE_BUDGET: usize = 64;
@@ -70,6 +75,10 @@ pub struct Server<S, C, B> {
     lifetimes: Lifetimes,
     allow_copy: bool,
     copier: Copier,
+    /// [`Config::proxy_retry`], and what comes on top of it.
+    proxy_retry: Duration,
+    /// Whether `advance` was called.
+    begun: bool,
     /// When expired sessions are dropped next.
     expire_at: Instant,
     /// How many were dropped in this round: less than [`EXPIRE_ROUND`].
@@ -123,6 +132,8 @@ impl<S, C, B> Server<S, C, B> {
             lifetimes: Lifetimes::new(config.min_lifetime, config.max_lifetime),
             allow_copy: config.allow_copy,
             copier: Copier::new(),
+            proxy_retry: config.proxy_retry,
+            begun: false,
             expire_at: Instant::ORIGIN,
             dropped: 0,
         }
@@ -187,11 +198,11 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
         self.clients.pool.trim(keep, most, discard)
     }
 
-    /// Adds a server, by its name, to copy the sessions of. The caller makes the connections, as those
+    /// Adds a server, by its name, to copy the sessions of once proxies have connected here. The caller makes the connections, as those
     /// of a [proxy](crate::proxy); they are numbered from 0 on, in the order of these calls. Two more
     /// buffers are needed. Beyond [`SOURCES_MAX`] servers the call does nothing.
-    pub fn copy_from(&mut self, now: Instant, name: &[u8]) {
-        self.copier.add_source(now, name);
+    pub fn copy_from(&mut self, name: &[u8]) {
+        self.copier.add_source(name);
     }
 
     /// Copies only the sessions that proxies with two copies keep here, where this server is called
@@ -273,9 +284,21 @@ impl<S: Store, C: Array<ClientSlot>, B: Array<u8>> Server<S, C, B> {
         self.clients.retime(now, key, used > 0);
     }
 
+    /// Serves from now on. Until its proxies have connected it does not hear of all removals.
+    fn begin(&mut self, now: Instant) {
+        let retry = u64::try_from(self.proxy_retry.as_millis()).unwrap_or(u64::MAX);
+        let settled = now.after(retry.saturating_add(SETTLE_MORE));
+        self.store.refuse_repairs(settled);
+        self.copier.begin(settled);
+        self.begun = true;
+    }
+
     /// Drops expired sessions until a client has work, or this round is over.
     #[cold]
     fn expire_sessions(&mut self, now: Instant) {
+        if !self.begun {
+            self.begin(now);
+        }
         loop {
             let dropped = self.store.expire(now, EXPIRE_BUDGET);
             self.dropped = self.dropped.saturating_add(dropped);

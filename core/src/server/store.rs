@@ -51,6 +51,26 @@ pub trait Store {
         Err(Status::UNSUPPORTED)
     }
 
+    /// Like [`Store::repair`], but evicts nothing: [`Status::NOT_OK`] if there is no room. A store that
+    /// cannot tell does the same as there.
+    ///
+    /// # Errors
+    /// Those of [`Store::repair`].
+    fn repair_if_room(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), Status> {
+        self.repair(now, stamp, ttl, id, session)
+    }
+
+    /// Refuses repairs with stamps of before `until`: see [`Table::refuse_repairs`]. Called when the
+    /// server begins to serve.
+    fn refuse_repairs(&mut self, _until: Instant) {}
+
     /// A stamp for [`Store::repair`]; 0, which no repair is accepted with, if it is not supported.
     fn stamp(&self, _now: Instant) -> u64 {
         0
@@ -127,10 +147,22 @@ impl<M: Array<Line>> Store for Table<M> {
         id: Id<'_>,
         session: &[u8],
     ) -> Result<(), Status> {
-        Self::repair(self, now, stamp, ttl, id, session).map_err(|error| match error {
-            RepairError::Removed => Status::REMOVED,
-            RepairError::Add(error) => refusal(error),
-        })
+        Self::repair(self, now, stamp, ttl, id, session).map_err(repair_refusal)
+    }
+
+    fn repair_if_room(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), Status> {
+        Self::repair_if_room(self, now, stamp, ttl, id, session).map_err(repair_refusal)
+    }
+
+    fn refuse_repairs(&mut self, until: Instant) {
+        Self::refuse_repairs(self, until);
     }
 
     fn stamp(&self, now: Instant) -> u64 {
@@ -163,6 +195,13 @@ impl<M: Array<Line>> Store for Table<M> {
 
     fn prefetch(&self, ids: &[Id<'_>]) {
         core::hint::black_box(Self::prefetch(self, ids));
+    }
+}
+
+const fn repair_refusal(error: RepairError) -> Status {
+    match error {
+        RepairError::Removed => Status::REMOVED,
+        RepairError::Add(error) => refusal(error),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::id::Id;
 use crate::memory::Array;
 use crate::message::Status;
 use crate::time::Instant;
+use zeroize::Zeroize;
 
 /// A store `S`, and a log of ids in an `L` of bytes. Without bytes there is no log.
 ///
@@ -39,9 +40,11 @@ impl<S, L: Array<u8>> Tracked<S, L> {
         self.used = Some(0);
     }
 
-    /// Ends the log.
-    pub const fn end(&mut self) {
-        self.used = None;
+    /// Ends the log, and wipes it.
+    pub fn end(&mut self) {
+        if let Some(ids) = self.used.take().and_then(|used| self.log.as_mut().get_mut(..used)) {
+            ids.zeroize();
+        }
     }
 
     /// The ids of the sessions that have changed since [`begin`](Self::begin), as the log has them: in
@@ -60,7 +63,10 @@ impl<S, L: Array<u8>> Tracked<S, L> {
                 rest.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
                 Some(used.saturating_add(bytes.len()).saturating_add(1))
             }
-            _ => None,
+            _ => {
+                self.end();
+                None
+            }
         };
     }
 
@@ -125,6 +131,23 @@ impl<S: Store, L: Array<u8>> Store for Tracked<S, L> {
         let repaired = self.store.repair(now, stamp, ttl, id, session);
         self.changed(id, repaired.is_ok());
         repaired
+    }
+
+    fn repair_if_room(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), Status> {
+        let repaired = self.store.repair_if_room(now, stamp, ttl, id, session);
+        self.changed(id, repaired.is_ok());
+        repaired
+    }
+
+    fn refuse_repairs(&mut self, until: Instant) {
+        self.store.refuse_repairs(until);
     }
 
     fn stamp(&self, now: Instant) -> u64 {
@@ -224,6 +247,22 @@ mod tests {
                 assert_eq!(store.changes().is_some(), fits, "{number} ids in {room} bytes");
             }
             assert_eq!(store.len(), 10, "the sessions are stored all the same");
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_ended_or_was_too_short_is_wiped() {
+        for room in [200, 40] {
+            let mut store = tracked(room);
+            store.begin();
+            for number in 0..10 {
+                let id = format!("id {number}");
+                let id = Id::new(id.as_bytes()).unwrap();
+                Store::add(&mut store, Instant::ORIGIN, 9000, id, b"x").unwrap();
+            }
+            assert_eq!(store.log.iter().any(|byte| *byte != 0), room == 200);
+            store.end();
+            assert!(store.log.iter().all(|byte| *byte == 0));
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Table<M> {
     ages: Ages,
     arena: Arena<M>,
     removals: Removals<M>,
+    /// Repairs with an earlier stamp are refused; `None` before the first one.
+    repairs_from: Option<Instant>,
     hasher: SipHasher13,
     /// The latest time that was passed.
     now: Instant,
@@ -169,6 +171,7 @@ impl<M: Array<Line>> Table<M> {
             ages: Ages::new(),
             arena: Arena::new(links, blocks, layout.blocks()),
             removals: Removals::new(removals),
+            repairs_from: None,
             hasher: SipHasher13::new_with_key(&key),
             now: Instant::ORIGIN,
             counters: TableCounters::default(),

@@ -15,6 +15,11 @@
 //! * A removal before the stamp visits the second server within [`WINDOW`], so a fetch after that finds
 //!   nothing. A fetch before that belongs to a stamp that this rule refuses.
 //!
+//! A table begins without marks, and removals before that have none. Its proxies may also need a while to
+//! connect to it, and until then their removals visit the second server only. So stamps of the first
+//! [`SETTLE`] milliseconds are refused: the time in which proxies connect, and after that the window, for
+//! removals that are on their way to the second server alone. See `server::Config::proxy_retry`.
+//!
 //! An id has three marks, chosen by its hash. Other ids overwrite a mark only with a later time, so
 //! nothing is forgotten; a repair is refused for nothing if all three are of other ids. Then the session
 //! is only not repaired. With one removal in [`WINDOW`] for each 20 marks that happens to 0.3 % of them.
@@ -28,6 +33,8 @@ use crate::time::Instant;
 
 /// How long a removal may take from the first server to the second, in milliseconds.
 pub(super) const WINDOW: u64 = 2_000;
+/// How long a table that begins refuses stamps, in milliseconds, unless it is told.
+pub(super) const SETTLE: u64 = 8_000;
 /// The oldest stamp that a repair may have, in milliseconds.
 pub(super) const STAMP_MAX: u64 = 10_000;
 

@@ -1,7 +1,7 @@
 //! Sessions that come from another server: a table takes them in unless they were removed here.
 
-use super::removals::{STAMP_MAX, WINDOW};
-use super::{AddError, Line, Table};
+use super::removals::{SETTLE, STAMP_MAX, WINDOW};
+use super::{AddError, Line, Table, arena};
 use crate::id::Id;
 use crate::memory::Array;
 use crate::message::TTL_MAX;
@@ -11,7 +11,7 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RepairError {
     /// The id may have been removed or replaced here since shortly before the stamp; or the stamp is
-    /// too old, or of another table.
+    /// too old, of another table, or of a time at which this table did not hear of all removals.
     Removed,
     /// It cannot be added.
     Add(AddError),
@@ -45,11 +45,21 @@ impl<M: Array<Line>> Table<M> {
         self.clock(now).as_millis() ^ self.stamp_key()
     }
 
+    /// Refuses repairs whose stamp is of a time before `until`: what was removed before is not all marked
+    /// here. Call this when the table begins to serve, also with sessions that came from another one. A
+    /// call with an earlier time than one before changes nothing. A table for which it was never called
+    /// begins with its first repair, and refuses stamps of the next 8 seconds.
+    #[inline(never)]
+    pub fn refuse_repairs(&mut self, until: Instant) {
+        self.repairs_from = self.repairs_from.max(Some(until));
+    }
+
     /// Adds a session that another server has, like [`Table::add`], and that was not here at the time
     /// of `stamp`: see [`Table::stamp`]. `ttl` counts from then on.
     ///
     /// A session that was removed or replaced here since then, or up to 2 seconds before, is refused,
-    /// however late the repair comes. A stamp is good for 10 seconds.
+    /// however late the repair comes. A stamp is good for 10 seconds, and not at the beginning: see
+    /// [`Table::refuse_repairs`].
     ///
     /// # Errors
     /// [`RepairError`].
@@ -65,7 +75,8 @@ impl<M: Array<Line>> Table<M> {
         self.now = self.clock(now);
         let stamped = Instant::from_millis(stamp ^ self.stamp_key());
         let age = self.now.since(stamped);
-        let old = stamped > self.now || age > STAMP_MAX;
+        let from = *self.repairs_from.get_or_insert(self.now.after(SETTLE));
+        let old = stamped > self.now || age > STAMP_MAX || stamped < from;
         let hash = self.hasher.hash(id.bytes());
         if self.has(self.now, id) {
             return Err(RepairError::Add(AddError::Exists));
@@ -76,6 +87,31 @@ impl<M: Array<Line>> Table<M> {
         let left = u64::from(ttl).saturating_sub(age);
         let left = u32::try_from(left).unwrap_or(TTL_MAX);
         self.add(now, left, id, session).map_err(RepairError::Add)
+    }
+
+    /// Like [`Table::repair`], but evicts nothing. Expired sessions are dropped.
+    ///
+    /// # Errors
+    /// [`RepairError`]; [`AddError::Full`] also if other sessions would have to be evicted.
+    #[inline(never)]
+    pub fn repair_if_room(
+        &mut self,
+        now: Instant,
+        stamp: u64,
+        ttl: u32,
+        id: Id<'_>,
+        session: &[u8],
+    ) -> Result<(), RepairError> {
+        self.now = self.clock(now);
+        let need = arena::blocks_for(id.bytes().len(), session.len());
+        if need <= self.layout.blocks() && !self.has(self.now, id) {
+            while self.len() >= self.layout.sessions() || self.arena.free() < need {
+                if !self.drop_expired() {
+                    return Err(RepairError::Add(AddError::Full));
+                }
+            }
+        }
+        self.repair(now, stamp, ttl, id, session)
     }
 
     fn stamp_key(&self) -> u64 {
@@ -91,7 +127,9 @@ mod tests {
 
     fn table(key: u8) -> Table<Vec<Line>> {
         let layout = Layout::new(64, 1 << 16).unwrap();
-        Table::new(layout, [key; 16], |lines| vec![[0; 64]; lines]).unwrap()
+        let mut table = Table::new(layout, [key; 16], |lines| vec![[0; 64]; lines]).unwrap();
+        table.refuse_repairs(at(0));
+        table
     }
 
     const fn at(millis: u64) -> Instant {
@@ -138,6 +176,61 @@ mod tests {
                 assert_eq!(repaired, result, "{removed_at} {stamped_at} {repaired_at}");
             }
         }
+    }
+
+    #[test]
+    fn a_table_that_begins_refuses_stamps_until_it_hears_of_all_removals() {
+        let removed = Err(RepairError::Removed);
+        let layout = Layout::new(64, 1 << 16).unwrap();
+        let lines = |lines| vec![[0; 64]; lines];
+        for (stamped, repaired, result) in [
+            (0, 1, removed),
+            (0, 6_000, removed),
+            (4_999, 9_000, removed),
+            (5_000, 5_000, Ok(())),
+            (5_001, 9_000, Ok(())),
+        ] {
+            let mut table = Table::new(layout, [1; 16], lines).unwrap();
+            table.refuse_repairs(at(5_000));
+            table.refuse_repairs(at(3_000));
+            let stamp = table.stamp(at(stamped));
+            assert_eq!(table.repair(at(repaired), stamp, 60_000, id(b"a"), b"one"), result);
+        }
+        let mut untold = Table::new(layout, [1; 16], lines).unwrap();
+        for (stamped, repaired, result) in [
+            (0, 9_999, removed),
+            (9_999 + SETTLE - 1, 10_000 + SETTLE, removed),
+            (9_999 + SETTLE, 10_000 + SETTLE, Ok(())),
+        ] {
+            let stamp = untold.stamp(at(stamped));
+            assert_eq!(untold.repair(at(repaired), stamp, 60_000, id(b"a"), b"one"), result);
+        }
+    }
+
+    #[test]
+    fn a_repair_into_a_full_table_evicts_if_it_may_and_drops_what_has_expired_in_any_case() {
+        let mut table = table(1);
+        let ids: Vec<_> = (0..64_u8).map(|number| [number; 8]).collect();
+        for key in &ids {
+            table.add(at(0), 60_000, id(key), b"own").unwrap();
+        }
+        let stamp = table.stamp(at(1));
+        let full = Err(RepairError::Add(AddError::Full));
+        let exists = Err(RepairError::Add(AddError::Exists));
+        assert_eq!(table.repair_if_room(at(1), stamp, 9_000, id(b"more"), b"x"), full);
+        assert_eq!(table.repair_if_room(at(1), stamp, 9_000, id(&ids[0]), b"x"), exists);
+        let large = vec![1; 1 << 15];
+        let refused = table.repair_if_room(at(1), stamp, 9_000, id(b"large"), &large);
+        assert_eq!(refused, full, "the blocks are short as well");
+        assert_eq!((table.len(), table.counters().evicted), (64, 0));
+        assert!(ids.iter().all(|key| table.has(at(1), id(key))));
+        assert!(table.remove(at(1), id(&ids[0])));
+        table.add(at(1), 5, id(b"short"), b"own").unwrap();
+        let stamp = table.stamp(at(6));
+        assert_eq!(table.repair_if_room(at(6), stamp, 9_000, id(b"more"), b"x"), Ok(()));
+        assert_eq!((table.len(), table.counters().evicted), (64, 0));
+        assert_eq!(table.repair(at(6), stamp, 9_000, id(b"again"), b"x"), Ok(()));
+        assert_eq!((table.len(), table.counters().evicted), (64, 1));
     }
 
     #[test]

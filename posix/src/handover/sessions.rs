@@ -20,6 +20,7 @@ use super::bytes::memory_file;
 use crate::memory::Memory;
 use crate::state::{self, Stamp};
 use crate::sys;
+use zeroize::Zeroizing;
 
 /// The most sessions that are not worth a copy beforehand: they take some milliseconds.
 pub(super) const SMALL: usize = 4096;
@@ -110,7 +111,9 @@ pub(super) fn remove_changed<M: Array<Line>>(
     now: Instant,
     mut file: File,
 ) -> io::Result<()> {
-    let mut bytes = Vec::new();
+    // All that it will hold, so that it does not leave copies where it was before it grew.
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(LOG_LEN).min(LOG_LEN);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(len + 1));
     file.seek(SeekFrom::Start(0))?;
     file.take(LOG_LEN as u64 + 1).read_to_end(&mut bytes)?;
     let mut log = &bytes[..];

@@ -68,6 +68,8 @@ impl fmt::Display for Reason {
             CopyFailure::Lost => "connection lost",
             CopyFailure::OldLevel => "it does not support COPY; upgrade it first",
             CopyFailure::Refused => "it does not allow that; start it with -allowcopy",
+            CopyFailure::Slow => "it was too slow",
+            CopyFailure::Full => "no room for more; raise -sessions or -maxmem",
             CopyFailure::Malformed => "malformed answers",
         })
     }
