@@ -124,6 +124,9 @@ impl From<io::Error> for RunError {
     }
 }
 
+/// A server whose table is in memory of the caller's.
+type OwnedServer<'t> = Server<Tracked<Table<&'t mut [Line]>, Memory>, Vec<ClientSlot>, Memory>;
+
 /// Serves until a signal ends it, or no client is left and none can come any more.
 ///
 /// All memory is allocated before the start is reported.
@@ -135,12 +138,7 @@ pub fn run(config: &Config, mut started: Started) -> Result<(), RunError> {
 }
 
 fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
-    let layout = match config.max_bytes {
-        Some(bytes) if bytes < Layout::BYTES_MIN => return Err(RunError::Bytes(bytes)),
-        Some(bytes) => Layout::new(config.sessions, bytes),
-        None => Layout::for_sessions(config.sessions),
-    };
-    let layout = layout.ok_or(RunError::Layout)?;
+    let layout = layout(config)?;
     // A server that takes over has the sessions already.
     let sources = if started.has_predecessor() { &[][..] } else { &config.copy_from };
     // Before there is memory for them to inherit.
@@ -198,6 +196,26 @@ fn start(config: &Config, started: &mut Started) -> Result<(), RunError> {
     }
     started.permit(|permit| sources.iter().for_each(|source| permit.connect(source)));
     started.enter_sandbox();
+    run_loop(config, event_loop, keeping, handover, sources, started)
+}
+
+fn layout(config: &Config) -> Result<Layout, RunError> {
+    let layout = match config.max_bytes {
+        Some(bytes) if bytes < Layout::BYTES_MIN => return Err(RunError::Bytes(bytes)),
+        Some(bytes) => Layout::new(config.sessions, bytes),
+        None => Layout::for_sessions(config.sessions),
+    };
+    layout.ok_or(RunError::Layout)
+}
+
+fn run_loop(
+    config: &Config,
+    mut event_loop: EventLoop<OwnedServer<'_>>,
+    mut keeping: Keeping,
+    mut handover: Handover,
+    sources: &[Address],
+    started: &mut Started,
+) -> Result<(), RunError> {
     started.ready();
     copies::advance(event_loop.now(), &mut event_loop, sources, started);
     let mut progress = Progress::new(config.progress, started.foreground());
