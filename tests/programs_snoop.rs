@@ -5,7 +5,10 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use distcache_testing::bytes::{ADD, GET, HAVE, add, get, have, remove, session, status};
+use distcache_testing::bytes::{
+    ADD, COPY, FETCH, GET, HAVE, REPAIR, add, add_payload, at_level, get, have, message, remove,
+    session, status,
+};
 use distcache_testing::process::{Dir, Program, Signal, TIMEOUT};
 use distcache_testing::raw_client::{ProgramUnderTest, RawClient};
 use distcache_testing::start::{self, ANY_PORT};
@@ -82,6 +85,50 @@ fn a_client_that_closes_in_order_is_not_printed_as_broken() {
         let last = printed.lines().last().map(strip_times);
         assert_eq!(last.as_deref(), Some("#1 closed"), "{printed}");
     }
+}
+
+#[test]
+fn what_servers_ask_each_other_is_a_line_without_secrets_too() {
+    let dir = Dir::new();
+    let (_server, snoop) = start_between(&dir.address("c"), &dir.address("s"), &[]);
+    let caller = RawClient::connect(&dir.address("c"));
+    let (id, secret) = (b"0123456789abcdef", b"the secret of a session".repeat(20));
+    let level_2 = |uid, op, payload: &[u8]| at_level(2, message(0, uid, op, payload));
+    let repair = [&[7; 8][..], &add_payload(60_000, id, &secret)].concat();
+    for request in [
+        level_2(1, FETCH, id),
+        // The server has just started, so it accepts none.
+        level_2(2, REPAIR, &repair),
+        add(3, id, &secret),
+        level_2(4, FETCH, id),
+        level_2(5, COPY, &[0, 0, 0, 9, 0, 0, 64, 0]),
+    ] {
+        caller.ask(&request);
+    }
+    caller.finish();
+    snoop.out.wait_for("#1 closed");
+    let printed = snoop.end(Signal::TERM).out;
+    let printed_lines: Vec<String> = printed.lines().skip(2).map(strip_times).collect();
+    let shown = "id 303132333435…(16)";
+    let found = &printed_lines[7];
+    let ttl = found.split(" ttl ").nth(1).and_then(|rest| rest.split(' ').next());
+    let ttl: u32 = ttl.and_then(|ttl| ttl.parse().ok()).expect("a lifetime");
+    assert!((1..=60_000).contains(&ttl), "{found}");
+    let expected = [
+        format!("#1 > FETCH uid 1 {shown}"),
+        format!("#1 < FETCH uid 1 {shown} not found T"),
+        format!("#1 > REPAIR uid 2 {shown} ttl 60000 ms session 460"),
+        format!("#1 < REPAIR uid 2 {shown} removed T"),
+        format!("#1 > ADD uid 3 {shown} ttl 60000 ms session 460"),
+        format!("#1 < ADD uid 3 {shown} ok T"),
+        format!("#1 > FETCH uid 4 {shown}"),
+        format!("#1 < FETCH uid 4 {shown} session 460 ttl {ttl} ms T"),
+        "#1 > COPY uid 5 cursor 9 most 16384".to_owned(),
+        "#1 < COPY uid 5 not supported T".to_owned(),
+        "#1 closed".to_owned(),
+    ];
+    assert_eq!(printed_lines, expected);
+    assert!(!printed.contains("secret") && !printed.contains("73 65 63"), "{printed}");
 }
 
 #[test]

@@ -148,6 +148,9 @@ impl<'o> Printer<'o> {
         match pairs.answered(&message.header) {
             Some(asked) => {
                 let millis = asked.mark.elapsed().as_secs_f64() * 1000.0;
+                if message.header.op == Op::Copy {
+                    return self.line(format_args!("{head} {answer} {millis:.3} ms"));
+                }
                 let id = Hex { id: asked.id(), most: self.id_shown(), len: asked.id().len() };
                 self.line(format_args!("{head} id {id} {answer} {millis:.3} ms"));
             }
