@@ -41,10 +41,10 @@ fn a_state_that_was_written_leaves_no_copy_in_the_server_or_its_writer() {
         fs::read(&state).ok().filter(|bytes| has_it(bytes)).map(drop)
     });
     secret.until_one_in(server.pid(), "after it was written");
-    secret.until_none_in(writer.pid() as u32, "after it was written");
+    secret.until_none_in(writer.pid().cast_unsigned(), "after it was written");
     assert_eq!(client.ask(&remove(2, ID)), status(2, REMOVE, 0));
     secret.until_none_in(server.pid(), "after REMOVE");
-    secret.until_none_in(writer.pid() as u32, "after REMOVE");
+    secret.until_none_in(writer.pid().cast_unsigned(), "after REMOVE");
     store(&client, &secret);
     assert_eq!(server.end(Signal::TERM).code, 0);
     writer.ended();
@@ -72,7 +72,7 @@ fn keys_are_in_the_server_alone_and_gone_once_they_are_replaced() {
     let server = start::server(DC_SERVER, &dir.address("s"), &arguments);
     let writer = Daemon::child_of(server.pid());
     old.until_some_in(server.pid());
-    assert!(old.copies_in(writer.pid() as u32).is_none(), "the writer knows no key");
+    assert!(old.copies_in(writer.pid().cast_unsigned()).is_none(), "the writer knows no key");
     write(&new);
     server.signal(Signal::HUP);
     server.err.wait_for("read 1 key from ");

@@ -128,9 +128,13 @@ fn open(path: &Path) -> Result<Option<File>, LoadError> {
 /// of them the last is replaced.
 pub(super) fn aside(path: &Path) -> PathBuf {
     let first = with_suffix(path, ".bad");
-    let names = (1..ASIDE_MAX).map(|number| with_suffix(&first, &format!(".{number}")));
+    let mut names = (1..ASIDE_MAX).map(|number| with_suffix(&first, &format!(".{number}")));
     let free = |name: &PathBuf| matches!(fs::lstat(name), Err(Errno::NOENT));
-    std::iter::once(first.clone()).chain(names.clone()).find(free).or(names.last()).unwrap_or(first)
+    std::iter::once(first.clone())
+        .chain(names.clone())
+        .find(free)
+        .or(names.next_back())
+        .unwrap_or(first)
 }
 
 /// Has the disk know the names in the directory of `path`. Not all file systems can.
