@@ -184,7 +184,7 @@ fn a_server_with_all_its_clients_is_reported_as_refusing() {
             let ended = test(&address, way);
             let line = format!(
                 "dc_test: {address} refused the connection: it was closed at once, as a server \
-                 does beyond its -maxconn\n"
+                 does beyond its -maxconn, and to users that -allowuid leaves out\n"
             );
             assert_eq!((ended.code, ended.err), (1, line), "{way:?}");
         }

@@ -84,7 +84,7 @@ export class Cache {
     this.#where = path ? { path } : { host, port, noDelay: true };
     this.#timeout = timeout;
     this.#log = log;
-    if (sealKeys !== undefined) this.#seal = new SealKeys(sealKeys, sealKeysMixed, (why) => this.#report(why));
+    if (sealKeys !== undefined) this.#seal = new SealKeys(sealKeys, sealKeysMixed, (why) => this.#logLine(why));
   }
 
   /** How many sessions did not open, by reason; null without `sealKeys`. */
@@ -145,7 +145,7 @@ export class Cache {
 
   /** Logs an invalid argument and returns `failure`, without asking the cache. */
   #refuse(why, failure) {
-    this.#report(why);
+    this.#logLine(why);
     return failure;
   }
 
@@ -162,12 +162,18 @@ export class Cache {
     }
   }
 
+  /** Logs that the cache does not answer. */
   #report(why) {
+    this.#logLine(`${why}; sessions are not shared meanwhile`);
+  }
+
+  /** Logs a line, if the last one was long enough ago. */
+  #logLine(line) {
     if (performance.now() - this.#loggedAt < LOG_EVERY) return;
     this.#loggedAt = performance.now();
     try {
       const { path, host, port } = this.#where;
-      this.#log(`distcache: ${path ?? `${host}:${port}`}: ${why}; sessions are not shared meanwhile`);
+      this.#log(`distcache: ${path ?? `${host}:${port}`}: ${line}`);
     } catch {} // An error of the caller's function must not end a handshake.
   }
 }

@@ -532,6 +532,7 @@ test('sealed sessions are read with a key only, and only under their own id', as
   assert.equal(plain.unopened, null);
   assert.equal(lines.length, 1, 'at most one line in ten seconds');
   assert.match(lines[0], /did not open/);
+  assert.doesNotMatch(lines[0], /not shared/, 'others are shared');
 });
 
 test('a session that fits only without its seal is refused', async (t) => {

@@ -72,14 +72,15 @@ pub const DC_SERVER: Command = Command {
                 Entry::valued(
                     &["statewrite"],
                     "s",
-                    "write them that often while it runs, too; after a crash, sessions removed since \
-                     then come back",
+                    "write them every s seconds while it runs, too; after a crash, sessions removed \
+                     since then come back",
                 )
                 .default("never"),
                 Entry::valued(
                     &["sealkeys"],
                     "file",
-                    "encrypt the state with the first key of this file; SIGHUP reads it again",
+                    "encrypt the state with the first key of this file, and open it with any of \
+                     them; dc_client -newkey prints a key; SIGHUP reads the file again",
                 ),
                 Entry::valued(
                     &["handover"],
@@ -97,7 +98,7 @@ pub const DC_SERVER: Command = Command {
                     &["copyfrom"],
                     "addr",
                     "at the start, while serving, copy the sessions of that server, up to 31 times; \
-                     it needs -allowcopy",
+                     that server needs -allowcopy",
                 )
                 .repeated(),
                 Entry::valued(

@@ -44,7 +44,7 @@ pub(crate) struct Refused<'a>(pub(crate) &'a Address);
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} refused the connection: it was closed at once, ", self.0)?;
-        f.write_str("as a server does beyond its -maxconn")
+        f.write_str("as a server does beyond its -maxconn, and to users that -allowuid leaves out")
     }
 }
 

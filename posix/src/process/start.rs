@@ -373,15 +373,17 @@ impl Started {
 
     /// Warns of files that this process cannot remove at the end.
     fn warn_of_leftovers(&self) {
-        let user = match &self.user {
-            Some(user) => format!("user '{user}'"),
-            None => "root without its capabilities".to_owned(),
+        let (user, remedy) = match &self.user {
+            Some(user) => (format!("user '{user}'"), "use a directory of that user's own"),
+            None => (
+                "root without its capabilities".to_owned(),
+                "give -user the owner of that directory, or use a directory of root's own",
+            ),
         };
         for path in self.files.iter().filter(|path| !process::can_remove(path)) {
             let dir = path.parent().unwrap_or(path).display();
             self.warn(&format!(
-                "{} cannot be removed at the end: {user} may not do so in {dir}; use a directory \
-                 of that user's own, such as /run/distcache",
+                "{} cannot be removed at the end: {user} may not do so in {dir}; {remedy}",
                 path.display(),
             ));
         }

@@ -24,7 +24,7 @@
 //! stays, and is at most as old as the interval and the time of writing: after a crash sessions that were
 //! removed or taken since then come back.
 //!
-//! A file that is refused is kept as `file.bad`, in place of the one before.
+//! A file that is refused is kept as `file.bad`, the next ones as `file.bad.1` to `file.bad.9`.
 
 mod file;
 mod keeper;
