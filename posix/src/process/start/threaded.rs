@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 
-use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 
 use super::Started;
@@ -24,10 +23,7 @@ impl Started {
         if let Some(limit) = getrlimit(Resource::Memlock).current {
             return Err(LockAllError::Limit(limit));
         }
-        let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
-        #[cfg(target_os = "linux")]
-        let flags = flags | MlockAllFlags::ONFAULT;
-        mlockall(flags).map_err(|error| LockAllError::Io(error.into()))
+        lock_all().map_err(LockAllError::Io)
     }
 
     /// Enters a sandbox of files and privileges, unless `-nosandbox` was given. Prints a warning if it is
@@ -52,6 +48,17 @@ impl Started {
             self.warn(&missing.to_string());
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn lock_all() -> io::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lock_all() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The memory of the process cannot be locked.
