@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use distcache_testing::process::{Dir, Program, until};
+use distcache_testing::process::{Dir, Program, skip, until};
 use distcache_testing::rig::{can_run, succeed};
 
 /// The program under test.
@@ -36,7 +36,7 @@ pub(crate) fn engines(test: &str) -> Vec<String> {
     }
     match std::env::var("DC_VALKEY") {
         Ok(path) if !path.is_empty() => engines.push(path),
-        _ => eprintln!("SKIPPED: {test} with Valkey: DC_VALKEY names no valkey-server"),
+        _ => skip("a valkey-server at DC_VALKEY"),
     }
     engines
 }
