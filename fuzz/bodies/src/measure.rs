@@ -120,7 +120,7 @@ pub fn body(data: &[u8]) {
 fn relabeled(bytes: &[u8], direction: Direction, parsed: &Parsed) {
     let message = Message::measure(bytes, direction).ok().flatten().expect("it was measured");
     let mut out = vec![0; parsed.wire_len];
-    let envelope = Envelope { level: 1, direction, uid: 0xdead_beef, op: message.header.op };
+    let envelope = Envelope { level: 2, direction, uid: 0xdead_beef, op: message.header.op };
     let len = message.relabel(bytes, &envelope, &mut out);
     assert_eq!(len, Some(parsed.wire_len));
     let renamed = Parsed { uid: 0xdead_beef, ..parsed.clone() };
