@@ -165,7 +165,7 @@ impl Harness<'_> {
         let Some((uid, op, _)) = pending.get(usize::from(which) % pending.len().max(1)) else {
             return;
         };
-        let poison = at_level(1, message(1, *uid, *op, POISON));
+        let poison = at_level(2, message(1, *uid, *op, POISON));
         let before = self.net.machine.traffic();
         self.net.send(net::server(number as u8), &poison);
         self.net.drive();
